@@ -1,0 +1,25 @@
+"""The package's own errors: everything that a user can mend.
+
+The command line shows any `WeakCLIPError` as one line and exits with code 2. Each message names the file, what was
+found, what was expected, and the mend. `assert` is kept for mistakes of the programmer.
+"""
+
+
+class WeakCLIPError(Exception):
+    """Base of every error that the user can mend."""
+
+
+class ConfigError(WeakCLIPError):
+    """A configuration that cannot be read: unknown key, wrong type, value out of range."""
+
+
+class DataError(WeakCLIPError):
+    """An image, mask, label file or data set that is not what it should be."""
+
+
+class WeightsError(WeakCLIPError):
+    """Missing, foreign or unreadable weights."""
+
+
+class RunError(WeakCLIPError):
+    """A run folder that is not ours, or a stage whose inputs are missing."""
