@@ -1,0 +1,47 @@
+# Everything runs in a virtual environment of its own. `make demo` and `make test` need python3 (3.11 to 3.13), pip and make.
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+OUT ?= runs/demo
+
+pip = $(VENV)/bin/python -m pip
+with_constraints = $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+pinned = $(if $(CONSTRAINTS),pinned,free)
+run_stamp = $(VENV)/.installed-run-$(pinned)
+test_stamp = $(VENV)/.installed-test-$(pinned)
+dev_stamp = $(VENV)/.installed-dev-$(pinned)
+
+.PHONY: demo demo-full test test-slow lint clean help
+.DEFAULT_GOAL := help
+
+help:  ## say what there is
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile
+
+demo: $(run_stamp)  ## the whole job on the embedded data set, CPU only
+	$(VENV)/bin/weakclip run demo --out $(OUT)
+
+demo-full: $(run_stamp)  ## the demo, and the same network trained on the true masks as its upper bound
+	$(VENV)/bin/weakclip run demo --full --out $(OUT)
+
+test: $(test_stamp)  ## the test suite: no network, no GPU
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+test-slow: $(test_stamp)  ## the tests that take minutes
+	$(VENV)/bin/python -m pytest -m slow
+
+lint: $(dev_stamp)  ## style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:  ## remove the environment; runs are kept
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp says which set is installed; installing the other one (pinned or free) takes its stamps away.
+$(VENV)/.installed-%-$(pinned): $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+	rm -f $(VENV)/.installed-*-$(if $(CONSTRAINTS),free,pinned)
+	$(pip) install --quiet --editable '.$(if $(filter-out run,$*),[$*])' $(with_constraints)
+	touch $@
