@@ -1,0 +1,149 @@
+"""What a data set is: images, the classes each one shows, and, for scoring only, pixel masks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from weakclip.classes import IGNORE_INDEX, ClassSet
+from weakclip.errors import DataError
+from weakclip.images import image_size, read_mask, read_rgb
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its image-level labels: all that training sees.
+
+    Args:
+        name: unique, file-safe name within the data set, without an extension.
+        image: `(H, W, 3)` uint8 RGB.
+        labels: ascending indices of the foreground classes that the image shows.
+    """
+
+    name: str
+    image: np.ndarray
+    labels: tuple[int, ...]
+
+
+class ImageLabelDataset(ABC, Dataset[Sample]):
+    """Images with image-level labels, as an ordinary map-style torch data set of `Sample`.
+
+    Nothing is decoded before it is asked for: the constructor holds lists of names and labels alone.
+
+    Args:
+        class_set: the classes, background first.
+        split: the name of the split, as it is printed beside every number.
+        names: one unique name an image.
+        notes: sentences about what was left out while reading, for the user to see.
+
+    Attributes:
+        has_masks: whether `mask` gives pixel labels. They are read by evaluation and never by training.
+
+    Raises:
+        DataError: no images, a repeated name, or a name that would leave its folder when used as a file name.
+    """
+
+    has_masks: bool = False
+
+    def __init__(self, class_set: ClassSet, split: str, names: Sequence[str], *, notes: Sequence[str] = ()) -> None:
+        self.class_set = class_set
+        self.split = split
+        self.names = tuple(names)
+        self.notes = tuple(notes)
+        if not self.names:
+            raise DataError(f"split {split!r} has no images; a data set needs at least one")
+        self._positions = {name: position for position, name in enumerate(self.names)}
+        if len(self._positions) != len(self.names):
+            repeated = next(name for position, name in enumerate(self.names) if self._positions[name] != position)
+            raise DataError(f"split {split!r} names {repeated!r} more than once; image names must differ")
+        for name in self.names:
+            check_name(name)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(self.names[index], self.image(index), self.labels(index))
+
+    def index_of(self, name: str) -> int:
+        """The position of an image name.
+
+        Raises:
+            DataError: no image has that name.
+        """
+        if name not in self._positions:
+            raise DataError(f"split {self.split!r} has no image {name!r}")
+        return self._positions[name]
+
+    @abstractmethod
+    def image(self, index: int) -> np.ndarray:
+        """`(H, W, 3)` uint8 RGB."""
+
+    @abstractmethod
+    def labels(self, index: int) -> tuple[int, ...]:
+        """Ascending foreground indices; empty where the split carries no labels. Never decodes the image."""
+
+    @abstractmethod
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of the image, without decoding it."""
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """Pixel labels `(H, W)` uint8 with 255 for unlabelled pixels, or None. Read by evaluation only."""
+        return None
+
+
+class ImageFileDataset(ImageLabelDataset):
+    """A data set whose images, and masks where there are any, are files."""
+
+    @abstractmethod
+    def image_path(self, index: int) -> Path:
+        """The image file."""
+
+    def mask_path(self, index: int) -> Path | None:
+        """The file with the pixel labels, or None."""
+        return None
+
+    def image(self, index: int) -> np.ndarray:
+        """`(H, W, 3)` uint8 RGB, upright."""
+        return read_rgb(self.image_path(index))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of the image, from the file's header."""
+        return image_size(self.image_path(index))
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """Pixel labels `(H, W)` uint8 with 255 for unlabelled pixels, or None. Read by evaluation only.
+
+        Raises:
+            DataError: a mask of another size than its image, or with an index that is no class.
+        """
+        path = self.mask_path(index)
+        if path is None:
+            return None
+        mask = read_mask(path)
+        check_mask(mask, self.size(index), self.class_set.num_classes, path)
+        return mask
+
+
+def check_name(name: str) -> None:
+    """Raise a `DataError` unless `name` is a relative path of ordinary parts: it becomes the name of result files."""
+    parts = PurePosixPath(name).parts
+    plain = bool(parts) and "/".join(parts) == name and not name.startswith("/")
+    if not plain or ".." in parts or "\\" in name or any(ord(letter) < 32 for letter in name):
+        raise DataError(f"image name {name!r} cannot be used as a relative file name; rename the image")
+
+
+def check_mask(mask: np.ndarray, size: tuple[int, int], num_classes: int, source: Path | str) -> None:
+    """Raise a `DataError` unless `mask` has the image's `size` and holds class indices and 255 alone."""
+    if mask.shape != size:
+        height, width = mask.shape
+        raise DataError(f"{source}: mask is {width}x{height} pixels, its image {size[1]}x{size[0]}; they must agree")
+    used = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    foreign = used[(used >= num_classes) & (used != IGNORE_INDEX)]
+    if foreign.size:
+        raise DataError(f"{source}: mask holds {foreign[0]}; expected class indices 0 to {num_classes - 1}, or 255")

@@ -1,0 +1,161 @@
+"""Training augmentation: random resize, crop, flip and photometric distortion of an image and its mask.
+
+The geometry is one affine box: the crop is chosen first, then only its source pixels are resized. The photometric
+distortion is that of SSD (Liu et al., ECCV 2016): brightness, contrast, saturation and hue, each with probability 1/2.
+Every step maps 8-bit values to 8-bit values, so it is a table of 256 entries a channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from weakclip.classes import IGNORE_INDEX
+
+PAD_COLOR = (123, 117, 104)
+"""RGB beside an image that is smaller than its crop: the mean colour of photographs, which the encoder's normalisation
+brings to about 0, as the published recipe pads. Black would be a dark object with a hard edge."""
+
+CROP_TRIES = 10
+BRIGHTNESS = 32.0
+CONTRAST = (0.5, 1.5)
+SATURATION = (0.5, 1.5)
+HUE_DEGREES = 36.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentSettings:
+    """Numbers of the augmentation; the defaults are the published recipe (METHOD: random resize 0.5 to 2, crop 512).
+
+    Args:
+        crop_size: side of the square result, pixels.
+        scale: range of the random resize factor.
+        fit_crop: factor 1 brings the image's shorter side to `crop_size`; otherwise factor 1 keeps its size.
+        flip: probability of a left-right flip, 0…1.
+        photometric: whether colours are distorted.
+        max_class_share: a crop is drawn again, up to ten times, while one class covers this share of its labelled
+            pixels or more; 1 takes the first crop.
+    """
+
+    crop_size: int = 512
+    scale: tuple[float, float] = (0.5, 2.0)
+    fit_crop: bool = True
+    flip: float = 0.5
+    photometric: bool = True
+    max_class_share: float = 0.75
+
+
+def augment(
+    image: np.ndarray, mask: np.ndarray, settings: AugmentSettings, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """One random view of an image and its mask; a function of the arguments and the state of `rng` alone.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB.
+        mask: `(H, W)` uint8 class indices, 255 where no class is given.
+        settings: what is drawn, and how far.
+        rng: source of every random number.
+
+    Returns:
+        image `(crop, crop, 3)` uint8 padded with `PAD_COLOR`, mask `(crop, crop)` uint8 padded with 255; resized
+        bilinearly and by nearest neighbour.
+    """
+    assert image.shape[:2] == mask.shape and image.dtype == mask.dtype == np.uint8
+    crop = settings.crop_size
+    size = _random_size(mask.shape, settings, rng)
+    top, left = _random_corner(mask, size, settings, rng)
+    height, width = min(crop, size[0]), min(crop, size[1])
+    flip = rng.random() < settings.flip
+    patch = _resized_patch(image, size, (top, left, height, width))
+    if settings.photometric:
+        patch = photometric_distortion(patch, rng)
+    rows = _nearest(mask.shape[0], size[0], top, height)
+    columns = _nearest(mask.shape[1], size[1], left, width)
+    mask_patch = mask[rows[:, None], columns]
+    image_out = np.empty((crop, crop, 3), dtype=np.uint8)
+    image_out[:] = PAD_COLOR
+    mask_out = np.full((crop, crop), IGNORE_INDEX, dtype=np.uint8)
+    step = -1 if flip else 1
+    image_out[:height, :width] = np.asarray(patch)[:, ::step]
+    mask_out[:height, :width] = mask_patch[:, ::step]
+    return image_out, mask_out
+
+
+def photometric_distortion(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Random brightness, contrast, saturation and hue, each with probability 1/2, in SSD's order.
+
+    Args:
+        image: RGB.
+        rng: source of every random number.
+
+    Returns:
+        RGB of the same size.
+    """
+    values = np.arange(256, dtype=np.float64)
+    contrast_first, *chosen = rng.random(5) < 0.5
+    brightness = rng.uniform(-BRIGHTNESS, BRIGHTNESS) if chosen[0] else 0.0
+    contrast = rng.uniform(*CONTRAST) if chosen[1] else 1.0
+    saturation = rng.uniform(*SATURATION) if chosen[2] else 1.0
+    hue = rng.uniform(-HUE_DEGREES, HUE_DEGREES) * 256 / 360 if chosen[3] else 0.0
+    brightened = _to_byte(values + brightness)
+    image = image.point((_to_byte(brightened * contrast) if contrast_first else brightened).tolist() * 3)
+    if chosen[2] or chosen[3]:
+        turned = np.rint(values + hue).astype(np.int64) % 256
+        table = [*turned.tolist(), *_to_byte(values * saturation).tolist(), *range(256)]
+        image = image.convert("HSV").point(table).convert("RGB")
+    return image if contrast_first else image.point(_to_byte(values * contrast).tolist() * 3)
+
+
+def _to_byte(values: np.ndarray) -> np.ndarray:
+    return np.rint(values).clip(0, 255).astype(np.uint8)
+
+
+def _random_size(shape: tuple[int, ...], settings: AugmentSettings, rng: np.random.Generator) -> tuple[int, int]:
+    factor = rng.uniform(*settings.scale)
+    if settings.fit_crop:
+        factor *= settings.crop_size / min(shape)
+    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
+
+
+def _random_corner(
+    mask: np.ndarray, size: tuple[int, int], settings: AugmentSettings, rng: np.random.Generator
+) -> tuple[int, int]:
+    crop = settings.crop_size
+    free = max(0, size[0] - crop), max(0, size[1] - crop)
+    tries = CROP_TRIES if any(free) and settings.max_class_share < 1 else 1
+    for _ in range(tries):
+        top, left = int(rng.integers(free[0] + 1)), int(rng.integers(free[1] + 1))
+        if tries > 1:
+            rows = slice(top * mask.shape[0] // size[0], -(-(top + crop) * mask.shape[0] // size[0]))
+            columns = slice(left * mask.shape[1] // size[1], -(-(left + crop) * mask.shape[1] // size[1]))
+            if largest_class_share(mask[rows, columns]) < settings.max_class_share:
+                break
+    return top, left
+
+
+def largest_class_share(mask: np.ndarray) -> float:
+    """The largest share of one class among the labelled pixels of a mask, 0…1; 1 where nothing is labelled.
+
+    >>> largest_class_share(np.array([[0, 0, 0, 5], [255, 255, 255, 255]], dtype=np.uint8))
+    0.75
+    """
+    counts = np.bincount(mask.ravel(), minlength=256)[:IGNORE_INDEX]
+    total = counts.sum()
+    return float(counts.max() / total) if total else 1.0
+
+
+def _resized_patch(image: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
+    """The window `box` (top, left, height, width) of the image resized to `size`, without resizing the rest."""
+    top, left, height, width = box
+    down, right = image.shape[0] / size[0], image.shape[1] / size[1]
+    source = (left * right, top * down, min(image.shape[1], (left + width) * right), (top + height) * down)
+    source = (*source[:3], min(float(image.shape[0]), source[3]))
+    return Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=source)
+
+
+def _nearest(source: int, target: int, start: int, count: int) -> np.ndarray:
+    """Source positions of `count` target pixels from `start`, at pixel centres."""
+    positions = ((np.arange(start, start + count) + 0.5) * source / target).astype(np.int64)
+    return positions.clip(0, source - 1)
