@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from weakclip.classes import IGNORE_INDEX
+from weakclip.errors import ConfigError
 
 PAD_COLOR = (123, 117, 104)
 """RGB beside an image that is smaller than its crop: the mean colour of photographs, which the encoder's normalisation
@@ -46,6 +47,14 @@ class AugmentSettings:
     photometric: bool = True
     max_class_share: float = 0.75
 
+    def __post_init__(self) -> None:
+        if self.crop_size < 1:
+            raise ConfigError(f"augmentation: crop_size is 1 or more; found {self.crop_size}")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ConfigError(f"augmentation: scale is two positive factors in order; found {self.scale}")
+        if not 0 <= self.flip <= 1 or not 0 < self.max_class_share <= 1:
+            raise ConfigError(f"augmentation: flip and max_class_share are shares; found {self}")
+
 
 def augment(
     image: np.ndarray, mask: np.ndarray, settings: AugmentSettings, rng: np.random.Generator
@@ -62,7 +71,8 @@ def augment(
         image `(crop, crop, 3)` uint8 padded with `PAD_COLOR`, mask `(crop, crop)` uint8 padded with 255; resized
         bilinearly and by nearest neighbour.
     """
-    assert image.shape[:2] == mask.shape and image.dtype == mask.dtype == np.uint8
+    assert image.shape[:2] == mask.shape
+    assert image.dtype == mask.dtype == np.uint8
     crop = settings.crop_size
     size = _random_size(mask.shape, settings, rng)
     top, left = _random_corner(mask, size, settings, rng)

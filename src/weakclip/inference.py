@@ -1,0 +1,132 @@
+"""Sliding-window, multi-scale, flipped inference for any function from images to logits (METHOD, section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from weakclip.errors import ConfigError
+from weakclip.images import resize_rgb
+
+LogitsFunction = Callable[[Tensor], Tensor]
+"""Images `(B, 3, h, w)` uint8 to logits `(B, K, h', w')` of any resolution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceSettings:
+    """Numbers of the inference; the defaults are the published ones.
+
+    Args:
+        scales: resize factors whose predictions are averaged.
+        flip: whether the left-right mirrored image is averaged in too.
+        crop: side of the square window, pixels. An image side below it makes a window of that side.
+        stride: step between windows, pixels; at most `crop`, so that the windows cover every pixel.
+        fit_crop: factor 1 brings the image's shorter side to `crop`, as in training; otherwise it keeps its size.
+        batch_size: windows that go through the network together.
+    """
+
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    flip: bool = True
+    crop: int = 512
+    stride: int = 341
+    fit_crop: bool = True
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        if not self.scales or min(self.scales) <= 0:
+            raise ConfigError(f"inference: scales are one or more positive factors; found {self.scales}")
+        if not 0 < self.stride <= self.crop:
+            raise ConfigError(f"inference: stride is 1 to crop ({self.crop}); found {self.stride}")
+        if self.batch_size < 1:
+            raise ConfigError(f"inference: batch_size is 1 or more; found {self.batch_size}")
+
+
+def predict_probs(
+    logits_of: LogitsFunction, image: np.ndarray, settings: InferenceSettings, *, device: torch.device | str
+) -> np.ndarray:
+    """Class probabilities of one image, averaged over scales and flips.
+
+    At each scale the logits of overlapping windows are averaged, brought to the image's size bilinearly and turned
+    into probabilities by a softmax; the probabilities are averaged.
+
+    Args:
+        logits_of: the network, `(B, 3, h, w)` uint8 RGB on `device` to logits `(B, K, h', w')`.
+        image: `(H, W, 3)` uint8 RGB, any size.
+        settings: scales, flip and windows.
+        device: where the images are handed to the network and the logits are gathered.
+
+    Returns:
+        `(K, H, W)` float32; the `K` values of a pixel sum to 1.
+    """
+    height, width = image.shape[:2]
+    base = settings.crop / min(height, width) if settings.fit_crop else 1.0
+    total: Tensor | None = None
+    with torch.no_grad():
+        for scale in settings.scales:
+            size = max(1, round(height * base * scale)), max(1, round(width * base * scale))
+            resized = image if size == (height, width) else resize_rgb(image, size)
+            pixels = torch.tensor(resized, device=device).permute(2, 0, 1)
+            for flipped in (False, True) if settings.flip else (False,):
+                logits = window_logits(logits_of, pixels.flip(2) if flipped else pixels, settings)
+                logits = _resize(logits[None], (height, width))[0]
+                probs = (logits.flip(2) if flipped else logits).softmax(dim=0)
+                total = probs if total is None else total.add_(probs)
+        assert total is not None
+        return total.div_(total.sum(dim=0, keepdim=True)).cpu().numpy()
+
+
+def window_logits(logits_of: LogitsFunction, pixels: Tensor, settings: InferenceSettings) -> Tensor:
+    """Logits of one image from overlapping windows; where windows overlap, the mean of their logits.
+
+    Args:
+        logits_of: the network, `(B, 3, h, w)` uint8 to logits `(B, K, h', w')`, resized to the window bilinearly.
+        pixels: `(3, H, W)` uint8.
+        settings: window side, stride and batch size.
+
+    Returns:
+        `(K, H, W)` float32.
+    """
+    height, width = pixels.shape[1:]
+    window = min(settings.crop, height), min(settings.crop, width)
+    corners = [
+        (top, left)
+        for top in window_starts(height, settings.crop, settings.stride)
+        for left in window_starts(width, settings.crop, settings.stride)
+    ]
+    total: Tensor | None = None
+    count = torch.zeros((height, width), device=pixels.device)
+    for first in range(0, len(corners), settings.batch_size):
+        chosen = corners[first : first + settings.batch_size]
+        views = [(slice(top, top + window[0]), slice(left, left + window[1])) for top, left in chosen]
+        logits = logits_of(torch.stack([pixels[:, rows, columns] for rows, columns in views]))
+        assert logits.ndim == 4, "a network gives (B, K, h', w')"
+        if total is None:
+            total = torch.zeros((logits.shape[1], height, width), device=pixels.device)
+        for one, (rows, columns) in zip(logits, views, strict=True):
+            total[:, rows, columns] += _resize(one[None].float(), window)[0]
+            count[rows, columns] += 1
+    assert total is not None
+    return total.div_(count)
+
+
+def window_starts(length: int, crop: int, stride: int) -> list[int]:
+    """Where the windows begin along a side: every `stride`, and the last one ends with the side.
+
+    >>> window_starts(1000, 512, 341)
+    [0, 341, 488]
+    >>> window_starts(300, 512, 341)
+    [0]
+    """
+    last = max(0, length - crop)
+    return [*range(0, last, stride), last]
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(maps.shape[2:]) == size:
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
