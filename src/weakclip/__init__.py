@@ -1,6 +1,6 @@
 """Images with image-level labels in, pixel masks and a segmentation network out, with a frozen CLIP.
 
-The names below are the public API. They are imported when first used (PEP 562), so that `import weakclip` and
+The names in `__all__` are the public API. They are imported when first used (PEP 562), so that `import weakclip` and
 `weakclip --help` cost no torch.
 
 >>> import weakclip
@@ -13,53 +13,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
-_EXPORTS = {
-    "CRFParams": "weakclip.crf",
-    "ClassSet": "weakclip.classes",
-    "ConfusionMatrix": "weakclip.metrics",
-    "FrozenCLIP": "weakclip.clip",
-    "IGNORE_INDEX": "weakclip.classes",
-    "ImageFeatures": "weakclip.clip",
-    "Kernel": "weakclip.crf",
-    "RunConfig": "weakclip.config",
-    "RunResult": "weakclip.pipeline",
-    "WeakCLIP": "weakclip.modeling",
-    "WeakCLIPError": "weakclip.errors",
-    "WeakCLIPOutput": "weakclip.modeling",
-    "build_weakclip": "weakclip.modeling",
-    "dense_crf": "weakclip.crf",
-    "load_clip": "weakclip.clip",
-    "load_config": "weakclip.config",
-    "load_weakclip": "weakclip.modeling",
-    "run_pipeline": "weakclip.pipeline",
-    "save_weakclip": "weakclip.modeling",
-}
-_MODULES = ("classes", "clip", "crf", "datasets", "errors", "inference", "losses", "metrics", "modeling", "seeds")
-
-__all__ = [  # noqa: PLE0604 - the lists above are the one place that names are written
-    "__version__",
-    *_EXPORTS,
-    *_MODULES,
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        value = getattr(importlib.import_module(_EXPORTS[name]), name)
-    elif name in _MODULES:
-        value = importlib.import_module(f"weakclip.{name}")
-    else:
-        raise AttributeError(f"module 'weakclip' has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
-
-
 if TYPE_CHECKING:
     from weakclip import classes, clip, crf, datasets, errors, inference, losses, metrics, modeling, seeds
     from weakclip.classes import IGNORE_INDEX, ClassSet
@@ -70,3 +23,62 @@ if TYPE_CHECKING:
     from weakclip.metrics import ConfusionMatrix
     from weakclip.modeling import WeakCLIP, WeakCLIPOutput, build_weakclip, load_weakclip, save_weakclip
     from weakclip.pipeline import RunResult, run_pipeline
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "IGNORE_INDEX",
+    "CRFParams",
+    "ClassSet",
+    "ConfusionMatrix",
+    "FrozenCLIP",
+    "ImageFeatures",
+    "Kernel",
+    "RunConfig",
+    "RunResult",
+    "WeakCLIP",
+    "WeakCLIPError",
+    "WeakCLIPOutput",
+    "build_weakclip",
+    "classes",
+    "clip",
+    "crf",
+    "datasets",
+    "dense_crf",
+    "errors",
+    "inference",
+    "load_clip",
+    "load_config",
+    "load_weakclip",
+    "losses",
+    "metrics",
+    "modeling",
+    "run_pipeline",
+    "save_weakclip",
+    "seeds",
+]
+
+_HOMES = {
+    "classes": ("IGNORE_INDEX", "ClassSet"),
+    "clip": ("FrozenCLIP", "ImageFeatures", "load_clip"),
+    "config": ("RunConfig", "load_config"),
+    "crf": ("CRFParams", "Kernel", "dense_crf"),
+    "errors": ("WeakCLIPError",),
+    "metrics": ("ConfusionMatrix",),
+    "modeling": ("WeakCLIP", "WeakCLIPOutput", "build_weakclip", "load_weakclip", "save_weakclip"),
+    "pipeline": ("RunResult", "run_pipeline"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'weakclip' has no attribute {name!r}")
+    home = next((module for module, names in _HOMES.items() if name in names), None)
+    module = importlib.import_module(f"weakclip.{home or name}")
+    value = getattr(module, name) if home else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

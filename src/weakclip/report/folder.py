@@ -1,0 +1,209 @@
+"""What a run folder says about itself, read back from its files. Missing parts are left out, never guessed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weakclip.errors import RunError
+
+STAGE_FOLDERS = {
+    "seeds": "1_seeds",
+    "train": "2_train",
+    "pseudo_masks": "3_pseudo_masks",
+    "retrain": "4_retrain",
+    "evaluate": "5_evaluate",
+    "retrain_truth": "4_retrain_truth",
+    "evaluate_truth": "5_evaluate_truth",
+}
+"""The folder of each stage, in the order in which stages run."""
+
+CURVE_POINTS = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One row of the results: what was scored, on what, and how it was made.
+
+    Args:
+        subject: what was scored ("seeds", "pseudo masks", "network", "network trained on the true masks").
+        split: the split it was scored on.
+        images: how many images.
+        crf: the dense CRF it went through, in words; "no" where there was none.
+        multi_scale: the scales and the flip it was averaged over, in words; "no" where there was one pass.
+        mean_iou: mean over the classes that occur, 0…1.
+        pixel_accuracy: share of right pixels, 0…1.
+        iou: per class, 0…1; None where the class occurs neither in prediction nor in truth.
+        precision: per class, 0…1; None where the class is never predicted.
+        recall: per class, 0…1; None where the class never occurs.
+    """
+
+    subject: str
+    split: str
+    images: int
+    crf: str
+    multi_scale: str
+    mean_iou: float
+    pixel_accuracy: float
+    iou: dict[str, float | None]
+    precision: dict[str, float | None]
+    recall: dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """Numbers logged while a network was trained: `series[name][i]` belongs to `steps[i]`."""
+
+    stage: str
+    steps: tuple[float, ...]
+    series: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureRow:
+    """One line of the picture sheet: `pictures` maps a caption to a PNG file."""
+
+    name: str
+    split: str
+    labels: tuple[str, ...]
+    pictures: dict[str, Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSummary:
+    """How one stage stands: whether it is finished, its seconds, and whether its inputs have changed since."""
+
+    name: str
+    folder: str
+    done: bool
+    seconds: float
+    stale: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """Everything that the report and the results table show; `classes` are names and their colours as `#rrggbb`."""
+
+    folder: Path
+    config: str
+    stages: tuple[StageSummary, ...]
+    scores: tuple[Score, ...]
+    curves: tuple[Curves, ...]
+    classes: tuple[tuple[str, str], ...]
+    rows: tuple[PictureRow, ...]
+
+
+def read_run(folder: Path | str) -> RunSummary:
+    """Read a run folder, finished or not.
+
+    Args:
+        folder: what `weakclip run --out` was given.
+
+    Returns:
+        The summary; stages that have not run are absent from it.
+
+    Raises:
+        RunError: the folder is no run folder, or one of its JSON files cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / "manifest.json").is_file():
+        raise RunError(f"{folder}: not a run folder (no manifest.json); give the folder of `weakclip run --out`")
+    records = _read_json(folder / "manifest.json").get("stages", {})
+    present = [stage for stage in STAGE_FOLDERS if stage in records]
+    config = folder / "config.yaml"
+    sheet = _read_json(folder / STAGE_FOLDERS["evaluate"] / "pictures.json")
+    return RunSummary(
+        folder=folder,
+        config=config.read_text(encoding="utf-8") if config.is_file() else "",
+        stages=tuple(_stage(stage, records) for stage in present),
+        scores=tuple(_scores(folder, present)),
+        curves=tuple(filter(None, (_curves(folder, stage) for stage in present))),
+        classes=tuple(
+            (entry["name"], "#{:02x}{:02x}{:02x}".format(*entry["color"])) for entry in sheet.get("classes", ())
+        ),
+        rows=tuple(_row(folder, row) for row in sheet.get("rows", ())),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read as JSON ({error}); delete its folder and run the stage again") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _hex_color(color: Sequence[int]) -> str:
+    red, green, blue = color
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _stage(stage: str, records: Mapping[str, Any]) -> StageSummary:
+    record = records[stage]
+    upstream = {name: key for name, key in record.get("inputs", {}).items() if name in STAGE_FOLDERS}
+    return StageSummary(
+        name=stage,
+        folder=STAGE_FOLDERS[stage],
+        done=record.get("done", False),
+        seconds=float(record.get("seconds", 0.0)),
+        stale=any(records.get(name, {}).get("key") != key for name, key in upstream.items()),
+    )
+
+
+def _scores(folder: Path, stages: Iterable[str]) -> Iterable[Score]:
+    for stage in stages:
+        if stage.startswith("evaluate"):
+            for entry in _read_json(folder / STAGE_FOLDERS[stage] / "metrics.json").get("scores", ()):
+                yield Score(**entry)
+
+
+def _curves(folder: Path, stage: str) -> Curves | None:
+    """The numbers of `log.jsonl`, averaged into at most `CURVE_POINTS` points; a torn last line is passed over."""
+    path = folder / STAGE_FOLDERS[stage] / "log.jsonl"
+    if not path.is_file():
+        return None
+    entries: dict[float, dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and _is_number(entry.get("step")) and _is_number(entry.get("loss")):
+            entries[float(entry["step"])] = entry
+    if not entries:
+        return None
+    ordered = [entries[step] for step in sorted(entries)]
+    names = [name for name, value in ordered[-1].items() if name == "loss" or name.endswith("_loss")]
+    size = max(1, math.ceil(len(ordered) / CURVE_POINTS))
+    groups = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    return Curves(
+        stage=stage,
+        steps=tuple(_mean(group, "step") for group in groups),
+        series={name: tuple(_mean(group, name) for group in groups) for name in names},
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _mean(group: Iterable[Mapping[str, Any]], name: str) -> float:
+    values = [float(entry[name]) for entry in group if _is_number(entry.get(name))]
+    return sum(values) / len(values) if values else math.nan
+
+
+def _row(folder: Path, row: Mapping[str, Any]) -> PictureRow:
+    base = folder / STAGE_FOLDERS["evaluate"]
+    pictures = {caption: base / "pictures" / Path(file).name for caption, file in row["pictures"].items()}
+    return PictureRow(
+        name=row["name"],
+        split=row["split"],
+        labels=tuple(row["labels"]),
+        pictures={caption: path for caption, path in pictures.items() if path.is_file()},
+    )

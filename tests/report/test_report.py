@@ -1,0 +1,137 @@
+"""Laws of the report: it is one file, it shows what the run folder holds, and no name becomes markup."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from weakclip.errors import RunError
+from weakclip.images import write_json, write_png
+from weakclip.report import read_run, render_report, write_report
+from weakclip.report.figures import nice_ticks
+
+HOSTILE = '<script>alert("1")</script>'
+
+
+def score(subject: str, split: str, mean_iou: float) -> dict[str, object]:
+    per_class = {"background": 0.9, HOSTILE: mean_iou, "dog": None}
+    return {
+        "subject": subject,
+        "split": split,
+        "images": 3,
+        "crf": "no",
+        "multi_scale": "no",
+        "mean_iou": mean_iou,
+        "pixel_accuracy": 0.8,
+        "iou": per_class,
+        "precision": per_class,
+        "recall": per_class,
+    }
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "my run"
+    stages = {
+        "seeds": {"key": "a", "inputs": {"data": "x"}, "done": True, "seconds": 61.0},
+        "train": {"key": "b", "inputs": {"seeds": "a"}, "done": True, "seconds": 5.0},
+        "evaluate": {"key": "c", "inputs": {"seeds": "older"}, "done": True, "seconds": 1.0},
+    }
+    write_json(folder / "manifest.json", {"stages": stages})
+    write_json(folder / "5_evaluate/metrics.json", {"scores": [score("seeds", "train", 0.512)]})
+    picture = np.zeros((4, 4, 3), np.uint8)
+    write_png(folder / "5_evaluate/pictures/0_image.png", picture)
+    row = {"name": HOSTILE, "split": "train", "labels": [HOSTILE], "pictures": {"image": "0_image.png"}}
+    sheet = {"classes": [{"name": HOSTILE, "color": [1, 2, 255]}], "rows": [row]}
+    write_json(folder / "5_evaluate/pictures.json", sheet)
+    lines = [json.dumps({"step": step, "loss": 1 / (1 + step), "seeding_loss": 0.5}) for step in range(1, 1001)]
+    (folder / "2_train").mkdir()
+    (folder / "2_train/log.jsonl").write_text("\n".join([*lines, '{"step": 1001, "lo']))
+    return folder
+
+
+class Page(HTMLParser):
+    """Tags, and everything that would be fetched."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+
+def test_page_fetches_nothing_and_runs_nothing(run_folder: Path) -> None:
+    html = render_report(run_folder)
+    page = Page(html)
+    assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)
+    assert any(address.startswith("data:") for address in page.addresses)
+    assert "url(" not in html
+    assert "@import" not in html
+    assert not {"script", "link", "iframe"} & set(page.tags)
+
+
+def test_hostile_names_are_text(run_folder: Path) -> None:
+    html = render_report(run_folder)
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_numbers_stages_and_curves_are_shown(run_folder: Path) -> None:
+    html = render_report(run_folder)
+    assert "51.2" in html
+    assert "1 min 1 s" in html
+    assert html.count("<svg") == 1
+    assert "seeding loss" in html
+    assert "#0102ff" in html
+
+
+def test_stage_with_changed_inputs_is_called_stale(run_folder: Path) -> None:
+    stale = {stage.name: stage.stale for stage in read_run(run_folder).stages}
+    assert stale == {"seeds": False, "train": False, "evaluate": True}
+
+
+def test_curves_are_bounded_and_pass_over_a_torn_line(run_folder: Path) -> None:
+    (curves,) = read_run(run_folder).curves
+    assert len(curves.steps) <= 300
+    assert curves.steps[-1] <= 1000
+    assert curves.series["loss"][0] > curves.series["loss"][-1]
+
+
+def test_report_is_a_pure_function_of_the_folder(run_folder: Path) -> None:
+    first = write_report(run_folder).read_bytes()
+    assert write_report(run_folder).read_bytes() == first
+
+
+def test_run_that_has_just_begun_has_a_report(tmp_path: Path) -> None:
+    write_json(tmp_path / "manifest.json", {"stages": {}})
+    assert "Nothing has been scored" in render_report(tmp_path)
+
+
+def test_foreign_folder_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a run folder"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_picture_paths_cannot_leave_the_run_folder(run_folder: Path) -> None:
+    outside = run_folder.parent / "outside.png"
+    write_png(outside, np.zeros((2, 2, 3), np.uint8))
+    row = {"name": "a", "split": "train", "labels": [], "pictures": {"image": "../../../outside.png"}}
+    write_json(run_folder / "5_evaluate/pictures.json", {"classes": [], "rows": [row]})
+    assert read_run(run_folder).rows[0].pictures == {}
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1e-6), (0.0, 0.0), (-3.0, 17.0), (0.2, 123456.0)])
+def test_ticks_cover_the_data(low: float, high: float) -> None:
+    ticks = nice_ticks(low, high)
+    assert ticks[0] <= low + 1e-12
+    assert ticks[-1] >= high - 1e-12
+    assert 2 <= len(ticks) <= 7
