@@ -1,0 +1,112 @@
+"""`load_clip`: one word for a hub id, a folder, an OpenAI `.pt` archive, or the CLIP that ships with the package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import CLIPConfig, CLIPModel
+from transformers.utils import cached_file
+
+from weakclip.clip.frozen_clip import CLIP_PIXEL_MEAN, CLIP_PIXEL_STD, FrozenCLIP
+from weakclip.clip.openai_archive import convert_openai_state, read_openai_state
+from weakclip.clip.vocabulary import first_line, load_tokenizer
+from weakclip.errors import WeightsError
+
+DEMO = "demo"
+"""The source that names the small CLIP inside the package."""
+
+DEFAULT_VOCABULARY = "openai/clip-vit-base-patch16"
+"""Where the tokenizer of an OpenAI archive comes from when none is given: all CLIPs of OpenAI share one vocabulary."""
+
+_DEMO_FOLDER = Path(__file__).parent / "demo"
+_ARCHIVE_SUFFIXES = (".pt", ".pth")
+
+
+def load_clip(
+    source: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    tap_layers: Sequence[int] | None = None,
+    vocabulary: str | Path | None = None,
+) -> FrozenCLIP:
+    """Load a CLIP as a frozen encoder.
+
+    Args:
+        source: "demo"; a folder in `transformers`' format; an OpenAI `.pt` archive; or an id on the Hugging Face hub.
+        device: where the weights go.
+        tap_layers: image-tower layers that `encode_image` gives, counted from 1; None: see `FrozenCLIP`.
+        vocabulary: the tokenizer, where `source` has none: OpenAI's `bpe_simple_vocab_16e6.txt.gz`, a folder that
+            holds it or tokenizer files, or a hub id.
+
+    Returns:
+        The encoder, float32, in evaluation mode.
+
+    Raises:
+        WeightsError: missing, foreign or unreadable weights, a missing vocabulary, or a tapped layer out of range.
+    """
+    name, path = str(source), Path(source).expanduser()
+    if name == DEMO:
+        path = _DEMO_FOLDER
+    if path.is_dir():
+        clip = _from_transformers(str(path), name, vocabulary)
+    elif path.is_file():
+        clip = _from_archive(path, name, vocabulary)
+    elif path.suffix in _ARCHIVE_SUFFIXES or name.count("/") > 1 or name.startswith((".", "~")) or name == DEMO:
+        raise WeightsError(f"{path}: no such file or folder; expected CLIP weights")
+    else:
+        clip = _from_transformers(name, name, vocabulary)
+    known = clip.model.config.text_config.vocab_size
+    if len(clip.tokenizer) > known:
+        raise WeightsError(f"{name}: a tokenizer of {len(clip.tokenizer)} tokens for a text tower that knows {known}")
+    try:
+        clip.tap(tap_layers)
+    except ValueError as error:
+        raise WeightsError(f"{name}: {error}") from None
+    return clip.to(device)
+
+
+def _from_transformers(location: str, name: str, vocabulary: str | Path | None) -> FrozenCLIP:
+    local = Path(location).is_dir()
+    try:
+        kind = CLIPConfig.get_config_dict(location, local_files_only=local)[0].get("model_type")
+        if kind != "clip":
+            raise WeightsError(f"{name}: expected a CLIP (model_type clip in config.json); found {kind!r}")
+        model, report = CLIPModel.from_pretrained(
+            location, dtype=torch.float32, local_files_only=local, output_loading_info=True
+        )
+    except WeightsError:
+        raise
+    except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
+        where = "in this folder" if local else "in the cache or on the hub (is the machine offline?)"
+        raise WeightsError(f"{name}: no CLIP weights to be had {where}: {first_line(error)}") from None
+    if report["missing_keys"]:
+        raise WeightsError(f"{name}: incomplete CLIP weights; missing {', '.join(sorted(report['missing_keys'])[:5])}")
+    mean, std = _pixel_statistics(location)
+    tokenizer = load_tokenizer(str(vocabulary or location))
+    return FrozenCLIP(model, tokenizer, pixel_mean=mean, pixel_std=std, source=name)
+
+
+def _from_archive(path: Path, name: str, vocabulary: str | Path | None) -> FrozenCLIP:
+    model = convert_openai_state(read_openai_state(path))
+    return FrozenCLIP(model, load_tokenizer(str(vocabulary or DEFAULT_VOCABULARY)), source=name)
+
+
+def _pixel_statistics(location: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of `preprocessor_config.json`; OpenAI's where there is none."""
+    try:
+        found = cached_file(location, "preprocessor_config.json", local_files_only=Path(location).is_dir())
+    except OSError:
+        found = None
+    if found is None:
+        return CLIP_PIXEL_MEAN, CLIP_PIXEL_STD
+    try:
+        settings = json.loads(Path(found).read_text(encoding="utf-8"))
+        mean, std = (tuple(map(float, settings[key])) for key in ("image_mean", "image_std"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{found}: expected image_mean and image_std, three numbers each ({error!r})") from None
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise WeightsError(f"{found}: expected image_mean and image_std > 0, three numbers each; found {mean}, {std}")
+    return mean, std

@@ -1,0 +1,215 @@
+"""OpenAI's CLIP `.pt` files: read without running anything in them, converted into a `transformers.CLIPModel`.
+
+OpenAI ships TorchScript archives: a zip with a pickle that lists the tensors, the tensors' bytes, and program code.
+The reader here admits tensors and containers alone from the pickle, and never opens the program.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel
+
+from weakclip.errors import WeightsError
+
+_HEAD_WIDTH = 64  # every CLIP of OpenAI has heads of this width (openai/CLIP, clip/model.py, build_model)
+_EXTRA = {"input_resolution", "context_length", "vocab_size"}
+_STORAGE_TYPES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+}
+
+
+def read_openai_state(path: Path) -> dict[str, Tensor]:
+    """The named tensors of an OpenAI CLIP file, a TorchScript archive or a plain state dict. No code is run.
+
+    Raises:
+        WeightsError: not such a file.
+    """
+    try:
+        state = _read_torchscript(path) if _is_torchscript(path) else _read_plain(path)
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"{path}: not a CLIP `.pt` file that can be read safely ({reason})") from None
+    missing = [key for key in ("visual.proj", "visual.conv1.weight", "token_embedding.weight") if key not in state]
+    if missing:
+        raise WeightsError(f"{path}: not an OpenAI CLIP with a ViT image tower; missing {', '.join(missing)}")
+    return {key: value for key, value in state.items() if key not in _EXTRA}
+
+
+def convert_openai_state(state: Mapping[str, Tensor]) -> CLIPModel:
+    """A `CLIPModel` in float32 with the weights of OpenAI's naming.
+
+    Args:
+        state: tensors by OpenAI's names, complete.
+
+    Raises:
+        WeightsError: missing, unexpected or ill-shaped tensors.
+    """
+    model = CLIPModel(_config_of(state))
+    converted: dict[str, Tensor] = {}
+    for key, value in state.items():
+        converted.update(_renamed(key, value.float()))
+    try:
+        outcome = model.load_state_dict(converted, strict=False)
+    except RuntimeError as error:
+        raise WeightsError(f"OpenAI CLIP weights do not fit: {str(error).splitlines()[-1].strip()}") from None
+    wrong = [f"missing {key}" for key in outcome.missing_keys if not key.endswith("position_ids")]
+    wrong += [f"unexpected {key}" for key in outcome.unexpected_keys]
+    if wrong:
+        raise WeightsError(f"OpenAI CLIP weights do not fit: {', '.join(wrong[:5])}")
+    return model.eval()
+
+
+def _config_of(state: Mapping[str, Tensor]) -> CLIPConfig:
+    """The sizes that the weights' shapes tell; activation, epsilon and head width are OpenAI's."""
+    vision_width, _, patch, _ = state["visual.conv1.weight"].shape
+    side = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
+    vocabulary, text_width = state["token_embedding.weight"].shape
+    embed_dim = state["text_projection"].shape[1]
+    shared = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": embed_dim}
+    return CLIPConfig(
+        vision_config=shared
+        | {
+            "hidden_size": vision_width,
+            "intermediate_size": 4 * vision_width,
+            "num_hidden_layers": _depth(state, "visual.transformer.resblocks"),
+            "num_attention_heads": vision_width // _HEAD_WIDTH,
+            "image_size": side * patch,
+            "patch_size": patch,
+        },
+        text_config=shared
+        | {
+            "vocab_size": vocabulary,
+            "hidden_size": text_width,
+            "intermediate_size": 4 * text_width,
+            "num_hidden_layers": _depth(state, "transformer.resblocks"),
+            "num_attention_heads": text_width // _HEAD_WIDTH,
+            "max_position_embeddings": state["positional_embedding"].shape[0],
+            "bos_token_id": vocabulary - 2,
+            "eos_token_id": vocabulary - 1,
+            "pad_token_id": vocabulary - 1,
+        },
+        projection_dim=embed_dim,
+    )
+
+
+def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
+    found = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", key) for key in state)
+    return 1 + max(int(match.group(1)) for match in found if match)
+
+
+_TRANSPOSED = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
+_RENAMED = {
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
+    "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+    "visual.ln_post.weight": "vision_model.post_layernorm.weight",
+    "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "ln_final.weight": "text_model.final_layer_norm.weight",
+    "ln_final.bias": "text_model.final_layer_norm.bias",
+    "logit_scale": "logit_scale",
+}
+_BLOCK_PARTS = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "attn.out_proj": "self_attn.out_proj",
+}
+
+
+def _renamed(key: str, value: Tensor) -> dict[str, Tensor]:
+    """One tensor under its name in `transformers`; the joint query-key-value projection becomes three."""
+    if key in _TRANSPOSED:
+        return {_TRANSPOSED[key]: value.T.contiguous()}
+    if key in _RENAMED:
+        return {_RENAMED[key]: value}
+    match = re.fullmatch(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+?)[._](weight|bias)", key)
+    if match is None:
+        return {key: value}
+    tower = "vision_model" if match.group(1) else "text_model"
+    block, part, kind = f"{tower}.encoder.layers.{match.group(2)}", match.group(3), match.group(4)
+    if part == "attn.in_proj":
+        names = (f"{block}.self_attn.{letter}_proj.{kind}" for letter in "qkv")
+        return dict(zip(names, value.chunk(3), strict=True))
+    return {f"{block}.{_BLOCK_PARTS.get(part, part)}.{kind}": value}
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_plain(path: Path) -> dict[str, Tensor]:
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _read_torchscript(path: Path) -> dict[str, Tensor]:
+    with zipfile.ZipFile(path) as archive:
+        folder = next(name for name in archive.namelist() if name.endswith("/data.pkl"))[: -len("data.pkl")]
+        if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+            raise ValueError("big-endian archive")
+        with archive.open(f"{folder}data.pkl") as file:
+            root = _TensorUnpickler(file, lambda key: archive.read(f"{folder}data/{key}")).load()
+    state: dict[str, Tensor] = {}
+    _collect(root, "", state)
+    return state
+
+
+def _collect(module: Any, prefix: str, state: dict[str, Tensor]) -> None:
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor):
+            state[prefix + name] = value
+        elif isinstance(value, _ScriptModule):
+            _collect(value, f"{prefix}{name}.", state)
+
+
+class _ScriptModule:
+    """Stands for any TorchScript module: a bag of attributes."""
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Builds tensors, containers and bags of attributes; every other name in the pickle is refused."""
+
+    def __init__(self, file: Any, read_bytes: Callable[[str], bytes]) -> None:
+        super().__init__(file)
+        self._read_bytes = read_bytes
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__."):
+            return _ScriptModule
+        if module == "torch" and name in _STORAGE_TYPES:
+            return _STORAGE_TYPES[name]
+        allowed = {("torch._utils", "_rebuild_tensor_v2"): _rebuild, ("collections", "OrderedDict"): OrderedDict}
+        if (module, name) not in allowed:
+            raise pickle.UnpicklingError(f"refused to load {module}.{name}")
+        return allowed[module, name]
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        _, dtype, key, _, count = pid
+        return torch.frombuffer(bytearray(self._read_bytes(str(key))), dtype=dtype, count=int(count))
+
+
+def _rebuild(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
+    return torch.as_strided(storage, size, stride, offset).clone()

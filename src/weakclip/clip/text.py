@@ -1,0 +1,81 @@
+"""The frozen text tower, driven from token embeddings: `transformers`' own text models take token ids alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import CLIPModel, PreTrainedTokenizerBase
+
+from weakclip.errors import DataError
+
+_LEGACY_END_TOKEN = 2  # older CLIP configs carry this wrong id; transformers then takes the highest id of the row
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], context_length: int) -> Tensor:
+    """Token ids with start and end tokens, padded to the longest text.
+
+    Args:
+        tokenizer: CLIP's.
+        texts: `K` texts.
+        context_length: the most tokens that the text tower reads.
+
+    Returns:
+        `(K, L)` int64.
+
+    Raises:
+        DataError: a text that is too long; it is never cut silently.
+    """
+    ids: Tensor = tokenizer(list(texts), padding=True, return_tensors="pt")["input_ids"]
+    if ids.shape[1] > context_length:
+        longest = max(texts, key=len)
+        raise DataError(
+            f"text {longest!r} makes {ids.shape[1]} tokens; this CLIP reads at most {context_length}: shorten the text"
+        )
+    return ids
+
+
+def end_positions(ids: Tensor, end_token: int | list[int] | None) -> Tensor:
+    """Where each text ends, as `transformers` finds it: the first end token of the row.
+
+    Args:
+        ids: `(K, L)` token ids.
+        end_token: the text config's `eos_token_id`.
+
+    Returns:
+        `(K,)` int64.
+    """
+    if end_token == _LEGACY_END_TOKEN:
+        return ids.argmax(dim=-1)
+    return (ids == end_token).int().argmax(dim=-1)
+
+
+def run_text_tower(model: CLIPModel, embeddings: Tensor, ends: Tensor) -> Tensor:
+    """Projected text embeddings from token embeddings; differentiable in `embeddings`.
+
+    Args:
+        model: the CLIP.
+        embeddings: `(K, L, C)` token embeddings without positions.
+        ends: `(K,)` positions of the end tokens.
+
+    Returns:
+        `(K, E)`, not normalised.
+
+    Raises:
+        DataError: more tokens than CLIP has positions for.
+    """
+    tower = model.text_model
+    count, length, _ = embeddings.shape
+    context = tower.embeddings.position_embedding.num_embeddings
+    if length > context:
+        raise DataError(
+            f"a text of {length} tokens, prompt included; this CLIP reads at most {context}: "
+            "shorten the class names or the prompt"
+        )
+    hidden = tower.embeddings(inputs_embeds=embeddings)
+    mask = torch.full((length, length), torch.finfo(hidden.dtype).min, dtype=hidden.dtype, device=hidden.device)
+    mask = mask.triu(1).expand(count, 1, length, length)
+    hidden = tower.encoder(inputs_embeds=hidden, attention_mask=mask).last_hidden_state
+    hidden = tower.final_layer_norm(hidden)
+    return model.text_projection(hidden[torch.arange(count, device=hidden.device), ends])

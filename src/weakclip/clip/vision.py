@@ -1,0 +1,128 @@
+"""The frozen image tower, layer by layer: patches of any grid in, block outputs and attention out.
+
+The functions work on the parts of a `transformers.CLIPModel` by attribute paths, so that one pass gives everything:
+tapped layers, projected tokens and, where asked for, attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PositionInterpolation = Literal["bicubic", "bilinear"]
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What the image tower says of a batch of images.
+
+    Args:
+        layers: patch features of the tapped layers, each `(B, D, h, w)`: outputs of the blocks, before the final norm.
+        tokens: `(B, 1+hw, E)`, all tokens through the final norm and the projection; the class token first.
+        grid: `(h, w)`, patches along height and width.
+    """
+
+    layers: tuple[Tensor, ...]
+    tokens: Tensor
+    grid: tuple[int, int]
+
+
+def default_tap_layers(depth: int) -> tuple[int, ...]:
+    """Layers at 1/3, 1/2, 2/3 and the whole of the depth, counted from 1.
+
+    >>> default_tap_layers(12)
+    (4, 6, 8, 12)
+    """
+    return tuple(max(1, round(depth * share)) for share in (1 / 3, 1 / 2, 2 / 3, 1))
+
+
+def resize_to_patches(images: Tensor, patch_size: int) -> Tensor:
+    """Bring height and width up to the next multiple of the patch, bilinearly; multiples pass untouched.
+
+    Args:
+        images: `(B, 3, H, W)` float.
+        patch_size: side of a patch in pixels.
+    """
+    height, width = (-(-side // patch_size) * patch_size for side in images.shape[-2:])
+    if (height, width) == tuple(images.shape[-2:]):
+        return images
+    return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def interpolate_positions(table: Tensor, grid: tuple[int, int], mode: PositionInterpolation = "bicubic") -> Tensor:
+    """Position embeddings for any patch grid; the class token's row is kept.
+
+    Args:
+        table: `(1+n², D)`, learned on a square grid, the class token first.
+        grid: `(h, w)` wanted.
+        mode: bicubic as in `transformers`, or bilinear.
+
+    Returns:
+        `(1+hw, D)`.
+    """
+    side = round((table.shape[0] - 1) ** 0.5)
+    if grid == (side, side):
+        return table
+    square = table[1:].T.reshape(1, -1, side, side)
+    resized = F.interpolate(square, size=grid, mode=mode, align_corners=False)
+    return torch.cat([table[:1], resized.flatten(2)[0].T])
+
+
+def embed_patches(tower: nn.Module, pixels: Tensor, positions: Tensor) -> Tensor:
+    """Input of the first block: patches and the class token, positions added, first norm applied.
+
+    Args:
+        tower: `CLIPModel.vision_model`.
+        pixels: `(B, 3, H, W)` normalised, sides multiples of the patch.
+        positions: `(1+hw, D)`.
+
+    Returns:
+        `(B, 1+hw, D)`.
+    """
+    embeddings = tower.embeddings
+    patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+    class_token = embeddings.class_embedding.expand(len(pixels), 1, -1)
+    return tower.pre_layrnorm(torch.cat([class_token, patches], dim=1) + positions)
+
+
+def run_blocks(blocks: Sequence[nn.Module], hidden: Tensor) -> list[Tensor]:
+    """Outputs of consecutive blocks, each `(B, 1+hw, D)`."""
+    outputs = []
+    for block in blocks:
+        hidden = block(hidden, None)
+        outputs.append(hidden)
+    return outputs
+
+
+def attend(block: nn.Module, hidden: Tensor, normed: Tensor) -> tuple[Tensor, Tensor]:
+    """One block with its attention laid open: what `block(hidden)` computes, and the weights that it hides.
+
+    Args:
+        block: a `CLIPEncoderLayer`.
+        hidden: `(B, N, D)`, the block's input.
+        normed: `(B, N, D)`, the input after the block's first norm; Grad-CAM differentiates with respect to it.
+
+    Returns:
+        The output `(B, N, D)`, and the attention `(B, N, N)` averaged over the heads, rows summing to 1.
+    """
+    attention = block.self_attn
+    batch, count, _ = normed.shape
+
+    def heads(projection: nn.Module) -> Tensor:
+        return projection(normed).view(batch, count, attention.num_heads, -1).transpose(1, 2)
+
+    scores = heads(attention.q_proj) @ heads(attention.k_proj).transpose(-1, -2)
+    weights = (scores * attention.scale).softmax(dim=-1)
+    mixed = (weights @ heads(attention.v_proj)).transpose(1, 2).reshape(batch, count, -1)
+    hidden = hidden + attention.out_proj(mixed)
+    return hidden + block.mlp(block.layer_norm2(hidden)), weights.mean(dim=1)
+
+
+def to_map(hidden: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Patch tokens as a map: `(B, 1+hw, D)` to `(B, D, h, w)`; the class token is left out."""
+    return hidden[:, 1:].transpose(1, 2).unflatten(2, grid)

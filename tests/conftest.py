@@ -1,0 +1,109 @@
+"""Shared fixtures: the device, a tiny CLIP with random weights, the fixtures folder; no network, one torch thread."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
+
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel
+
+from weakclip.clip import FrozenCLIP
+from weakclip.clip.vocabulary import tokenizer_from_merges
+
+DEFAULT_FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
+_connect = socket.socket.connect
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where tests that take `device` run, e.g. cpu or cuda")
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The device asked for with `--device`."""
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small tensors are fastest on one thread, and results do not depend on the machine's cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections leave this machine in no test; sockets between processes of this machine work."""
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        local = self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1", "localhost")
+        if not local:
+            raise OSError(f"tests have no network; tried {address}")
+        _connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session")
+def shared_fixtures() -> Path:
+    """Folder of the parity fixtures: `WEAKCLIP_FIXTURES`, or `shared/fixtures` beside the repository."""
+    folder = Path(os.environ.get("WEAKCLIP_FIXTURES", DEFAULT_FIXTURES))
+    if not folder.is_dir():
+        pytest.skip(f"no parity fixtures at {folder}; name their folder with WEAKCLIP_FIXTURES")
+    return folder
+
+
+def _tiny_model(patch_size: int, layers: int, image_size: int) -> CLIPModel:
+    tower = {"num_attention_heads": 2, "projection_dim": 16}
+    tokens = len(tokenizer_from_merges([]))
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": layers,
+        "image_size": image_size,
+        "patch_size": patch_size,
+    }
+    text = {
+        "hidden_size": 24,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "vocab_size": tokens,
+        "bos_token_id": tokens - 2,
+        "eos_token_id": tokens - 1,
+        "pad_token_id": tokens - 1,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = CLIPModel(CLIPConfig(vision_config=tower | vision, text_config=tower | text, projection_dim=16))
+        for name, parameter in model.named_parameters():  # larger than CLIP's start, so that differences show
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.2 if "embedding" not in name else 0.5)
+    return model
+
+
+@pytest.fixture
+def make_tiny_clip() -> Callable[..., FrozenCLIP]:
+    """Builder of tiny CLIPs: `make_tiny_clip(patch_size=8, layers=4, image_size=32, tap_layers=None)`.
+
+    E = 16, D = 32, C = 24. The tokenizer knows every byte, so that any text has tokens. Equal sizes, equal weights.
+    """
+
+    def make(
+        *, patch_size: int = 8, layers: int = 4, image_size: int = 32, tap_layers: tuple[int, ...] | None = None
+    ) -> FrozenCLIP:
+        model = _tiny_model(patch_size, layers, image_size)
+        return FrozenCLIP(model, tokenizer_from_merges([]), source="tiny", tap_layers=tap_layers)
+
+    return make
+
+
+@pytest.fixture
+def tiny_clip(make_tiny_clip: Callable[..., FrozenCLIP], device: torch.device) -> FrozenCLIP:
+    """A tiny CLIP with random weights: patch 8, 4 layers, learned on 32 x 32 images."""
+    return make_tiny_clip().to(device)
