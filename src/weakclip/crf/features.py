@@ -1,0 +1,80 @@
+"""Numbers that both lattices share: positions and colours as features, and one integer for each lattice vertex.
+
+References:
+    Adams, Baek and Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", Eurographics 2010.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from weakclip.crf.params import Kernel
+
+_WIDE_STRIDES = (  # odd, without structure
+    *(0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xFF51AFD7ED558CCD),
+    0xC4CEB9FE1A85EC53,
+)
+
+
+def lattice_scale(dimensions: int) -> np.ndarray:
+    """Factors that bring features of unit deviation to the lattice, whose blur has the deviation `√(2/3)·(d + 1)`.
+
+    Args:
+        dimensions: d, the number of features.
+
+    Returns:
+        `(d,)` float32: the diagonal of E in Adams et al. 2010, times that deviation.
+    """
+    deviation = float(np.float32(math.sqrt(2 / 3) * (dimensions + 1)))
+    return np.array([deviation / math.sqrt((i + 1) * (i + 2)) for i in range(dimensions)], dtype=np.float32)
+
+
+def blur_gain(dimensions: int) -> float:
+    """Constant `1 / (1 + 2^−d)` by which a splat, blur and slice of a single point is scaled."""
+    return 1.0 / (1.0 + 2.0**-dimensions)
+
+
+def feature_spans(kernel: Kernel, height: int, width: int) -> list[float]:
+    """Largest value of each feature (x, y and, for a bilateral kernel, three colours); the smallest is 0."""
+    spans = [(width - 1) / kernel.sxy, (height - 1) / kernel.sxy]
+    return spans if kernel.srgb is None else [*spans, *[255.0 / kernel.srgb] * 3]
+
+
+def key_strides(spans: list[float], num_images: int = 1) -> np.ndarray:
+    """Multipliers that turn a vertex's d coordinates and its image's number into one int64, `Σ stride · coordinate`.
+
+    The code is linear, so a neighbour's code is the vertex's code plus a constant. Where the coordinates' ranges
+    fit 62 bits, the strides are a mixed radix and codes are unique. Otherwise (very narrow kernels on large images)
+    they are fixed odd 64-bit constants and the sum wraps around: two of n vertices share a code with a chance of about
+    n²/2⁶⁵, 1e-7 for a million vertices.
+
+    Args:
+        spans: largest value of each of the d ≤ 5 features.
+        num_images: how many images share a table of vertices.
+
+    Returns:
+        `(d+1,)` int64, the last one for the number of the image.
+    """
+    dimensions = len(spans)
+    reach = [span * float(factor) for span, factor in zip(spans, lattice_scale(dimensions), strict=True)]
+    margin = 4 * (dimensions + 1)  # a vertex lies within d + 1 of its pixel, and a neighbour d further
+    ranges = [math.ceil(sum(reach)) + margin]
+    ranges += [math.ceil(i * reach[i - 1] + sum(reach[i:])) + margin for i in range(1, dimensions)]
+    if math.prod(ranges) * num_images < 2**62:
+        strides = [math.prod(ranges[i + 1 :]) for i in range(dimensions)]
+        return np.array([*strides, math.prod(ranges)], dtype=np.int64)
+    return np.array([*_WIDE_STRIDES[:dimensions], _WIDE_STRIDES[-1]], dtype=np.uint64).view(np.int64)
+
+
+def neighbour_steps(strides: np.ndarray) -> np.ndarray:
+    """Difference of code between a vertex and its next along each of the d + 1 axes, `(d + 1,)` int64.
+
+    Along axis j every coordinate falls by 1, and the j-th rises by d; the last coordinate is implied by the others.
+    `strides` is what `key_strides` returns.
+    """
+    dimensions = len(strides) - 1
+    steps = np.full(dimensions + 1, -strides[:dimensions].sum(), dtype=np.int64)
+    steps[:dimensions] += strides[:dimensions] * (dimensions + 1)
+    return steps

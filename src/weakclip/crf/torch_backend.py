@@ -1,0 +1,131 @@
+"""Mean field in torch, batched, on any device: for GPUs, and for machines without numba. A CPU is faster with numba.
+
+The lattice is the one of `cpu_lattice`, found by sorting instead of hashing: each vertex is one integer, `unique`
+numbers them, and `searchsorted` finds neighbours, whose integers differ by a constant. The images of a batch share
+one table of vertices; their number is part of the integer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from weakclip.crf.features import blur_gain, feature_spans, key_strides, lattice_scale, neighbour_steps
+from weakclip.crf.params import CRFParams, Kernel
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The lattice of N pixels: V vertices; row V of a table of values is always zero.
+
+    Args:
+        vertices: `(N, d+1)` int64, the vertices of each pixel's simplex.
+        weights: `(N, d+1)` float32, with which pixels are splatted and sliced.
+        neighbours: `(d+1, 2, V)` int64, both neighbours along each axis, V where there is none.
+    """
+
+    vertices: Tensor
+    weights: Tensor
+    neighbours: Tensor
+
+    def filter(self, signal: Tensor) -> Tensor:
+        """Splat, blur and slice `signal`, `(N, K)`."""
+        num_vertices = self.neighbours.shape[2]
+        values = signal.new_zeros(num_vertices + 1, signal.shape[1])
+        for vertex, weight in zip(self.vertices.T, self.weights.T, strict=True):
+            values.index_add_(0, vertex, weight[:, None] * signal)
+        for after, before in self.neighbours:
+            blurred = values[:num_vertices] + 0.5 * (values[after] + values[before])
+            values[:num_vertices] = blurred
+        result = torch.zeros_like(signal)
+        for vertex, weight in zip(self.vertices.T, self.weights.T, strict=True):
+            result += weight[:, None] * values[vertex]
+        return result
+
+
+def infer_batch(images: Tensor, probs: Tensor, params: CRFParams) -> Tensor:
+    """Marginals of a batch.
+
+    Args:
+        images: `(B, H, W, 3)` float32, levels 0…255.
+        probs: `(B, K, H, W)` float32, normalised over K, on the same device.
+        params: kernels and iterations.
+
+    Returns:
+        `(B, K, H, W)` float32.
+    """
+    batch, num_labels, height, width = probs.shape
+    marginals = probs.permute(0, 2, 3, 1).reshape(-1, num_labels)
+    log_probs = marginals.log()
+    lattices = [_normalised_lattice(images, kernel) for kernel in params.kernels]
+    for _ in range(params.iterations):
+        energy = log_probs.clone()
+        for lattice in lattices:
+            energy += lattice.filter(marginals)
+        marginals = energy.softmax(dim=1)
+    return marginals.reshape(batch, height, width, num_labels).permute(0, 3, 1, 2).contiguous()
+
+
+def _normalised_lattice(images: Tensor, kernel: Kernel) -> Lattice:
+    """The lattice of one kernel, its weights times `√(weight · gain / norm)` (the symmetric normalisation)."""
+    batch, height, width, _ = images.shape
+    y = torch.arange(height, dtype=torch.float32, device=images.device) / kernel.sxy
+    x = torch.arange(width, dtype=torch.float32, device=images.device) / kernel.sxy
+    features = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).expand(batch, height, width, 2)
+    if kernel.srgb is not None:
+        features = torch.cat([features, images / kernel.srgb], dim=-1)
+    dimensions = features.shape[-1]
+    strides = key_strides(feature_spans(kernel, height, width), batch)
+    image_codes = torch.arange(batch, device=images.device).repeat_interleave(height * width) * int(strides[-1])
+    codes, weights = _embed(features.reshape(-1, dimensions), torch.from_numpy(strides[:-1]).to(images.device))
+    unique, vertices = torch.unique(codes + image_codes[:, None], return_inverse=True)
+    neighbours = torch.stack([_find(unique, [step, -step]) for step in neighbour_steps(strides).tolist()])
+    lattice = Lattice(vertices, weights, neighbours)
+    gain = blur_gain(dimensions)
+    norm = gain * lattice.filter(torch.ones_like(weights[:, :1]))
+    return Lattice(vertices, weights * math.sqrt(gain * kernel.weight) / (norm + 1e-20).sqrt(), neighbours)
+
+
+def _find(codes: Tensor, steps: list[int]) -> Tensor:
+    """`(len(steps), V)`: the vertex with each code plus step, V where there is none; `codes` ascend."""
+    found = []
+    for step in steps:
+        sought = codes + step
+        position = torch.searchsorted(codes, sought).clamp(max=len(codes) - 1)
+        found.append(torch.where(codes[position] == sought, position, len(codes)))
+    return torch.stack(found)
+
+
+def _embed(features: Tensor, strides: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes of the vertices and barycentric weights of each pixel, both `(N, d+1)`; as `cpu_lattice`, all at once."""
+    num_pixels, dimensions = features.shape
+    size = dimensions + 1
+    elevated = _elevate(features)
+    nearest = torch.round(elevated * (1 / size))
+    origin = nearest * size
+    order = torch.argsort(elevated - origin, dim=1, descending=True, stable=True)
+    rank = torch.argsort(order, dim=1) + nearest.sum(dim=1, keepdim=True).long()
+    wrap = (rank < 0).long() - (rank >= size).long()  # a rounded point off the plane is brought back
+    rank, origin = rank + wrap * size, origin + wrap * size
+    share = (elevated - origin) * (1 / size)
+    weights = features.new_zeros(num_pixels, size + 1)
+    weights.scatter_add_(1, size - 1 - rank, share).scatter_add_(1, size - rank, -share)
+    weights[:, 0] += 1 + weights[:, size]
+    remainder = torch.arange(size, device=features.device)[None, :, None]
+    step = torch.where(rank[:, None, :-1] < size - remainder, remainder, remainder - size)
+    codes = ((origin[:, None, :-1].long() + step) * strides).sum(dim=2)
+    return codes, weights[:, :size].contiguous()
+
+
+def _elevate(features: Tensor) -> Tensor:
+    """Project d features onto the plane of d + 1 coordinates that sum to zero, in the original's order of rounding."""
+    scaled = features * torch.from_numpy(lattice_scale(features.shape[1])).to(features.device)
+    total = torch.zeros_like(scaled[:, 0])
+    columns = []
+    for j in range(features.shape[1], 0, -1):
+        columns.append(total - j * scaled[:, j - 1])
+        total = total + scaled[:, j - 1]
+    return torch.stack([total, *reversed(columns)], dim=1)
