@@ -48,7 +48,8 @@ class ClassSet:
         ids: the id of each class in the data set's own files (COCO); 0…K-1 where left out.
 
     Raises:
-        DataError: fewer than two classes, more than 255, a repeated name, or lists of unequal length.
+        DataError: fewer than two classes, more than 255, an empty or repeated name, a repeated id, a colour beyond
+            0…255, or lists of unequal length.
 
     >>> ClassSet.from_foreground(["cat", "dog"]).index("dog")
     2
@@ -64,6 +65,8 @@ class ClassSet:
         count = len(self.names)
         if not 2 <= count <= 255:
             raise DataError(f"a class set has 2 to 255 classes with the background; found {count}")
+        if any(not name.strip() for name in self.names):
+            raise DataError("a class set has an empty class name; every class needs a name")
         repeated = sorted({name for name in self.names if self.names.count(name) > 1})
         if repeated:
             raise DataError(f"class names must differ; found {', '.join(repeated)} more than once")
@@ -77,6 +80,11 @@ class ClassSet:
                 object.__setattr__(self, field, default)
             elif len(getattr(self, field)) != count:
                 raise DataError(f"class set: {field} has {len(getattr(self, field))} entries for {count} classes")
+        if len(set(self.ids)) != count:
+            raise DataError("class ids must differ")
+        for name, color in zip(self.names, self.colors, strict=True):
+            if len(color) != 3 or not all(0 <= value <= 255 for value in color):
+                raise DataError(f"class {name!r}: a colour is three numbers 0 to 255; found {tuple(color)}")
 
     @classmethod
     def from_foreground(cls, names: Sequence[str], background_prompts: Sequence[str] = ()) -> ClassSet:
@@ -116,5 +124,122 @@ class ClassSet:
         """
         indices = {self.index(name) for name in names}
         if 0 in indices:
-            raise DataError(f"{BACKGROUND!r} is not an image-level label; leave it out, every image has it")
+            raise DataError(f"{self.names[0]!r} is not an image-level label; leave it out, every image has it")
         return tuple(sorted(indices))
+
+
+BACKGROUND_PROMPTS = (
+    *("ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea", "railway"),
+    *("railroad", "helmet", "cloud", "house", "mountain", "ocean", "road", "rock", "street", "valley", "bridge"),
+)
+"""Words for what surrounds everyday objects (Lin et al., CVPR 2023, for MS COCO)."""
+
+VOC12 = ClassSet(
+    names=(
+        BACKGROUND,
+        *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+        *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+    ),
+    prompts=(
+        BACKGROUND,
+        *("aeroplane", "bicycle", "bird avian", "boat", "bottle", "bus", "car", "cat", "chair seat", "cow"),
+        *("diningtable", "dog", "horse", "motorbike", "person with clothes,people,human", "pottedplant", "sheep"),
+        *("sofa", "train", "tvmonitor screen"),
+    ),
+    background_prompts=(*BACKGROUND_PROMPTS, "keyboard", "sign"),
+)
+"""PASCAL VOC 2012, 20 classes and background: names and order of the devkit (Everingham et al., IJCV 2010); prompts and
+background prompts are the sharpened words of CLIP-ES (Lin et al., CVPR 2023)."""
+
+# id in the instances files, name there, words for zero-shot use where they differ from the name
+_COCO_THINGS: tuple[tuple[int, str, str], ...] = (
+    (1, "person", "person with clothes,people,human"),
+    (2, "bicycle", ""),
+    (3, "car", ""),
+    (4, "motorcycle", "motorbike"),
+    (5, "airplane", "aeroplane"),
+    (6, "bus", ""),
+    (7, "train", ""),
+    (8, "truck", ""),
+    (9, "boat", ""),
+    (10, "traffic light", ""),
+    (11, "fire hydrant", ""),
+    (13, "stop sign", ""),
+    (14, "parking meter", ""),
+    (15, "bench", ""),
+    (16, "bird", "bird avian"),
+    (17, "cat", ""),
+    (18, "dog", ""),
+    (19, "horse", ""),
+    (20, "sheep", ""),
+    (21, "cow", ""),
+    (22, "elephant", ""),
+    (23, "bear", ""),
+    (24, "zebra", ""),
+    (25, "giraffe", ""),
+    (27, "backpack", "backpack,bag"),
+    (28, "umbrella", "umbrella,parasol"),
+    (31, "handbag", "handbag,purse"),
+    (32, "tie", "necktie"),
+    (33, "suitcase", ""),
+    (34, "frisbee", ""),
+    (35, "skis", ""),
+    (36, "snowboard", ""),
+    (37, "sports ball", ""),
+    (38, "kite", ""),
+    (39, "baseball bat", ""),
+    (40, "baseball glove", "glove"),
+    (41, "skateboard", ""),
+    (42, "surfboard", ""),
+    (43, "tennis racket", ""),
+    (44, "bottle", ""),
+    (46, "wine glass", ""),
+    (47, "cup", ""),
+    (48, "fork", ""),
+    (49, "knife", ""),
+    (50, "spoon", "dessertspoon"),
+    (51, "bowl", ""),
+    (52, "banana", ""),
+    (53, "apple", ""),
+    (54, "sandwich", ""),
+    (55, "orange", ""),
+    (56, "broccoli", ""),
+    (57, "carrot", ""),
+    (58, "hot dog", ""),
+    (59, "pizza", ""),
+    (60, "donut", ""),
+    (61, "cake", ""),
+    (62, "chair", "chair seat"),
+    (63, "couch", "sofa"),
+    (64, "potted plant", "pottedplant"),
+    (65, "bed", ""),
+    (67, "dining table", "diningtable"),
+    (70, "toilet", ""),
+    (72, "tv", "tvmonitor screen"),
+    (73, "laptop", ""),
+    (74, "mouse", ""),
+    (75, "remote", "remote control"),
+    (76, "keyboard", ""),
+    (77, "cell phone", ""),
+    (78, "microwave", ""),
+    (79, "oven", ""),
+    (80, "toaster", ""),
+    (81, "sink", ""),
+    (82, "refrigerator", ""),
+    (84, "book", ""),
+    (85, "clock", ""),
+    (86, "vase", ""),
+    (87, "scissors", ""),
+    (88, "teddy bear", ""),
+    (89, "hair drier", "hairdrier,blowdrier"),
+    (90, "toothbrush", ""),
+)
+
+COCO14 = ClassSet(
+    names=(BACKGROUND, *(name for _, name, _ in _COCO_THINGS)),
+    prompts=(BACKGROUND, *(words or name for _, name, words in _COCO_THINGS)),
+    background_prompts=BACKGROUND_PROMPTS,
+    ids=(0, *(identity for identity, _, _ in _COCO_THINGS)),
+)
+"""MS COCO 2014, 80 things and background: ids and names of the instances files (Lin et al., ECCV 2014), 10 of the ids
+from 1 to 90 unused; prompts and background prompts are the sharpened words of CLIP-ES (Lin et al., CVPR 2023)."""
