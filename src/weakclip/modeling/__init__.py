@@ -1,0 +1,24 @@
+"""WeakCLIP: one file for each box of the paper's figure, composed in `weakclip.py`."""
+
+from weakclip.modeling.co_attention import CoAttention, match_pixels
+from weakclip.modeling.decoder import FeaturePyramid, SemanticHead, TextGuidedDecoder
+from weakclip.modeling.prompt import LearnablePrompt
+from weakclip.modeling.pyramid_adapter import PyramidAdapter
+from weakclip.modeling.storage import load_weakclip, save_weakclip
+from weakclip.modeling.weakclip import ModelSettings, WeakCLIP, WeakCLIPOutput, build_weakclip
+
+__all__ = [
+    "CoAttention",
+    "FeaturePyramid",
+    "LearnablePrompt",
+    "ModelSettings",
+    "PyramidAdapter",
+    "SemanticHead",
+    "TextGuidedDecoder",
+    "WeakCLIP",
+    "WeakCLIPOutput",
+    "build_weakclip",
+    "load_weakclip",
+    "match_pixels",
+    "save_weakclip",
+]

@@ -1,0 +1,204 @@
+"""WeakCLIP on disk: a folder with what is trained and how the model is built; CLIP itself is named, not copied."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from weakclip.classes import ClassSet
+from weakclip.clip import FrozenCLIP, load_clip
+from weakclip.errors import WeakCLIPError, WeightsError
+from weakclip.images import atomic_write, write_json
+from weakclip.modeling.released import load_released
+from weakclip.modeling.weakclip import ModelSettings, WeakCLIP
+
+WEIGHTS_FILE = "model.safetensors"
+DESCRIPTION_FILE = "weakclip.json"
+_FORMAT = "weakclip"
+_VERSION = 1
+
+
+def save_weakclip(model: WeakCLIP, folder: str | Path) -> Path:
+    """Write what is trained, and everything that is needed to build the model again.
+
+    `model.safetensors` holds `model.trainable_state()`; `weakclip.json` the class set, the `ModelSettings`, and the
+    source, tapped layers and pixel statistics of CLIP. Each file appears whole or not at all.
+
+    Args:
+        model: the model.
+        folder: where to; made where it is missing.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.trainable_state().items()}
+    with atomic_write(folder / WEIGHTS_FILE) as file:
+        file.write(save_tensors(state, metadata={"format": "pt"}))
+    write_json(folder / DESCRIPTION_FILE, describe(model))
+    return folder
+
+
+def load_weakclip(
+    path: str | Path,
+    *,
+    architecture: Mapping[str, Any] | str | Path | None = None,
+    vocabulary: str | Path | None = None,
+    clip: FrozenCLIP | None = None,
+    device: str | torch.device = "cpu",
+) -> WeakCLIP:
+    """Load a WeakCLIP of ours, or a checkpoint in the format of the released code.
+
+    Args:
+        path: a folder of `save_weakclip` (or a file in it), or a released `.pth`.
+        architecture: for a released checkpoint, what no weight shape tells; see `released.load_released`.
+        vocabulary: CLIP's tokenizer where its source has none; see `load_clip`.
+        clip: an encoder that is loaded already, used in place of the one that the folder names.
+        device: where the model goes; `clip` moves along.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        WeightsError: nothing there, not a checkpoint, or one that does not fit; no code in a file is ever run.
+    """
+    path = Path(path).expanduser()
+    if path.name in (WEIGHTS_FILE, DESCRIPTION_FILE):
+        path = path.parent
+    if path.is_dir():
+        if architecture is not None:
+            raise WeightsError(f"{path}: `architecture` is for released checkpoints; {DESCRIPTION_FILE} has it here")
+        return _load_folder(path, vocabulary, clip, device).to(device).eval()
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file or folder; expected a folder of save_weakclip or a released .pth")
+    if clip is not None:
+        raise WeightsError(f"{path}: a released checkpoint brings its own CLIP; leave `clip` out")
+    return load_released(path, architecture=architecture, vocabulary=vocabulary).to(device).eval()
+
+
+def describe(model: WeakCLIP) -> dict[str, Any]:
+    """Everything but the weights, ready for JSON."""
+    clip = model.clip
+    return {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "class_set": asdict(model.class_set),
+        "settings": asdict(settings_of(model)),
+        "clip": {
+            "source": clip.source,
+            "tap_layers": list(clip.tap_layers),
+            "pixel_mean": clip.pixel_mean.flatten().tolist(),
+            "pixel_std": clip.pixel_std.flatten().tolist(),
+            "fingerprint": clip_fingerprint(clip),
+        },
+    }
+
+
+def settings_of(model: WeakCLIP) -> ModelSettings:
+    """The numbers a model was built with, read off its parts; first values (alpha, beta) are not kept."""
+    attention = model.co_attention
+    return ModelSettings(
+        prompt_length=model.prompt.length,
+        tap_layers=tuple(model.clip.tap_layers),
+        co_attention_width=attention.width,
+        co_attention_heads=attention.heads,
+        co_attention_layers=len(attention.text_layers),
+        decoder_channels=model.decoder.channels,
+        dropout=model.decoder.head.dropout.p,
+    )
+
+
+def clip_fingerprint(clip: FrozenCLIP) -> str:
+    """Sixteen hex digits of the two projections: other weights, other digits."""
+    digest = hashlib.sha256()
+    for projection in (clip.model.visual_projection, clip.model.text_projection):
+        digest.update(projection.weight.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _load_folder(
+    folder: Path, vocabulary: str | Path | None, clip: FrozenCLIP | None, device: str | torch.device
+) -> WeakCLIP:
+    description = _read_description(folder / DESCRIPTION_FILE)
+    state = _read_state(folder / WEIGHTS_FILE)
+    about_clip = description["clip"]
+    clip = clip or _named_clip(folder, about_clip, vocabulary)
+    _check_clip(folder, about_clip, clip)
+    clip = clip.to(device)
+    with torch.random.fork_rng(devices=[]):  # the first weights are replaced; the caller's draws stay as they were
+        model = description["settings"].build(clip, description["class_set"])
+    model.load_trainable_state(state, source=str(folder / WEIGHTS_FILE))
+    return model
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    """The JSON with `class_set` and `settings` made into objects."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file; expected a folder of save_weakclip") from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(raw, dict) or raw.get("format") != _FORMAT:
+        raise WeightsError(f'{path}: not written by save_weakclip; expected "format": "{_FORMAT}"')
+    if raw.get("version") != _VERSION:
+        raise WeightsError(f"{path}: format version {raw.get('version')}; this weakclip reads version {_VERSION}")
+    try:
+        settings: dict[str, Any] = {key: _frozen(value) for key, value in raw["settings"].items()}
+        about_clip = {key: raw["clip"][key] for key in ("source", "tap_layers", "pixel_mean", "pixel_std")}
+        return {
+            "class_set": ClassSet(**{field.name: _frozen(raw["class_set"][field.name]) for field in fields(ClassSet)}),
+            "settings": ModelSettings(**settings),
+            "clip": about_clip | {"fingerprint": raw["clip"].get("fingerprint")},
+        }
+    except (KeyError, TypeError, AttributeError, WeakCLIPError) as error:
+        raise WeightsError(f"{path}: damaged description ({error}); save the model again") from None
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_tensors(path.read_bytes())
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file; expected a folder of save_weakclip") from None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise WeightsError(f"{path}: not a safetensors file ({error})") from None
+
+
+def _named_clip(folder: Path, about_clip: Mapping[str, Any], vocabulary: str | Path | None) -> FrozenCLIP:
+    """The encoder that a folder names, with the pixel statistics of the training."""
+    source = about_clip["source"]
+    try:
+        clip = load_clip(source, tap_layers=about_clip["tap_layers"], vocabulary=vocabulary)
+    except WeightsError as error:
+        raise WeightsError(f"{folder}: its CLIP cannot be loaded: {error}; or pass `clip`") from None
+    for name in ("pixel_mean", "pixel_std"):
+        statistic = getattr(clip, name)
+        statistic.copy_(torch.tensor(about_clip[name], dtype=statistic.dtype).view_as(statistic))
+    return clip
+
+
+def _check_clip(folder: Path, about_clip: Mapping[str, Any], clip: FrozenCLIP) -> None:
+    """The encoder at hand is the one that the weights were trained with."""
+    known = about_clip["fingerprint"]
+    if known is not None and known != clip_fingerprint(clip):
+        raise WeightsError(
+            f"{folder}: trained with other CLIP weights than {clip.source!r} now holds "
+            f"(fingerprint {known}, found {clip_fingerprint(clip)}); load with the CLIP of the training"
+        )
+    for name in ("pixel_mean", "pixel_std"):
+        found = getattr(clip, name).flatten().cpu()
+        if not torch.allclose(found, torch.tensor(about_clip[name], dtype=found.dtype)):
+            raise WeightsError(f"{folder}: trained with {name} {about_clip[name]}; this CLIP has {found.tolist()}")

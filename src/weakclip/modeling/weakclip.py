@@ -1,0 +1,266 @@
+"""WeakCLIP: a frozen CLIP, a learnable prompt, a pyramid adapter, co-attention matching and a text-guided decoder.
+
+    class names -> prompt -> frozen text tower  -> t_p ----------+
+                                                                 +-> co-attention -> match map --+
+    image -> frozen image tower -> f_p --------------------------+                               +-> decoder -> logits
+                                -> four layers -> pyramid adapter -------------------------------+
+
+Source: Zhu et al., "WeakCLIP: Adapting CLIP for Weakly-Supervised Semantic Segmentation", IJCV 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from weakclip.classes import ClassSet
+from weakclip.clip import FrozenCLIP
+from weakclip.errors import ConfigError, WeightsError
+from weakclip.modeling.co_attention import CoAttention, match_pixels
+from weakclip.modeling.decoder import TextGuidedDecoder
+from weakclip.modeling.prompt import LearnablePrompt
+from weakclip.modeling.pyramid_adapter import PyramidAdapter
+
+PYRAMID_LEVELS = 4
+_FROZEN = "clip."
+
+
+class WeakCLIPOutput(NamedTuple):
+    """What WeakCLIP says of a batch of images.
+
+    Args:
+        logits: `(B, K, 4h, 4w)` float, stride 4 where patches have 16 pixels.
+        match_map: `(B, K, h, w)` float32, cosine similarity of each patch with each class, -1...1.
+        class_embeddings: `(B, K, E)` float, the class embeddings as matched with each image.
+    """
+
+    logits: Tensor
+    match_map: Tensor
+    class_embeddings: Tensor
+
+
+class WeakCLIP(nn.Module):
+    """The whole model, composed of finished parts. Everything but `clip` trains.
+
+    Args:
+        clip: the frozen encoder; it taps four layers.
+        class_set: the classes, background first.
+        prompt: learnable prompt before the class names.
+        pyramid_adapter: patch features -> pyramid.
+        co_attention: text and pixels attend to each other.
+        decoder: pyramid and match map -> logits.
+    """
+
+    def __init__(
+        self,
+        *,
+        clip: FrozenCLIP,
+        class_set: ClassSet,
+        prompt: LearnablePrompt,
+        pyramid_adapter: PyramidAdapter,
+        co_attention: CoAttention,
+        decoder: TextGuidedDecoder,
+    ) -> None:
+        super().__init__()
+        self.class_set = class_set
+        self.clip = clip
+        self.prompt = prompt
+        self.pyramid_adapter = pyramid_adapter
+        self.co_attention = co_attention
+        self.decoder = decoder
+        self._known_text: tuple[Tensor, torch.dtype | None, Tensor] | None = None
+
+    def forward(self, images: Tensor) -> WeakCLIPOutput:
+        """Segment a batch.
+
+        Args:
+            images: `(B, 3, H, W)` RGB, uint8 0...255 or float 0...1, any size; a side that is no multiple of the patch
+                is resized up to the next one.
+
+        Returns:
+            Logits, match map and class embeddings; see `WeakCLIPOutput`.
+        """
+        features = self.clip.encode_image(images)
+        text, image = self.co_attention(self.text_embeddings(), features.tokens)
+        match_map = match_pixels(image, text, features.grid)
+        logits = self.decoder(self.pyramid_adapter(features.layers), match_map)
+        return WeakCLIPOutput(logits=logits, match_map=match_map, class_embeddings=text)
+
+    def text_embeddings(self) -> Tensor:
+        """`t_p`, `(K, E)`: the prompted class names through the frozen text tower, once for all images.
+
+        Without gradients the last result is kept for as long as the prompt holds the same values.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.clip.encode_text_embeddings(*self.prompt())
+        vectors = self.prompt.vectors
+        precision = _autocast_dtype(vectors.device)
+        if self._known_text is not None:
+            known_vectors, known_precision, known_text = self._known_text
+            same_place = known_vectors.device == vectors.device and known_vectors.dtype == vectors.dtype
+            if same_place and known_precision == precision and torch.equal(known_vectors, vectors):
+                return known_text
+        text = self.clip.encode_text_embeddings(*self.prompt())
+        self._known_text = (vectors.detach().clone(), precision, text)
+        return text
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """All that training changes, batch-norm statistics included, and nothing of CLIP; detached, not copied."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(_FROZEN)}
+
+    def load_trainable_state(self, state: Mapping[str, Tensor], *, source: str) -> None:
+        """Take over a `trainable_state`, all of it or nothing.
+
+        Args:
+            state: name -> tensor.
+            source: where it comes from, for the message.
+
+        Raises:
+            WeightsError: names that are missing or unexpected, or shapes that differ; all of them in one line.
+        """
+        own = self.trainable_state()
+        shared = [name for name in own if name in state]
+        problems = [
+            _listed("missing", [name for name in own if name not in state]),
+            _listed("unexpected", [name for name in state if name not in own]),
+            _listed("of another shape", [_shapes(name, state, own) for name in shared if _differs(name, state, own)]),
+        ]
+        if any(problems):
+            found = "; ".join(filter(None, problems))
+            raise WeightsError(f"{source}: does not fit this model: {found}; build the model with the same settings")
+        with torch.no_grad():
+            for name in shared:
+                own[name].copy_(state[name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """The numbers of the model, as `build_weakclip` takes them.
+
+    Args:
+        prompt_length: learnable vectors before the class words; 0 for none.
+        tap_layers: the four image-tower layers that feed the pyramid, counted from 1; None takes those at 1/3, 1/2,
+            2/3 and 1 of the depth (4, 6, 8, 12 of 12). They are given to `load_clip`.
+        co_attention_width: narrow width of the co-attention layers.
+        co_attention_heads: attention heads, a divisor of that width.
+        co_attention_layers: layers in each direction.
+        decoder_channels: width of the feature pyramid and the head.
+        dropout: in co-attention and before the classifier, 0...1.
+        temperature_init: first value of alpha and beta.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+
+    prompt_length: int = 8
+    tap_layers: tuple[int, ...] | None = None
+    co_attention_width: int = 256
+    co_attention_heads: int = 4
+    co_attention_layers: int = 3
+    decoder_channels: int = 256
+    dropout: float = 0.1
+    temperature_init: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("co_attention_width", "co_attention_heads", "co_attention_layers", "decoder_channels"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is at least 1; found {getattr(self, name)}")
+        if self.prompt_length < 0:
+            raise ConfigError(f"prompt_length is at least 0; found {self.prompt_length}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout lies between 0 and 1; found {self.dropout}")
+        if self.co_attention_width % self.co_attention_heads:
+            heads, width = self.co_attention_heads, self.co_attention_width
+            raise ConfigError(f"co_attention_heads divides co_attention_width; found {heads} heads for width {width}")
+        if self.tap_layers is not None and len(self.tap_layers) != PYRAMID_LEVELS:
+            raise ConfigError(f"tap_layers names {PYRAMID_LEVELS} layers; found {list(self.tap_layers)}")
+
+    def build(self, clip: FrozenCLIP, class_set: ClassSet) -> WeakCLIP:
+        """`build_weakclip` with these numbers; `clip` was loaded with these `tap_layers`."""
+        numbers = asdict(self)
+        taps = numbers.pop("tap_layers")
+        if taps is not None and tuple(taps) != clip.tap_layers:
+            raise ConfigError(f"tap_layers {list(taps)} differ from those of the loaded CLIP, {list(clip.tap_layers)}")
+        return build_weakclip(clip, class_set, **numbers)
+
+
+def build_weakclip(
+    clip: FrozenCLIP,
+    class_set: ClassSet,
+    *,
+    prompt_length: int = 8,
+    co_attention_width: int = 256,
+    co_attention_heads: int = 4,
+    co_attention_layers: int = 3,
+    decoder_channels: int = 256,
+    dropout: float = 0.1,
+    temperature_init: float = 0.1,
+) -> WeakCLIP:
+    """WeakCLIP with fresh weights from torch's global generator, on the device of `clip`.
+
+    Args:
+        clip: the frozen encoder; any widths, depth and patch size, four tapped layers.
+        class_set: the classes, background first.
+        prompt_length: learnable vectors before the class words; 0 for none.
+        co_attention_width: narrow width of the co-attention layers.
+        co_attention_heads: attention heads, a divisor of that width.
+        co_attention_layers: layers in each direction.
+        decoder_channels: width of the feature pyramid and the head.
+        dropout: in co-attention and before the classifier, 0...1.
+        temperature_init: first value of alpha and beta.
+
+    Returns:
+        The model, in training mode. With ViT-B/16 and 21 classes 21,240,853 parameters train.
+
+    Raises:
+        ConfigError: a number out of range, or a CLIP that does not tap four layers.
+        DataError: prompt and class name together longer than CLIP's context.
+    """
+    ModelSettings(
+        prompt_length=prompt_length,
+        tap_layers=clip.tap_layers,
+        co_attention_width=co_attention_width,
+        co_attention_heads=co_attention_heads,
+        co_attention_layers=co_attention_layers,
+        decoder_channels=decoder_channels,
+        dropout=dropout,
+    )
+    model = WeakCLIP(
+        clip=clip,
+        class_set=class_set,
+        prompt=LearnablePrompt.for_classes(clip, class_set, length=prompt_length),
+        pyramid_adapter=PyramidAdapter(clip.vision_width),
+        co_attention=CoAttention(
+            clip.embed_dim,
+            width=co_attention_width,
+            heads=co_attention_heads,
+            num_layers=co_attention_layers,
+            dropout=dropout,
+            temperature_init=temperature_init,
+        ),
+        decoder=TextGuidedDecoder(clip.vision_width, class_set.num_classes, channels=decoder_channels, dropout=dropout),
+    )
+    return model.to(clip.pixel_mean.device)
+
+
+def _autocast_dtype(device: torch.device) -> torch.dtype | None:
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
+def _differs(name: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    return state[name].shape != own[name].shape
+
+
+def _shapes(name: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    return f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+
+
+def _listed(what: str, entries: list[str], most: int = 8) -> str:
+    if not entries:
+        return ""
+    more = f" and {len(entries) - most} more" if len(entries) > most else ""
+    return f"{what}: {', '.join(entries[:most])}{more}"
