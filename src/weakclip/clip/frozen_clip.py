@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,34 +94,47 @@ class FrozenCLIP(nn.Module):
         return chosen
 
     @property
+    def _vision_config(self) -> Any:  # transformers types its sub-configs as optional
+        return self.model.config.vision_config
+
+    @property
+    def _text_config(self) -> Any:
+        return self.model.config.text_config
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many tokens the text tower knows."""
+        return int(self._text_config.vocab_size)
+
+    @property
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
-        return int(self.model.config.vision_config.patch_size)
+        return int(self._vision_config.patch_size)
 
     @property
     def image_size(self) -> int:
         """Side in pixels of the square images that the position table was learned on."""
-        return int(self.model.config.vision_config.image_size)
+        return int(self._vision_config.image_size)
 
     @property
     def embed_dim(self) -> int:
         """`E`, width of the joint embedding."""
-        return int(self.model.config.projection_dim)
+        return self.model.visual_projection.out_features
 
     @property
     def vision_width(self) -> int:
         """`D`, width of the image tower."""
-        return int(self.model.config.vision_config.hidden_size)
+        return int(self._vision_config.hidden_size)
 
     @property
     def text_width(self) -> int:
         """`C`, width of the text tower."""
-        return int(self.model.config.text_config.hidden_size)
+        return int(self._text_config.hidden_size)
 
     @property
     def context_length(self) -> int:
         """The most tokens that the text tower reads."""
-        return int(self.model.config.text_config.max_position_embeddings)
+        return int(self._text_config.max_position_embeddings)
 
     @property
     def logit_scale(self) -> float:
@@ -220,7 +234,7 @@ class FrozenCLIP(nn.Module):
         """
         ids = tokenize(self.tokenizer, texts, self.context_length).to(self.device)
         embeddings: Tensor = self.model.text_model.embeddings.token_embedding(ids)
-        return embeddings, end_positions(ids, self.model.config.text_config.eos_token_id)
+        return embeddings, end_positions(ids, self._text_config.eos_token_id)
 
     def encode_text_embeddings(self, embeddings: Tensor, end_positions: Tensor) -> Tensor:
         """Drive the frozen text tower from embeddings; positions 0…L-1 are added inside.

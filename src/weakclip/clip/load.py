@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import CLIPConfig, CLIPModel
@@ -58,9 +59,10 @@ def load_clip(
         raise WeightsError(f"{path}: no such file or folder; expected CLIP weights")
     else:
         clip = _from_transformers(name, name, vocabulary)
-    known = clip.model.config.text_config.vocab_size
-    if len(clip.tokenizer) > known:
-        raise WeightsError(f"{name}: a tokenizer of {len(clip.tokenizer)} tokens for a text tower that knows {known}")
+    if len(clip.tokenizer) > clip.vocabulary_size:
+        raise WeightsError(
+            f"{name}: a tokenizer of {len(clip.tokenizer)} tokens for a text tower that knows {clip.vocabulary_size}"
+        )
     try:
         clip.tap(tap_layers)
     except ValueError as error:
@@ -74,9 +76,10 @@ def _from_transformers(location: str, name: str, vocabulary: str | Path | None) 
         kind = CLIPConfig.get_config_dict(location, local_files_only=local)[0].get("model_type")
         if kind != "clip":
             raise WeightsError(f"{name}: expected a CLIP (model_type clip in config.json); found {kind!r}")
-        model, report = CLIPModel.from_pretrained(
+        loaded: Any = CLIPModel.from_pretrained(
             location, dtype=torch.float32, local_files_only=local, output_loading_info=True
         )
+        model, report = loaded
     except WeightsError:
         raise
     except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line

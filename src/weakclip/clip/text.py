@@ -36,7 +36,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], context_l
     return ids
 
 
-def end_positions(ids: Tensor, end_token: int | list[int] | None) -> Tensor:
+def end_positions(ids: Tensor, end_token: int) -> Tensor:
     """Where each text ends, as `transformers` finds it: the first end token of the row.
 
     Args:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,7 @@ def interpolate_positions(table: Tensor, grid: tuple[int, int], mode: PositionIn
     return torch.cat([table[:1], resized.flatten(2)[0].T])
 
 
-def embed_patches(tower: nn.Module, pixels: Tensor, positions: Tensor) -> Tensor:
+def embed_patches(tower: Any, pixels: Tensor, positions: Tensor) -> Tensor:
     """Input of the first block: patches and the class token, positions added, first norm applied.
 
     Args:
@@ -87,7 +87,8 @@ def embed_patches(tower: nn.Module, pixels: Tensor, positions: Tensor) -> Tensor
     embeddings = tower.embeddings
     patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
     class_token = embeddings.class_embedding.expand(len(pixels), 1, -1)
-    return tower.pre_layrnorm(torch.cat([class_token, patches], dim=1) + positions)
+    tokens: Tensor = tower.pre_layrnorm(torch.cat([class_token, patches], dim=1) + positions)
+    return tokens
 
 
 def run_blocks(blocks: Sequence[nn.Module], hidden: Tensor) -> list[Tensor]:
@@ -99,7 +100,7 @@ def run_blocks(blocks: Sequence[nn.Module], hidden: Tensor) -> list[Tensor]:
     return outputs
 
 
-def attend(block: nn.Module, hidden: Tensor, normed: Tensor) -> tuple[Tensor, Tensor]:
+def attend(block: Any, hidden: Tensor, normed: Tensor) -> tuple[Tensor, Tensor]:
     """One block with its attention laid open: what `block(hidden)` computes, and the weights that it hides.
 
     Args:
@@ -114,7 +115,8 @@ def attend(block: nn.Module, hidden: Tensor, normed: Tensor) -> tuple[Tensor, Te
     batch, count, _ = normed.shape
 
     def heads(projection: nn.Module) -> Tensor:
-        return projection(normed).view(batch, count, attention.num_heads, -1).transpose(1, 2)
+        projected: Tensor = projection(normed)
+        return projected.view(batch, count, attention.num_heads, -1).transpose(1, 2)
 
     scores = heads(attention.q_proj) @ heads(attention.k_proj).transpose(-1, -2)
     weights = (scores * attention.scale).softmax(dim=-1)

@@ -36,7 +36,7 @@ def tokenizer_from_merges(merges: Sequence[tuple[str, str]]) -> CLIPTokenizer:
     characters = byte_characters()
     words = [*characters, *(character + "</w>" for character in characters), *map("".join, merges)]
     vocabulary = {word: index for index, word in enumerate([*words, START_TOKEN, END_TOKEN])}
-    return CLIPTokenizer(vocab=vocabulary, merges=list(merges))
+    return CLIPTokenizer(vocab=vocabulary, merges=list(merges))  # type: ignore[arg-type]
 
 
 def read_merges(path: Path) -> list[tuple[str, str]]:
