@@ -1,0 +1,127 @@
+"""Seeds: from class activation maps to masks that say only what is sure.
+
+One scheme, as in CLIP-ES (Lin et al., CVPR 2023, released code): the background's score is `(1 - max_k CAM_k)^power`; the
+scores are normalised to probabilities, sharpened by the dense CRF, and a pixel becomes a seed of its most probable class
+where that probability reaches a threshold, 255 elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from weakclip.classes import IGNORE_INDEX
+from weakclip.crf import COCO_CRF, CRFParams, dense_crf
+from weakclip.datasets import Sample
+from weakclip.errors import DataError
+
+_FLOOR = 1e-5  # of a score, as in pydensecrf.utils.unary_from_softmax: no class is ever quite ruled out
+
+
+@dataclass(frozen=True)
+class CAM:
+    """Class activation maps of one image.
+
+    Args:
+        classes: ascending indices of foreground classes, among the image's labels.
+        maps: `(n, H, W)` float32, 0…1, one a class, at the size of the image.
+    """
+
+    classes: tuple[int, ...]
+    maps: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedSettings:
+    """How class activation maps become a seed mask.
+
+    Args:
+        background_power: exponent of the background score `(1 - max CAM)^power`; larger means less background.
+        foreground_confidence: probability, 0…1, from which a foreground pixel is a seed (CLIP-ES: 0.95).
+        background_confidence: the same for a background pixel (CLIP-ES: 0.95).
+        crf: dense CRF on the probabilities, None for none (CLIP-ES: the parameters that METHOD gives for COCO).
+    """
+
+    background_power: float = 1.0
+    foreground_confidence: float = 0.95
+    background_confidence: float = 0.95
+    crf: CRFParams | None = COCO_CRF
+
+
+@dataclass(frozen=True)
+class SeedMasks:
+    """Seeds of one image.
+
+    Args:
+        seed: `(H, W)` uint8, class indices where they are sure, 255 between: what training sees.
+        dense: `(H, W)` uint8, the most probable class everywhere: what is scored.
+    """
+
+    seed: np.ndarray
+    dense: np.ndarray
+
+
+class SeedMethod(Protocol):
+    """Anything that gives class activation maps of a sample."""
+
+    def cam(self, sample: Sample) -> CAM:
+        """Maps of the classes among the sample's labels."""
+        ...
+
+
+def seed_probabilities(cam: CAM, background_power: float = 1.0) -> np.ndarray:
+    """Probabilities of the background and of the classes of `cam`, before any CRF.
+
+    Args:
+        cam: maps of `n` classes.
+        background_power: exponent of `(1 - max CAM)^power`.
+
+    Returns:
+        `(1+n, H, W)` float32, the background first, summing to 1 over the first axis.
+    """
+    strongest = cam.maps.max(axis=0, keepdims=True, initial=0.0)
+    scores = np.concatenate([(1 - strongest) ** background_power, cam.maps]) + _FLOOR
+    probabilities: np.ndarray = (scores / scores.sum(axis=0, keepdims=True)).astype(np.float32)
+    return probabilities
+
+
+def seed_masks(sample: Sample, cam: CAM, settings: SeedSettings) -> SeedMasks:
+    """Seed mask of one image: confident foreground, confident background, 255 between.
+
+    Args:
+        sample: the image and its labels.
+        cam: its class activation maps; a sample without labels has none and is background throughout.
+        settings: thresholds and the dense CRF.
+
+    Returns:
+        `SeedMasks` at the size of the image.
+
+    Raises:
+        DataError: maps of another size than the image, or of classes that the labels do not name.
+    """
+    size = sample.image.shape[:2]
+    if cam.maps.shape != (len(cam.classes), *size):
+        raise DataError(f"{sample.name}: CAMs {cam.maps.shape} do not fit {len(cam.classes)} classes and image {size}")
+    if not set(cam.classes) <= set(sample.labels):
+        raise DataError(f"{sample.name}: CAMs of classes {cam.classes}, but the labels are {sample.labels}")
+    probabilities = seed_probabilities(cam, settings.background_power)
+    if settings.crf is not None and cam.classes:
+        probabilities = dense_crf(sample.image, probabilities, settings.crf)
+    return masks_from_probabilities(probabilities, cam.classes, settings)
+
+
+def masks_from_probabilities(probabilities: np.ndarray, classes: tuple[int, ...], settings: SeedSettings) -> SeedMasks:
+    """Seeds where the most probable class is sure enough.
+
+    Args:
+        probabilities: `(1+n, H, W)`, the background first.
+        classes: the `n` foreground class indices.
+        settings: thresholds.
+    """
+    indices = np.array([0, *classes], dtype=np.uint8)
+    dense = indices[probabilities.argmax(axis=0)]
+    needed = np.where(dense == 0, settings.background_confidence, settings.foreground_confidence)
+    seed = np.where(probabilities.max(axis=0) >= needed, dense, IGNORE_INDEX).astype(np.uint8)
+    return SeedMasks(seed=seed, dense=dense)
