@@ -1,6 +1,16 @@
 """Images with image-level labels: PASCAL VOC 2012, MS COCO 2014, a folder of your own, and the drawn Scenes."""
 
 from weakclip.datasets.base import ImageFileDataset, ImageLabelDataset, Sample
+from weakclip.datasets.coco import COCO14Dataset
 from weakclip.datasets.transforms import AugmentSettings, augment
+from weakclip.datasets.voc import VOC12Dataset
 
-__all__ = ["AugmentSettings", "ImageFileDataset", "ImageLabelDataset", "Sample", "augment"]
+__all__ = [
+    "AugmentSettings",
+    "COCO14Dataset",
+    "ImageFileDataset",
+    "ImageLabelDataset",
+    "Sample",
+    "VOC12Dataset",
+    "augment",
+]
