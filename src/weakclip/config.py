@@ -1,0 +1,255 @@
+"""The configuration of a run: dataclasses that live beside their owners, read from YAML and checked key by key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+
+from weakclip.datasets import AugmentSettings
+from weakclip.errors import ConfigError, WeakCLIPError
+from weakclip.modeling import ModelSettings
+from weakclip.training.settings import TrainSettings
+
+SHIPPED = Path(__file__).parent / "configs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which images a run is about.
+
+    Args:
+        dataset: "scenes" (drawn by the package), "voc12", "coco14" or "folder".
+        root: the data set's folder; relative to where the command is run. None for scenes.
+        train_split: the split that masks are made for, and that the network is retrained on.
+        val_split: the split that the network is scored on; None where there is none.
+        train_limit: only the first so many images of the training split; None for all.
+        val_limit: the same for the validation split.
+        scene_size: side of the drawn images, pixels; for scenes alone.
+    """
+
+    dataset: Literal["scenes", "voc12", "coco14", "folder"]
+    root: str | None = None
+    train_split: str = "train"
+    val_split: str | None = "val"
+    train_limit: int | None = None
+    val_limit: int | None = None
+    scene_size: int = 128
+
+    def __post_init__(self) -> None:
+        if (self.root is None) != (self.dataset == "scenes"):
+            raise ConfigError(f"root: the folder of {self.dataset}, and null for scenes, expected; found {self.root!r}")
+        for name in ("train_limit", "val_limit"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise ConfigError(f"{name}: 1 or more, or null, expected; found {limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSettings:
+    """Which frozen CLIP.
+
+    Args:
+        source: "demo", a folder in transformers' format, an OpenAI `.pt` archive, or an id on the Hugging Face hub.
+        vocabulary: where the tokenizer comes from if `source` has none; None otherwise.
+    """
+
+    source: str = "openai/clip-vit-base-patch16"
+    vocabulary: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run computes.
+
+    Args:
+        data: the images.
+        clip: the frozen CLIP.
+        model: the numbers of WeakCLIP.
+        augment: the augmentation of WeakCLIP's training.
+        train: how WeakCLIP is trained on the seeds.
+        seed: of everything random.
+        device: "auto" takes an accelerator where there is one; "cpu", or a torch device name.
+    """
+
+    data: DataSettings
+    clip: ClipSettings = field(default_factory=ClipSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    seed: int = 0
+    device: str = "auto"
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configurations inside the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def config_path(source: str | Path) -> Path:
+    """The file that `source` names: a path, or the bare name of a shipped configuration.
+
+    Raises:
+        ConfigError: neither.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    if str(source) in shipped_configs():
+        return SHIPPED / f"{source}.yaml"
+    raise ConfigError(f"{source}: no such file, and no shipped configuration; those are {', '.join(shipped_configs())}")
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration.
+
+    Args:
+        source: a YAML file, or the bare name of a shipped configuration.
+        overrides: `KEY.PATH=VALUE`, the value in YAML; they win over the file.
+
+    Raises:
+        ConfigError: no such file, no YAML, an unknown key (the nearest one is suggested), a wrong type or range.
+    """
+    path = config_path(source)
+    values = _read_yaml(path.read_text(encoding="utf-8"), str(path))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override}: expected KEY.PATH=VALUE, for instance train.steps=100")
+        _put(values, key.split("."), _read_scalar(value, f"--set {override}"))
+    return parse_config(values, origin=" with --set ".join([str(path), *overrides]))
+
+
+def parse_config(values: Mapping[str, Any], *, origin: str) -> RunConfig:
+    """Check nested values and build the configuration.
+
+    Args:
+        values: nested mappings, as YAML gives them.
+        origin: where they come from, for the messages.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    config: RunConfig = _build(RunConfig, values, origin)
+    return config
+
+
+def dump_config(config: RunConfig) -> str:
+    """The complete configuration as YAML; `parse_config` of it gives the same configuration."""
+    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses and tuples as the mappings and lists of YAML and JSON."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {entry.name: plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return value
+
+
+def flat(value: Any, prefix: str) -> dict[str, Any]:
+    """Settings by their key path.
+
+    >>> flat(ClipSettings(source="demo"), "clip")
+    {'clip.source': 'demo', 'clip.vocabulary': None}
+    """
+    return dict(_leaves(plain(value), prefix))
+
+
+def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _leaves(part, f"{prefix}.{name}")
+    else:
+        yield prefix, value
+
+
+def _read_yaml(text: str, origin: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: not valid YAML; {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{origin}: expected keys and values; found {type(values).__name__}")
+    return values
+
+
+def _read_scalar(text: str, origin: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: the value is not valid YAML; {' '.join(str(error).split())}") from None
+
+
+def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for name in path[:-1]:
+        if not isinstance(values.get(name), dict):
+            values[name] = {}
+        values = values[name]
+    values[path[-1]] = value
+
+
+def _build(kind: type[Any], values: Any, origin: str, path: tuple[str, ...] = ()) -> Any:
+    """An instance of the dataclass `kind`; nested dataclasses are built first, so that each error knows its key."""
+    where = ".".join(path)
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{origin}: {where}: expected keys and values; found {values!r}")
+    hints = typing.get_type_hints(kind)
+    known = [entry.name for entry in dataclasses.fields(kind)]
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        here = (*path, str(name))
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            raise ConfigError(f"unknown key {'.'.join(here)!r} in {origin}; {hint}")
+        built[name] = _build_parts(hints[name], value, origin, here)
+    try:
+        return _adapter(kind).validate_python(built)
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{origin}: {_first_problem(error, path)}") from None
+    except WeakCLIPError as error:
+        raise ConfigError(f"{origin}: {where + ': ' if where else ''}{error}") from None
+
+
+def _build_parts(hint: Any, value: Any, origin: str, path: tuple[str, ...]) -> Any:
+    """The value of one field: a dataclass, a list of them, or what is left to pydantic."""
+    nested = _dataclass_in(hint)
+    if nested is not None and value is not None:
+        return _build(nested, value, origin, path)
+    item = _dataclass_in(next(iter(typing.get_args(hint)), None))
+    if item is not None and isinstance(value, list):
+        return tuple(_build(item, part, origin, (*path, str(index))) for index, part in enumerate(value))
+    return value
+
+
+def _dataclass_in(hint: Any) -> type[Any] | None:
+    """The dataclass that a type hint names, alone or beside None."""
+    optional = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    candidates = typing.get_args(hint) if optional else (hint,)
+    return next((part for part in candidates if isinstance(part, type) and dataclasses.is_dataclass(part)), None)
+
+
+@functools.cache
+def _adapter(kind: type[Any]) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(kind)
+
+
+def _first_problem(error: pydantic.ValidationError, path: tuple[str, ...]) -> str:
+    """One line for the first of pydantic's errors: the key path, what is wrong, what was found."""
+    problem = error.errors(include_url=False)[0]
+    name = ".".join([*path, *map(str, problem["loc"])])
+    if problem["type"].startswith("missing") and len(problem["loc"]) == 1:
+        return f"{name}: this key is required and missing"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{name}: {problem['msg']}; found {problem['input']!r}{more}"

@@ -1,0 +1,167 @@
+"""What a run folder has done already: one record a stage, keyed by all that its result depends on.
+
+A stage's key is a digest of its own settings, the fingerprints of its data, the keys of the stages whose results it
+reads, and the version of its code. A result is used again only under the very same key, so a new checkpoint never
+meets the predictions of an old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from weakclip.errors import RunError
+from weakclip.images import write_json
+from weakclip.report import STAGE_FOLDERS
+
+State = Literal["done", "unfinished", "changed", "new"]
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageKey:
+    """All that the result of a stage depends on.
+
+    Args:
+        settings: flat settings of the stage, `{"train.steps": 1500}`; JSON values.
+        inputs: fingerprint of every input, by the name of the upstream stage or of the data.
+        code: version of the stage's code; raised when the same inputs would give another result.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    code: int = 1
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal digest of everything above."""
+        content = json.dumps([self.settings, self.inputs, self.code], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+    def record(self) -> dict[str, Any]:
+        """What the manifest keeps of it."""
+        parts = {"key": self.digest, "settings": self.settings, "inputs": self.inputs, "code": self.code}
+        return json.loads(json.dumps(parts))
+
+
+class Manifest:
+    """The records of a run folder, on disk after every change.
+
+    Args:
+        folder: the run folder.
+        records: stage name → record, as in `manifest.json`.
+    """
+
+    def __init__(self, folder: Path, records: dict[str, dict[str, Any]]) -> None:
+        self.folder = folder
+        self.records = records
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Manifest:
+        """Read the manifest of a run folder; make the folder where there is none.
+
+        Raises:
+            RunError: a non-empty folder that no run wrote, a file in its place, or an unreadable manifest.
+        """
+        folder = Path(folder)
+        path = folder / MANIFEST
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"{folder}: is a file; give a folder for the run")
+        if path.is_file():
+            return cls(folder, _read(path))
+        if folder.is_dir() and any(not _is_leftover(entry) for entry in folder.iterdir()):
+            raise RunError(
+                f"{folder}: is not empty and no run of weakclip (no {MANIFEST}); choose a new or empty folder"
+            )
+        manifest = cls(folder, {})
+        try:
+            manifest.save()
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
+        return manifest
+
+    def save(self) -> None:
+        """Write `manifest.json`, whole or not at all."""
+        write_json(self.folder / MANIFEST, {"format": 1, "stages": self.records})
+
+    def stage_folder(self, stage: str) -> Path:
+        """The folder of a stage's artefacts."""
+        return self.folder / STAGE_FOLDERS[stage]
+
+    def state(self, stage: str, key: StageKey) -> State:
+        """How the stage stands towards `key`."""
+        record = self.records.get(stage)
+        if record is None:
+            return "new"
+        if record.get("key") != key.digest:
+            return "changed"
+        return "done" if record.get("done") and self.stage_folder(stage).is_dir() else "unfinished"
+
+    def differences(self, stage: str, key: StageKey) -> list[str]:
+        """What changed since the stage last ran, in words: keys with old and new value, data, upstream stages, code."""
+        old, new = self.records[stage], key.record()
+        changed = _changed(old.get("settings", {}), new["settings"])
+        words = [f"{name}: {_short(before)} → {_short(after)}" for name, before, after in changed]
+        for name, _, _ in _changed(old.get("inputs", {}), new["inputs"]):
+            words.append(f"{name} is new" if name in STAGE_FOLDERS else f"{name} changed")
+        if old.get("code") != new["code"]:
+            words.append("this version of weakclip computes it differently")
+        return words
+
+    def start(self, stage: str, key: StageKey) -> Path:
+        """Note that the stage begins, or continues; a result under another key is removed first.
+
+        Returns:
+            The stage's folder, which exists. What an earlier, unfinished run left under the same key is still in it.
+        """
+        folder = self.stage_folder(stage)
+        state = self.state(stage, key)
+        if state in ("changed", "new"):
+            self.records.pop(stage, None)
+            self.save()
+            if folder.exists():
+                shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.rglob(".*.tmp"):
+            leftover.unlink()
+        self.records[stage] = {**key.record(), "done": False}
+        self.save()
+        return folder
+
+    def finish(self, stage: str, seconds: float) -> None:
+        """Note that the stage's result is complete."""
+        self.records[stage].update(done=True, seconds=round(seconds, 2))
+        self.save()
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        stages = content["stages"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); it is no manifest of weakclip") from None
+    if not isinstance(stages, dict) or not all(isinstance(record, dict) for record in stages.values()):
+        raise RunError(f"{path}: has no records of stages; it is no manifest of weakclip")
+    return stages
+
+
+def _is_leftover(entry: Path) -> bool:
+    """A temporary file of a write that was cut short."""
+    return entry.name.startswith(".") and entry.name.endswith(".tmp")
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[tuple[str, Any, Any]]:
+    for name in [*after, *(name for name in before if name not in after)]:
+        if before.get(name) != after.get(name):
+            yield name, before.get(name), after.get(name)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,113 @@
+"""Laws of the run folder: a result is used again under the very same key, and nothing of anybody else's is touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from weakclip.errors import RunError
+from weakclip.pipeline.manifest import Manifest, StageKey
+
+KEY = StageKey(settings={"seeds.power": 1.0}, inputs={"data (train)": "abc"}, code=1)
+
+
+def finished(folder: Path) -> Manifest:
+    manifest = Manifest.open(folder)
+    (manifest.start("seeds", KEY) / "mask.png").write_text("work")
+    manifest.finish("seeds", 1.0)
+    return Manifest.open(folder)
+
+
+def test_states_of_a_stage(tmp_path: Path) -> None:
+    manifest = Manifest.open(tmp_path / "run")
+    assert manifest.state("seeds", KEY) == "new"
+    manifest.start("seeds", KEY)
+    assert Manifest.open(tmp_path / "run").state("seeds", KEY) == "unfinished"
+    manifest.finish("seeds", 1.0)
+    assert Manifest.open(tmp_path / "run").state("seeds", KEY) == "done"
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (StageKey(settings={"seeds.power": 2.0}, inputs=KEY.inputs), "seeds.power: 1.0 → 2.0"),
+        (StageKey(settings={**KEY.settings, "seeds.new": [1]}, inputs=KEY.inputs), "seeds.new: null → [1]"),
+        (StageKey(settings=KEY.settings, inputs={"data (train)": "other"}), "data (train) changed"),
+        (StageKey(settings=KEY.settings, inputs={**KEY.inputs, "train": "x"}), "train is new"),
+        (
+            StageKey(settings=KEY.settings, inputs=KEY.inputs, code=2),
+            "this version of weakclip computes it differently",
+        ),
+    ],
+)
+def test_any_change_makes_another_key_and_is_named(tmp_path: Path, other: StageKey, words: str) -> None:
+    manifest = finished(tmp_path / "run")
+    assert manifest.state("seeds", other) == "changed"
+    assert manifest.differences("seeds", other) == [words]
+
+
+def test_stale_result_is_removed_only_when_the_stage_starts(tmp_path: Path) -> None:
+    manifest = finished(tmp_path / "run")
+    other = StageKey(settings={"seeds.power": 2.0}, inputs=KEY.inputs)
+    assert manifest.state("seeds", other) == "changed"
+    assert (tmp_path / "run/1_seeds/mask.png").exists()
+    manifest.start("seeds", other)
+    assert list((tmp_path / "run/1_seeds").iterdir()) == []
+
+
+def test_unfinished_stage_keeps_its_work_and_loses_torn_files(tmp_path: Path) -> None:
+    manifest = Manifest.open(tmp_path / "run")
+    folder = manifest.start("seeds", KEY)
+    (folder / "mask.png").write_text("work")
+    (folder / ".other.png.x1.tmp").write_text("torn")
+    Manifest.open(tmp_path / "run").start("seeds", KEY)
+    assert [path.name for path in folder.iterdir()] == ["mask.png"]
+
+
+def test_finished_stage_whose_folder_is_gone_is_made_again(tmp_path: Path) -> None:
+    manifest = finished(tmp_path / "run")
+    (tmp_path / "run/1_seeds/mask.png").unlink()
+    (tmp_path / "run/1_seeds").rmdir()
+    assert manifest.state("seeds", KEY) == "unfinished"
+
+
+def test_files_without_a_record_do_not_enter_a_new_stage(tmp_path: Path) -> None:
+    manifest = Manifest.open(tmp_path / "run")
+    folder = tmp_path / "run/1_seeds"
+    folder.mkdir()
+    (folder / "mask.png").write_text("of unknown origin")
+    assert list(manifest.start("seeds", KEY).iterdir()) == []
+
+
+def test_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(RunError, match="not empty and no run of weakclip"):
+        Manifest.open(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_empty_folder_and_leftovers_of_a_first_write_are_accepted(tmp_path: Path) -> None:
+    (tmp_path / ".manifest.json.abc.tmp").write_text("{")
+    assert Manifest.open(tmp_path).records == {}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"stages": 3}', '{"stages": {"seeds": 1}}', '{"name": "other"}'])
+def test_manifest_of_something_else_is_one_clear_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(RunError, match=r"manifest\.json"):
+        Manifest.open(tmp_path)
+
+
+def test_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunError, match="is a file"):
+        Manifest.open(tmp_path / "run")
+
+
+def test_key_does_not_depend_on_order_and_survives_json() -> None:
+    there = StageKey(settings={"a": (1, 2), "b": None}, inputs={"x": "1", "y": "2"})
+    back = StageKey(settings={"b": None, "a": [1, 2]}, inputs={"y": "2", "x": "1"})
+    assert there.digest == back.digest
+    assert there.record()["settings"] == json.loads(json.dumps(there.record()))["settings"]
