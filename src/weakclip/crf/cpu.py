@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import Any
 
 import numba
 import numpy as np
@@ -20,6 +21,8 @@ from weakclip.crf.features import blur_gain, feature_spans
 from weakclip.crf.labels import merge_equal_planes
 from weakclip.crf.params import CRFParams, Kernel
 from weakclip.crf.simd import LANES
+
+_NUMBA_SETTINGS: Any = numba.config  # its attributes are made from the environment
 
 
 def infer_batch(images: np.ndarray, probs: np.ndarray, params: CRFParams, *, threads: int | None = None) -> np.ndarray:
@@ -39,7 +42,7 @@ def infer_batch(images: np.ndarray, probs: np.ndarray, params: CRFParams, *, thr
     def infer_into(index: int) -> None:
         result[index] = infer_image(images[index], probs[index], params)
 
-    workers = min(len(images), threads or numba.config.NUMBA_NUM_THREADS)
+    workers = min(len(images), threads or _NUMBA_SETTINGS.NUMBA_NUM_THREADS)
     if workers <= 1:
         for index in range(len(images)):
             infer_into(index)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
@@ -28,6 +28,11 @@ def jit(function: Callable[..., Any]) -> Any:
         return numba.njit(function, nogil=True, cache=True, error_model="numpy")
     except RuntimeError:  # numba found no directory for its cache: compile anew in each process
         return numba.njit(function, nogil=True, error_model="numpy")
+
+
+def _operation(function: Callable[..., Any]) -> Any:
+    """numba's `intrinsic`, whose static type does not know that the typing context is not passed by the caller."""
+    return intrinsic(function)
 
 
 class FloatVector(types.Type):
@@ -53,7 +58,7 @@ def _pointer(context: Any, builder: Any, array_type: Any, args: Any) -> Any:
     return builder.bitcast(item, ir.PointerType(_FLOATS))
 
 
-@intrinsic  # type: ignore[misc]
+@_operation
 def load(typing_context: Any, array: Any, row: Any, column: Any) -> Any:
     """`array[row, column : column + LANES]`."""
 
@@ -63,7 +68,7 @@ def load(typing_context: Any, array: Any, row: Any, column: Any) -> Any:
     return _vector(array, types.intp, types.intp), emit
 
 
-@intrinsic  # type: ignore[misc]
+@_operation
 def store(typing_context: Any, array: Any, row: Any, column: Any, value: Any) -> Any:
     """`array[row, column : column + LANES] = value`."""
 
@@ -74,7 +79,7 @@ def store(typing_context: Any, array: Any, row: Any, column: Any, value: Any) ->
     return types.void(array, types.intp, types.intp, _vector), emit
 
 
-@intrinsic  # type: ignore[misc]
+@_operation
 def broadcast(typing_context: Any, value: Any) -> Any:
     """The same float32 in every lane."""
 
@@ -100,7 +105,7 @@ def _lanewise(arity: int, emit_lanes: Callable[..., Any]) -> Any:
     def ternary(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
         return _vector(a, b, c), emit
 
-    return intrinsic((unary, binary, ternary)[arity - 1])
+    return _operation((unary, binary, ternary)[arity - 1])
 
 
 def _call(name: str) -> Callable[..., Any]:
@@ -149,7 +154,7 @@ def _reduction(emit_pair: Callable[..., Any]) -> Any:
     def fold(typing_context: Any, a: Any) -> Any:
         return types.float32(a), emit
 
-    return intrinsic(fold)
+    return _operation(fold)
 
 
 sum_lanes = _reduction(lambda builder, a, b: builder.fadd(a, b))
