@@ -2,15 +2,19 @@
 
 from weakclip.datasets.base import ImageFileDataset, ImageLabelDataset, Sample
 from weakclip.datasets.coco import COCO14Dataset
+from weakclip.datasets.folder import FolderDataset
+from weakclip.datasets.scenes import ScenesDataset
 from weakclip.datasets.transforms import AugmentSettings, augment
 from weakclip.datasets.voc import VOC12Dataset
 
 __all__ = [
     "AugmentSettings",
     "COCO14Dataset",
+    "FolderDataset",
     "ImageFileDataset",
     "ImageLabelDataset",
     "Sample",
+    "ScenesDataset",
     "VOC12Dataset",
     "augment",
 ]

@@ -15,7 +15,7 @@ from weakclip.datasets.regions import decode_runs, fill_polygon
 from weakclip.errors import DataError
 
 Region = tuple[int, Any]
-"""Class index (255 for a crowd) and its area: a list of polygons `(n, 2)`, or a run-length code."""
+"""Class index (255 for a crowd) and its area: polygons as arrays x0, y0, x1, y1 …, or a run-length code."""
 
 
 class COCO14Dataset(ImageFileDataset):
@@ -138,20 +138,19 @@ def _region_pixels(area: Any, size: tuple[int, int]) -> np.ndarray:
             raise ValueError(f"region is {area['size'][1]}x{area['size'][0]} pixels, the image {size[1]}x{size[0]}")
         return decode_runs(area["counts"], size)
     pixels = np.zeros(size, dtype=bool)
-    for corners in area:
-        pixels |= fill_polygon(corners, size)
+    for numbers in area:
+        pixels |= fill_polygon(numbers.reshape(-1, 2), size)
     return pixels
 
 
 def _labels_of_images(instances: dict[str, Any], path: Path) -> dict[int, tuple[int, ...]]:
-    index_of = {identity: index for index, identity in enumerate(COCO14.ids)}
+    index_of = {identity: index for index, identity in enumerate(COCO14.ids) if index}
     classes: dict[int, set[int]] = {}
     for annotation in instances["annotations"]:
-        if annotation["category_id"] not in COCO14.ids[1:]:
-            raise DataError(
-                f"{path}: annotation {annotation.get('id')} has category {annotation['category_id']}, unknown"
-            )
-        classes.setdefault(annotation["image_id"], set()).add(index_of[annotation["category_id"]])
+        category = annotation["category_id"]
+        if category not in index_of:
+            raise DataError(f"{path}: annotation {annotation.get('id')} has category {category!r}, which is not listed")
+        classes.setdefault(annotation["image_id"], set()).add(index_of[category])
     return {image: tuple(sorted(found)) for image, found in classes.items()}
 
 
@@ -163,7 +162,7 @@ def _regions_of_images(instances: dict[str, Any], wanted: set[int]) -> dict[int,
         if area is None or annotation["image_id"] not in wanted:
             continue
         if isinstance(area, list):
-            area = [np.asarray(polygon, dtype=np.float32).reshape(-1, 2) for polygon in area]
+            area = [np.asarray(polygon, dtype=np.float32) for polygon in area]
         index = IGNORE_INDEX if annotation.get("iscrowd") else index_of[annotation["category_id"]]
         regions.setdefault(annotation["image_id"], []).append((index, area))
     return regions
@@ -178,6 +177,5 @@ def _image_folder(root: Path, split: str, files: list[str]) -> Path:
             if missing:
                 raise DataError(f"{folder}: {len(missing):,} of {len(files):,} images are missing, first {missing[0]}")
             return folder
-    raise DataError(
-        f"{root}: {files[0]} is in none of {', '.join(str(folder.relative_to(root)) for folder in folders)}"
-    )
+    searched = ", ".join(str(folder.relative_to(root)) for folder in folders)
+    raise DataError(f"{root}: the image {files[0]} is in none of {searched}; unpack {split}2014.zip there")
