@@ -25,6 +25,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from weakclip.datasets.scene_shapes import BLUEPRINTS, COLORS, GROUNDS
@@ -53,7 +54,9 @@ def drawn_pictures(work: Path, count: int, seed: int) -> tuple[np.ndarray, list[
         facts: list[dict] = []
         with concurrent.futures.ProcessPoolExecutor() as pool:
             starts = range(0, count, 500)
-            for start, (images, part) in zip(starts, pool.map(draw_chunk, starts, [500] * len(starts), [seed] * len(starts))):
+            counts = [min(500, count - start) for start in starts]
+            chunks = pool.map(draw_chunk, starts, counts, [seed] * len(starts))
+            for start, (images, part) in zip(starts, chunks, strict=True):
                 pixels[start : start + len(images)] = images
                 facts += part
         pixels.flush()
@@ -102,9 +105,10 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     words += ["and a", "on", "in front of", "with", "background"]
     base = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
     base.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    base.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    base.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), to_bytes])
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, end_of_word_suffix="</w>")
     base.train_from_iterator(words, trainer)
     learned = json.loads(base.to_str())["model"]
     merges = [tuple(pair) if not isinstance(pair, str) else tuple(pair.split(" ")) for pair in learned["merges"]]
@@ -180,11 +184,14 @@ def zero_shot_map(model: CLIPModel, tokenizer: CLIPTokenizer) -> tuple[float, di
     dataset = ScenesDataset("val")
     texts = text_embeddings(model, tokenizer, [f"a photo of a {name}" for name in CLASSES])
     images = np.stack([dataset.image(i) for i in range(len(dataset))])
-    tokens = torch.cat([image_tokens(model, normalized(images[i : i + 50]), 10**6)[:, 0] for i in range(0, len(images), 50)])
-    scores = (tokens @ texts.T).numpy()
+    chunks = [normalized(images[i : i + 50]) for i in range(0, len(images), 50)]
+    class_tokens = torch.cat([image_tokens(model, chunk, keep=10**6)[:, 0] for chunk in chunks])
+    scores = (class_tokens @ texts.T).numpy()
     result = {}
     for index, name in enumerate(CLASSES):
         truth = np.array([index + 1 in dataset.labels(i) for i in range(len(dataset))])
+        if not truth.any():
+            continue
         ranked = truth[np.argsort(-scores[:, index], kind="stable")]
         precision = np.cumsum(ranked) / np.arange(1, len(ranked) + 1)
         result[name] = float(precision[ranked].mean())
@@ -193,26 +200,53 @@ def zero_shot_map(model: CLIPModel, tokenizer: CLIPTokenizer) -> tuple[float, di
 
 def keep_at(step: int, steps: int) -> int:
     """How many of the 256 patches a step sees: fewer while much is to be learned, all of them at the end."""
-    return 96 if step < 0.65 * steps else 144 if step < 0.92 * steps else 256
+    return 96 if step < 0.7 * steps else 144 if step < 0.94 * steps else 256
 
 
-def train(model: CLIPModel, tokenizer: CLIPTokenizer, options: argparse.Namespace) -> dict:
-    """The whole training, continued from the work folder's checkpoint where there is one; returns its record."""
+def step_loss(
+    model: CLIPModel,
+    tokenizer: CLIPTokenizer,
+    pictures: np.ndarray,
+    facts: list[dict],
+    *,
+    rng: np.random.Generator,
+    keep: int,
+) -> Tensor:
+    """Whole-image and patch contrast of one batch with its texts."""
+    texts = Texts(facts, rng)
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = image_tokens(model, jittered(pictures, rng), keep)
+    words = text_embeddings(model, tokenizer, texts.texts)
+    scale = model.logit_scale.exp().clamp(max=100)
+    local = torch.tensor(texts.local)
+    best = max(2, round(BEST_PATCHES * keep / 128))
+    patches = (tokens[:, 1:] @ words[local].T).topk(best, dim=1).values.mean(1)
+    return contrast(scale * (tokens[:, 0] @ words.T), texts.truth) + contrast(scale * patches, texts.truth[:, local])
+
+
+def build_optimizer(model: CLIPModel, rate: float) -> torch.optim.AdamW:
+    """AdamW that decays matrices alone."""
+    decayed = {name for name, p in model.named_parameters() if p.ndim > 1 and "embedding" not in name}
+    groups = [
+        {"params": [p for name, p in model.named_parameters() if (name in decayed) == wanted], "weight_decay": decay}
+        for wanted, decay in ((True, 0.05), (False, 0.0))
+    ]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+
+
+def train(model: CLIPModel, tokenizer: CLIPTokenizer, options: argparse.Namespace) -> list[dict]:
+    """The whole training, continued from the work folder's checkpoint where there is one; returns its log."""
     pictures, facts = drawn_pictures(options.work, options.pictures, options.seed)
-    decayed = [p for name, p in model.named_parameters() if p.ndim > 1 and "embedding" not in name]
-    others = [p for name, p in model.named_parameters() if not (p.ndim > 1 and "embedding" not in name)]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=options.lr, betas=(0.9, 0.98)
-    )
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998))
+    optimizer = build_optimizer(model, options.lr)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998))
+    parts = {"model": model, "average": average, "optimizer": optimizer}
     checkpoint, start, seconds, log = options.work / "checkpoint.pt", 0, 0.0, []
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
         start, seconds, log = state["step"], state["seconds"], json.loads(state["log"])
-    began = time.perf_counter()
+    began = time.perf_counter() - seconds
     for step in range(start, options.steps):
         rng = np.random.default_rng([options.seed, step])
         torch.manual_seed(int(rng.integers(2**31)))
@@ -220,62 +254,54 @@ def train(model: CLIPModel, tokenizer: CLIPTokenizer, options: argparse.Namespac
         for group in optimizer.param_groups:
             group["lr"] = options.lr * rate
         chosen = rng.integers(len(pictures), size=options.batch)
-        texts = Texts([facts[i] for i in chosen], rng)
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-            tokens = image_tokens(model, jittered(pictures[chosen], rng), keep_at(step, options.steps))
-        words = text_embeddings(model, tokenizer, texts.texts)
-        scale = model.logit_scale.exp().clamp(max=100)
-        local = torch.tensor(texts.local)
-        best = max(2, round(BEST_PATCHES * (tokens.shape[1] - 1) / 128))
-        patches = (tokens[:, 1:] @ words[local].T).topk(best, dim=1).values.mean(1)
-        whole_loss = contrast(scale * (tokens[:, 0] @ words.T), texts.truth)
-        patch_loss = contrast(scale * patches, texts.truth[:, local])
-        optimizer.zero_grad(set_to_none=True)
-        (whole_loss + patch_loss).backward()
+        keep = keep_at(step, options.steps)
+        loss = step_loss(model, tokenizer, pictures[chosen], [facts[i] for i in chosen], rng=rng, keep=keep)
+        optimizer.zero_grad()
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update_parameters(model)
-        done = step + 1
-        if done % 50 == 0:
-            spent = seconds + time.perf_counter() - began
-            print(f"{done} whole {whole_loss.item():.3f} patch {patch_loss.item():.3f} scale {scale.item():.1f} {spent:.0f}s", flush=True)
-        if done % 500 == 0 or done == options.steps:
-            spent = seconds + time.perf_counter() - began
+        if (step + 1) % 250 == 0 or step + 1 == options.steps:
             score, _ = zero_shot_map(average.module.eval(), tokenizer)
-            log.append({"step": done, "seconds": round(spent), "map": round(score, 4)})
+            spent = time.perf_counter() - began
+            log.append(
+                {"step": step + 1, "loss": round(loss.item(), 3), "seconds": round(spent), "map": round(score, 4)}
+            )
             print(log[-1], flush=True)
-            state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save({**state, "step": done, "seconds": spent, "log": json.dumps(log)}, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            state = {name: part.state_dict() for name, part in parts.items()}
+            torch.save({**state, "step": step + 1, "seconds": spent, "log": json.dumps(log)}, options.work / "next.pt")
+            (options.work / "next.pt").replace(checkpoint)
     model.load_state_dict(average.module.state_dict())
-    return {"log": log}
+    return log
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="drawn pictures and checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--pictures", type=int, default=40_000)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     tokenizer = build_tokenizer(options.out)
     model = build_model(tokenizer)
-    record = train(model, tokenizer, options)
+    log = train(model, tokenizer, options)
     model.half().save_pretrained(options.out)  # the stored weights are the ones that are scored
     score, classes = zero_shot_map(CLIPModel.from_pretrained(options.out, dtype=torch.float32).eval(), tokenizer)
     statistics = {"image_mean": PIXEL_MEAN, "image_std": PIXEL_STD}
     (options.out / "preprocessor_config.json").write_text(json.dumps(statistics, indent=2) + "\n")
-    record |= {
-        "parameters": sum(p.numel() for p in model.parameters()), "zero_shot_map_scenes_val": score, "per_class": classes,
-        "settings": {key: str(value) for key, value in vars(options).items() if key not in ("work", "out")},
+    record = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "zero_shot_map_scenes_val": score,
+        "per_class": classes,
+        "settings": {key: value for key, value in vars(options).items() if key not in ("work", "out")},
         "torch": torch.__version__,
-    }  # fmt: skip
+        "log": log,
+    }
     (options.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     print(f"zero-shot mean average precision on Scenes val: {score:.4f}")
 
