@@ -2,5 +2,16 @@
 
 from weakclip.seeds.base import CAM, SeedMasks, SeedMethod, SeedSettings, seed_masks
 from weakclip.seeds.clip_gradcam import ClipGradCAM, GradCAMSettings
+from weakclip.seeds.imported import ImportedCAMs, ImportedMasks
 
-__all__ = ["CAM", "ClipGradCAM", "GradCAMSettings", "SeedMasks", "SeedMethod", "SeedSettings", "seed_masks"]
+__all__ = [
+    "CAM",
+    "ClipGradCAM",
+    "GradCAMSettings",
+    "ImportedCAMs",
+    "ImportedMasks",
+    "SeedMasks",
+    "SeedMethod",
+    "SeedSettings",
+    "seed_masks",
+]

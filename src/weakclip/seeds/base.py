@@ -1,8 +1,8 @@
 """Seeds: from class activation maps to masks that say only what is sure.
 
-One scheme, as in CLIP-ES (Lin et al., CVPR 2023, released code): the background's score is `(1 - max_k CAM_k)^power`; the
-scores are normalised to probabilities, sharpened by the dense CRF, and a pixel becomes a seed of its most probable class
-where that probability reaches a threshold, 255 elsewhere.
+One scheme, that of CLIP-ES (Lin et al., CVPR 2023, released code): the background scores `(1 - max_k CAM_k)^power`; all
+scores are normalised to probabilities and sharpened by the dense CRF; a pixel becomes a seed of its most probable
+class where that probability reaches a threshold, and 255 elsewhere.
 """
 
 from __future__ import annotations

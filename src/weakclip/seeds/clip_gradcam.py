@@ -1,12 +1,13 @@
 """Seeds without any training: Grad-CAM of a frozen CLIP, refined by its own attention (CLIP-ES).
 
-For an image and its labels, CLIP scores the class prompts against background prompts in one softmax. The gradient of each
-class's probability at the last block's normalised input weighs that input's channels: a class activation map (Grad-CAM).
-The attention of the last layers, made a symmetric doubly stochastic affinity, spreads each map from boxes of strong response.
+For an image and its labels, CLIP scores the class prompts against background prompts in one softmax. The gradient of
+each class's probability at the last block's normalised input weighs that input's channels: a class activation map. The
+attention of the last layers, made a symmetric doubly stochastic affinity, spreads each map from boxes of strong
+response.
 
 References:
-    Lin et al., "CLIP is Also an Efficient Segmenter: A Text-Driven Approach for Weakly Supervised Semantic Segmentation",
-    CVPR 2023, and its released code.
+    Lin et al., "CLIP is Also an Efficient Segmenter: A Text-Driven Approach for Weakly Supervised Semantic
+    Segmentation", CVPR 2023, and its released code.
     Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
 """
 
@@ -21,20 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weakclip.classes import ClassSet
+from weakclip.classes import BACKGROUND_PROMPTS, ClassSet
 from weakclip.clip import FrozenCLIP
 from weakclip.clip.vision import attend
 from weakclip.datasets import Sample
 from weakclip.errors import ConfigError
 from weakclip.seeds.base import CAM
 from weakclip.seeds.boxes import box_mask
-
-BACKGROUND_PROMPTS = (
-    *("ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea", "railway"),
-    *("railroad", "keyboard", "helmet", "cloud", "house", "mountain", "ocean", "road", "rock", "street", "valley"),
-    *("bridge", "sign"),
-)
-"""What objects are held against when the class set names nothing itself (CLIP-ES, released code, PASCAL VOC)."""
 
 _EPSILON = 1e-7  # as in CLIP-ES; keeps a map without response at 0
 
@@ -121,7 +115,9 @@ class ClipGradCAM:
             return CAM(classes=(), maps=np.zeros((0, *size), dtype=np.float32))
         image = torch.from_numpy(sample.image).permute(2, 0, 1)[None].to(self.clip.device)
         if self.settings.scale != 1:
-            image = F.interpolate(image.float() / 255, scale_factor=self.settings.scale, mode="bilinear", antialias=True)
+            image = F.interpolate(
+                image.float() / 255, scale_factor=self.settings.scale, mode="bilinear", antialias=True
+            )
         text = self.foreground_text[[label - 1 for label in sample.labels]]
         result = grad_cam(self.clip, image, text, self.background_text, self.settings)
         refined = refine(result.maps, result.attention, self.settings.box_threshold)
@@ -150,9 +146,11 @@ def grad_cam(
         output, attention = attend(_blocks(clip)[-1], hidden, normed)
         text = torch.cat([foreground_text, background_text])
         scores = _scores(clip, output, text, settings.score_from)
-        classes = torch.eye(len(foreground_text), len(text), device=text.device, dtype=text.dtype)
-        (gradients,) = torch.autograd.grad(scores, normed, grad_outputs=classes[:, None], is_grads_batched=True)
-    weights = gradients[:, 0, 1:].mean(dim=1)
+        # One backward pass a class: measured faster on a CPU than a batched one (1 to 3 classes, 257 tokens).
+        gradients = [
+            torch.autograd.grad(score, normed, retain_graph=True)[0] for score in scores[0, : len(foreground_text)]
+        ]
+    weights = torch.cat(gradients)[:, 1:].mean(dim=1)
     maps = (weights @ normed[0, 1:].detach().T).relu().unflatten(1, grid)
     attentions.append(attention.detach())
     mean_attention = torch.stack(attentions).mean(dim=0)[0, 1:, 1:]

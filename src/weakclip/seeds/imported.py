@@ -1,0 +1,162 @@
+"""Seeds that were made elsewhere: class activation maps in `.npy` or `.npz` files, or masks in palette PNGs."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weakclip.classes import IGNORE_INDEX, ClassSet
+from weakclip.datasets import Sample
+from weakclip.errors import DataError
+from weakclip.images import read_mask
+from weakclip.seeds.base import CAM, SeedMasks
+from weakclip.seeds.safe_npy import read_npy
+
+_MAPS_KEYS = ("attn_highres", "high_res", "highres", "cams", "cam")
+
+
+class ImportedCAMs:
+    """Class activation maps from a folder with one file an image: `NAME.npy` or `NAME.npz`.
+
+    A `.npy` holds a dictionary `{class: CAM}`, or IRN's and CLIP-ES's `{"keys": classes, "high_res": CAMs}`; it is read
+    without running its pickle. A `.npz` holds one array a class, named by it. A class is a number or a name of the
+    class set. Maps are at the size of the image; negative values count as 0, and a map that exceeds 1 is divided by
+    its maximum.
+
+    Args:
+        folder: where the files are.
+        class_set: the classes.
+        first_class: the number that the files give to the first foreground class: 0 as in the field, whose files count
+            foreground classes alone, or 1 where they count the background as 0.
+
+    Raises:
+        DataError: no such folder.
+    """
+
+    def __init__(self, folder: Path | str, class_set: ClassSet, *, first_class: int = 0) -> None:
+        self.folder = _existing(folder)
+        self.class_set = class_set
+        self.first_class = first_class
+
+    def cam(self, sample: Sample) -> CAM:
+        """Maps of the sample's classes; maps of other classes in the file are left out.
+
+        Args:
+            sample: the image and its labels.
+
+        Raises:
+            DataError: no file, a class of the labels without a map, an unknown class, a map of another size than the
+                image, or one that is not finite.
+        """
+        path = self._path(sample.name)
+        found = {self._index(path, key): value for key, value in _class_maps(path).items()}
+        missing = [self.class_set.names[label] for label in sample.labels if label not in found]
+        if missing:
+            raise DataError(f"{path}: no CAM of {', '.join(missing)}, which the image's labels name")
+        size = sample.image.shape[:2]
+        maps = [_checked(path, self.class_set.names[label], found[label], size) for label in sample.labels]
+        stacked = np.stack(maps) if maps else np.zeros((0, *size), dtype=np.float32)
+        return CAM(classes=tuple(sample.labels), maps=stacked)
+
+    def _path(self, name: str) -> Path:
+        for suffix in (".npy", ".npz"):
+            path = self.folder / f"{name}{suffix}"
+            if path.is_file():
+                return path
+        raise DataError(f"{self.folder / name}.npy: no such file, nor .npz; expected the CAMs of image {name}")
+
+    def _index(self, path: Path, key: Any) -> int:
+        """The index in the class set of a file's key."""
+        if isinstance(key, str) and key in self.class_set.names[1:]:
+            return self.class_set.names.index(key)
+        try:
+            index = int(key) - self.first_class + 1
+        except (TypeError, ValueError):
+            index = 0
+        if not 1 <= index < self.class_set.num_classes:
+            last = self.first_class + self.class_set.num_classes - 2
+            raise DataError(f"{path}: unknown class {key!r}; expected {self.first_class} to {last}, or a class name")
+        return index
+
+
+class ImportedMasks:
+    """Seed masks from a folder with one palette or grey PNG an image: `NAME.png`, class indices and 255.
+
+    Args:
+        folder: where the files are.
+        class_set: the classes.
+
+    Raises:
+        DataError: no such folder.
+    """
+
+    def __init__(self, folder: Path | str, class_set: ClassSet) -> None:
+        self.folder = _existing(folder)
+        self.class_set = class_set
+
+    def masks(self, sample: Sample) -> SeedMasks:
+        """The file's mask as seeds; classes that the labels do not name become 255.
+
+        Args:
+            sample: the image and its labels.
+
+        Returns:
+            `SeedMasks`; in `dense`, which is scored, pixels without a seed count as background.
+
+        Raises:
+            DataError: no file, another size than the image, or an unknown class.
+        """
+        path = self.folder / f"{sample.name}.png"
+        mask = read_mask(path)
+        if mask.shape != sample.image.shape[:2]:
+            raise DataError(f"{path}: mask {mask.shape} for an image of {sample.image.shape[:2]}")
+        unknown = [int(value) for value in np.unique(mask) if self.class_set.num_classes <= value != IGNORE_INDEX]
+        if unknown:
+            last = self.class_set.num_classes - 1
+            raise DataError(f"{path}: unknown class {unknown[0]}; expected 0 to {last} and {IGNORE_INDEX}")
+        seed = np.where(np.isin(mask, [0, *sample.labels]), mask, IGNORE_INDEX).astype(np.uint8)
+        return SeedMasks(seed=seed, dense=np.where(seed == IGNORE_INDEX, 0, seed).astype(np.uint8))
+
+
+def _existing(folder: Path | str) -> Path:
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected imported seeds")
+    return folder
+
+
+def _class_maps(path: Path) -> dict[Any, Any]:
+    """`{key: map}` of a file, the keys as the file has them."""
+    content: Any = read_npy(path) if path.suffix == ".npy" else _read_npz(path)
+    if not isinstance(content, Mapping):
+        raise DataError(f"{path}: expected a dictionary {{class: CAM}}; found {type(content).__name__}")
+    if "keys" not in content:
+        return dict(content)
+    maps = next((content[key] for key in _MAPS_KEYS if key in content), None)
+    if maps is None or len(maps) != len(content["keys"]):
+        raise DataError(f"{path}: expected as many CAMs ({', '.join(_MAPS_KEYS)}) as keys")
+    return dict(zip(content["keys"], maps, strict=True))
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a `.npz` file of plain arrays ({str(error).splitlines()[0]})") from None
+
+
+def _checked(path: Path, name: str, value: Any, size: tuple[int, ...]) -> np.ndarray:
+    """One map `(H, W)` float32, 0…1."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
+        raise DataError(f"{path}: CAM of {name}: expected an array of numbers; found {type(value).__name__}")
+    if value.shape != size:
+        raise DataError(f"{path}: CAM of {name} is {value.shape}; expected the size of the image, {size}")
+    if not np.isfinite(value).all():
+        raise DataError(f"{path}: CAM of {name} has values that are not finite; expected 0…1")
+    positive = np.maximum(value.astype(np.float32), 0)
+    return positive / max(1.0, float(positive.max(initial=0)))

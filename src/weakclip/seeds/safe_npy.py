@@ -1,0 +1,141 @@
+"""Dictionaries of arrays from `.npy` files, read without running anything in them.
+
+`np.save` of a dictionary writes a pickle, and a pickle may run any code when it is loaded. The reader here rebuilds
+plain arrays, containers, numbers and text alone, with functions of its own, and refuses every other name.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weakclip.errors import DataError
+
+_MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
+_NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
+_PLAIN_KINDS = "biuf"
+
+
+def read_npy(path: Path | str) -> Any:
+    """The content of a `.npy` file: an array, or the one object that it wraps.
+
+    Args:
+        path: the file; arrays of numbers, or a pickled dictionary, list or tuple of arrays, numbers and text.
+
+    Returns:
+        A numpy array, or the object.
+
+    Raises:
+        DataError: no such file, not a `.npy` file, or a pickle of anything else.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read_header(file)
+            if not dtype.hasobject:
+                return np.load(path, allow_pickle=False)
+            content = _resolved(_PlainUnpickler(file, encoding="latin1").load())
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except Exception as error:  # a damaged pickle raises nearly anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path}: not a `.npy` file of plain arrays that can be read safely ({reason})") from None
+    return content.item() if isinstance(content, np.ndarray) and shape == () else content
+
+
+class _DType:
+    """A dtype in the making."""
+
+    def __init__(self, spec: str, *_: object) -> None:
+        self.spec, self.order, self.objects = spec, "=", spec in ("O", "O8")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+    def build(self) -> np.dtype[Any]:
+        dtype = np.dtype(self.spec)
+        if dtype.kind not in _PLAIN_KINDS:
+            raise pickle.UnpicklingError(f"refused an array of {dtype}")
+        return dtype.newbyteorder(">") if self.order == ">" else dtype
+
+
+class _Array:
+    """An array in the making; the arguments of numpy's own function are of no use here."""
+
+    def __init__(self, *_: object) -> None:
+        self.content: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, data = state
+        if dtype.objects:
+            self.content = np.empty(len(data), dtype=object)
+            self.content[:] = [_resolved(value) for value in data]
+            self.content = _shaped(self.content, shape, fortran=fortran)
+        else:
+            raw = data.encode("latin1") if isinstance(data, str) else bytes(data)
+            self.content = _shaped(np.frombuffer(raw, dtype=dtype.build()), shape, fortran=fortran)
+
+
+def _scalar(dtype: _DType, data: bytes | str) -> Any:
+    raw = data.encode("latin1") if isinstance(data, str) else data
+    return np.frombuffer(raw, dtype=dtype.build())[0]
+
+
+def _from_buffer(buffer: bytes, dtype: _DType, shape: tuple[int, ...], order: str) -> np.ndarray:
+    return _shaped(np.frombuffer(buffer, dtype=dtype.build()), shape, fortran=order == "F")
+
+
+def _shaped(flat: np.ndarray, shape: tuple[int, ...], *, fortran: bool) -> np.ndarray:
+    return flat.reshape(shape, order="F") if fortran else flat.reshape(shape)
+
+
+def _latin1(text: str, _: str) -> bytes:
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+class _Ndarray:
+    """Stands for the name `numpy.ndarray`, which pickles mention beside `_reconstruct`."""
+
+
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("numpy", "dtype"): _DType,
+    ("numpy", "ndarray"): _Ndarray,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): _latin1,
+    ("__builtin__", "bytes"): _no_bytes,
+    **{(module, "_reconstruct"): _Array for module in _MULTIARRAY},
+    **{(module, "scalar"): _scalar for module in _MULTIARRAY},
+    **{(module, "_frombuffer"): _from_buffer for module in _NUMERIC},
+}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ADMITTED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"refused to load {module}.{name}") from None
+
+
+def _resolved(value: Any) -> Any:
+    """The value with finished arrays in the place of those in the making."""
+    if isinstance(value, _Array):
+        if value.content is None:
+            raise pickle.UnpicklingError("an array without content")
+        return value.content
+    if isinstance(value, dict):
+        return {key: _resolved(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_resolved(item) for item in value)
+    return value
