@@ -1,0 +1,113 @@
+"""What `dense_crf` refuses, in one line; what importing it does not cost; and life without numba."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import weakclip.crf
+from weakclip.crf import LOSS_CRF, CRFParams, Kernel, dense_crf
+from weakclip.errors import ConfigError, DataError
+
+IMAGE = np.full((6, 7, 3), 90, np.uint8)
+PROBS = np.full((2, 6, 7), 0.5, np.float32)
+
+
+def _with(value: float) -> np.ndarray:
+    probs = PROBS.copy()
+    probs[0, 2, 3] = value
+    return probs
+
+
+@pytest.mark.parametrize(
+    ("image", "probs", "message"),
+    [
+        (IMAGE, _with(np.nan), "NaN"),
+        (IMAGE, _with(np.inf), "infinity"),
+        (IMAGE, _with(-0.1), "lowest probability is -0.1"),
+        (IMAGE, _with(0.8), "sum to 1 … 1.3"),
+        (IMAGE, PROBS.astype(np.int64), "int64"),
+        (IMAGE, PROBS[:0], "at least one label"),
+        (IMAGE, PROBS[:, :5], r"\(2, 5, 7\) do not fit"),
+        (IMAGE, PROBS[None], "or a batch of both"),
+        (IMAGE[None], PROBS.repeat(3, 0).reshape(3, 2, 6, 7), "do not fit"),
+        (IMAGE[..., 0], PROBS, "expected \\(H, W, 3\\)"),
+        (IMAGE.transpose(2, 0, 1), PROBS, "expected \\(H, W, 3\\)"),
+        (IMAGE.astype(np.int32), PROBS, "int32"),
+        (IMAGE.astype(np.float32), PROBS, "spans 90 … 90, expected 0 … 1"),
+        (np.full((6, 7, 3), np.nan), PROBS, "expected 0 … 1"),
+        (IMAGE, torch.from_numpy(PROBS), "two numpy arrays or two torch tensors"),
+        (IMAGE.tolist(), PROBS, "is a list"),
+    ],
+)
+def test_bad_input_is_one_line(image: Any, probs: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        dense_crf(image, probs, LOSS_CRF)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "probs", "message"),
+    [
+        (torch.full((3, 6, 7), 90, dtype=torch.uint8), torch.from_numpy(_with(np.nan)), "NaN"),
+        (torch.full((3, 6, 7), 90, dtype=torch.uint8), torch.ones(2, 6, 7, dtype=torch.long), "int64"),
+        (torch.full((3, 6, 7), 90, dtype=torch.int32), torch.from_numpy(PROBS), "int32"),
+        (torch.full((3, 6, 7), 90.0), torch.from_numpy(PROBS), "expected 0 … 1"),
+        (torch.from_numpy(IMAGE), torch.from_numpy(PROBS), r"expected \(3, H, W\)"),
+        (torch.zeros(3, 6, 7, device="meta"), torch.from_numpy(PROBS), "is on meta"),
+    ],
+)
+def test_bad_tensors_are_one_line(image: Any, probs: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        dense_crf(image, probs, LOSS_CRF)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"sxy": 0, "weight": 1},
+        {"sxy": -3, "weight": 1},
+        {"sxy": float("nan"), "weight": 1},
+        {"sxy": 3, "weight": -1},
+        {"sxy": 3, "weight": float("inf")},
+        {"sxy": 3, "weight": 1, "srgb": 0},
+        {"sxy": 3, "weight": 1, "srgb": -5},
+        {"sxy": "3", "weight": 1},
+    ],
+)
+def test_bad_kernels_are_refused(numbers: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="expected"):
+        Kernel(**numbers)
+
+
+def test_bad_params_are_refused() -> None:
+    for kernels, iterations in (([Kernel(sxy=3, weight=1)], 10), ((3,), 10), ((), -1), ((), 2.5)):
+        with pytest.raises(DataError, match="expected"):
+            CRFParams(kernels=kernels, iterations=iterations)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="expected CRFParams"):
+        dense_crf(IMAGE, PROBS, {"iterations": 3})  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="too narrow"):
+        dense_crf(IMAGE, PROBS, CRFParams(kernels=(Kernel(sxy=1e-9, weight=1),)))
+    with pytest.raises(ConfigError, match="unknown backend 'gpu'"):
+        dense_crf(IMAGE, PROBS, LOSS_CRF, backend="gpu")  # type: ignore[arg-type]
+
+
+def test_without_numba_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = dense_crf(IMAGE, PROBS, LOSS_CRF)
+    monkeypatch.setitem(sys.modules, "weakclip.crf.cpu", None)  # its import fails as it does where numba is absent
+    monkeypatch.delattr(weakclip.crf, "cpu", raising=False)
+    np.testing.assert_allclose(dense_crf(IMAGE, PROBS, LOSS_CRF), expected, atol=1e-5)
+    with pytest.raises(ConfigError, match="numba cannot be imported"):
+        dense_crf(IMAGE, PROBS, LOSS_CRF, backend="numba")
+
+
+def test_importing_the_package_imports_neither_numba_nor_torch() -> None:
+    code = "import sys, weakclip, weakclip.crf; print([m for m in ('numba', 'llvmlite', 'torch') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,153 @@
+"""Laws of the dense CRF: close to the exact mean field, equivariant, and the same on every path."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from weakclip.crf import COCO_CRF, LOSS_CRF, VOC_CRF, CRFParams, Kernel, dense_crf
+from weakclip.crf.dense import Backend
+
+Make = Callable[..., np.ndarray]
+BACKENDS: tuple[Backend, ...] = ("numba", "torch")
+THREE_KERNELS = CRFParams(
+    kernels=(Kernel(sxy=2, weight=1), Kernel(sxy=9, srgb=20, weight=2), Kernel(sxy=6, weight=0.5)), iterations=4
+)
+
+
+@pytest.mark.parametrize("params", [LOSS_CRF, VOC_CRF, COCO_CRF, THREE_KERNELS])
+@pytest.mark.parametrize("labels", [2, 5, 21])
+def test_is_close_to_the_exact_mean_field(
+    labels: int, params: CRFParams, oracle: ModuleType, make_image: Make, make_probs: Make
+) -> None:
+    """Three iterations: later ones amplify the lattice's approximation on the way to a winner."""
+    image, probs, params = make_image(23, 30), make_probs(labels, 23, 30), dataclasses.replace(params, iterations=3)
+    exact = oracle.exact_dense_crf(image, probs, params)
+    for backend in BACKENDS:
+        marginals = dense_crf(image, probs, params, backend=backend)
+        assert np.abs(marginals - exact).mean() < 0.15 * np.abs(probs - exact).mean()
+        assert (marginals.argmax(0) == exact.argmax(0)).mean() > 0.95
+
+
+@pytest.mark.parametrize("labels", [1, 2, 5, 21])
+@pytest.mark.parametrize("size", [(1, 1), (1, 17), (19, 1), (31, 26)])
+def test_torch_equals_numba(labels: int, size: tuple[int, int], make_image: Make, make_probs: Make) -> None:
+    image, probs = make_image(*size), make_probs(labels, *size)
+    compiled = dense_crf(image, probs, THREE_KERNELS, backend="numba")
+    assert compiled.dtype == np.float32 and compiled.shape == probs.shape
+    np.testing.assert_allclose(compiled, dense_crf(image, probs, THREE_KERNELS, backend="torch"), atol=2e-5)
+    np.testing.assert_allclose(compiled.sum(axis=0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_permuting_classes_permutes_the_result(backend: Backend, make_image: Make, make_probs: Make) -> None:
+    image, probs = make_image(20, 24), make_probs(11, 20, 24)
+    order = np.random.default_rng(0).permutation(11)
+    permuted = dense_crf(image, probs[order], LOSS_CRF, backend=backend)
+    np.testing.assert_allclose(permuted, dense_crf(image, probs, LOSS_CRF, backend=backend)[order], atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_order_of_kernels_does_not_matter(backend: Backend, make_image: Make, make_probs: Make) -> None:
+    image, probs = make_image(20, 24), make_probs(4, 20, 24)
+    turned = CRFParams(kernels=THREE_KERNELS.kernels[::-1], iterations=THREE_KERNELS.iterations)
+    expected = dense_crf(image, probs, THREE_KERNELS, backend=backend)
+    np.testing.assert_allclose(dense_crf(image, probs, turned, backend=backend), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_equals_its_images_one_by_one(backend: Backend, make_image: Make, make_probs: Make) -> None:
+    images = np.stack([make_image(18, 22, seed) for seed in range(5)])
+    probs = np.stack([make_probs(3, 18, 22, seed) for seed in range(5)])
+    batch = dense_crf(images, probs, LOSS_CRF, backend=backend)
+    single = np.stack([dense_crf(i, p, LOSS_CRF, backend=backend) for i, p in zip(images, probs, strict=True)])
+    np.testing.assert_allclose(batch, single, atol=0 if backend == "numba" else 1e-5)
+
+
+def test_threads_give_the_same_bytes_as_one_thread(make_image: Make, make_probs: Make) -> None:
+    from weakclip.crf import cpu
+
+    images = np.stack([make_image(18, 22, seed) for seed in range(6)]).astype(np.float32)
+    probs = np.stack([make_probs(5, 18, 22, seed) for seed in range(6)])
+    serial = cpu.infer_batch(images, probs, LOSS_CRF, threads=1)
+    np.testing.assert_array_equal(cpu.infer_batch(images, probs, LOSS_CRF, threads=4), serial)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tensors_in_tensors_out(backend: Backend, make_image: Make, make_probs: Make, device: torch.device) -> None:
+    image, probs = make_image(18, 22), make_probs(4, 18, 22)
+    expected = dense_crf(image, probs, LOSS_CRF)
+    image_tensor = torch.from_numpy(image).permute(2, 0, 1).to(device)
+    probs_tensor = torch.from_numpy(probs).to(device).requires_grad_()
+    for given in (image_tensor, image_tensor / 255):
+        marginals = dense_crf(given, probs_tensor, LOSS_CRF, backend=backend)
+        assert marginals.dtype == torch.float32 and marginals.device == probs_tensor.device
+        assert not marginals.requires_grad
+        np.testing.assert_allclose(marginals.cpu().numpy(), expected, atol=1e-3)
+    batch = dense_crf(image_tensor[None], probs_tensor[None], LOSS_CRF, backend=backend)
+    np.testing.assert_allclose(batch[0].cpu().numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_inputs_may_be_read_only_and_strided_and_are_not_written_to(
+    backend: Backend, dtype: type, make_image: Make, make_probs: Make
+) -> None:
+    image, probs = make_image(18, 22), make_probs(4, 18, 22).astype(dtype)
+    expected = dense_crf(image, probs, LOSS_CRF, backend=backend)
+    kept = image.copy(), probs.copy()
+    image.flags.writeable = probs.flags.writeable = False
+    np.testing.assert_array_equal(dense_crf(image, probs, LOSS_CRF, backend=backend), expected)
+    strided = np.asfortranarray(image), probs.repeat(2, axis=1)[:, ::2]
+    np.testing.assert_array_equal(dense_crf(*strided, LOSS_CRF, backend=backend), expected)
+    np.testing.assert_array_equal(image, kept[0])
+    np.testing.assert_array_equal(probs, kept[1])
+
+
+def test_equal_label_planes_are_merged_without_a_difference(make_image: Make, make_probs: Make) -> None:
+    image, probs = make_image(20, 24), make_probs(4, 20, 24)
+    many = np.concatenate([probs[:2] * 0.9, np.full((30, 20, 24), 0.001, np.float32), probs[2:] * 0.9])
+    many /= many.sum(axis=0)
+    marginals = dense_crf(image, many, LOSS_CRF, backend="numba")
+    np.testing.assert_allclose(
+        marginals, dense_crf(image, many, LOSS_CRF, backend="torch"), atol=1e-5
+    )  # merges nothing
+    np.testing.assert_array_equal(marginals[2:32], np.broadcast_to(marginals[2], (30, 20, 24)))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_impossible_labels_stay_impossible(backend: Backend, make_image: Make, make_probs: Make) -> None:
+    image, probs = make_image(20, 24), make_probs(4, 20, 24)
+    probs[2] = 0
+    probs[1, :, :12] = 0
+    marginals = dense_crf(image, probs / probs.sum(axis=0), LOSS_CRF, backend=backend)
+    assert np.isfinite(marginals).all()
+    assert (marginals[2] == 0).all() and (marginals[1, :, :12] == 0).all()
+    assert marginals[1].max() > 0.5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_iterations_or_kernels_the_input_comes_back(
+    backend: Backend, make_image: Make, make_probs: Make
+) -> None:
+    image, probs = make_image(9, 12), make_probs(3, 9, 12)
+    for params in (CRFParams(kernels=LOSS_CRF.kernels, iterations=0), CRFParams(kernels=())):
+        np.testing.assert_allclose(dense_crf(image, probs, params, backend=backend), probs, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_noise_on_a_flat_region_is_smoothed_away(backend: Backend) -> None:
+    image = np.zeros((24, 24, 3), np.uint8)
+    image[:, 12:] = 200
+    truth = np.zeros((24, 24), np.int64)
+    truth[:, 12:] = 1
+    noisy = np.where(np.random.default_rng(0).random((24, 24)) < 0.2, 1 - truth, truth)
+    probs = np.where(noisy == np.arange(2)[:, None, None], 0.7, 0.3)
+    marginals = dense_crf(image, probs, VOC_CRF, backend=backend)
+    assert (noisy == truth).mean() < 0.85
+    assert (marginals.argmax(0) == truth).all()
