@@ -3,6 +3,8 @@
 LLVM does not vectorise plain loops over two rows of one array well: it cannot rule out that they overlap. Here the
 vector is a type of its own, `LANES` floats wide, and LLVM lowers it to whatever the processor has. numba is imported
 at the top of this file: import it only from functions that need the compiled code.
+
+numba's cache notices changes of a compiled function's own file only: after a change here, delete `__pycache__`.
 """
 
 from __future__ import annotations
