@@ -1,0 +1,137 @@
+"""Checkpoints of training: one safetensors file with only what is trained, whole or not at all, never a pickle.
+
+Names inside the file: `model/NAME` parameters with a gradient and buffers of trained modules (batch-norm statistics),
+`average/NAME` their moving averages, `optimizer/KEY/NAME` the optimiser's state, `log/NAME` sums since the last log
+line; step and settings as metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from weakclip.errors import WeightsError
+from weakclip.images import atomic_write
+
+_FORMAT = "weakclip-training-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run after `step` steps.
+
+    Args:
+        step: steps done.
+        tensors: group (`model`, `average`, `optimizer`, `log`) → name → tensor.
+        settings: what the run was started with, JSON values.
+    """
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    settings: dict[str, Any]
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes: parameters with a gradient, and the saved buffers outside wholly frozen modules.
+
+    >>> model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1).requires_grad_(False), nn.BatchNorm1d(1))
+    >>> sorted(name for name in trained_tensors(model) if "running" in name)
+    ['2.running_mean', '2.running_var']
+    """
+    tensors: dict[str, Tensor] = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    frozen = tuple(f"{name}." for name, module in model.named_modules() if name and _is_frozen(module))
+    saved = model.state_dict(keep_vars=True).keys()
+    for name, value in model.named_buffers():
+        if name in saved and not name.startswith(frozen):
+            tensors[name] = value
+    return tensors
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+
+
+def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint in the place of the one before it; a kill meanwhile leaves the old one."""
+    flat = {
+        f"{group}/{name}": tensor.detach().cpu().contiguous()
+        for group, tensors in checkpoint.tensors.items()
+        for name, tensor in tensors.items()
+    }
+    metadata = {"format": _FORMAT, "step": str(checkpoint.step), "settings": json.dumps(checkpoint.settings)}
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(flat, metadata))
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        WeightsError: the file is broken, or not a checkpoint of weakclip's training.
+    """
+    mend = "move it away to start the training again"
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise WeightsError(f"{path}: not a checkpoint of weakclip's training (no {_FORMAT!r} mark); {mend}")
+            tensors: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}, "log": {}}
+            keys = file.keys()
+            for key in keys:
+                group, name = key.split("/", 1)
+                tensors[group][name] = file.get_tensor(key)
+            return Checkpoint(int(metadata["step"]), tensors, json.loads(metadata["settings"]))
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise WeightsError(f"{path}: broken checkpoint ({error}); {mend}") from None
+
+
+def copy_tensors(source: dict[str, Tensor], target: dict[str, Tensor], path: Path | str) -> None:
+    """Copy tensors by name, in place.
+
+    Args:
+        source: what was read.
+        target: what is to be filled; names and shapes must be the same.
+        path: the file that `source` comes from, for the message.
+
+    Raises:
+        WeightsError: names or shapes differ: the checkpoint is of another model.
+    """
+    differing = sorted(source.keys() ^ target.keys())
+    differing += sorted(name for name in source.keys() & target.keys() if source[name].shape != target[name].shape)
+    if differing:
+        raise WeightsError(
+            f"{path}: checkpoint of another model ({len(differing)} tensors differ, first {differing[0]!r}); "
+            "move it away to start the training again"
+        )
+    with torch.no_grad():
+        for name, tensor in target.items():
+            tensor.copy_(source[name])
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors: `exp_avg/NAME`, `exp_avg_sq/NAME`, `step/NAME`."""
+    return {
+        f"{key}/{names[parameter]}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str], tensors: dict[str, Tensor]) -> None:
+    """Put the tensors of `optimizer_tensors` back."""
+    state: dict[int, dict[str, Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    keys = sorted({key.split("/", 1)[0] for key in tensors})
+    for number, parameter in enumerate(parameters):
+        found = {key: tensors[f"{key}/{names[parameter]}"] for key in keys if f"{key}/{names[parameter]}" in tensors}
+        if found:
+            state[number] = found
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

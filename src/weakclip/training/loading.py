@@ -1,0 +1,77 @@
+"""From a data set that is asked with `(index, rng_seed)` to batches, with any number of worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, Protocol
+
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from weakclip.errors import WeakCLIPError
+from weakclip.training.interrupt import ignore_stop_signals
+from weakclip.training.order import StepBatches
+from weakclip.training.processes import Processes
+from weakclip.training.settings import TrainSettings
+
+Batch = dict[str, Any]
+"""Names of the parts of a batch → stacked tensors, or lists of strings."""
+
+
+class TrainingData(Protocol):
+    """A data set asked with `(index, rng_seed)`: everything random about an item comes from `rng_seed`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch: ...
+
+
+class _GuardedData(Dataset[Any]):
+    """Hands the package's own errors over as items, so that they leave a worker process as they are."""
+
+    def __init__(self, dataset: TrainingData) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch | WeakCLIPError:
+        try:
+            return self.dataset[key]
+        except WeakCLIPError as error:
+            return error
+
+
+def _collate(items: list[Any]) -> Any:
+    for item in items:
+        if isinstance(item, WeakCLIPError):
+            return item
+    return default_collate(items)
+
+
+def load_batches(
+    dataset: TrainingData, settings: TrainSettings, processes: Processes, *, start: int, seed: int
+) -> Generator[Any, None, None]:
+    """Batches of the steps from `start` on; an error of the package comes as an item in the place of its batch.
+
+    Args:
+        dataset: asked with `(index, rng_seed)`.
+        settings: number of steps, batch size and workers.
+        processes: this process takes its share of each batch.
+        start: the first step, counted from 0.
+        seed: of order and augmentation.
+    """
+    batches = StepBatches(
+        length=len(dataset),
+        batch_size=settings.batch_size,
+        start=start,
+        steps=settings.steps,
+        seed=seed,
+        rank=processes.rank,
+        processes=processes.count,
+    )
+    loader = DataLoader(
+        _GuardedData(dataset),
+        batch_sampler=batches,
+        num_workers=settings.workers,
+        collate_fn=_collate,
+        worker_init_fn=ignore_stop_signals,
+        pin_memory=processes.device.type != "cpu",
+    )
+    yield from loader  # a generator: closing it ends the workers, which no signal does

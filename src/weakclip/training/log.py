@@ -1,0 +1,83 @@
+"""`log.jsonl` of a training: one line every so many steps, in step with the checkpoints."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from weakclip.images import atomic_write
+
+
+class TrainLog:
+    """Means of the losses since the last line, learning rate, gradient norm, images per second.
+
+    Args:
+        path: `log.jsonl`, or None to write nothing (companion processes).
+        every: steps from line to line.
+    """
+
+    def __init__(self, path: Path | None, every: int) -> None:
+        self.path = path
+        self.every = every
+        self.sums: dict[str, float] = {}
+        self.count = 0
+        self._started = time.perf_counter()
+        self._images = 0
+
+    def add(self, values: dict[str, float], *, images: int) -> None:
+        """Take in the losses of one step.
+
+        Args:
+            values: name → loss of this step.
+            images: images of this step over all processes.
+        """
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+        self._images += images
+
+    def write(self, step: int, extra: dict[str, float]) -> None:
+        """Append a line after each `every` steps; between them, do nothing.
+
+        Args:
+            step: steps done.
+            extra: values of this very step (learning rate), not averaged.
+        """
+        if step % self.every:
+            return
+        now = time.perf_counter()
+        means = {name: value / self.count for name, value in self.sums.items()}
+        rate = self._images / max(now - self._started, 1e-9)
+        record = {"step": step, **means, **extra, "images_per_second": round(rate, 2)}
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        self.sums, self.count, self._images, self._started = {}, 0, 0, now
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The sums since the last line, for the checkpoint."""
+        values = {**self.sums, "": float(self.count)}
+        return {name or "count": torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Go back to a checkpoint: its sums, and only the lines up to its step."""
+        self.sums = {name: float(value) for name, value in tensors.items() if name != "count"}
+        self.count = int(tensors["count"])
+        if self.path is None or not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _step_of(line) <= step]
+        if kept != lines:
+            with atomic_write(self.path, "w") as file:
+                file.writelines(f"{line}\n" for line in kept)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # cut short by a kill

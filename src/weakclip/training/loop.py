@@ -1,0 +1,203 @@
+"""The one training loop, `fit`: AdamW, warm-up and cosine, averaged weights, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from weakclip.errors import ConfigError, DataError, RunError, WeakCLIPError, WeightsError
+from weakclip.progress import track
+from weakclip.training import checkpoint as checkpoints
+from weakclip.training.averaging import AveragedWeights
+from weakclip.training.interrupt import StopRequest
+from weakclip.training.loading import Batch, TrainingData, load_batches
+from weakclip.training.log import TrainLog
+from weakclip.training.order import step_seed
+from weakclip.training.processes import Processes, open_processes
+from weakclip.training.settings import TrainResult, TrainSettings, learning_rate_at
+
+CHECKPOINT_NAME = "checkpoint.safetensors"
+LOG_NAME = "log.jsonl"
+
+LossFunction = Callable[[nn.Module, Batch], dict[str, Tensor]]
+"""Model (as wrapped for several processes) and batch → scalars, of which `loss` is the one to minimise."""
+
+
+def fit(
+    model: nn.Module,
+    dataset: TrainingData,
+    loss_fn: LossFunction,
+    settings: TrainSettings,
+    folder: Path | str,
+    *,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    description: str = "training",
+) -> TrainResult:
+    """Train `model` in place, or go on where `folder` says that an earlier call stopped.
+
+    Data order, augmentation and dropout depend on the seed and the step alone: a run stopped at any moment and called
+    again ends with the same weights as an undisturbed one (bit for bit on a CPU), whatever the number of workers.
+    At the end the model holds the averaged weights and is in evaluation mode. torch's global random state is used.
+
+    Args:
+        model: only parameters with `requires_grad` are trained.
+        dataset: asked with `(index, rng_seed)`; may be smaller than a batch.
+        loss_fn: `(model, batch)` → scalars; `loss` is minimised, the others are logged.
+        settings: how long and how.
+        folder: gets `checkpoint.safetensors` and `log.jsonl`.
+        device: where to train.
+        seed: of data order, augmentation and dropout.
+        description: shown before the progress bar.
+
+    Raises:
+        DataError: an empty data set, or what the data set itself raises (progress is saved first).
+        ConfigError: a batch size that the processes cannot share.
+        RunError: the loss is no longer finite, or the checkpoint in `folder` was made with other settings.
+        WeightsError: the checkpoint in `folder` is broken, or of another model.
+        KeyboardInterrupt, SystemExit: on SIGINT and SIGTERM, after saving.
+    """
+    if len(dataset) == 0:
+        raise DataError("the data set is empty; nothing to train on")
+    processes = open_processes(device)
+    if settings.batch_size % processes.count:
+        raise ConfigError(f"batch_size: {settings.batch_size} cannot be shared by {processes.count} processes")
+    wrapped = processes.wrap(model)
+    run = _Run(model, settings, Path(folder), processes, {"seed": seed, "images": len(dataset)})
+    run.resume()
+    first, started = run.step, time.perf_counter()
+    wrapped.train()
+    with contextlib.closing(load_batches(dataset, settings, processes, start=first, seed=seed)) as batches:
+        shown = track(batches, description, total=settings.steps, done=first) if processes.is_main else batches
+        _take_steps(run, wrapped, loss_fn, shown)
+    seconds = time.perf_counter() - started
+    run.averages.copy_to_model()
+    model.eval()
+    return TrainResult(
+        steps=run.step,
+        seconds=round(seconds, 3),
+        images_per_second=round((run.step - first) * settings.batch_size / max(seconds, 1e-9), 2),
+        trained_parameters=sum(parameter.numel() for parameter in run.parameters),
+        total_parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def _take_steps(run: _Run, model: nn.Module, loss_fn: LossFunction, batches: Iterable[Batch]) -> None:
+    settings, processes = run.settings, run.processes
+    with StopRequest() as stop:
+        for batch in batches:
+            if isinstance(batch, WeakCLIPError):
+                run.save()
+                raise batch
+            torch.manual_seed(step_seed(run.origin["seed"], run.step, processes.rank))
+            run.take_step(model, loss_fn, batch)
+            stopping = processes.any(stop.received is not None)
+            if stopping or run.step % settings.checkpoint_every == 0 or run.step == settings.steps:
+                run.save()
+            if stopping:
+                stop.leave()
+
+
+class _Run:
+    """What changes from step to step, and how it goes to disk and comes back."""
+
+    def __init__(
+        self, model: nn.Module, settings: TrainSettings, folder: Path, processes: Processes, origin: dict[str, int]
+    ) -> None:
+        self.settings, self.processes, self.step = settings, processes, 0
+        self.path = folder / CHECKPOINT_NAME
+        self.tensors = checkpoints.trained_tensors(model)
+        named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        if not named:
+            raise ConfigError("the model has no parameter to train")
+        self.parameters = list(named.values())
+        self.names: dict[Tensor, str] = {parameter: name for name, parameter in named.items()}
+        self.optimizer = _build_optimizer(self.parameters, settings)
+        self.averages = AveragedWeights(self.tensors, settings.ema_decay)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = TrainLog(folder / LOG_NAME if processes.is_main else None, settings.log_every)
+        changeless = ("checkpoint_every", "log_every", "workers")
+        chosen = {key: value for key, value in dataclasses.asdict(settings).items() if key not in changeless}
+        self.origin = {**chosen, **origin}
+        self.dtype = _autocast_dtype(settings.precision, processes.device)
+
+    def take_step(self, model: nn.Module, loss_fn: LossFunction, batch: Batch) -> None:
+        """One step of the optimiser and of the averages, and a line of the log when it is due."""
+        device = self.processes.device
+        rate = learning_rate_at(self.step, self.settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        with torch.autocast(device.type, self.dtype) if self.dtype else contextlib.nullcontext():
+            parts = loss_fn(model, moved)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts["loss"].backward()
+        bound = self.settings.clip_grad_norm if self.settings.clip_grad_norm is not None else math.inf
+        norm = nn.utils.clip_grad_norm_(self.parameters, bound)
+        values = torch.stack([part.detach().float() for part in (*parts.values(), norm)]).tolist()  # one device sync
+        named = dict(zip((*parts, "gradient_norm"), values, strict=True))
+        if not (math.isfinite(named["loss"]) and math.isfinite(named["gradient_norm"])):
+            raise RunError(
+                f"step {self.step + 1}: the loss is {named['loss']} and its gradient's norm {named['gradient_norm']}; "
+                f"lower learning_rate ({self.settings.learning_rate}) or set precision to fp32, and start again from "
+                f"{self.path}"
+            )
+        self.optimizer.step()
+        self.averages.update(self.step)
+        self.step += 1
+        self.log.add(named, images=self.settings.batch_size)
+        self.log.write(self.step, {"learning_rate": rate})
+
+    def save(self) -> None:
+        """Write the checkpoint; companions wait for process 0."""
+        if self.processes.is_main:
+            groups = {
+                "model": self.tensors,
+                "average": self.averages.averages,
+                "optimizer": checkpoints.optimizer_tensors(self.optimizer, self.names),
+                "log": self.log.tensors(),
+            }
+            checkpoints.save_checkpoint(self.path, checkpoints.Checkpoint(self.step, groups, self.origin))
+        self.processes.wait()
+
+    def resume(self) -> None:
+        """Take up the checkpoint, where there is one."""
+        if not self.path.exists():
+            self.log.restore({"count": torch.tensor(0.0)}, step=0)
+            return
+        found = checkpoints.load_checkpoint(self.path)
+        differing = [key for key in self.origin if found.settings.get(key) != self.origin[key]]
+        if differing:
+            key = differing[0]
+            raise RunError(
+                f"{self.path}: made with {key} {found.settings.get(key)}, now {self.origin[key]}; "
+                "restore the setting, or train into another folder"
+            )
+        checkpoints.copy_tensors(found.tensors["model"], self.tensors, self.path)
+        checkpoints.copy_tensors(found.tensors["average"], self.averages.averages, self.path)
+        try:
+            checkpoints.restore_optimizer(self.optimizer, self.names, found.tensors["optimizer"])
+        except (KeyError, ValueError) as error:
+            raise WeightsError(f"{self.path}: broken optimiser state ({error}); move it away to start again") from None
+        self.log.restore(found.tensors["log"], found.step)
+        self.step = found.step
+
+
+def _build_optimizer(parameters: list[nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)
+
+
+def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    wanted = precision == "bf16" or (precision == "auto" and device.type != "cpu")
+    return torch.bfloat16 if wanted else None

@@ -1,0 +1,74 @@
+"""The processes of a run: one, or those that `torchrun` started."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process and its companions.
+
+    Args:
+        rank: number of this process; process 0 writes files and shows progress.
+        count: how many there are.
+        device: the device of this process.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """`model` on this process's device; with companions, wrapped so that gradients are averaged over all."""
+        model.to(self.device)
+        if self.count == 1:
+            return model
+        if self.device.type != "cpu":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return _accelerator(self.device).prepare_model(model, device_placement=False)
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set in any process. Every process must ask."""
+        if self.count == 1:
+            return flag
+        flags = torch.tensor(float(flag), device=self.device)
+        torch.distributed.all_reduce(flags)
+        return bool(flags > 0)
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
+
+def open_processes(device: str | torch.device) -> Processes:
+    """The processes of this run: accelerate joins those that `torchrun` started, each on a device of its own.
+
+    Args:
+        device: where a single process runs; of several, only the kind (CPU or not) counts.
+    """
+    asked = torch.device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes(0, 1, asked)
+    accelerator = _accelerator(asked)
+    return Processes(accelerator.process_index, accelerator.num_processes, accelerator.device)
+
+
+def _accelerator(device: torch.device) -> Accelerator:
+    from accelerate import Accelerator  # only where there are several processes: importing it takes seconds
+
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no")

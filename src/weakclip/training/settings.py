@@ -1,0 +1,88 @@
+"""How long and how to train, and what a finished training says about itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from weakclip.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How long and how to train. The defaults are the published recipe of WeakCLIP on PASCAL VOC 2012.
+
+    Args:
+        steps: number of optimiser steps.
+        batch_size: images a step, over all processes together.
+        learning_rate: of AdamW, after the warm-up.
+        weight_decay: of AdamW, for tensors of two and more dimensions (not for biases, norms and temperatures).
+        warmup_steps: steps over which the learning rate rises linearly from nearly 0.
+        min_learning_rate: where the cosine ends.
+        clip_grad_norm: upper bound of the gradient's Euclidean norm; None for no bound.
+        ema_decay: decay of the averaged weights, which are the result, 0…1; 0 keeps the last weights.
+        precision: "fp32", "bf16" (autocast) or "auto": bf16 on GPUs, fp32 on CPUs.
+        checkpoint_every: steps from checkpoint to checkpoint.
+        log_every: steps from line to line of `log.jsonl`.
+        workers: processes that load data; 0 loads in the training process. The result does not depend on it.
+    """
+
+    steps: int = 20_000
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    weight_decay: float = 3e-5
+    warmup_steps: int = 1500
+    min_learning_rate: float = 1e-6
+    clip_grad_norm: float | None = 1.0
+    ema_decay: float = 0.999
+    precision: str = "auto"
+    checkpoint_every: int = 500
+    log_every: int = 20
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: at least 1 expected; found {getattr(self, name)}")
+        for name in ("learning_rate", "weight_decay", "warmup_steps", "min_learning_rate", "workers"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}: 0 or more expected; found {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay: 0 or more and below 1 expected; found {self.ema_decay}")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ConfigError(f"precision: auto, fp32 or bf16 expected; found {self.precision!r}")
+        if self.clip_grad_norm is not None and self.clip_grad_norm <= 0:
+            raise ConfigError(f"clip_grad_norm: above 0, or null, expected; found {self.clip_grad_norm}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a finished training says about itself.
+
+    Args:
+        steps: steps done, over all starts.
+        seconds: time spent in this start.
+        images_per_second: rate in this start; 0 where nothing was left to do.
+        trained_parameters: number of parameters that were trained.
+        total_parameters: number of parameters of the model.
+    """
+
+    steps: int
+    seconds: float
+    images_per_second: float
+    trained_parameters: int
+    total_parameters: int
+
+
+def learning_rate_at(step: int, settings: TrainSettings) -> float:
+    """Learning rate of a step, counted from 0: linear warm-up, then a half cosine down to the floor.
+
+    >>> settings = TrainSettings(steps=30, warmup_steps=10, learning_rate=1.0, min_learning_rate=0.0)
+    >>> [round(learning_rate_at(step, settings), 3) for step in (0, 9, 10, 20, 29)]
+    [0.1, 1.0, 1.0, 0.5, 0.006]
+    """
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    span = settings.learning_rate - settings.min_learning_rate
+    return settings.min_learning_rate + span * 0.5 * (1 + math.cos(math.pi * progress))
