@@ -78,7 +78,8 @@ def test_one_folder_a_class(tmp_path: Path, inside: str) -> None:
 
 def test_classes_file_gives_order_prompts_and_colours(root: Path) -> None:
     (root / "classes.yaml").write_text(
-        "names: [dog, traffic light, cat]\nprompts: {cat: a kitten}\ncolors: {dog: [1, 2, 3]}\nbackground_prompts: [sky]\n"
+        "names: [dog, traffic light, cat]\nprompts: {cat: a kitten}\ncolors: {dog: [1, 2, 3]}\n"
+        "background_prompts: [sky]\n"
     )
     class_set = FolderDataset(root).class_set
     assert class_set.names == ("background", "dog", "traffic light", "cat")
@@ -126,7 +127,7 @@ def edit(text: str, name: str = "labels.csv"):
 MISTAKES = {
     "unknown class": (edit("names: [cat, dog]\n", "classes.yaml"), "line 3: unknown class 'traffic light'"),
     "near class": (edit("names: [cats, dog, traffic light]\n", "classes.yaml"), "line 2: unknown class 'cat'; did you"),
-    "background label": (edit("image,labels\na,background\n"), "line 2: 'background' is not an image-level label"),
+    "background label": (edit("image,labels\na,background;cat\n"), "line 2: 'background' is not an image-level label"),
     "no labels": (edit("image,labels\na.jpg,cat\nb.png, ;\n"), "line 3: image 'b.png' has no labels"),
     "no row": (edit("image,labels\na.jpg,cat\n"), "b.png: image without labels, as are 1 more"),
     "no such image": (edit("image,labels\nx.jpg,cat\n"), "line 2: no image 'x.jpg'"),
