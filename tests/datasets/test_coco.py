@@ -98,7 +98,7 @@ def test_photos_may_lie_below_images(tmp_path: Path, folder: str) -> None:
         ({"categories": CATEGORIES[1:]}, "category 1 is None; MS COCO has 'person'"),
         ({"categories": [*CATEGORIES, {"id": 12, "name": "sign"}]}, "category 12 is 'sign'; MS COCO has None"),
         ({"annotations": [annotation(7, 12, [])]}, "category 12, which is not listed"),
-        ({"annotations": {}, "images": [{}]}, "not a COCO instances file"),
+        ({"annotations": {}, "images": [{}]}, "not an instances file"),
         ({"annotations": []}, "no images"),
     ],
 )

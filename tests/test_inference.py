@@ -1,0 +1,160 @@
+"""Laws of sliding-window, multi-scale, flipped inference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from weakclip.errors import ConfigError
+from weakclip.inference import InferenceSettings, predict_probs, window_logits, window_starts
+
+PLAIN = InferenceSettings(scales=(1.0,), flip=False, crop=32, stride=21, fit_crop=False)
+
+
+def image_of(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def colours(images: Tensor) -> Tensor:
+    """The identity as a network: logits are the pixels."""
+    return images.float() / 50
+
+
+def expected_of(image: np.ndarray) -> np.ndarray:
+    return (torch.from_numpy(image).permute(2, 0, 1).float() / 50).softmax(dim=0).numpy()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (20, 27), (33, 80), (90, 15), (1, 70), (75, 64)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_identity_gives_the_identity(size: tuple[int, int], flip: bool) -> None:
+    image = image_of(*size)
+    settings = InferenceSettings(scales=(1.0,), flip=flip, crop=32, stride=21, fit_crop=False)
+    probs = predict_probs(colours, image, settings, device="cpu")
+    assert probs.dtype == np.float32
+    assert np.allclose(probs, expected_of(image), atol=1e-6)
+
+
+def test_probabilities_sum_to_one_whatever_the_scales() -> None:
+    settings = InferenceSettings(crop=32, stride=21)
+    probs = predict_probs(colours, image_of(37, 53), settings, device="cpu")
+    assert probs.shape == (3, 37, 53)
+    assert np.allclose(probs.sum(axis=0), 1, atol=1e-6)
+    assert probs.min() >= 0
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 52, 53, 54, 100, 341, 1195])
+@pytest.mark.parametrize(("crop", "stride"), [(32, 21), (32, 32), (32, 1), (512, 341)])
+def test_windows_cover_every_pixel_and_stay_inside(length: int, crop: int, stride: int) -> None:
+    starts = window_starts(length, crop, stride)
+    covered = np.zeros(length, int)
+    for start in starts:
+        assert 0 <= start <= max(0, length - crop)
+        covered[start : start + crop] += 1
+    assert covered.min() >= 1
+    assert starts == sorted(set(starts))
+    assert len(starts) == max(0, length - crop + stride - 1) // stride + 1
+
+
+def test_overlapping_logits_are_averaged_whatever_the_batches() -> None:
+    """A network that knows a window's mean alone: each pixel must get the mean over the windows that hold it."""
+    image = torch.from_numpy(image_of(50, 70)).permute(2, 0, 1)
+
+    def means(images: Tensor) -> Tensor:
+        return images.float().mean(dim=(2, 3), keepdim=True).expand(-1, -1, *images.shape[2:])
+
+    total, count = torch.zeros(3, 50, 70), torch.zeros(50, 70)
+    for left in reversed(window_starts(70, 32, 21)):
+        for top in window_starts(50, 32, 21):
+            total[:, top : top + 32, left : left + 32] += (
+                image[:, top : top + 32, left : left + 32].float().mean(dim=(1, 2), keepdim=True)
+            )
+            count[top : top + 32, left : left + 32] += 1
+    for batch_size in (1, 2, 5, 100):
+        settings = InferenceSettings(crop=32, stride=21, batch_size=batch_size)
+        assert torch.allclose(window_logits(means, image, settings), total / count, rtol=1e-6)
+
+
+def test_windows_are_uint8_of_one_size_in_bounded_batches() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def spy(images: Tensor) -> Tensor:
+        assert images.dtype == torch.uint8
+        assert not torch.is_grad_enabled()
+        seen.append(tuple(images.shape))
+        return colours(images)
+
+    settings = InferenceSettings(scales=(1.0,), flip=False, crop=32, stride=21, fit_crop=False, batch_size=4)
+    predict_probs(spy, image_of(32, 120), settings, device="cpu")
+    assert seen == [(4, 3, 32, 32), (2, 3, 32, 32)]
+    seen.clear()
+    predict_probs(spy, image_of(20, 40), settings, device="cpu")
+    assert seen == [(2, 3, 20, 32)]
+    seen.clear()
+    predict_probs(spy, image_of(20, 12), settings, device="cpu")
+    assert seen == [(1, 3, 20, 12)]
+
+
+def test_with_flip_a_mirrored_image_gives_a_mirrored_result() -> None:
+    def lopsided(images: Tensor) -> Tensor:
+        ramp = torch.linspace(0, 2, images.shape[3])
+        return colours(images) + ramp * torch.tensor([1.0, 0.0, -1.0])[:, None, None]
+
+    settings = InferenceSettings(scales=(0.75, 1.0), flip=True, crop=32, stride=21)
+    image = image_of(40, 61)
+    probs = predict_probs(lopsided, image, settings, device="cpu")
+    mirrored = predict_probs(lopsided, np.ascontiguousarray(image[:, ::-1]), settings, device="cpu")
+    assert np.allclose(mirrored[..., ::-1], probs, atol=2e-3)
+    alone = predict_probs(lopsided, image, PLAIN, device="cpu")
+    assert np.abs(alone - predict_probs(lopsided, image[:, ::-1].copy(), PLAIN, device="cpu")[..., ::-1]).max() > 0.1
+
+
+def test_scales_are_averaged_as_probabilities() -> None:
+    """A network sure of class 0 at one size and of class 1 at the other: a half each, whatever the logits' heights."""
+
+    def by_size(images: Tensor) -> Tensor:
+        logits = torch.zeros(len(images), 2, *images.shape[2:])
+        logits[:, 0 if images.shape[3] == 32 else 1] = 100.0 if images.shape[3] == 32 else 20.0
+        return logits
+
+    settings = InferenceSettings(scales=(0.5, 1.0), flip=False, crop=32, stride=21)
+    assert np.allclose(predict_probs(by_size, image_of(32, 32), settings, device="cpu"), 0.5, atol=1e-6)
+
+
+def test_scale_one_brings_the_shorter_side_to_the_crop() -> None:
+    seen: set[tuple[int, ...]] = set()
+
+    def spy(images: Tensor) -> Tensor:
+        seen.add(tuple(images.shape[2:]))
+        return colours(images)
+
+    predict_probs(spy, image_of(100, 160), InferenceSettings(scales=(1.0, 0.5), crop=32, stride=21), device="cpu")
+    assert seen == {(32, 32), (16, 26)}
+
+
+def test_permuting_classes_permutes_the_result() -> None:
+    settings = InferenceSettings(scales=(0.5, 1.25), crop=32, stride=21)
+    order = [2, 0, 1]
+    plain = predict_probs(colours, image_of(30, 44), settings, device="cpu")
+    permuted = predict_probs(lambda images: colours(images)[:, order], image_of(30, 44), settings, device="cpu")
+    assert np.allclose(permuted, plain[order], atol=1e-6)
+
+
+def test_coarse_logits_are_brought_to_the_window_bilinearly() -> None:
+    def coarse(images: Tensor) -> Tensor:
+        return F.avg_pool2d(colours(images), 4)
+
+    image = image_of(32, 32)
+    logits = F.interpolate(coarse(torch.from_numpy(image).permute(2, 0, 1)[None]), size=(32, 32), mode="bilinear")
+    assert np.allclose(predict_probs(coarse, image, PLAIN, device="cpu"), logits[0].softmax(dim=0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"scales": ()}, {"scales": (1.0, 0.0)}, {"stride": 0}, {"crop": 300, "stride": 341}, {"batch_size": 0}],
+)
+def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="inference"):
+        InferenceSettings(**wrong)
