@@ -72,6 +72,8 @@ def load_clip(
 
 def _from_transformers(location: str, name: str, vocabulary: str | Path | None) -> FrozenCLIP:
     local = Path(location).is_dir()
+    if local and not (Path(location) / "config.json").is_file():
+        raise WeightsError(f"{location}: no config.json here; expected a CLIP in the format of transformers")
     try:
         kind = CLIPConfig.get_config_dict(location, local_files_only=local)[0].get("model_type")
         if kind != "clip":
@@ -93,7 +95,11 @@ def _from_transformers(location: str, name: str, vocabulary: str | Path | None) 
 
 
 def _from_archive(path: Path, name: str, vocabulary: str | Path | None) -> FrozenCLIP:
-    model = convert_openai_state(read_openai_state(path))
+    state = read_openai_state(path)
+    try:
+        model = convert_openai_state(state)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
     return FrozenCLIP(model, load_tokenizer(str(vocabulary or DEFAULT_VOCABULARY)), source=name)
 
 

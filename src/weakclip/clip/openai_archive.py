@@ -79,6 +79,9 @@ def _config_of(state: Mapping[str, Tensor]) -> CLIPConfig:
     side = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
     vocabulary, text_width = state["token_embedding.weight"].shape
     embed_dim = state["text_projection"].shape[1]
+    if vision_width % _HEAD_WIDTH or text_width % _HEAD_WIDTH:
+        widths = f"{vision_width} and {text_width}"
+        raise WeightsError(f"not OpenAI's weights: tower widths are a multiple of {_HEAD_WIDTH}; found {widths}")
     shared = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": embed_dim}
     return CLIPConfig(
         vision_config=shared
@@ -160,7 +163,10 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _read_plain(path: Path) -> dict[str, Tensor]:
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own words advise to load it unsafely
+        raise ValueError("it is not a file of plain tensors") from None
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
 

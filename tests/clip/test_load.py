@@ -1,0 +1,215 @@
+"""Every door of `load_clip`, and one clear line for each that is shut."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel
+
+from weakclip.clip import load_clip
+from weakclip.clip.frozen_clip import CLIP_PIXEL_MEAN, CLIP_PIXEL_STD
+from weakclip.clip.openai_archive import convert_openai_state, read_openai_state
+from weakclip.errors import WeightsError
+
+TEXTS = ["a photo of a cat", "boat"]
+
+
+@pytest.fixture
+def folder(tiny_clip, tmp_path):
+    """The tiny CLIP as an ordinary folder of transformers."""
+    tiny_clip.model.save_pretrained(tmp_path / "clip")
+    tiny_clip.tokenizer.save_pretrained(tmp_path / "clip")
+    return tmp_path / "clip"
+
+
+@pytest.fixture
+def openai_model(tiny_clip):
+    """A random CLIP whose heads are 64 wide, as all of OpenAI's are."""
+    sizes = {"num_hidden_layers": 2, "hidden_act": "quick_gelu"}
+    tokens = len(tiny_clip.tokenizer)
+    vision = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    text = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 1, "vocab_size": tokens}
+    return CLIPModel(CLIPConfig(vision_config=sizes | vision, text_config=sizes | text, projection_dim=16))
+
+
+def openai_state(model):
+    """A model's weights under OpenAI's names: the way back, written apart from the way there."""
+    state = {"input_resolution": torch.tensor(32), "context_length": torch.tensor(77), "logit_scale": model.logit_scale}
+    for ours, theirs in (("vision_model", "visual."), ("text_model", "")):
+        tower = getattr(model, ours)
+        prefix = f"{theirs}transformer.resblocks."
+        for index, block in enumerate(tower.encoder.layers):
+            projections = [getattr(block.self_attn, f"{letter}_proj") for letter in "qkv"]
+            named = {"attn.out_proj": block.self_attn.out_proj, "ln_1": block.layer_norm1, "ln_2": block.layer_norm2}
+            named |= {"mlp.c_fc": block.mlp.fc1, "mlp.c_proj": block.mlp.fc2}
+            for kind in ("weight", "bias"):
+                joint = torch.cat([getattr(projection, kind) for projection in projections])
+                state[f"{prefix}{index}.attn.in_proj_{kind}"] = joint
+                state |= {f"{prefix}{index}.{name}.{kind}": getattr(part, kind) for name, part in named.items()}
+    vision, text = model.vision_model, model.text_model
+    state |= {
+        "visual.conv1.weight": vision.embeddings.patch_embedding.weight,
+        "visual.class_embedding": vision.embeddings.class_embedding,
+        "visual.positional_embedding": vision.embeddings.position_embedding.weight,
+        "visual.proj": model.visual_projection.weight.T,
+        "token_embedding.weight": text.embeddings.token_embedding.weight,
+        "positional_embedding": text.embeddings.position_embedding.weight,
+        "text_projection": model.text_projection.weight.T,
+    }
+    norms = {"visual.ln_pre": vision.pre_layrnorm, "visual.ln_post": vision.post_layernorm}
+    for name, norm in (norms | {"ln_final": text.final_layer_norm}).items():
+        state |= {f"{name}.weight": norm.weight, f"{name}.bias": norm.bias}
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def one_line(caught):
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_folder_gives_back_the_weights(folder, tiny_clip):
+    clip = load_clip(folder, tap_layers=(1, 2, 3, 4))
+    images = torch.rand(1, 3, 32, 40)
+    assert clip.source == str(folder)
+    assert clip.tap_layers == (1, 2, 3, 4)
+    tiny_clip.cpu()
+    assert torch.equal(clip.encode_text(TEXTS), tiny_clip.encode_text(TEXTS))
+    assert torch.equal(clip.encode_image(images).tokens, tiny_clip.encode_image(images).tokens)
+    assert not clip.training
+
+
+def test_half_precision_weights_are_loaded_in_full(folder, tiny_clip):
+    tiny_clip.model.half().save_pretrained(folder)
+    assert load_clip(folder).encode_text(TEXTS).dtype == torch.float32
+
+
+def test_pixel_statistics_come_from_the_folder_or_are_openais(folder):
+    clip = load_clip(folder)
+    torch.testing.assert_close(clip.pixel_mean.flatten(), torch.tensor(CLIP_PIXEL_MEAN))
+    torch.testing.assert_close(clip.pixel_std.flatten(), torch.tensor(CLIP_PIXEL_STD))
+    statistics = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(statistics))
+    assert load_clip(folder).pixel_std.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
+    for wrong in ({"image_mean": [0.1]}, statistics | {"image_std": [0, 1, 1]}, [1], {"image_mean": 1, "image_std": 1}):
+        (folder / "preprocessor_config.json").write_text(json.dumps(wrong))
+        with pytest.raises(WeightsError, match="expected image_mean and image_std") as caught:
+            load_clip(folder)
+        one_line(caught)
+
+
+def test_a_plain_state_dict_in_openais_names(openai_model, tmp_path):
+    torch.save(openai_state(openai_model), tmp_path / "clip.pt")
+    model = convert_openai_state(read_openai_state(tmp_path / "clip.pt"))
+    converted = model.state_dict()
+    assert converted.keys() == openai_model.state_dict().keys()
+    for name, value in openai_model.state_dict().items():
+        assert torch.equal(converted[name], value), name
+    pixels = torch.rand(1, 3, 32, 32)
+    theirs = openai_model.eval().get_image_features(pixels).pooler_output
+    torch.testing.assert_close(model.get_image_features(pixels).pooler_output, theirs)
+
+
+def test_a_torchscript_archive_is_read_without_running_it(tmp_path):
+    class Bag(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.visual = torch.nn.Module()
+            self.visual.conv1 = torch.nn.Conv2d(3, 4, 2, bias=False)
+            self.visual.proj = torch.nn.Parameter(torch.randn(4, 6).half())
+            self.token_embedding = torch.nn.Embedding(5, 4)
+
+        def forward(self, ids):
+            return self.token_embedding(ids) @ self.visual.proj.float()
+
+    bag = Bag()
+    bag.visual.forward = None
+    path = tmp_path / "bag.pt"
+    torch.jit.save(torch.jit.trace(bag, torch.arange(3)), path)
+    state = read_openai_state(path)
+    for name, value in bag.state_dict().items():
+        assert torch.equal(state[name], value), name
+
+
+class _Evil:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (self.target, "w")
+
+
+def test_a_pickle_runs_nothing(tmp_path, folder):
+    trace = tmp_path / "trace"
+    torch.save({"visual.proj": _Evil(str(trace))}, tmp_path / "evil.pt")
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(_Evil(str(trace))))
+    for name in ("evil.pt", "raw.pt"):
+        with pytest.raises(WeightsError, match="read safely") as caught:
+            load_clip(tmp_path / name, vocabulary=folder)
+        one_line(caught)
+    assert not trace.exists()
+
+
+def test_missing_weights_are_one_line(tmp_path):
+    for source in (tmp_path / "none", tmp_path / "none.pt", "./none", "nobody/no-such-clip"):
+        with pytest.raises(WeightsError) as caught:
+            load_clip(source)
+        assert str(source).removeprefix("./") in one_line(caught)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WeightsError, match=r"empty: no config\.json") as caught:
+        load_clip(tmp_path / "empty")
+    one_line(caught)
+
+
+def test_other_networks_and_incomplete_ones_are_refused(folder, tmp_path):
+    torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match=r"missing visual\.proj"):
+        load_clip(tmp_path / "other.pt")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    with pytest.raises(WeightsError, match="found 'bert'"):
+        load_clip(folder)
+    config["vision_config"]["num_hidden_layers"] += 1
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=r"missing vision_model\.encoder\.layers\.4"):
+        load_clip(folder)
+
+
+def test_incomplete_openai_weights_name_what_is_missing(openai_model, tmp_path, folder):
+    state = openai_state(openai_model)
+    del state["visual.ln_post.bias"]
+    torch.save(state, tmp_path / "clip.pt")
+    with pytest.raises(WeightsError, match=r"missing vision_model\.post_layernorm\.bias"):
+        load_clip(tmp_path / "clip.pt", vocabulary=folder)
+    torch.save(state | {"visual.ln_post.bias": torch.zeros(3)}, tmp_path / "clip.pt")
+    with pytest.raises(WeightsError, match=r"clip\.pt: .*do not fit") as caught:
+        load_clip(tmp_path / "clip.pt", vocabulary=folder)
+    one_line(caught)
+
+
+def test_weights_of_another_width_than_openais_are_refused(tiny_clip, tmp_path, folder):
+    torch.save(openai_state(tiny_clip.model.cpu()), tmp_path / "clip.pt")
+    with pytest.raises(WeightsError, match="multiple of 64"):
+        load_clip(tmp_path / "clip.pt", vocabulary=folder)
+
+
+def test_a_missing_vocabulary_says_how_to_get_one(openai_model, folder, tmp_path):
+    torch.save(openai_state(openai_model), tmp_path / "clip.pt")
+    with pytest.raises(WeightsError, match=r"bpe_simple_vocab_16e6\.txt\.gz") as caught:
+        load_clip(tmp_path / "clip.pt")
+    one_line(caught)
+    (tmp_path / "list.txt.gz").write_bytes(b"no gzip")
+    with pytest.raises(WeightsError, match="not OpenAI's"):
+        load_clip(tmp_path / "clip.pt", vocabulary=tmp_path / "list.txt.gz")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(WeightsError, match="no tokenizer here"):
+        load_clip(folder)
+
+
+def test_tapped_layers_out_of_range(folder):
+    with pytest.raises(WeightsError, match="counted from 1 to 4"):
+        load_clip(folder, tap_layers=(1, 5))
