@@ -37,15 +37,19 @@ class TextGuidedDecoder(nn.Module):
         Returns:
             Logits at the resolution of the finest map, `(B, K, h_1, w_1)`.
         """
-        guided = [torch.cat([features, _resized(match_map, features)], dim=1) for features in pyramid]
+        guided = [
+            torch.cat([features, _resized(match_map, features, align_corners=True).to(features.dtype)], dim=1)
+            for features in pyramid
+        ]
         return self.head(self.feature_pyramid(guided))
 
 
-def _resized(match_map: Tensor, like: Tensor) -> Tensor:
+def _resized(maps: Tensor, like: Tensor, *, align_corners: bool) -> Tensor:
+    """`maps` at the size of `like`, bilinearly."""
     size = (like.shape[2], like.shape[3])
-    if match_map.shape[2:] != size:
-        match_map = functional.interpolate(match_map, size=size, mode="bilinear", align_corners=True)
-    return match_map.to(like.dtype)
+    if maps.shape[2:] == size:
+        return maps
+    return functional.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
 
 
 class FeaturePyramid(nn.Module):
@@ -65,7 +69,6 @@ class FeaturePyramid(nn.Module):
         self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(levels))
         for convolution in (*self.laterals, *self.outputs):
             nn.init.xavier_uniform_(convolution.weight)
-            nn.init.zeros_(convolution.bias)
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """`(B, in_channels, h_i, w_i)`, the finest first -> `(B, channels, h_i, w_i)`."""
@@ -91,25 +94,26 @@ class SemanticHead(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, *, levels: int = 4, dropout: float = 0.1) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(
-            nn.ModuleList(_block(channels) for _ in range(max(1, level))) for level in range(levels)
-        )
+        self.branches = nn.ModuleList(_branch(channels, level) for level in range(levels))
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """`(B, channels, h_i, w_i)`, the finest first -> logits `(B, K, h_1, w_1)`."""
-        total = self.branches[0][0](levels[0])
-        for blocks, level in zip(self.branches[1:], levels[1:], strict=True):
-            finer = level
-            for block in blocks:
-                finer = functional.interpolate(block(finer), scale_factor=2, mode="bilinear", align_corners=False)
-            if finer.shape[2:] != total.shape[2:]:  # an odd side was halved
-                finer = functional.interpolate(finer, size=total.shape[2:], mode="bilinear", align_corners=False)
-            total = total + finer
-        return self.classifier(self.dropout(total))
+        finest, *others = (branch(level) for branch, level in zip(self.branches, levels, strict=True))
+        for other in others:
+            finest = finest + _resized(other, finest, align_corners=False)  # sizes differ where an odd side was halved
+        logits: Tensor = self.classifier(self.dropout(finest))
+        return logits
+
+
+def _branch(channels: int, level: int) -> nn.Sequential:
+    """One block at level 0; further down, `level` blocks, each followed by doubling."""
+    if level == 0:
+        return nn.Sequential(_block(channels))
+    steps = [(_block(channels), nn.Upsample(scale_factor=2, mode="bilinear")) for _ in range(level)]
+    return nn.Sequential(*(module for step in steps for module in step))
 
 
 def _block(channels: int) -> nn.Sequential:

@@ -37,7 +37,10 @@ class PyramidAdapter(nn.Module):
             `f'_1 ... f'_4`: `(B, D, 4h, 4w)`, `(B, D, 2h, 2w)`, `(B, D, h, w)`, `(B, D, h // 2, w // 2)`;
             a side of one patch stays one.
         """
-        first, second, third, fourth = (norm(layer) for norm, layer in zip(self.norms, layers, strict=True))
+        # Contiguous: torch 2.13's backward of group norm on the CPU crashes on channels-last inputs without gradient.
+        first, second, third, fourth = (
+            norm(layer.contiguous()) for norm, layer in zip(self.norms, layers, strict=True)
+        )
         window = (min(2, fourth.shape[2]), min(2, fourth.shape[3]))
         return self.up_by_4(first), self.up_by_2(second), third, functional.max_pool2d(fourth, window)
 

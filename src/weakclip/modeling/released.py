@@ -207,9 +207,7 @@ _TRAINED_NAMES = (
     (r"neck\.lateral_convs\.(\d)\.conv\.", r"decoder.feature_pyramid.laterals.\1."),
     (r"neck\.fpn_convs\.(\d)\.conv\.", r"decoder.feature_pyramid.outputs.\1."),
     (r"decode_head\.conv_seg\.", "decoder.head.classifier."),
-    (r"decode_head\.scale_heads\.(\d)\.0\.", r"decoder.head.branches.\1.0."),
-    (r"decode_head\.scale_heads\.(\d)\.2\.", r"decoder.head.branches.\1.1."),
-    (r"decode_head\.scale_heads\.(\d)\.4\.", r"decoder.head.branches.\1.2."),
+    (r"decode_head\.scale_heads\.", "decoder.head.branches."),
 )
 _LAYER_PARTS = (
     (".self_attn.", ".self_attention."),
