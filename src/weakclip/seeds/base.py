@@ -15,7 +15,7 @@ import numpy as np
 from weakclip.classes import IGNORE_INDEX
 from weakclip.crf import COCO_CRF, CRFParams, dense_crf
 from weakclip.datasets import Sample
-from weakclip.errors import DataError
+from weakclip.errors import ConfigError, DataError
 
 _FLOOR = 1e-5  # of a score, as in pydensecrf.utils.unary_from_softmax: no class is ever quite ruled out
 
@@ -48,6 +48,13 @@ class SeedSettings:
     foreground_confidence: float = 0.95
     background_confidence: float = 0.95
     crf: CRFParams | None = COCO_CRF
+
+    def __post_init__(self) -> None:
+        if self.background_power < 0:
+            raise ConfigError(f"background_power is 0 or more; found {self.background_power}")
+        for name in ("foreground_confidence", "background_confidence"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} lies between 0 and 1; found {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
