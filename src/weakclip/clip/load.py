@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import CLIPConfig, CLIPModel
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 from weakclip.clip.frozen_clip import CLIP_PIXEL_MEAN, CLIP_PIXEL_STD, FrozenCLIP
 from weakclip.clip.openai_archive import convert_openai_state, read_openai_state
@@ -78,9 +79,10 @@ def _from_transformers(location: str, name: str, vocabulary: str | Path | None) 
         kind = CLIPConfig.get_config_dict(location, local_files_only=local)[0].get("model_type")
         if kind != "clip":
             raise WeightsError(f"{name}: expected a CLIP (model_type clip in config.json); found {kind!r}")
-        loaded: Any = CLIPModel.from_pretrained(
-            location, dtype=torch.float32, local_files_only=local, output_loading_info=True
-        )
+        with _quiet_transformers():
+            loaded: Any = CLIPModel.from_pretrained(
+                location, dtype=torch.float32, local_files_only=local, output_loading_info=True
+            )
         model, report = loaded
     except WeightsError:
         raise
@@ -92,6 +94,20 @@ def _from_transformers(location: str, name: str, vocabulary: str | Path | None) 
     mean, std = _pixel_statistics(location)
     tokenizer = load_tokenizer(str(vocabulary or location))
     return FrozenCLIP(model, tokenizer, pixel_mean=mean, pixel_std=std, source=name)
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No bar and no load report from transformers: what matters of it is checked and said in one line."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _from_archive(path: Path, name: str, vocabulary: str | Path | None) -> FrozenCLIP:
