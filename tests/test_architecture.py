@@ -1,0 +1,217 @@
+"""The house rules, read from the source with `ast`: floors, sizes, and what is not written anywhere."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "weakclip"
+FLOORS = (
+    {"classes", "errors", "images", "progress"},
+    {"clip", "crf", "datasets", "inference", "metrics", "segmenter"},
+    {"losses", "modeling", "seeds"},
+    {"evaluation", "pseudo_masks", "report", "training"},
+    {"config", "pipeline"},
+    {"cli"},
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+ENTRANCES = {"__init__", "__main__"}
+"""Above all floors: the lazy public API and `python -m weakclip`."""
+
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 50
+MAX_PARAMETERS = 8
+BUILDERS = {"build_weakclip"}
+"""The one builder holds the numbers of the model, each a keyword."""
+
+FILES = sorted(SOURCE.rglob("*.py"))
+SCRIPTS = sorted(path for folder in ("scripts", "examples") for path in (ROOT / folder).rglob("*.py"))
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(("weakclip", *parts)).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def room_of(module: str) -> str:
+    """`weakclip.datasets.voc` → `datasets`; the package itself → `__init__`."""
+    return [*module.split("."), "__init__"][1]
+
+
+def at(path: Path, node: ast.AST) -> str:
+    return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def imported_modules(module: str, path: Path) -> Iterator[tuple[str, ast.AST]]:
+    """The package's modules that a file imports, at its top or inside functions, type checking aside."""
+    pending: list[ast.AST] = [tree_of(path)]
+    while pending:
+        node = pending.pop()
+        pending += [child for child in ast.iter_child_nodes(node) if not is_type_checking(node)]
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node) for alias in node.names if alias.name.split(".")[0] == "weakclip")
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{at(path, node)}: relative import; write the whole path"
+            if (node.module or "").split(".")[0] == "weakclip":
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}"
+                    target = whole if whole in MODULES else str(node.module)
+                    if target != module and not (target == "weakclip" and alias.name == "__version__"):
+                        yield target, node
+
+
+def functions(path: Path) -> Iterator[Function]:
+    return (node for node in ast.walk(tree_of(path)) if isinstance(node, Function))
+
+
+def calls(path: Path) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call))
+
+
+def code_lines(function: Function) -> int:
+    """Lines of a function without its docstring."""
+    end = function.end_lineno or function.lineno
+    docstring = function.body[0] if ast.get_docstring(function, clean=False) is not None else None
+    return end - function.lineno + 1 - ((docstring.end_lineno or 0) - docstring.lineno + 1 if docstring else 0)
+
+
+def test_every_module_has_a_floor() -> None:
+    rooms = {room_of(module) for module in MODULES} - ENTRANCES
+    assert rooms <= set(FLOOR_OF), f"no floor for {sorted(rooms - set(FLOOR_OF))}; give it one in FLOORS"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nobody_imports_upwards(module: str) -> None:
+    own = room_of(module)
+    for target, node in imported_modules(module, MODULES[module]):
+        other = room_of(target)
+        if own in ENTRANCES or own == other:
+            continue
+        place = f"{at(MODULES[module], node)}: {own} imports {target}"
+        assert other not in ENTRANCES, f"{place}, the entrance of the house"
+        assert FLOOR_OF[other] <= FLOOR_OF[own], f"{place}, which is above it"
+        assert FLOOR_OF[own] != 1 or FLOOR_OF[other] == 0, f"{place}; the tools of floor 1 do not know each other"
+
+
+def test_there_is_no_circle_of_imports() -> None:
+    graph = {
+        module: {target for target, _ in imported_modules(module, path) if target in MODULES}
+        for module, path in MODULES.items()
+        if room_of(module) not in ENTRANCES
+    }
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, f"circle of imports: {' → '.join((*trail[trail.index(module) :], module))}"
+        if module not in done:
+            for target in sorted(graph.get(module, ())):
+                visit(target, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_the_public_api_is_lazy() -> None:
+    """`import weakclip` runs no import of a third party and of no part of the package."""
+    tops = [node for node in tree_of(SOURCE / "__init__.py").body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {alias.name for node in tops if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in tops if isinstance(node, ast.ImportFrom)}
+    assert names <= {"__future__", "importlib", "typing"}
+
+
+def test_floor_zero_and_the_command_line_start_without_torch() -> None:
+    heavy = {"torch", "transformers", "numba", "accelerate"}
+    for path in (*(SOURCE / f"{room}.py" for room in FLOORS[0]), SOURCE / "cli.py", SOURCE / "__main__.py"):
+        for node in tree_of(path).body if path.exists() else ():
+            named = [node.module] if isinstance(node, ast.ImportFrom) else []
+            named += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in named:
+                assert str(name).split(".")[0] not in heavy, f"{at(path, node)}: {name} is heavy; import it where used"
+
+
+@pytest.mark.parametrize("path", FILES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_device_is_written_into_the_code(path: Path) -> None:
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            literal = node.value == "cuda" or node.value.startswith("cuda:")
+            assert not literal, f"{at(path, node)}: {node.value!r}; take the device as an argument"
+
+
+@pytest.mark.parametrize("path", FILES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_is_read_in_a_way_that_can_run_its_code(path: Path) -> None:
+    """A pickle is read only by a reader that chooses which names it admits (`find_class`)."""
+    readers: set[ast.AST] = set()
+    for node in ast.walk(tree_of(path)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [f"{node.module}."] if isinstance(node, ast.ImportFrom) else []
+        assert not {"marshal", "shelve", "dill", "pickle."} & set(names), f"{at(path, node)}: {names}"
+        if isinstance(node, ast.ClassDef) and "find_class" in {getattr(item, "name", "") for item in node.body}:
+            readers |= set(node.bases)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle" and node not in readers:
+            assert node.attr == "UnpicklingError", f"{at(path, node)}: pickle.{node.attr} can run code"
+    for call in calls(path):
+        name = ast.unparse(call.func)
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert given.get("allow_pickle", "False") == "False", f"{at(path, call)}: allow_pickle"
+        assert name != "torch.load" or given.get("weights_only") == "True", f"{at(path, call)}: weights_only=True"
+        assert name not in ("yaml.load", "eval", "exec"), f"{at(path, call)}: {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_command_line_prints(path: Path) -> None:
+    if path.name == "cli.py":
+        return
+    for call in calls(path):
+        assert ast.unparse(call.func) != "print", f"{at(path, call)}: print"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_are_short(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_FILE_LINES, f"{path.relative_to(ROOT)}: {lines} lines; {MAX_FILE_LINES} at most"
+    for function in functions(path):
+        place = f"{at(path, function)}: {function.name}"
+        assert code_lines(function) <= MAX_FUNCTION_LINES, f"{place} has {code_lines(function)} lines"
+        arguments = function.args
+        named = [arg.arg for arg in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        count = len([name for name in named if name not in ("self", "cls")])
+        free = path.name == "cli.py" or function.name in BUILDERS
+        assert count <= MAX_PARAMETERS or free, f"{place} has {count} parameters"
+        assert arguments.kwarg is None, f"{place} takes **{arguments.kwarg and arguments.kwarg.arg}: typos vanish in it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_public_names_say_what_they_are(path: Path) -> None:
+    assert ast.get_docstring(tree_of(path)), f"{path.relative_to(ROOT)}: no module docstring"
+    for node in tree_of(path).body:
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{at(path, node)}: {node.name} has no docstring"
+
+
+def test_the_rules_are_broken_by_what_breaks_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import inside a function, upwards, is seen."""
+    wrong = tmp_path / "classes.py"
+    wrong.write_text("def late():\n    from weakclip.modeling import weakclip\n")
+    monkeypatch.setitem(MODULES, "weakclip.classes", wrong)
+    found = [target for target, _ in imported_modules("weakclip.classes", wrong)]
+    assert found
+    assert all(FLOOR_OF[room_of(target)] > FLOOR_OF["classes"] for target in found)
