@@ -1,0 +1,190 @@
+"""Laws of reading and writing images: what goes in comes out, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from weakclip.classes import VOC12, voc_palette
+from weakclip.errors import DataError
+from weakclip.images import (
+    atomic_write,
+    image_size,
+    overlay,
+    read_mask,
+    read_rgb,
+    resize_mask,
+    resize_rgb,
+    write_json,
+    write_mask,
+    write_png,
+)
+
+RGB = np.random.default_rng(0).integers(0, 256, (7, 11, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 11), (64, 3)])
+def test_a_mask_comes_back_with_every_index(tmp_path: Path, size: tuple[int, int]) -> None:
+    mask = np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8)
+    write_mask(tmp_path / "m.png", mask, VOC12.palette)
+    assert np.array_equal(read_mask(tmp_path / "m.png"), mask)
+    with Image.open(tmp_path / "m.png") as image:
+        assert image.mode == "P"
+        assert np.array_equal(np.asarray(image.convert("RGB")), VOC12.palette[mask])
+
+
+def test_a_grey_png_and_a_binary_one_are_masks_too(tmp_path: Path) -> None:
+    mask = np.array([[0, 1], [255, 20]], np.uint8)
+    write_png(tmp_path / "grey.png", mask)
+    assert np.array_equal(read_mask(tmp_path / "grey.png"), mask)
+    Image.fromarray(mask > 0).save(tmp_path / "binary.png")
+    assert np.array_equal(read_mask(tmp_path / "binary.png"), np.where(mask > 0, 255, 0))
+
+
+def test_colour_images_are_no_masks(tmp_path: Path) -> None:
+    write_png(tmp_path / "rgb.png", RGB)
+    with pytest.raises(DataError, match=r"rgb\.png: a mask is a palette or 8-bit grey image .*; found RGB"):
+        read_mask(tmp_path / "rgb.png")
+
+
+@pytest.mark.parametrize("bad", [RGB, np.zeros((3, 3), np.int64)])
+def test_writing_what_is_no_mask_is_a_programmers_error(tmp_path: Path, bad: np.ndarray) -> None:
+    with pytest.raises(TypeError):
+        write_mask(tmp_path / "m.png", bad, VOC12.palette)
+    assert not any(tmp_path.iterdir())
+
+
+def test_every_mode_is_read_as_rgb_without_a_warning(tmp_path: Path) -> None:
+    grey = RGB[..., 0]
+    palette = Image.fromarray(grey).convert("L")
+    palette.putpalette(voc_palette().tobytes())
+    cases = {
+        "rgb.png": (Image.fromarray(RGB), RGB),
+        "grey.png": (Image.fromarray(grey), np.stack([grey] * 3, axis=2)),
+        "rgba.png": (Image.fromarray(np.dstack([RGB, grey])), RGB),
+        "palette.png": (palette, voc_palette()[grey]),
+        "deep.png": (Image.fromarray(grey.astype(np.uint16) * 257), np.stack([grey] * 3, axis=2)),
+        "binary.png": (Image.fromarray(grey > 99), np.stack([(grey > 99) * np.uint8(255)] * 3, axis=2)),
+    }
+    for name, (image, _) in cases.items():
+        image.save(tmp_path / name)
+    palette.save(tmp_path / "clear.png", transparency=bytes([0] * 256))
+    cases["clear.png"] = cases["palette.png"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, (_, expected) in cases.items():
+            assert np.array_equal(read_rgb(tmp_path / name), expected), name
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright_and_the_size_agrees(tmp_path: Path, orientation: int, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"turned.{suffix}"
+    gradient = np.zeros((20, 33, 3), np.uint8)
+    gradient[:10, :16] = 250
+    Image.fromarray(gradient).save(path, exif=exif)
+    upright = read_rgb(path)
+    assert image_size(path) == upright.shape[:2] == ((33, 20) if orientation > 4 else (20, 33))
+    height, width = upright.shape[:2]
+    corners = {"left top": (4, 4), "right top": (4, -4), "right bottom": (-4, -4), "left bottom": (-4, 4)}
+    bright = max(corners, key=lambda name: upright[corners[name]].sum())
+    stored = {1: 0, 2: 1, 3: 2, 4: 3, 5: 0, 6: 1, 7: 2, 8: 3}
+    assert bright == list(corners)[stored[orientation]]
+    assert height * width == 20 * 33
+
+
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("hello")
+    Image.fromarray(RGB).resize((300, 300)).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:2000])
+    for read in (read_rgb, read_mask, image_size):
+        with pytest.raises(DataError, match=r"text\.jpg: not an image"):
+            read(tmp_path / "text.jpg")
+        with pytest.raises(DataError, match=r"none\.jpg: no such file"):
+            read(tmp_path / "none.jpg")
+        with pytest.raises(DataError, match="cannot be read as an image"):
+            read(tmp_path)
+    with pytest.raises(DataError, match=r"cut\.jpg: cannot be read as an image"):
+        read_rgb(tmp_path / "cut.jpg")
+    assert image_size(tmp_path / "cut.jpg") == (300, 300)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), suffix=st.sampled_from(["png", "jpg", "gif", "bmp", "webp"]))
+def test_damaged_files_give_an_image_or_a_clear_error(tmp_path: Path, data: st.DataObject, suffix: str) -> None:
+    path = tmp_path / f"damaged.{suffix}"
+    Image.fromarray(RGB).save(path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for read in (read_rgb, read_mask, image_size):
+            with contextlib.suppress(DataError):
+                assert read(path) is not None
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "note.txt"
+    target.write_text("old")
+
+    def fail() -> None:
+        with atomic_write(target, "w") as file:
+            file.write("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_a_write_makes_folders_and_ordinary_permissions(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    target = tmp_path / "deep/er" / ("ü" * 120 + ".txt")
+    with atomic_write(target, "w") as file:
+        file.write("grüße")
+        assert not target.exists()
+    assert target.read_text(encoding="utf-8") == "grüße"
+    assert os.stat(target).st_mode == os.stat(plain).st_mode
+
+
+def test_json_is_strict_and_plain(tmp_path: Path) -> None:
+    value = {"iou": np.array([0.5, np.nan]), "n": np.int64(3), "best": float("inf"), "name": "ü", "pair": (1, None)}
+    write_json(tmp_path / "m.json", value)
+    text = (tmp_path / "m.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"iou": [0.5, None], "n": 3, "best": None, "name": "ü", "pair": [1, None]}
+    assert "NaN" not in text
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "m.json", {"what": object()})
+    assert (tmp_path / "m.json").read_text(encoding="utf-8") == text
+
+
+def test_resizing_keeps_constants_and_indices() -> None:
+    assert (resize_rgb(np.full((5, 6, 3), 77, np.uint8), (13, 4)) == 77).all()
+    mask = np.array([[3, 255], [0, 20]], np.uint8)
+    assert resize_rgb(RGB, (3, 9)).shape == (3, 9, 3)
+    assert np.array_equal(resize_mask(mask, (4, 6)), mask.repeat(2, axis=0).repeat(3, axis=1))
+    assert np.array_equal(resize_mask(resize_mask(mask, (4, 6)), (2, 2)), mask)
+
+
+def test_an_overlay_colours_objects_alone() -> None:
+    mask = np.zeros((7, 11), np.uint8)
+    mask[0], mask[1] = 255, 1
+    shown = overlay(RGB, mask, VOC12.palette)
+    assert np.array_equal(np.delete(shown, 1, axis=0), np.delete(RGB, 1, axis=0))
+    assert np.array_equal(overlay(RGB, mask, VOC12.palette, alpha=1.0)[1], np.tile(VOC12.palette[1], (11, 1)))
+    assert np.array_equal(overlay(RGB, mask, VOC12.palette, alpha=0.0), RGB)
