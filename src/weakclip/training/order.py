@@ -48,7 +48,7 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         processes: number of processes; `batch_size` must be a multiple of it.
 
     >>> [index for batch in StepBatches(length=3, batch_size=2, start=0, steps=3, seed=0) for index, _ in batch]
-    [0, 1, 2, 1, 2, 0]
+    [2, 0, 1, 0, 2, 1]
     """
 
     def __init__(

@@ -1,0 +1,189 @@
+"""Scores of masks and networks against the true masks: the only place that reads pixel labels.
+
+Every score says what it is about: the split, how many images, and whether dense CRF and several scales were used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from weakclip.classes import IGNORE_INDEX
+from weakclip.crf import CRFParams
+from weakclip.datasets.base import ImageLabelDataset
+from weakclip.errors import DataError
+from weakclip.images import read_mask, write_json
+from weakclip.inference import InferenceSettings, LogitsFunction
+from weakclip.metrics import ConfusionMatrix
+from weakclip.progress import track
+from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, write_pseudo_masks
+
+NOT_USED = "no"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """One row of the results: what was scored, on what, and how it was made.
+
+    Args:
+        subject: what was scored ("seeds", "pseudo masks", "network", …).
+        split: the split it was scored on.
+        images: how many images.
+        crf: the dense CRF it went through, in words; "no" where there was none.
+        multi_scale: the scales and the flip it was averaged over, in words; "no" where there was one pass.
+        mean_iou: mean over the classes that occur in prediction or truth, 0…1.
+        pixel_accuracy: share of right pixels, 0…1.
+        iou: per class name, 0…1; None where the class occurs neither in prediction nor in truth.
+        precision: per class name, 0…1; None where the class is never predicted.
+        recall: per class name, 0…1; None where the class never occurs.
+    """
+
+    subject: str
+    split: str
+    images: int
+    crf: str
+    multi_scale: str
+    mean_iou: float
+    pixel_accuracy: float
+    iou: dict[str, float | None]
+    precision: dict[str, float | None]
+    recall: dict[str, float | None]
+
+
+def describe_crf(params: CRFParams | None) -> str:
+    """A dense CRF in a few words.
+
+    >>> from weakclip.crf import VOC_CRF
+    >>> describe_crf(VOC_CRF)
+    'sxy 3 weight 3, sxy 83 srgb 5 weight 3, 10 iterations'
+    """
+    if params is None:
+        return NOT_USED
+    kernels = (
+        f"sxy {kernel.sxy:g}{'' if kernel.srgb is None else f' srgb {kernel.srgb:g}'} weight {kernel.weight:g}"
+        for kernel in params.kernels
+    )
+    return ", ".join([*kernels, f"{params.iterations} iterations"])
+
+
+def describe_scales(settings: InferenceSettings) -> str:
+    """The passes of an inference in a few words.
+
+    >>> describe_scales(InferenceSettings(scales=(1.0,), flip=True))
+    'scales 1 and flip'
+    >>> describe_scales(InferenceSettings(scales=(1.0,), flip=False))
+    'no'
+    """
+    if settings.scales == (1.0,) and not settings.flip:
+        return NOT_USED
+    return f"scales {', '.join(f'{scale:g}' for scale in settings.scales)}{' and flip' if settings.flip else ''}"
+
+
+def score_masks(
+    folder: Path | str,
+    dataset: ImageLabelDataset,
+    *,
+    subject: str,
+    crf: str = NOT_USED,
+    multi_scale: str = NOT_USED,
+) -> Scores:
+    """Score `folder/NAME.png` against the true masks, in one confusion matrix over the data set.
+
+    Every pixel of a scored mask has a class. Maps with 255 between confident seeds are for training; of those the
+    dense map is scored. Images without a true mask are left out and not counted.
+
+    Args:
+        folder: one palette or grey PNG an image.
+        dataset: with true masks.
+        subject: what is scored, in words.
+        crf: the dense CRF behind the masks, in words (`describe_crf`).
+        multi_scale: the passes behind the masks, in words (`describe_scales`).
+
+    Raises:
+        DataError: no true masks, a mask that is missing or of another size, or one that holds 255.
+    """
+    folder = Path(folder)
+    matrix, count = ConfusionMatrix(dataset.class_set.num_classes), 0
+    for index in track(range(len(dataset)), f"scoring {subject}", total=len(dataset)):
+        target = dataset.mask(index)
+        if target is not None:
+            _add(matrix, folder / f"{dataset.names[index]}.png", target)
+            count += 1
+    if not matrix.matrix.any():
+        raise DataError(f"split {dataset.split!r} has no true masks with classes; nothing to score {subject} against")
+    return _scores(matrix, dataset, subject=subject, images=count, crf=crf, multi_scale=multi_scale)
+
+
+def score_network(
+    logits_of: LogitsFunction,
+    dataset: ImageLabelDataset,
+    folder: Path | str,
+    inference: InferenceSettings,
+    *,
+    subject: str = "network",
+    crf: CRFParams | None = None,
+    device: str | torch.device = "cpu",
+) -> Scores:
+    """Predict every image of a split into `folder/masks` and score the predictions; image-level labels are not used.
+
+    Args:
+        logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 to logits `(B, K, h', w')`.
+        dataset: with true masks.
+        folder: gets the predictions as palette PNGs; those that are there already are taken as they are.
+        inference: scales, flip and windows.
+        subject: what is scored, in words.
+        crf: dense CRF on the predictions; None for none.
+        device: where the network is.
+
+    Raises:
+        DataError: as `score_masks`.
+    """
+    settings = PseudoMaskSettings(inference=inference, crf=crf, restrict_to_labels=False)
+    description = f"predicting {dataset.split}"
+    write_pseudo_masks(logits_of, dataset, folder, settings, device=device, description=description)
+    words = {"crf": describe_crf(crf), "multi_scale": describe_scales(inference)}
+    return score_masks(Path(folder) / MASKS, dataset, subject=subject, **words)
+
+
+def write_scores(path: Path | str, scores: Sequence[Scores]) -> None:
+    """Write `{"scores": [...]}`; what has no value is null."""
+    write_json(path, {"scores": [dataclasses.asdict(score) for score in scores]})
+
+
+def _add(matrix: ConfusionMatrix, path: Path, target: np.ndarray) -> None:
+    mask = read_mask(path)
+    if mask.shape != target.shape:
+        raise DataError(f"{path}: mask of {mask.shape}, but the true mask has {target.shape}; make the masks again")
+    if (mask == IGNORE_INDEX).any():
+        raise DataError(f"{path}: holds {IGNORE_INDEX}, no class; a map for training is not scored, its dense map is")
+    try:
+        matrix.update(mask, target)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _scores(
+    matrix: ConfusionMatrix, dataset: ImageLabelDataset, *, subject: str, images: int, crf: str, multi_scale: str
+) -> Scores:
+    def by_name(values: np.ndarray) -> dict[str, float | None]:
+        known = (None if math.isnan(value) else round(value, 6) for value in values.tolist())
+        return dict(zip(dataset.class_set.names, known, strict=True))
+
+    return Scores(
+        subject=subject,
+        split=dataset.split,
+        images=images,
+        crf=crf,
+        multi_scale=multi_scale,
+        mean_iou=round(matrix.mean_iou(), 6),
+        pixel_accuracy=round(matrix.pixel_accuracy(), 6),
+        iou=by_name(matrix.iou()),
+        precision=by_name(matrix.precision()),
+        recall=by_name(matrix.recall()),
+    )

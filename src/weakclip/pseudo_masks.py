@@ -1,0 +1,129 @@
+"""From a trained network to one mask an image: probabilities, labels, dense CRF, PNG (METHOD, section 6)."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from weakclip.crf import VOC_CRF, CRFParams, dense_crf
+from weakclip.datasets.base import ImageLabelDataset, Sample
+from weakclip.images import write_mask, write_png
+from weakclip.inference import InferenceSettings, LogitsFunction, predict_probs
+from weakclip.progress import track
+
+MASKS, CONFIDENCE = "masks", "confidence"
+"""Folders of the masks and the confidence maps, one PNG an image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoMaskSettings:
+    """How a network's probabilities become masks.
+
+    Args:
+        inference: scales, flip and windows.
+        crf: the dense CRF at the image's own resolution; None for none.
+        restrict_to_labels: whether classes that the image's labels do not name are ruled out. The background never is;
+            an image without labels becomes background.
+        confidence: whether the probability of the chosen class is written too, as 8-bit grey PNG (255 = certain).
+    """
+
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    crf: CRFParams | None = VOC_CRF
+    restrict_to_labels: bool = True
+    confidence: bool = False
+
+
+def pseudo_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings) -> tuple[np.ndarray, np.ndarray]:
+    """The mask of one image from its probabilities.
+
+    Absent classes are dropped before the dense CRF, and the others' probabilities normalised again.
+
+    Args:
+        probs: `(K, H, W)` float, summing to 1 over K.
+        sample: the image, `(H, W, 3)` uint8, and its labels.
+        settings: restriction and dense CRF.
+
+    Returns:
+        mask `(H, W)` uint8 class indices, every pixel of a class; confidence `(H, W)` float32, 0…1.
+    """
+    kept = np.array([0, *sample.labels]) if settings.restrict_to_labels else np.arange(len(probs))
+    rows = np.maximum(probs[kept], np.float32(1e-7))  # where all kept classes underflow, they are equally likely
+    rows /= rows.sum(axis=0, keepdims=True)
+    if settings.crf is not None and len(kept) > 1:
+        rows = dense_crf(sample.image, rows, settings.crf)
+    return kept.astype(np.uint8)[rows.argmax(axis=0)], rows.max(axis=0)
+
+
+def write_pseudo_masks(
+    logits_of: LogitsFunction,
+    dataset: ImageLabelDataset,
+    folder: Path | str,
+    settings: PseudoMaskSettings,
+    *,
+    device: str | torch.device = "cpu",
+    description: str = "pseudo masks",
+) -> int:
+    """Write `masks/NAME.png` (palette), and `confidence/NAME.png` if asked for, for every image of a data set.
+
+    Images that have their files already are passed over, so that a stopped run goes on. The network predicts the next
+    images while threads do the dense CRFs of those before; never more than a few images are in memory.
+
+    Args:
+        logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 to logits `(B, K, h', w')`.
+        dataset: images and labels; its pixel labels are not read.
+        folder: where to.
+        settings: inference, restriction and dense CRF.
+        device: where the network is.
+        description: shown before the progress bar.
+
+    Returns:
+        How many images were predicted in this call.
+
+    Raises:
+        DataError: an image that cannot be read; the masks before it are kept.
+    """
+    folder = Path(folder)
+    left = [index for index, name in enumerate(dataset.names) if not _is_done(folder, name, settings)]
+    predictions = _predictions(logits_of, dataset, left, settings.inference, device)
+    shown = track(predictions, description, total=len(dataset), done=len(dataset) - len(left))
+    threads = os.cpu_count() or 1
+    pending: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for sample, probs in shown:
+            pending.append(pool.submit(_write, folder, sample, probs, settings, dataset.class_set.palette))
+            if len(pending) > 2 * threads:
+                pending.popleft().result()
+        for future in pending:
+            future.result()
+    return len(left)
+
+
+def _predictions(
+    logits_of: LogitsFunction,
+    dataset: ImageLabelDataset,
+    indices: list[int],
+    settings: InferenceSettings,
+    device: str | torch.device,
+) -> Iterator[tuple[Sample, np.ndarray]]:
+    for index in indices:
+        sample = dataset[index]
+        yield sample, predict_probs(logits_of, sample.image, settings, device=device)
+
+
+def _is_done(folder: Path, name: str, settings: PseudoMaskSettings) -> bool:
+    parts = (MASKS, CONFIDENCE) if settings.confidence else (MASKS,)
+    return all((folder / part / f"{name}.png").is_file() for part in parts)
+
+
+def _write(folder: Path, sample: Sample, probs: np.ndarray, settings: PseudoMaskSettings, palette: np.ndarray) -> None:
+    mask, confidence = pseudo_mask(probs, sample, settings)
+    if settings.confidence:
+        write_png(folder / CONFIDENCE / f"{sample.name}.png", np.rint(confidence * 255).astype(np.uint8))
+    write_mask(folder / MASKS / f"{sample.name}.png", mask, palette)

@@ -1,0 +1,190 @@
+"""Ordinary segmentation networks, from transformers, as modules from images to logits.
+
+Pixel statistics belong to the network (buffers), and are saved beside it in the file where transformers keeps them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weakclip.classes import ClassSet
+from weakclip.errors import WeightsError
+from weakclip.images import write_json
+
+SMALL = "small"
+"""Name of the small SegFormer that is trained from scratch."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Pixel statistics of ImageNet in 0…1, which networks without statistics of their own are given."""
+
+_STATISTICS_FILE = "preprocessor_config.json"
+
+
+class Segmenter(nn.Module):
+    """A semantic-segmentation model of transformers that normalises its own pixels.
+
+    Args:
+        model: has `config`, and `model(pixel_values=…).logits`.
+        pixel_mean: mean of each channel, 0…1.
+        pixel_std: standard deviation of each channel, 0…1.
+    """
+
+    def __init__(self, model: nn.Module, *, pixel_mean: tuple[float, ...], pixel_std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).reshape(3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).reshape(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of a batch.
+
+        Args:
+            images: `(B, 3, H, W)` RGB, uint8 0…255 or float 0…1.
+
+        Returns:
+            `(B, K, h, w)`; the network decides on the resolution.
+        """
+        pixels = images.float() / 255 if images.dtype == torch.uint8 else images
+        logits: Tensor = self.model(pixel_values=(pixels - self.pixel_mean) / self.pixel_std).logits
+        return logits
+
+
+def build_segmenter(source: str, class_set: ClassSet) -> Segmenter:
+    """A network to be trained, with an output for each class.
+
+    Args:
+        source: "small" for a small SegFormer with fresh weights from torch's global generator, or what
+            `AutoModelForSemanticSegmentation` takes: an id on the hub or a folder ("nvidia/mit-b2").
+        class_set: the classes; their names are kept in the network's `config.json`.
+
+    Raises:
+        WeightsError: nothing there, or no semantic-segmentation model.
+    """
+    labels = dict(enumerate(class_set.names))
+    if source == SMALL:
+        return Segmenter(_small_segformer(labels), pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD)
+    mean, std = _pixel_statistics(source)
+    model = _from_pretrained(source, id2label=labels, label2id={name: index for index, name in labels.items()})
+    return Segmenter(model, pixel_mean=mean, pixel_std=std)
+
+
+def save_segmenter(segmenter: Segmenter, folder: Path | str) -> None:
+    """Write the network so that `AutoModelForSemanticSegmentation.from_pretrained(folder)` loads it.
+
+    Args:
+        segmenter: the network.
+        folder: gets `config.json`, `model.safetensors` and `preprocessor_config.json`, each whole or not at all.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    statistics = {
+        "image_processor_type": "SegformerImageProcessor",
+        "do_resize": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": segmenter.pixel_mean.flatten().tolist(),
+        "image_std": segmenter.pixel_std.flatten().tolist(),
+    }
+    write_json(folder / _STATISTICS_FILE, statistics)
+    model: Any = segmenter.model
+    with tempfile.TemporaryDirectory(prefix=".saving.", suffix=".tmp", dir=folder) as temporary:
+        model.save_pretrained(temporary)
+        for path in sorted(Path(temporary).iterdir()):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(path, folder / path.name)
+
+
+def load_segmenter(folder: Path | str, *, device: str | torch.device = "cpu") -> Segmenter:
+    """Load what `save_segmenter` wrote, in evaluation mode.
+
+    Raises:
+        WeightsError: nothing there, or no semantic-segmentation model.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise WeightsError(f"{folder}: no saved segmentation network (no config.json); train one into it first")
+    mean, std = _pixel_statistics(str(folder))
+    return Segmenter(_from_pretrained(str(folder)), pixel_mean=mean, pixel_std=std).to(device).eval()
+
+
+def _small_segformer(labels: dict[int, str]) -> nn.Module:
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    config = SegformerConfig(
+        num_encoder_blocks=3,
+        depths=(2, 2, 2),
+        strides=(4, 2, 2),
+        sr_ratios=(4, 2, 1),
+        hidden_sizes=(32, 64, 128),
+        patch_sizes=(7, 3, 3),
+        num_attention_heads=(1, 2, 4),
+        mlp_ratios=(4, 4, 4),
+        decoder_hidden_size=128,
+        drop_path_rate=0.0,
+        id2label=labels,
+        label2id={name: index for index, name in labels.items()},
+    )
+    return SegformerForSemanticSegmentation(config)
+
+
+def _from_pretrained(source: str, **labels: dict[Any, Any]) -> nn.Module:
+    from transformers import AutoModelForSemanticSegmentation
+
+    local = Path(source).is_dir()
+    try:
+        with _quiet_transformers():
+            model: nn.Module = AutoModelForSemanticSegmentation.from_pretrained(
+                source, dtype=torch.float32, local_files_only=local, ignore_mismatched_sizes=bool(labels), **labels
+            )
+    except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
+        where = "in this folder" if local else "in the cache or on the hub (is the machine offline?)"
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(f"{source}: no semantic-segmentation model to be had {where}: {reason}") from None
+    return model
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """A new classifier on pretrained weights is what is asked for here, not something to warn about."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _pixel_statistics(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation from the network's own files; ImageNet's where it has none."""
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(source, _STATISTICS_FILE, local_files_only=Path(source).is_dir())
+    except OSError:
+        found = None
+    if found is None:
+        return IMAGENET_MEAN, IMAGENET_STD
+    try:
+        values = json.loads(Path(found).read_text(encoding="utf-8"))
+        mean, std = (tuple(float(value) for value in values[key]) for key in ("image_mean", "image_std"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{found}: expected image_mean and image_std, three numbers each ({error!r})") from None
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise WeightsError(f"{found}: expected image_mean and image_std > 0, three numbers each; found {mean}, {std}")
+    return mean, std

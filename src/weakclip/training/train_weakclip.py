@@ -1,0 +1,109 @@
+"""Train WeakCLIP on seeds: what a batch is, and what the loss is (METHOD, section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weakclip.crf import LOSS_CRF, CRFParams, dense_crf
+from weakclip.errors import ConfigError
+from weakclip.losses import boundary_loss, grid_probabilities, grid_seeds, matching_loss, seeding_loss
+from weakclip.modeling import WeakCLIP, save_weakclip
+from weakclip.training.loading import Batch
+from weakclip.training.loop import fit
+from weakclip.training.pairs import TrainingPairs
+from weakclip.training.settings import TrainResult, TrainSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """Numbers of WeakCLIP's loss; the defaults are the published ones.
+
+    Args:
+        size: side of the grid that seeding and boundary loss look at, pixels (64 for a crop of 512).
+        matching_weight: weight of the matching loss.
+        crf: the dense CRF that the prediction is drawn to, on that grid.
+    """
+
+    size: int = 64
+    matching_weight: float = 0.4
+    crf: CRFParams = LOSS_CRF
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"size of the loss's grid: 1 or more expected; found {self.size}")
+        if self.matching_weight < 0:
+            raise ConfigError(f"matching_weight: 0 or more expected; found {self.matching_weight}")
+
+
+class WeakCLIPLoss:
+    """`seeding + boundary + 0.4 · matching` of a batch.
+
+    Args:
+        settings: grid, weight and dense CRF.
+    """
+
+    def __init__(self, settings: LossSettings) -> None:
+        self.settings = settings
+
+    def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The total and its parts.
+
+        Args:
+            model: a `WeakCLIP`, or a wrapper of one.
+            batch: `image` `(B, 3, H, W)` uint8 and `mask` `(B, H, W)` uint8, 255 where the seeds say nothing.
+
+        Returns:
+            Scalars `loss`, `seeding_loss`, `boundary_loss` and `matching_loss`.
+        """
+        size = (self.settings.size, self.settings.size)
+        images, seeds = batch["image"], batch["mask"]
+        output = model(images)
+        probs = grid_probabilities(output.logits, size)
+        crf_probs = dense_crf(_on_grid(images, size), probs.detach(), self.settings.crf)
+        parts = {
+            "seeding_loss": seeding_loss(probs, grid_seeds(seeds, size)),
+            "boundary_loss": boundary_loss(probs, crf_probs),
+            "matching_loss": matching_loss(output.match_map, seeds, weight=self.settings.matching_weight),
+        }
+        return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+
+
+def _on_grid(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images `(B, 3, H, W)` uint8 at the size of the loss's grid, `(B, 3, *size)` uint8."""
+    resized = F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False)
+    return resized.round().to(torch.uint8)
+
+
+def train_weakclip(
+    model: WeakCLIP,
+    pairs: TrainingPairs,
+    folder: Path | str,
+    settings: TrainSettings,
+    *,
+    loss: LossSettings | None = None,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> TrainResult:
+    """Train `model` on seeds and write it to `folder`; a stopped training goes on where it was.
+
+    Args:
+        model: freshly built (the same way when a training is to go on); holds the averaged weights afterwards.
+        pairs: images and seed masks.
+        folder: gets `model.safetensors`, `weakclip.json`, `log.jsonl` and `checkpoint.safetensors`.
+        settings: how long and how.
+        loss: numbers of the loss; None for the published ones.
+        device: where to train.
+        seed: of data order, augmentation and dropout.
+
+    Raises:
+        WeakCLIPError: as `fit`.
+    """
+    terms = WeakCLIPLoss(loss or LossSettings())
+    result = fit(model, pairs, terms, settings, folder, device=device, seed=seed, description="training WeakCLIP")
+    save_weakclip(model, folder)
+    return result

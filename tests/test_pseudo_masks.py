@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from weakclip.classes import ClassSet
+from weakclip.datasets.base import ImageLabelDataset, Sample
+from weakclip.errors import DataError
+from weakclip.images import read_mask
+from weakclip.inference import InferenceSettings
+from weakclip.pseudo_masks import PseudoMaskSettings, pseudo_mask, write_pseudo_masks
+
+ONE_PASS = InferenceSettings(scales=(1.0,), flip=False, crop=24, stride=16, fit_crop=False)
+PLAIN = PseudoMaskSettings(inference=ONE_PASS, crf=None)
+
+
+class Stripes(ImageLabelDataset):
+    """Left half red (class 1), right half blue (class 2); only class 1 is among the labels."""
+
+    def __init__(self, count: int = 5, broken: int | None = None) -> None:
+        names = [f"deep/er/{index}" for index in range(count)]
+        super().__init__(ClassSet.from_foreground(["red", "blue"]), "train", names)
+        self.broken = broken
+        self.asked: list[int] = []
+
+    def image(self, index: int) -> np.ndarray:
+        self.asked.append(index)
+        if index == self.broken:
+            raise DataError(f"{self.names[index]}.jpg: broken")
+        image = np.zeros((20, 30 + index, 3), dtype=np.uint8)
+        image[:, :15, 0] = 200
+        image[:, 15:, 2] = 200
+        return image
+
+    def labels(self, index: int) -> tuple[int, ...]:
+        return (1,)
+
+    def size(self, index: int) -> tuple[int, int]:
+        return 20, 30 + index
+
+
+def colors(images: Tensor) -> Tensor:
+    """Logits that name the colour: red 1, blue 2, else background."""
+    red, blue = images[:, 0] / 20.0, images[:, 2] / 20.0
+    return torch.stack([torch.full_like(red, 5.0), red, blue], dim=1)
+
+
+def _probs(*rows: float) -> np.ndarray:
+    return np.array(rows, dtype=np.float32)[:, None, None] * np.ones((1, 4, 5), dtype=np.float32)
+
+
+SAMPLE = Sample("a", np.zeros((4, 5, 3), dtype=np.uint8), (1, 3))
+
+
+def test_absent_classes_are_dropped_and_the_rest_normalised():
+    mask, confidence = pseudo_mask(_probs(0.1, 0.2, 0.6, 0.1), SAMPLE, PLAIN)
+    assert (mask == 1).all()
+    np.testing.assert_allclose(confidence, 0.5, rtol=1e-5)
+
+
+def test_without_restriction_any_class_may_win():
+    settings = dataclasses.replace(PLAIN, restrict_to_labels=False)
+    mask, confidence = pseudo_mask(_probs(0.1, 0.2, 0.6, 0.1), SAMPLE, settings)
+    assert (mask == 2).all()
+    np.testing.assert_allclose(confidence, 0.6, rtol=1e-5)
+
+
+def test_an_image_without_labels_is_background():
+    for crf in (None, PseudoMaskSettings().crf):
+        settings = dataclasses.replace(PLAIN, crf=crf)
+        mask, confidence = pseudo_mask(_probs(0.0, 1.0), dataclasses.replace(SAMPLE, labels=()), settings)
+        assert not mask.any()
+        assert (confidence == 1).all()
+
+
+def test_the_crf_follows_the_edges_of_the_image():
+    image = np.zeros((24, 24, 3), dtype=np.uint8)
+    image[:, 12:] = 255
+    truth = (np.arange(24) >= 12).astype(np.float32) * np.ones((24, 1), dtype=np.float32)
+    noisy = np.where(np.random.default_rng(0).random((24, 24)) < 0.2, 1 - truth, truth) * 0.4 + 0.3
+    probs = np.stack([1 - noisy, noisy]).astype(np.float32)
+    settings = PseudoMaskSettings(inference=ONE_PASS)
+    mask, _ = pseudo_mask(probs, Sample("a", image, (1,)), settings)
+    rough, _ = pseudo_mask(probs, Sample("a", image, (1,)), PLAIN)
+    assert (mask == truth).mean() > 0.98 > (rough == truth).mean()
+
+
+def test_masks_are_palette_files_under_nested_names(tmp_path: Path):
+    dataset = Stripes()
+    settings = dataclasses.replace(PLAIN, confidence=True)
+    assert write_pseudo_masks(colors, dataset, tmp_path, settings) == 5
+    for index, name in enumerate(dataset.names):
+        mask = read_mask(tmp_path / "masks" / f"{name}.png")
+        assert mask.shape == dataset.size(index)
+        assert (mask[:, :15] == 1).all()
+        assert not mask[:, 15:].any()  # blue is not among the labels
+        confidence = np.array(Image.open(tmp_path / "confidence" / f"{name}.png"))
+        assert confidence.dtype == np.uint8
+        assert confidence.shape == mask.shape
+        assert confidence.min() > 127
+    with Image.open(tmp_path / "masks" / f"{dataset.names[0]}.png") as image:
+        assert image.mode == "P"
+        assert np.array(image.getpalette()).reshape(-1, 3)[1].tolist() == list(dataset.class_set.colors[1])
+
+
+def test_what_is_there_is_passed_over_and_the_rest_is_the_same(tmp_path: Path):
+    write_pseudo_masks(colors, Stripes(), tmp_path / "whole", PLAIN)
+    with pytest.raises(DataError, match=r"deep/er/3\.jpg: broken"):
+        write_pseudo_masks(colors, Stripes(broken=3), tmp_path / "parts", PLAIN)
+    dataset = Stripes()
+    assert write_pseudo_masks(colors, dataset, tmp_path / "parts", PLAIN) == 2
+    assert dataset.asked == [3, 4]
+    for name in dataset.names:
+        whole, parts = (tmp_path / part / "masks" / f"{name}.png" for part in ("whole", "parts"))
+        assert whole.read_bytes() == parts.read_bytes()
