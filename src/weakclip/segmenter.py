@@ -76,7 +76,7 @@ def build_segmenter(source: str, class_set: ClassSet) -> Segmenter:
     if source == SMALL:
         return Segmenter(_small_segformer(labels), pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD)
     mean, std = _pixel_statistics(source)
-    model = _from_pretrained(source, id2label=labels, label2id={name: index for index, name in labels.items()})
+    model = _from_pretrained(source, labels)
     return Segmenter(model, pixel_mean=mean, pixel_std=std)
 
 
@@ -141,14 +141,16 @@ def _small_segformer(labels: dict[int, str]) -> nn.Module:
     return SegformerForSemanticSegmentation(config)
 
 
-def _from_pretrained(source: str, **labels: dict[Any, Any]) -> nn.Module:
+def _from_pretrained(source: str, labels: dict[int, str] | None = None) -> nn.Module:
+    """The saved network; where `labels` are given, with their names and, if there are more or fewer, a new head."""
     from transformers import AutoModelForSemanticSegmentation
 
     local = Path(source).is_dir()
+    changes = {"id2label": labels, "label2id": {name: index for index, name in labels.items()}} if labels else {}
     try:
         with _quiet_transformers():
             model: nn.Module = AutoModelForSemanticSegmentation.from_pretrained(
-                source, dtype=torch.float32, local_files_only=local, ignore_mismatched_sizes=bool(labels), **labels
+                source, dtype=torch.float32, local_files_only=local, ignore_mismatched_sizes=bool(labels), **changes
             )
     except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
         where = "in this folder" if local else "in the cache or on the hub (is the machine offline?)"
