@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from weakclip.classes import COCO14, VOC12
+from weakclip.clip.text import tokenize
+from weakclip.clip.vocabulary import load_tokenizer
 from weakclip.errors import WeightsError
 from weakclip.losses import boundary_loss, grid_probabilities, grid_seeds, matching_loss, seeding_loss
 from weakclip.modeling import WeakCLIP, load_weakclip, save_weakclip
+from weakclip.modeling.released_words import KnownWords, knows
 
 VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 
@@ -115,17 +119,41 @@ def test_missing_and_unexpected_names_are_told(folder: Path, vocabulary: Path, t
         return load_weakclip(tmp_path / "changed.pth", architecture=folder / "config.json", vocabulary=vocabulary)
 
     state["neck.stranger"] = torch.zeros(1)
-    with pytest.raises(WeightsError, match=r"unexpected: neck\.stranger"):
+    del state["context_decoder.out_proj.0.bias"], state["backbone.ln_post.weight"]
+    told = r"missing backbone\.ln_post\.weight, missing context_decoder\.out_proj\.0\.bias, unexpected neck\.stranger$"
+    with pytest.raises(WeightsError, match=told):
         load()
-    del state["neck.stranger"], state["context_decoder.out_proj.0.bias"]
-    with pytest.raises(WeightsError, match=r"missing: co_attention\.text_output\.0\.bias"):
+    del state["neck.stranger"]
+    for name in [name for name in state if name.startswith("text_encoder.")]:
+        del state[name]
+    with pytest.raises(WeightsError, match=r"missing .* and \d+ more"):
         load()
-    del state["backbone.ln_post.weight"]
-    with pytest.raises(WeightsError, match=r"its CLIP is not whole: missing vision_model\.post_layernorm\.weight"):
+    content["state_dict"] = {"layer.weight": torch.zeros(1)}
+    with pytest.raises(WeightsError, match="not a released WeakCLIP checkpoint"):
         load()
-    del state["contexts"]
-    with pytest.raises(WeightsError, match="not a released WeakCLIP checkpoint; missing contexts"):
-        load()
+
+
+def test_tensors_of_another_shape_are_told(folder: Path, vocabulary: Path, tmp_path: Path) -> None:
+    content = torch.load(folder / "official.pth", weights_only=True)
+    for name, told in (("gamma", "co_attention.alpha"), ("backbone.proj", "its CLIP does not fit")):
+        changed = content["state_dict"] | {name: content["state_dict"][name][:-1]}
+        torch.save({"state_dict": changed, "meta": content["meta"]}, tmp_path / "changed.pth")
+        with pytest.raises(WeightsError, match=told):
+            load_weakclip(tmp_path / "changed.pth", architecture=folder / "config.json", vocabulary=vocabulary)
+
+
+def test_without_a_vocabulary_known_names_load_and_others_are_told_parity(
+    folder: Path, model: WeakCLIP, vocabulary: Path
+) -> None:
+    """The words of VOC and COCO have the ids of OpenAI's vocabulary."""
+    names = sorted({*VOC12.names, *COCO14.names})
+    known, full = KnownWords(), load_tokenizer(str(vocabulary))
+    assert torch.equal(tokenize(cast(Any, known), names, 77), tokenize(full, names, 77))
+    if knows(model.class_set.names):
+        alone = load_weakclip(folder / "official.pth", architecture=folder / "config.json")
+        torch.testing.assert_close(alone.text_embeddings(), model.text_embeddings())
+        with pytest.raises(WeightsError, match="'zeppelin' is not among"):
+            alone.clip.encode_text(["zeppelin"])
 
 
 def test_class_names_must_be_known(folder: Path, vocabulary: Path) -> None:

@@ -178,6 +178,7 @@ class Bomb:
         return (Path.touch, (self.target,))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("writer", ["torch", "pickle"])
 def test_no_code_in_a_checkpoint_runs(tmp_path: Path, writer: str) -> None:
     trace, path = tmp_path / "ran", tmp_path / "bomb.pth"

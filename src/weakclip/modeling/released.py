@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import json
 import pickle
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerBase
 
-from weakclip.classes import ClassSet
+from weakclip.classes import COCO14, VOC12, ClassSet
 from weakclip.clip import FrozenCLIP
 from weakclip.clip.load import DEFAULT_VOCABULARY
 from weakclip.clip.openai_archive import _renamed
 from weakclip.clip.vocabulary import load_tokenizer
 from weakclip.errors import WeakCLIPError, WeightsError
+from weakclip.modeling.released_names import depth, frozen_names, trained_names, unused_names
+from weakclip.modeling.released_words import VOCABULARY_SIZE, KnownWords, knows
 from weakclip.modeling.weakclip import WeakCLIP, build_weakclip
 
 IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
@@ -33,8 +34,6 @@ IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 
 _HEAD_WIDTH = 64  # of every published CLIP
 _CO_ATTENTION_HEADS = 4  # configs/_base_/models/weakclip_vitb.py of the released code
-_OWN_NAMES = ("contexts", "gamma", "beta", "backbone.conv1.weight", "text_encoder.token_embedding.weight")
-_LAYER = r"context_decoder\.(anti_)?decoder\.(\d+)\."
 
 
 def load_released(
@@ -50,7 +49,8 @@ def load_released(
         architecture: what no weight shape tells, as a mapping or a JSON file; every entry may be left out:
             `{"vision": {"heads", "taps"}, "text": {"heads"}, "co_attention": {"heads"}, "class_names"}`, taps counted
             from 0. Without it, heads of 64 channels (4 in co-attention), taps as in ViT-B/16, and the names in `meta`.
-        vocabulary: CLIP's tokenizer, see `load_clip`; OpenAI's from the hub where left out.
+        vocabulary: CLIP's tokenizer, see `load_clip`. Left out, class names of VOC and COCO need none, and for others
+            OpenAI's comes from the hub.
 
     Returns:
         The model, on the CPU.
@@ -67,23 +67,23 @@ def load_released(
             f"{path}: {classes} classes, but {len(names)} names; give them in `architecture` as class_names"
         )
     try:
-        clip = _frozen_clip(path, state, told, vocabulary)
+        clip = _frozen_clip(path, state, told, _tokenizer(state, names, vocabulary))
         model = build_weakclip(
             clip,
-            ClassSet(names=names),
+            _class_set(names),
             prompt_length=state["contexts"].shape[1],
             co_attention_width=state["context_decoder.text_proj.1.weight"].shape[0],
             co_attention_heads=told.get("co_attention", {}).get("heads", _CO_ATTENTION_HEADS),
             co_attention_layers=1,
             decoder_channels=state["decode_head.conv_seg.weight"].shape[1],
         )
-    except KeyError as error:
-        raise WeightsError(f"{path}: not a whole released WeakCLIP checkpoint; missing {error}") from None
     except WeightsError:
         raise
-    except (WeakCLIPError, ValueError) as error:
+    except (WeakCLIPError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise WeightsError(f"{path}: cannot be built as a released WeakCLIP: {error}") from None
-    model.load_trainable_state(_trained_tensors(state), source=str(path))
+    trained = {own: state[name] for name, own in trained_names(state).items()}
+    trained["prompt.vectors"] = trained["prompt.vectors"][0]
+    model.load_trainable_state(trained, source=str(path))
     return model
 
 
@@ -98,9 +98,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: not a released WeakCLIP checkpoint; expected a dictionary with `state_dict`")
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
-    missing = [name for name in (*_OWN_NAMES, "decode_head.conv_seg.weight") if name not in state]
-    if missing:
-        raise WeightsError(f"{path}: not a released WeakCLIP checkpoint; missing {', '.join(missing)}")
+    if not any(name in state for name in ("contexts", "context_decoder.text_proj.1.weight")):
+        raise WeightsError(f"{path}: not a released WeakCLIP checkpoint; it has none of the names of one")
+    needed = {*trained_names(state), *frozen_names(state)}
+    problems = [f"missing {name}" for name in sorted(needed - set(state))]
+    problems += [f"unexpected {name}" for name in sorted(set(state) - needed - unused_names(state))]
+    if problems:
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise WeightsError(f"{path}: not a whole released WeakCLIP checkpoint: {', '.join(problems[:8])}{more}")
     return state, content.get("meta") or {}
 
 
@@ -116,43 +121,43 @@ def _architecture(given: Mapping[str, Any] | str | Path | None) -> Mapping[str, 
     return told
 
 
+def _class_set(names: tuple[str, ...]) -> ClassSet:
+    """VOC's or COCO's, with their prompts and ids, where the names are theirs."""
+    return next((known for known in (VOC12, COCO14) if known.names == names), None) or ClassSet(names=names)
+
+
+def _tokenizer(
+    state: Mapping[str, Tensor], names: tuple[str, ...], vocabulary: str | Path | None
+) -> PreTrainedTokenizerBase:
+    size = state["text_encoder.token_embedding.weight"].shape[0]
+    if vocabulary is None and size == VOCABULARY_SIZE and knows(names):
+        return cast(PreTrainedTokenizerBase, KnownWords())
+    return load_tokenizer(str(vocabulary or DEFAULT_VOCABULARY))
+
+
 def _frozen_clip(
-    path: Path, state: Mapping[str, Tensor], told: Mapping[str, Any], vocabulary: str | Path | None
+    path: Path, state: Mapping[str, Tensor], told: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
 ) -> FrozenCLIP:
     """The CLIP inside the checkpoint, with the statistics and the position interpolation it was trained with."""
     tensors: dict[str, Tensor] = {}
-    for name, value in _openai_tensors(state).items():
-        tensors |= _renamed(name, value.float())
+    for name, openai_name in frozen_names(state).items():
+        tensors |= _renamed(openai_name, state[name].float())
     tensors["vision_model.embeddings.class_embedding"] = 2 * tensors["vision_model.embeddings.class_embedding"]
     model = CLIPModel(_clip_config(state, told))
-    tensors["logit_scale"] = model.logit_scale.detach()
-    expected = {name: value for name, value in model.state_dict().items() if not name.endswith("position_ids")}
-    wrong = [f"missing {name}" for name in expected if name not in tensors]
-    wrong += [f"unexpected {name}" for name in tensors if name not in expected]
-    if wrong:
-        raise WeightsError(f"{path}: its CLIP is not whole: {', '.join(wrong[:8])}")
-    model.load_state_dict(tensors, strict=False)
+    try:
+        model.load_state_dict(tensors, strict=False)  # logit_scale and position_ids are not in the file
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: its CLIP does not fit: {str(error).splitlines()[-1].strip()}") from None
     taps = told.get("vision", {}).get("taps")
     return FrozenCLIP(
         model,
-        load_tokenizer(str(vocabulary or DEFAULT_VOCABULARY)),
+        tokenizer,
         pixel_mean=IMAGENET_MEAN,
         pixel_std=IMAGENET_STD,
         source=str(path),
         tap_layers=None if taps is None else [tap + 1 for tap in taps],
         position_interpolation="bilinear",
     )
-
-
-def _openai_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The frozen tensors by OpenAI's names."""
-    towers = {"backbone.": "visual.", "text_encoder.": ""}
-    return {
-        towers[prefix] + name.removeprefix(prefix): value
-        for prefix in towers
-        for name, value in state.items()
-        if name.startswith(prefix) and not name.startswith("backbone.fpn")
-    }
 
 
 def _clip_config(state: Mapping[str, Tensor], told: Mapping[str, Any]) -> CLIPConfig:
@@ -176,75 +181,8 @@ def _clip_config(state: Mapping[str, Tensor], told: Mapping[str, Any]) -> CLIPCo
             "hidden_act": "quick_gelu",
             "hidden_size": width,
             "intermediate_size": state[f"{prefix}.transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
-            "num_hidden_layers": _depth(state, rf"{prefix}\.transformer\.resblocks\.(\d+)\."),
+            "num_hidden_layers": depth(state, prefix),
             "num_attention_heads": told.get(kind, {}).get("heads", max(1, width // _HEAD_WIDTH)),
             "projection_dim": embed_dim,
         }
     return CLIPConfig(vision_config=vision, text_config=text, projection_dim=embed_dim)
-
-
-def _depth(state: Mapping[str, Tensor], pattern: str) -> int:
-    return 1 + max((int(match.group(1)) for name in state if (match := re.match(pattern, name))), default=-1)
-
-
-_TRAINED_NAMES = (
-    (r"gamma$", "co_attention.alpha"),
-    (r"beta$", "co_attention.beta"),
-    (r"backbone\.fpn1\.0\.", "pyramid_adapter.norms.0."),
-    (r"backbone\.fpn1\.1\.", "pyramid_adapter.up_by_4.0."),
-    (r"backbone\.fpn1\.2\.", "pyramid_adapter.up_by_4.1."),
-    (r"backbone\.fpn1\.4\.", "pyramid_adapter.up_by_4.3."),
-    (r"backbone\.fpn2\.0\.", "pyramid_adapter.norms.1."),
-    (r"backbone\.fpn2\.1\.", "pyramid_adapter.up_by_2."),
-    (r"backbone\.fpn3\.", "pyramid_adapter.norms.2."),
-    (r"backbone\.fpn4\.0\.", "pyramid_adapter.norms.3."),
-    (r"context_decoder\.memory_proj\.", "co_attention.image_projection."),
-    (r"context_decoder\.text_proj\.", "co_attention.text_projection."),
-    (r"context_decoder\.out_proj\.", "co_attention.text_output."),
-    (r"context_decoder\.anti_out_proj\.", "co_attention.image_output."),
-    (r"context_decoder\.decoder\.\d+\.", "co_attention.text_layers.0."),
-    (r"context_decoder\.anti_decoder\.\d+\.", "co_attention.image_layers.0."),
-    (r"neck\.lateral_convs\.(\d)\.conv\.", r"decoder.feature_pyramid.laterals.\1."),
-    (r"neck\.fpn_convs\.(\d)\.conv\.", r"decoder.feature_pyramid.outputs.\1."),
-    (r"decode_head\.conv_seg\.", "decoder.head.classifier."),
-    (r"decode_head\.scale_heads\.", "decoder.head.branches."),
-)
-_LAYER_PARTS = (
-    (".self_attn.", ".self_attention."),
-    (".cross_attn.", ".cross_attention."),
-    ("attention.q_proj.", "attention.query."),
-    ("attention.k_proj.", "attention.key."),
-    ("attention.v_proj.", "attention.value."),
-    ("attention.proj.", "attention.output."),
-    (".norm1.", ".self_norm."),
-    (".norm2.", ".cross_norm."),
-    (".mlp.3.", ".mlp.4."),
-    (".mlp.0.", ".mlp.1."),
-    (".norm3.", ".mlp.0."),
-)
-
-
-def _trained_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The trained tensors by this package's names; of the co-attention layers the last alone, see the module."""
-    last = _depth({name: value for name, value in state.items() if re.match(_LAYER, name)}, r".*?decoder\.(\d+)\.")
-    trained = {"prompt.vectors": state["contexts"][0]}
-    for name, value in state.items():
-        layer = re.match(_LAYER, name)
-        frozen = name.startswith(("backbone.", "text_encoder.")) and not name.startswith("backbone.fpn")
-        if name == "contexts" or frozen or (layer and int(layer.group(2)) != last - 1):
-            continue
-        trained[_trained_name(name)] = value
-    return trained
-
-
-def _trained_name(name: str) -> str:
-    for pattern, replacement in _TRAINED_NAMES:
-        if re.match(pattern, name):
-            name = re.sub(f"^{pattern}", replacement, name)
-            break
-    if name.startswith(("co_attention.text_layers.", "co_attention.image_layers.")):
-        for old, new in _LAYER_PARTS:
-            name = name.replace(old, new)
-    if name.startswith("decoder.head.branches."):
-        name = name.replace(".conv.", ".0.").replace(".bn.", ".1.")
-    return name

@@ -77,12 +77,14 @@ def load_weakclip(
     if path.is_dir():
         if architecture is not None:
             raise WeightsError(f"{path}: `architecture` is for released checkpoints; {DESCRIPTION_FILE} has it here")
-        return _load_folder(path, vocabulary, clip, device).to(device).eval()
+        with torch.random.fork_rng(devices=[]):  # first weights are drawn and replaced: the caller's draws stay
+            return _load_folder(path, vocabulary, clip).to(device).eval()
     if not path.is_file():
         raise WeightsError(f"{path}: no such file or folder; expected a folder of save_weakclip or a released .pth")
     if clip is not None:
         raise WeightsError(f"{path}: a released checkpoint brings its own CLIP; leave `clip` out")
-    return load_released(path, architecture=architecture, vocabulary=vocabulary).to(device).eval()
+    with torch.random.fork_rng(devices=[]):
+        return load_released(path, architecture=architecture, vocabulary=vocabulary).to(device).eval()
 
 
 def describe(model: WeakCLIP) -> dict[str, Any]:
@@ -125,17 +127,12 @@ def clip_fingerprint(clip: FrozenCLIP) -> str:
     return digest.hexdigest()[:16]
 
 
-def _load_folder(
-    folder: Path, vocabulary: str | Path | None, clip: FrozenCLIP | None, device: str | torch.device
-) -> WeakCLIP:
+def _load_folder(folder: Path, vocabulary: str | Path | None, clip: FrozenCLIP | None) -> WeakCLIP:
     description = _read_description(folder / DESCRIPTION_FILE)
     state = _read_state(folder / WEIGHTS_FILE)
-    about_clip = description["clip"]
-    clip = clip or _named_clip(folder, about_clip, vocabulary)
-    _check_clip(folder, about_clip, clip)
-    clip = clip.to(device)
-    with torch.random.fork_rng(devices=[]):  # the first weights are replaced; the caller's draws stay as they were
-        model = description["settings"].build(clip, description["class_set"])
+    clip = clip or _named_clip(folder, description["clip"], vocabulary)
+    _check_clip(folder, description["clip"], clip)
+    model: WeakCLIP = description["settings"].build(clip, description["class_set"])
     model.load_trainable_state(state, source=str(folder / WEIGHTS_FILE))
     return model
 
