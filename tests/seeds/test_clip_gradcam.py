@@ -110,6 +110,14 @@ def test_refinement_spreads_along_attention_from_inside_the_boxes_only():
     torch.testing.assert_close(refine(weak, attention, 0.4), refine(scores, attention, 0.4))
 
 
+def test_refinement_goes_two_steps():
+    near = (torch.arange(25)[:, None] - torch.arange(25)).abs() <= 1
+    scores = torch.zeros(1, 5, 5)
+    scores[0, 2, 2] = 1  # patch 12 of 25
+    reached = refine(scores, near.float(), 0.4).flatten().nonzero().flatten()
+    assert reached.tolist() == [10, 11, 12, 13, 14]
+
+
 def test_boxes_around_parts():
     scores = np.zeros((6, 8))
     scores[1, 1] = scores[2, 2] = 1  # touch over a corner

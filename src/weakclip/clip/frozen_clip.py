@@ -51,6 +51,7 @@ class FrozenCLIP(nn.Module):
 
     pixel_mean: Tensor
     pixel_std: Tensor
+    tap_layers: tuple[int, ...]
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class FrozenCLIP(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
-        self.tap_layers = self.tap(tap_layers)
+        self.tap(tap_layers)
         self.tokenizer = tokenizer
         self.source = source
         self.position_interpolation: PositionInterpolation = position_interpolation
@@ -77,7 +78,7 @@ class FrozenCLIP(nn.Module):
         """Stay in evaluation mode: `mode` is ignored, so that no parent can wake dropout."""
         return super().train(False)
 
-    def tap(self, layers: Sequence[int] | None) -> tuple[int, ...]:
+    def tap(self, layers: Sequence[int] | None) -> None:
         """Choose the layers that `encode_image` gives.
 
         Args:
@@ -91,7 +92,6 @@ class FrozenCLIP(nn.Module):
         if not chosen or not all(1 <= layer <= depth for layer in chosen):
             raise ValueError(f"tap_layers are counted from 1 to {depth}; found {chosen}")
         self.tap_layers = chosen
-        return chosen
 
     @property
     def _vision_config(self) -> Any:  # transformers types its sub-configs as optional

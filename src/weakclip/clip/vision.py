@@ -54,7 +54,7 @@ def resize_to_patches(images: Tensor, patch_size: int) -> Tensor:
     return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=False)
 
 
-def interpolate_positions(table: Tensor, grid: tuple[int, int], mode: PositionInterpolation = "bicubic") -> Tensor:
+def interpolate_positions(table: Tensor, grid: tuple[int, int], mode: PositionInterpolation) -> Tensor:
     """Position embeddings for any patch grid; the class token's row is kept.
 
     Args:
