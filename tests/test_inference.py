@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weakclip.errors import ConfigError
-from weakclip.inference import InferenceSettings, predict_probs, window_logits, window_starts
+from weakclip.inference import InferenceSettings, predict_probs, stitched_logits, stitching_matrix, window_starts
 
 PLAIN = InferenceSettings(scales=(1.0,), flip=False, crop=32, stride=21, fit_crop=False)
 
@@ -74,7 +74,7 @@ def test_overlapping_logits_are_averaged_whatever_the_batches() -> None:
             count[top : top + 32, left : left + 32] += 1
     for batch_size in (1, 2, 5, 100):
         settings = InferenceSettings(crop=32, stride=21, batch_size=batch_size)
-        assert torch.allclose(window_logits(means, image, settings), total / count, rtol=1e-6)
+        assert torch.allclose(stitched_logits(means, image, (50, 70), settings), total / count, rtol=1e-6)
 
 
 def test_windows_are_uint8_of_one_size_in_bounded_batches() -> None:
@@ -140,6 +140,35 @@ def test_permuting_classes_permutes_the_result() -> None:
     plain = predict_probs(colours, image_of(30, 44), settings, device="cpu")
     permuted = predict_probs(lambda images: colours(images)[:, order], image_of(30, 44), settings, device="cpu")
     assert np.allclose(permuted, plain[order], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(50, 70), (33, 41), (80, 100)])
+def test_stitching_equals_resizing_averaging_and_resizing_one_by_one(size: tuple[int, int]) -> None:
+    """The published procedure, step by step."""
+    image = torch.from_numpy(image_of(50, 70)).permute(2, 0, 1)
+    settings = InferenceSettings(crop=32, stride=21)
+
+    def coarse(images: Tensor) -> Tensor:
+        return F.avg_pool2d(colours(images), 4)
+
+    total, count = torch.zeros(3, 50, 70), torch.zeros(50, 70)
+    for top in window_starts(50, 32, 21):
+        for left in window_starts(70, 32, 21):
+            rows, columns = slice(top, top + 32), slice(left, left + 32)
+            total[:, rows, columns] += F.interpolate(coarse(image[None, :, rows, columns]), (32, 32), mode="bilinear")[
+                0
+            ]
+            count[rows, columns] += 1
+    expected = F.interpolate((total / count)[None], size, mode="bilinear")[0]
+    assert torch.allclose(stitched_logits(coarse, image, size, settings), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("length", "coarse", "target"), [(100, 8, 37), (32, 32, 32), (53, 4, 200), (20, 5, 1)])
+def test_stitching_keeps_constants(length: int, coarse: int, target: int) -> None:
+    starts = window_starts(length, 32, 21)
+    matrix = stitching_matrix(starts, min(32, length), length, coarse, target)
+    assert matrix.shape == (target, len(starts) * coarse)
+    assert torch.allclose(matrix.sum(dim=1), torch.ones(target), atol=1e-5)
 
 
 def test_coarse_logits_are_brought_to_the_window_bilinearly() -> None:

@@ -72,46 +72,68 @@ def predict_probs(
             resized = image if size == (height, width) else resize_rgb(image, size)
             pixels = torch.tensor(resized, device=device).permute(2, 0, 1)
             for flipped in (False, True) if settings.flip else (False,):
-                logits = window_logits(logits_of, pixels.flip(2) if flipped else pixels, settings)
-                logits = _resize(logits[None], (height, width))[0]
+                logits = stitched_logits(logits_of, pixels.flip(2) if flipped else pixels, (height, width), settings)
                 probs = (logits.flip(2) if flipped else logits).softmax(dim=0)
                 total = probs if total is None else total.add_(probs)
         assert total is not None
         return total.div_(total.sum(dim=0, keepdim=True)).cpu().numpy()
 
 
-def window_logits(logits_of: LogitsFunction, pixels: Tensor, settings: InferenceSettings) -> Tensor:
+def stitched_logits(
+    logits_of: LogitsFunction, pixels: Tensor, size: tuple[int, int], settings: InferenceSettings
+) -> Tensor:
     """Logits of one image from overlapping windows; where windows overlap, the mean of their logits.
 
+    Resizing a window's logits to the window, averaging the windows, and resizing the whole to `size` are all linear and
+    separable. So they are one matrix for the rows and one for the columns of the windows' logits laid side by side:
+    `rows @ tiles @ columns.T`, the same numbers in a fraction of the work.
+
     Args:
-        logits_of: the network, `(B, 3, h, w)` uint8 to logits `(B, K, h', w')`, resized to the window bilinearly.
+        logits_of: the network, `(B, 3, h, w)` uint8 to finite logits `(B, K, h', w')`.
         pixels: `(3, H, W)` uint8.
+        size: height and width of the result.
         settings: window side, stride and batch size.
 
     Returns:
-        `(K, H, W)` float32.
+        `(K, *size)` float32.
     """
     height, width = pixels.shape[1:]
     window = min(settings.crop, height), min(settings.crop, width)
-    corners = [
-        (top, left)
-        for top in window_starts(height, settings.crop, settings.stride)
-        for left in window_starts(width, settings.crop, settings.stride)
-    ]
-    total: Tensor | None = None
-    count = torch.zeros((height, width), device=pixels.device)
-    for first in range(0, len(corners), settings.batch_size):
-        chosen = corners[first : first + settings.batch_size]
-        views = [(slice(top, top + window[0]), slice(left, left + window[1])) for top, left in chosen]
-        logits = logits_of(torch.stack([pixels[:, rows, columns] for rows, columns in views]))
-        assert logits.ndim == 4, "a network gives (B, K, h', w')"
-        if total is None:
-            total = torch.zeros((logits.shape[1], height, width), device=pixels.device)
-        for one, (rows, columns) in zip(logits, views, strict=True):
-            total[:, rows, columns] += _resize(one[None].float(), window)[0]
-            count[rows, columns] += 1
-    assert total is not None
-    return total.div_(count)
+    tops = window_starts(height, settings.crop, settings.stride)
+    lefts = window_starts(width, settings.crop, settings.stride)
+    windows = [pixels[:, top : top + window[0], left : left + window[1]] for top in tops for left in lefts]
+    step = settings.batch_size
+    batches = [logits_of(torch.stack(windows[first : first + step])) for first in range(0, len(windows), step)]
+    logits = torch.cat(batches).float()
+    classes, coarse = logits.shape[1], logits.shape[2:]
+    tiles = logits.reshape(len(tops), len(lefts), classes, *coarse).permute(2, 0, 3, 1, 4)
+    tiles = tiles.reshape(classes, len(tops) * coarse[0], len(lefts) * coarse[1])
+    rows = stitching_matrix(tops, window[0], height, coarse[0], size[0]).to(tiles.device)
+    columns = stitching_matrix(lefts, window[1], width, coarse[1], size[1]).to(tiles.device)
+    with torch.autocast(tiles.device.type, enabled=False):
+        return rows @ (tiles @ columns.T)
+
+
+def stitching_matrix(starts: list[int], window: int, length: int, coarse: int, target: int) -> Tensor:
+    """From the values of all windows along one side to the side of the result.
+
+    Args:
+        starts: first pixel of each window.
+        window: pixels of a window.
+        length: pixels of the side.
+        coarse: values that the network gives for a window.
+        target: values of the result.
+
+    Returns:
+        `(target, len(starts) * coarse)` float32; every row sums to 1.
+    """
+    enlarge = _resized(torch.eye(coarse), window)
+    placed = torch.zeros(length, len(starts), coarse)
+    count = torch.zeros(length, 1, 1)
+    for index, start in enumerate(starts):
+        placed[start : start + window, index] = enlarge
+        count[start : start + window] += 1
+    return _resized((placed / count).flatten(1), target)
 
 
 def window_starts(length: int, crop: int, stride: int) -> list[int]:
@@ -126,7 +148,6 @@ def window_starts(length: int, crop: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(maps.shape[2:]) == size:
-        return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+def _resized(columns: Tensor, length: int) -> Tensor:
+    """Linear interpolation of every column of `(n, m)` to `(length, m)`."""
+    return F.interpolate(columns.T[None], size=length, mode="linear", align_corners=False)[0].T

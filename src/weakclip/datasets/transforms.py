@@ -20,6 +20,7 @@ PAD_COLOR = (123, 117, 104)
 brings to about 0, as the published recipe pads. Black would be a dark object with a hard edge."""
 
 CROP_TRIES = 10
+RESIZE_MARGIN = 4  # source pixels beside the window that the filter of a resize may reach
 BRIGHTNESS = 32.0
 CONTRAST = (0.5, 1.5)
 SATURATION = (0.5, 1.5)
@@ -78,9 +79,7 @@ def augment(
     top, left = _random_corner(mask, size, settings, rng)
     height, width = min(crop, size[0]), min(crop, size[1])
     flip = rng.random() < settings.flip
-    patch = _resized_patch(image, size, (top, left, height, width))
-    if settings.photometric:
-        patch = photometric_distortion(patch, rng)
+    patch = _patch(image, size, (top, left, height, width), rng if settings.photometric else None)
     rows = _nearest(mask.shape[0], size[0], top, height)
     columns = _nearest(mask.shape[1], size[1], left, width)
     mask_patch = mask[rows[:, None], columns]
@@ -156,13 +155,24 @@ def largest_class_share(mask: np.ndarray) -> float:
     return float(counts.max() / total) if total else 1.0
 
 
-def _resized_patch(image: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
-    """The window `box` (top, left, height, width) of the image resized to `size`, without resizing the rest."""
+def _patch(
+    image: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int], rng: np.random.Generator | None
+) -> Image.Image:
+    """The window `box` (top, left, height, width) of the image resized to `size`; only what it shows is worked on.
+
+    Colours are distorted (with `rng`) where there are fewer pixels: before an enlargement, after a reduction.
+    """
     top, left, height, width = box
     down, right = image.shape[0] / size[0], image.shape[1] / size[1]
-    source = (left * right, top * down, min(image.shape[1], (left + width) * right), (top + height) * down)
-    source = (*source[:3], min(float(image.shape[0]), source[3]))
-    return Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=source)
+    y0, x0, y1, x1 = top * down, left * right, (top + height) * down, (left + width) * right
+    row, column = max(0, int(y0) - RESIZE_MARGIN), max(0, int(x0) - RESIZE_MARGIN)
+    source = Image.fromarray(image[row : int(y1) + 1 + RESIZE_MARGIN, column : int(x1) + 1 + RESIZE_MARGIN])
+    enlarged = source.width * source.height < height * width
+    if rng and enlarged:
+        source = photometric_distortion(source, rng)
+    region = (x0 - column, y0 - row, min(x1 - column, source.width), min(y1 - row, source.height))
+    patch = source.resize((width, height), Image.Resampling.BILINEAR, box=region)
+    return photometric_distortion(patch, rng) if rng and not enlarged else patch
 
 
 def _nearest(source: int, target: int, start: int, count: int) -> np.ndarray:
