@@ -128,8 +128,8 @@ class Manifest:
             if folder.exists():
                 shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.rglob(".*.tmp"):
-            leftover.unlink()
+        for leftover in [path for path in folder.rglob(".*.tmp") if path.exists()]:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         self.records[stage] = {**key.record(), "done": False}
         self.save()
         return folder

@@ -1,6 +1,6 @@
 """One page about a run: a pure function of the run folder, self-contained and readable offline."""
 
-from weakclip.report.folder import STAGE_FOLDERS, Curves, PictureRow, RunSummary, Score, StageSummary, read_run
+from weakclip.report.folder import STAGE_FOLDERS, Curves, PictureRow, RunSummary, StageSummary, read_run
 from weakclip.report.page import render_report, write_report
 
 __all__ = [
@@ -8,7 +8,6 @@ __all__ = [
     "Curves",
     "PictureRow",
     "RunSummary",
-    "Score",
     "StageSummary",
     "read_run",
     "render_report",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
-from weakclip.report.folder import Curves, Score
+from weakclip.evaluation import Scores
+from weakclip.report.folder import Curves
 
 WIDTH, HEIGHT = 640, 240
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 30
@@ -90,6 +91,16 @@ def percent(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f}"
 
 
+def mean_known(values: Mapping[str, float | None]) -> float:
+    """Mean of the values that are known; NaN where none is.
+
+    >>> mean_known({"cat": 0.5, "dog": 1.0, "cow": None})
+    0.75
+    """
+    known = [value for value in values.values() if value is not None]
+    return sum(known) / len(known) if known else math.nan
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them.
 
@@ -103,7 +114,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
-def class_names(scores: Sequence[Score]) -> list[str]:
+def class_names(scores: Sequence[Scores]) -> list[str]:
     """The class names of all scores, in the order of the first one."""
     names: dict[str, None] = {}
     for score in scores:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from weakclip.errors import RunError
+from weakclip.evaluation import Scores
 
 STAGE_FOLDERS = {
     "seeds": "1_seeds",
@@ -23,35 +24,6 @@ STAGE_FOLDERS = {
 """The folder of each stage, in the order in which stages run."""
 
 CURVE_POINTS = 300
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """One row of the results: what was scored, on what, and how it was made.
-
-    Args:
-        subject: what was scored ("seeds", "pseudo masks", "network", "network trained on the true masks").
-        split: the split it was scored on.
-        images: how many images.
-        crf: the dense CRF it went through, in words; "no" where there was none.
-        multi_scale: the scales and the flip it was averaged over, in words; "no" where there was one pass.
-        mean_iou: mean over the classes that occur, 0…1.
-        pixel_accuracy: share of right pixels, 0…1.
-        iou: per class, 0…1; None where the class occurs neither in prediction nor in truth.
-        precision: per class, 0…1; None where the class is never predicted.
-        recall: per class, 0…1; None where the class never occurs.
-    """
-
-    subject: str
-    split: str
-    images: int
-    crf: str
-    multi_scale: str
-    mean_iou: float
-    pixel_accuracy: float
-    iou: dict[str, float | None]
-    precision: dict[str, float | None]
-    recall: dict[str, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +63,7 @@ class RunSummary:
     folder: Path
     config: str
     stages: tuple[StageSummary, ...]
-    scores: tuple[Score, ...]
+    scores: tuple[Scores, ...]
     curves: tuple[Curves, ...]
     classes: tuple[tuple[str, str], ...]
     rows: tuple[PictureRow, ...]
@@ -156,11 +128,11 @@ def _stage(stage: str, records: Mapping[str, Any]) -> StageSummary:
     )
 
 
-def _scores(folder: Path, stages: Iterable[str]) -> Iterable[Score]:
+def _scores(folder: Path, stages: Iterable[str]) -> Iterable[Scores]:
     for stage in stages:
         if stage.startswith("evaluate"):
             for entry in _read_json(folder / STAGE_FOLDERS[stage] / "metrics.json").get("scores", ()):
-                yield Score(**entry)
+                yield Scores(**entry)
 
 
 def _curves(folder: Path, stage: str) -> Curves | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from weakclip.images import atomic_write
-from weakclip.report.figures import class_names, duration, loss_curves, percent, png_data_uri
+from weakclip.report.figures import class_names, duration, loss_curves, mean_known, percent, png_data_uri
 from weakclip.report.folder import read_run
 
 STAGE_TITLES = {
@@ -40,7 +40,9 @@ def render_report(folder: Path | str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, duration=duration, data_uri=png_data_uri, loss_curves=loss_curves)
+    environment.filters.update(
+        percent=percent, duration=duration, mean_known=mean_known, data_uri=png_data_uri, loss_curves=loss_curves
+    )
     run = read_run(folder)
     captions = list(dict.fromkeys(caption for row in run.rows for caption in row.pictures))
     return environment.get_template("report.html.j2").render(

@@ -1,93 +1,22 @@
-"""The configuration of a run: dataclasses that live beside their owners, read from YAML and checked key by key."""
+"""Configurations from YAML, checked key by key, and back."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pydantic
 import yaml
 
-from weakclip.datasets import AugmentSettings
+from weakclip.config.sections import RunConfig
 from weakclip.errors import ConfigError, WeakCLIPError
-from weakclip.modeling import ModelSettings
-from weakclip.training.settings import TrainSettings
 
-SHIPPED = Path(__file__).parent / "configs"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """Which images a run is about.
-
-    Args:
-        dataset: "scenes" (drawn by the package), "voc12", "coco14" or "folder".
-        root: the data set's folder; relative to where the command is run. None for scenes.
-        train_split: the split that masks are made for, and that the network is retrained on.
-        val_split: the split that the network is scored on; None where there is none.
-        train_limit: only the first so many images of the training split; None for all.
-        val_limit: the same for the validation split.
-        scene_size: side of the drawn images, pixels; for scenes alone.
-    """
-
-    dataset: Literal["scenes", "voc12", "coco14", "folder"]
-    root: str | None = None
-    train_split: str = "train"
-    val_split: str | None = "val"
-    train_limit: int | None = None
-    val_limit: int | None = None
-    scene_size: int = 128
-
-    def __post_init__(self) -> None:
-        if (self.root is None) != (self.dataset == "scenes"):
-            raise ConfigError(f"root: the folder of {self.dataset}, and null for scenes, expected; found {self.root!r}")
-        for name in ("train_limit", "val_limit"):
-            limit = getattr(self, name)
-            if limit is not None and limit < 1:
-                raise ConfigError(f"{name}: 1 or more, or null, expected; found {limit}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipSettings:
-    """Which frozen CLIP.
-
-    Args:
-        source: "demo", a folder in transformers' format, an OpenAI `.pt` archive, or an id on the Hugging Face hub.
-        vocabulary: where the tokenizer comes from if `source` has none; None otherwise.
-    """
-
-    source: str = "openai/clip-vit-base-patch16"
-    vocabulary: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Everything that decides what a run computes.
-
-    Args:
-        data: the images.
-        clip: the frozen CLIP.
-        model: the numbers of WeakCLIP.
-        augment: the augmentation of WeakCLIP's training.
-        train: how WeakCLIP is trained on the seeds.
-        seed: of everything random.
-        device: "auto" takes an accelerator where there is one; "cpu", or a torch device name.
-    """
-
-    data: DataSettings
-    clip: ClipSettings = field(default_factory=ClipSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    augment: AugmentSettings = field(default_factory=AugmentSettings)
-    train: TrainSettings = field(default_factory=TrainSettings)
-    seed: int = 0
-    device: str = "auto"
+SHIPPED = Path(__file__).parents[1] / "configs"
 
 
 def shipped_configs() -> list[str]:
@@ -160,6 +89,7 @@ def plain(value: Any) -> Any:
 def flat(value: Any, prefix: str) -> dict[str, Any]:
     """Settings by their key path.
 
+    >>> from weakclip.config import ClipSettings
     >>> flat(ClipSettings(source="demo"), "clip")
     {'clip.source': 'demo', 'clip.vocabulary': None}
     """
@@ -215,7 +145,7 @@ def _build(kind: type[Any], values: Any, origin: str, path: tuple[str, ...] = ()
             raise ConfigError(f"unknown key {'.'.join(here)!r} in {origin}; {hint}")
         built[name] = _build_parts(hints[name], value, origin, here)
     try:
-        return _adapter(kind).validate_python(built)
+        return pydantic.TypeAdapter(kind).validate_python(built)
     except pydantic.ValidationError as error:
         raise ConfigError(f"{origin}: {_first_problem(error, path)}") from None
     except WeakCLIPError as error:
@@ -238,11 +168,6 @@ def _dataclass_in(hint: Any) -> type[Any] | None:
     optional = typing.get_origin(hint) in (typing.Union, types.UnionType)
     candidates = typing.get_args(hint) if optional else (hint,)
     return next((part for part in candidates if isinstance(part, type) and dataclasses.is_dataclass(part)), None)
-
-
-@functools.cache
-def _adapter(kind: type[Any]) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(kind)
 
 
 def _first_problem(error: pydantic.ValidationError, path: tuple[str, ...]) -> str:

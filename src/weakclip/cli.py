@@ -1,0 +1,170 @@
+"""The command line. Heavy imports stand inside the commands, so that `weakclip --help` answers at once."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from weakclip import __version__
+from weakclip.errors import WeakCLIPError
+
+if TYPE_CHECKING:
+    from weakclip.config import RunConfig
+    from weakclip.pipeline import RunResult
+
+app = typer.Typer(
+    name="weakclip",
+    help="Images with image-level labels in, pixel masks and a segmentation network out, with a frozen CLIP.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[str, typer.Argument(help="A YAML file, or a shipped configuration: demo, voc12, coco14, folder.")]
+Out = Annotated[Path, typer.Option(help="The run folder; a run that is there already is continued.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be given repeatedly.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many training steps, for a quick try.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"weakclip {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def run(
+    config: Config,
+    out: Out,
+    full: Annotated[bool, typer.Option("--full", help="Also train on the true masks, as an upper bound.")] = False,
+    limit_steps: Limit = None,
+    set_: Set = None,
+) -> None:
+    """Do the whole job: seeds, training, pseudo masks, retraining, evaluation, report."""
+    from weakclip.pipeline import run_pipeline
+
+    loaded = _load(config, set_, limit_steps)
+    _show(lambda: run_pipeline(loaded, out, full=full))
+
+
+@app.command()
+def seeds(config: Config, out: Out, set_: Set = None) -> None:
+    """Stage 1: class activation maps and seed masks from the frozen CLIP, or from elsewhere."""
+    _one_stage("seeds", config, out, set_)
+
+
+@app.command()
+def train(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None) -> None:
+    """Stage 2: train WeakCLIP on the seeds."""
+    _one_stage("train", config, out, set_, limit_steps)
+
+
+@app.command()
+def pseudo_masks(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None) -> None:
+    """Stage 3: pixel masks of the training images from the trained WeakCLIP."""
+    _one_stage("pseudo_masks", config, out, set_, limit_steps)
+
+
+@app.command()
+def retrain(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None) -> None:
+    """Stage 4: train an ordinary segmentation network on the pseudo masks."""
+    _one_stage("retrain", config, out, set_, limit_steps)
+
+
+@app.command()
+def evaluate(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None) -> None:
+    """Stage 5: score seeds and pseudo masks on the training split, the network on the validation split."""
+    _one_stage("evaluate", config, out, set_, limit_steps)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Write report.html of a run folder anew."""
+    from weakclip.report import write_report
+
+    typer.echo(write_report(folder))
+
+
+@app.command("config")
+def show_config(config: Config, set_: Set = None) -> None:
+    """Check a configuration and print its text, to start one's own from: `weakclip config voc12 > mine.yaml`."""
+    from weakclip.config import config_path, dump_config
+
+    checked = _load(config, set_, None)
+    text = dump_config(checked) if set_ else config_path(config).read_text(encoding="utf-8")
+    typer.echo(text, nl=False)
+
+
+def _load(source: str, overrides: Sequence[str] | None, limit_steps: int | None) -> RunConfig:
+    from weakclip.config import limit_training, load_config
+
+    config = load_config(source, overrides or ())
+    return config if limit_steps is None else limit_training(config, limit_steps)
+
+
+def _one_stage(
+    stage: str, source: str, out: Path, overrides: Sequence[str] | None, limit_steps: int | None = None
+) -> None:
+    from weakclip.pipeline import run_stage
+
+    loaded = _load(source, overrides, limit_steps)
+    _show(lambda: run_stage(loaded, out, stage))
+
+
+def _show(work: Callable[[], RunResult]) -> None:
+    """Do the work; then the results table, and where the report is."""
+    try:
+        result = work()
+    except KeyboardInterrupt:
+        typer.echo("weakclip: interrupted; the same command continues", err=True)
+        raise typer.Exit(130) from None
+    from rich.console import Console
+    from rich.table import Table
+
+    from weakclip.report.figures import mean_known, percent
+
+    console = Console(highlight=False)
+    if result.scores:
+        table = Table(title="Results, per cent (means over the classes)", title_justify="left")
+        for heading in ("what", "split", "images", "dense CRF", "multi-scale"):
+            table.add_column(heading)
+        for heading in ("mean IoU", "precision", "recall"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for score in result.scores:
+            made = ("no" if how == "no" else "yes" for how in (score.crf, score.multi_scale))
+            numbers = (score.mean_iou, mean_known(score.precision), mean_known(score.recall))
+            table.add_row(score.subject, score.split, str(score.images), *made, *map(percent, numbers))
+        console.print(table)
+    console.print(f"report: {result.report}", soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line: what the user can mend is one line on standard error and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("weakclip").setLevel(logging.INFO)
+    try:
+        app()
+    except WeakCLIPError as error:
+        message = " ".join(str(error).split())
+        typer.echo(f"weakclip: {message}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""What a run is told: one section for each part, composed of dataclasses that live beside their owners."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from weakclip.crf import CRFParams
+from weakclip.datasets import AugmentSettings
+from weakclip.errors import ConfigError
+from weakclip.inference import InferenceSettings
+from weakclip.modeling import ModelSettings
+from weakclip.pseudo_masks import PseudoMaskSettings
+from weakclip.seeds import GradCAMSettings, SeedSettings
+from weakclip.training.retrain import RetrainSettings
+from weakclip.training.settings import TrainSettings
+from weakclip.training.train_weakclip import LossSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which images a run is about.
+
+    Args:
+        dataset: "scenes" (drawn by the package), "voc12", "coco14" or "folder".
+        root: the data set's folder; relative to where the command is run. None for scenes.
+        train_split: the split that masks are made for, and that the network is retrained on.
+        val_split: the split that the network is scored on; None where there is none.
+        train_limit: only the first so many images of the training split; None for all.
+        val_limit: the same for the validation split.
+        scene_size: side of the drawn images, pixels; for scenes alone.
+    """
+
+    dataset: Literal["scenes", "voc12", "coco14", "folder"]
+    root: str | None = None
+    train_split: str = "train"
+    val_split: str | None = "val"
+    train_limit: int | None = None
+    val_limit: int | None = None
+    scene_size: int = 128
+
+    def __post_init__(self) -> None:
+        if (self.root is None) != (self.dataset == "scenes"):
+            raise ConfigError(f"root: the folder of {self.dataset}, and null for scenes, expected; found {self.root!r}")
+        for name in ("train_limit", "val_limit"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise ConfigError(f"{name}: 1 or more, or null, expected; found {limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSettings:
+    """Which frozen CLIP.
+
+    Args:
+        source: "demo", a folder in transformers' format, an OpenAI `.pt` archive, or an id on the Hugging Face hub.
+        vocabulary: where the tokenizer comes from if `source` has none; None otherwise.
+    """
+
+    source: str = "openai/clip-vit-base-patch16"
+    vocabulary: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedStageSettings:
+    """Where the seeds come from.
+
+    Args:
+        method: "clip_gradcam" makes them from the frozen CLIP; "imported_cams" and "imported_masks" read a folder.
+        folder: for imported seeds, the folder with one file an image; None otherwise.
+        first_class: for imported CAMs, the number that their files give to the first foreground class: 0 or 1.
+        gradcam: how CLIP's class activation maps are made.
+        masks: how class activation maps become seed masks.
+    """
+
+    method: Literal["clip_gradcam", "imported_cams", "imported_masks"] = "clip_gradcam"
+    folder: str | None = None
+    first_class: int = 0
+    gradcam: GradCAMSettings = field(default_factory=GradCAMSettings)
+    masks: SeedSettings = field(default_factory=SeedSettings)
+
+    def __post_init__(self) -> None:
+        if (self.folder is None) != (self.method == "clip_gradcam"):
+            raise ConfigError(
+                f"folder: the folder of imported seeds, and null for clip_gradcam, expected; found {self.folder!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """How the retrained network is scored on the validation split.
+
+    Args:
+        inference: scales, flip and windows.
+        crf: dense CRF on its predictions; None for none.
+        pictures: rows of the report's picture sheet, of either split.
+    """
+
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    crf: CRFParams | None = None
+    pictures: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run computes.
+
+    Args:
+        data: the images.
+        clip: the frozen CLIP.
+        seeds: where the seeds come from.
+        model: the numbers of WeakCLIP.
+        augment: the augmentation of WeakCLIP's training.
+        loss: WeakCLIP's loss.
+        train: how WeakCLIP is trained on the seeds.
+        pseudo_masks: how its predictions become masks.
+        retrain: which network is trained on those masks, and how.
+        evaluate: how that network is scored.
+        seed: of everything random.
+        device: "auto" takes an accelerator where there is one; "cpu", or a torch device name.
+    """
+
+    data: DataSettings
+    clip: ClipSettings = field(default_factory=ClipSettings)
+    seeds: SeedStageSettings = field(default_factory=SeedStageSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    pseudo_masks: PseudoMaskSettings = field(default_factory=PseudoMaskSettings)
+    retrain: RetrainSettings = field(default_factory=RetrainSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    seed: int = 0
+    device: str = "auto"
+
+
+def limit_training(config: RunConfig, steps: int) -> RunConfig:
+    """The same run with at most `steps` steps in either training, and warm-ups that fit."""
+
+    def limited(settings: TrainSettings) -> TrainSettings:
+        count = min(steps, settings.steps)
+        return dataclasses.replace(settings, steps=count, warmup_steps=min(settings.warmup_steps, count))
+
+    retrain = dataclasses.replace(config.retrain, train=limited(config.retrain.train))
+    return dataclasses.replace(config, train=limited(config.train), retrain=retrain)

@@ -1,0 +1,108 @@
+"""What the stages of one run share: its settings, data sets, CLIP and device, each made when first asked for."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import weakclip.clip
+from weakclip.clip import FrozenCLIP, load_clip
+from weakclip.config import RunConfig, flat
+from weakclip.datasets import ImageLabelDataset
+from weakclip.errors import ConfigError
+from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, open_split, source_fingerprint
+from weakclip.report import STAGE_FOLDERS
+
+logger = logging.getLogger("weakclip")
+
+NO_EFFECT = ("workers", "checkpoint_every", "log_every")
+"""Settings that change how a result is made, but not the result: they enter no stage's key."""
+
+
+class RunContext:
+    """What the stages of one run share.
+
+    Args:
+        config: the run's settings.
+        out: the run folder.
+    """
+
+    def __init__(self, config: RunConfig, out: Path) -> None:
+        self.config = config
+        self.out = out
+        self._fingerprints: dict[str, str] = {}
+
+    def folder(self, stage: str) -> Path:
+        """The folder of a stage's artefacts."""
+        return self.out / STAGE_FOLDERS[stage]
+
+    @functools.cached_property
+    def device(self) -> str:
+        """The torch device that work is done on."""
+        if self.config.device == "auto":
+            accelerator = torch.accelerator.current_accelerator(check_available=True)
+            return accelerator.type if accelerator else "cpu"
+        try:
+            torch.empty(0, device=self.config.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"device: {self.config.device!r} cannot be used ({str(error).splitlines()[0]})") from None
+        return self.config.device
+
+    @functools.cached_property
+    def train(self) -> ImageLabelDataset:
+        """The training split: images and labels. Its masks are for scoring and for the upper bound."""
+        data = self.config.data
+        return _noted(open_split(data, data.train_split, data.train_limit))
+
+    @functools.cached_property
+    def val(self) -> ImageLabelDataset | None:
+        """The validation split, where the settings name one."""
+        data = self.config.data
+        return None if data.val_split is None else _noted(open_split(data, data.val_split, data.val_limit))
+
+    @functools.cached_property
+    def clip(self) -> FrozenCLIP:
+        """The frozen CLIP, on the device."""
+        settings = self.config.clip
+        return load_clip(
+            settings.source,
+            device=self.device,
+            tap_layers=self.config.model.tap_layers,
+            vocabulary=settings.vocabulary,
+        )
+
+    def settings(self, sections: Iterable[str]) -> dict[str, Any]:
+        """Flat settings of some sections, without those that change no result."""
+        values: dict[str, Any] = {}
+        for section in sections:
+            values |= flat(getattr(self.config, section), section)
+        return {name: value for name, value in values.items() if name.rsplit(".", 1)[-1] not in NO_EFFECT}
+
+    def fingerprint(self, source: str) -> str:
+        """Digest of a source of data: "train images", "train masks", "val images", "val masks", "CLIP weights", …"""
+        if source not in self._fingerprints:
+            self._fingerprints[source] = self._fingerprint_makers()[source]()
+        return self._fingerprints[source]
+
+    def _fingerprint_makers(self) -> dict[str, Callable[[], str]]:
+        demo = Path(weakclip.clip.__file__).parent / "demo"
+        return {
+            "train images": lambda: image_fingerprint(self.train),
+            "train masks": lambda: mask_fingerprint(self.train),
+            "val images": lambda: image_fingerprint(self.val) if self.val else "none",
+            "val masks": lambda: mask_fingerprint(self.val) if self.val else "none",
+            "CLIP weights": lambda: source_fingerprint(self.config.clip.source, demo),
+            "imported seeds": lambda: source_fingerprint(self.config.seeds.folder, demo),
+            "student weights": lambda: source_fingerprint(self.config.retrain.model, demo),
+        }
+
+
+def _noted(dataset: ImageLabelDataset) -> ImageLabelDataset:
+    for note in dataset.notes:
+        logger.info("%s: %s", dataset.split, note)
+    return dataset

@@ -1,0 +1,138 @@
+"""The data sets that a configuration names, and cheap fingerprints of what results depend on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from weakclip.config import DataSettings
+from weakclip.datasets import ImageFileDataset, ImageLabelDataset
+
+SMALL_FILE = 16 * 2**20
+"""Up to so many bytes a weights file is read whole for its fingerprint; a larger one is known by size and time."""
+
+
+class FirstImages(ImageLabelDataset):
+    """The first `count` images of a data set, for quick tries."""
+
+    def __init__(self, whole: ImageLabelDataset, count: int) -> None:
+        super().__init__(whole.class_set, whole.split, whole.names[:count], notes=whole.notes)
+        self.whole = whole
+        self.has_masks = whole.has_masks
+
+    def image(self, index: int) -> np.ndarray:
+        """`(H, W, 3)` uint8 RGB."""
+        return self.whole.image(index)
+
+    def labels(self, index: int) -> tuple[int, ...]:
+        """Ascending foreground indices."""
+        return self.whole.labels(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.whole.size(index)
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """Pixel labels, or None; for scoring only."""
+        return self.whole.mask(index)
+
+
+def open_split(settings: DataSettings, split: str, limit: int | None) -> ImageLabelDataset:
+    """A split of the data set that the settings name.
+
+    Args:
+        settings: which data set, and where it lies.
+        split: name of the split.
+        limit: only the first so many images; None for all.
+
+    Raises:
+        DataError: no such folder or split, an empty split, or an unknown class.
+    """
+    if settings.dataset == "scenes":
+        from weakclip.datasets.scenes import ScenesDataset
+
+        return ScenesDataset(split, size=settings.scene_size, count=limit)
+    whole = _open_folder(settings, split)
+    return whole if limit is None or limit >= len(whole) else FirstImages(whole, limit)
+
+
+def _open_folder(settings: DataSettings, split: str) -> ImageLabelDataset:
+    root = str(settings.root)
+    if settings.dataset == "voc12":
+        from weakclip.datasets.voc import VOC12Dataset
+
+        return VOC12Dataset(root, split)
+    if settings.dataset == "coco14":
+        from weakclip.datasets.coco import COCO14Dataset
+
+        return COCO14Dataset(root, split)
+    from weakclip.datasets.folder import FolderDataset
+
+    return FolderDataset(root, split)
+
+
+def image_fingerprint(dataset: ImageLabelDataset) -> str:
+    """Digest of classes, names, and the labels and sizes and times of the image files; no image file is read.
+
+    Of a data set that is drawn, not stored, the first image stands for all. Some seconds for 100,000 images.
+    """
+    source = dataset.whole if isinstance(dataset, FirstImages) else dataset
+    lines = [repr((dataset.split, dataset.class_set)), *dataset.names]
+    if isinstance(source, ImageFileDataset):
+        for index in range(len(dataset)):
+            lines.append(f"{source.labels(index)} {_stat(source.image_path(index))}")
+    else:
+        lines.append(hashlib.sha256(dataset.image(0).tobytes()).hexdigest())
+    return _digest(lines)
+
+
+def mask_fingerprint(dataset: ImageLabelDataset) -> str:
+    """Digest of the sizes and times of the mask files; for the stages that score, or train the upper bound."""
+    source = dataset.whole if isinstance(dataset, FirstImages) else dataset
+    if not isinstance(source, ImageFileDataset):
+        return _digest([repr(dataset.has_masks)])
+    paths = (source.mask_path(index) for index in range(len(dataset)))
+    return _digest(_stat(path) if path else "" for path in paths)
+
+
+def source_fingerprint(source: str | None, package_demo: Path) -> str:
+    """Digest of weights or imported seeds named in a configuration: a file, a folder, or else the name alone (hub id).
+
+    Args:
+        source: what the configuration says.
+        package_demo: where the weights called "demo" lie.
+    """
+    if not source:
+        return "none"
+    path = package_demo if source == "demo" else Path(source).expanduser()
+    if path.is_file():
+        return _digest([_content(path)])
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return _digest(f"{file.relative_to(path)} {_content(file)}" for file in files)
+    return _digest([source])
+
+
+def _content(path: Path) -> str:
+    if path.stat().st_size > SMALL_FILE:
+        return _stat(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _stat(path: Path) -> str:
+    """Size and time of a file; a missing one is left to the stage that reads it, which names it."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return "missing"
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def _digest(lines: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()[:32]

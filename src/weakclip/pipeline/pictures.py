@@ -1,0 +1,78 @@
+"""The picture sheet of the report: small pictures of some images, their masks laid over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from weakclip.classes import IGNORE_INDEX
+from weakclip.datasets import ImageLabelDataset
+from weakclip.images import overlay, read_mask, resize_rgb, write_json, write_png
+from weakclip.inference import InferenceSettings, LogitsFunction, predict_probs
+
+PICTURES = "pictures"
+LONGEST_SIDE = 192
+
+
+def write_pictures(
+    folder: Path,
+    splits: Mapping[str, ImageLabelDataset],
+    mask_folders: Mapping[str, Mapping[str, Path]],
+    logits_of: LogitsFunction,
+    inference: InferenceSettings,
+    *,
+    count: int,
+    device: str,
+) -> None:
+    """Write `pictures/N_CAPTION.png` and `pictures.json`, which names them, the classes and their colours.
+
+    Args:
+        folder: the evaluation's folder.
+        splits: data sets to take images from, evenly spread over each.
+        mask_folders: split → caption → folder of masks to show.
+        logits_of: the network whose prediction is shown.
+        inference: how it predicts.
+        count: images of each split.
+        device: where the network is.
+    """
+    rows: list[dict[str, object]] = []
+    for split, dataset in splits.items():
+        for index in np.unique(np.linspace(0, len(dataset) - 1, num=min(count, len(dataset)), dtype=int)).tolist():
+            name, image = dataset.names[index], dataset.image(index)
+            masks = {caption: read_mask(where / f"{name}.png") for caption, where in mask_folders[split].items()}
+            prediction = predict_probs(logits_of, image, inference, device=device).argmax(axis=0)
+            masks["prediction"] = prediction.astype(np.uint8)
+            truth = dataset.mask(index)
+            if truth is not None:
+                masks["truth"] = truth
+            files = _write_row(folder / PICTURES, len(rows), image, masks, dataset.class_set.palette)
+            labels = [dataset.class_set.names[label] for label in dataset.labels(index)]
+            rows.append({"name": name, "split": split, "labels": labels, "pictures": files})
+    class_set = next(iter(splits.values())).class_set
+    classes = [{"name": name, "color": color} for name, color in zip(class_set.names, class_set.colors, strict=True)]
+    write_json(folder / "pictures.json", {"classes": classes, "rows": rows})
+
+
+def _write_row(
+    folder: Path, row: int, image: np.ndarray, masks: Mapping[str, np.ndarray], palette: np.ndarray
+) -> dict[str, str]:
+    pictures = {"image": image} | {caption: _laid_over(image, mask, palette) for caption, mask in masks.items()}
+    files = {}
+    for caption, picture in pictures.items():
+        files[caption] = f"{row}_{caption.replace(' ', '_')}.png"
+        write_png(folder / files[caption], _small(picture))
+    return files
+
+
+def _laid_over(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Class colours over the image; pale where no class is given."""
+    pale = (mask == IGNORE_INDEX)[..., None]
+    return np.where(pale, 160 + image // 3, overlay(image, mask, palette)).astype(np.uint8)
+
+
+def _small(picture: np.ndarray) -> np.ndarray:
+    height, width = picture.shape[:2]
+    factor = min(1.0, LONGEST_SIDE / max(height, width))
+    return resize_rgb(picture, (max(1, round(height * factor)), max(1, round(width * factor))))

@@ -1,0 +1,140 @@
+"""A run: what must be done, what is done already, and the stages in order."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from weakclip.config import RunConfig, dump_config
+from weakclip.errors import RunError
+from weakclip.evaluation import Scores
+from weakclip.images import atomic_write
+from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.manifest import Manifest, StageKey
+from weakclip.pipeline.stages import STAGES
+from weakclip.report import STAGE_FOLDERS, read_run, write_report
+
+logger = logging.getLogger("weakclip")
+
+MAIN_STAGES = ("seeds", "train", "pseudo_masks", "retrain", "evaluate")
+UPPER_BOUND_STAGES = ("retrain_truth", "evaluate_truth")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run ends with.
+
+    Args:
+        folder: the run folder.
+        report: the report page in it.
+        scores: the rows of the results table; empty where the data set has no pixel labels.
+    """
+
+    folder: Path
+    report: Path
+    scores: tuple[Scores, ...]
+
+
+def run_pipeline(config: RunConfig, out: Path | str, *, full: bool = False) -> RunResult:
+    """The whole job: seeds, training, pseudo masks, retraining, evaluation, report.
+
+    A folder of an earlier run is continued: what was made with the same settings and data is kept, the rest is made
+    again. What is done and why is told through the logger "weakclip".
+
+    Args:
+        config: what to run.
+        out: the run folder; made where it does not exist.
+        full: also train the same network on the true masks, as an upper bound.
+
+    Returns:
+        The run folder, its report and its scores.
+
+    Raises:
+        WeakCLIPError: anything that the user can mend; what was finished before stays.
+    """
+    return _run(config, Path(out), MAIN_STAGES + (UPPER_BOUND_STAGES if full else ()))
+
+
+def run_stage(config: RunConfig, out: Path | str, stage: str) -> RunResult:
+    """One stage on the results of those before it.
+
+    Args:
+        config: what to run.
+        out: the run folder.
+        stage: "seeds", "train", "pseudo_masks", "retrain" or "evaluate".
+
+    Raises:
+        RunError: a stage before it is missing, or was made with other settings.
+        WeakCLIPError: as `run_pipeline`.
+    """
+    return _run(config, Path(out), (stage,))
+
+
+def _run(config: RunConfig, out: Path, wanted: Sequence[str]) -> RunResult:
+    context = RunContext(config, out)
+    manifest = Manifest.open(out)
+    keys = stage_keys(context, wanted)
+    for stage in wanted:
+        for upstream in STAGES[stage].upstream:
+            if upstream not in wanted and manifest.state(upstream, keys[upstream]) != "done":
+                _complain(manifest, stage, upstream, keys[upstream])
+    for stage in wanted:
+        _announce(manifest, stage, keys[stage])
+    with atomic_write(out / "config.yaml", "w") as file:
+        file.write(dump_config(config))
+    for stage in wanted:
+        if manifest.state(stage, keys[stage]) != "done":
+            _run_one(context, manifest, stage, keys[stage])
+    return RunResult(out, write_report(out), read_run(out).scores)
+
+
+def stage_keys(context: RunContext, wanted: Sequence[str]) -> dict[str, StageKey]:
+    """Keys of the wanted stages and of all that they build on. They follow from settings and data; nothing is run."""
+    keys: dict[str, StageKey] = {}
+    for stage in STAGE_FOLDERS:
+        if stage in wanted or any(stage in _all_upstream(other) for other in wanted):
+            keys[stage] = _key(context, stage, keys)
+    return keys
+
+
+def _all_upstream(stage: str) -> set[str]:
+    direct = STAGES[stage].upstream
+    return set(direct).union(*(_all_upstream(other) for other in direct))
+
+
+def _key(context: RunContext, stage: str, keys: Mapping[str, StageKey]) -> StageKey:
+    spec = STAGES[stage]
+    inputs = {f"data ({name})": context.fingerprint(name) for name in spec.data}
+    inputs |= {upstream: keys[upstream].digest for upstream in spec.upstream}
+    return StageKey(settings=context.settings(spec.sections), inputs=inputs, code=spec.code)
+
+
+def _complain(manifest: Manifest, stage: str, upstream: str, key: StageKey) -> None:
+    state = manifest.state(upstream, key)
+    why = {"new": "has not been run", "unfinished": "is not finished"}.get(state, "was made with other settings")
+    details = f" ({'; '.join(manifest.differences(upstream, key))})" if state == "changed" else ""
+    command = upstream.replace("_", "-")
+    raise RunError(
+        f"{manifest.folder}: {stage} needs {upstream}, which {why}{details}; run `weakclip {command}` or `weakclip run`"
+    )
+
+
+def _announce(manifest: Manifest, stage: str, key: StageKey) -> None:
+    state = manifest.state(stage, key)
+    if state == "done":
+        logger.info("%s: done already with the same settings and data; skipped", stage)
+    elif state == "unfinished":
+        logger.info("%s: not finished; continues", stage)
+    elif state == "changed":
+        logger.info("%s: runs again, because %s", stage, "; ".join(manifest.differences(stage, key)))
+
+
+def _run_one(context: RunContext, manifest: Manifest, stage: str, key: StageKey) -> None:
+    logger.info("%s: %s", stage, STAGES[stage].purpose)
+    started = time.perf_counter()
+    folder = manifest.start(stage, key)
+    STAGES[stage].run(context, folder)
+    manifest.finish(stage, time.perf_counter() - started)

@@ -1,0 +1,117 @@
+"""Stage 1: a seed mask and a dense mask for every training image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weakclip.classes import IGNORE_INDEX
+from weakclip.config import SeedStageSettings
+from weakclip.datasets import ImageLabelDataset, Sample
+from weakclip.images import write_json, write_mask
+from weakclip.pipeline.context import RunContext
+from weakclip.progress import track
+from weakclip.seeds import ClipGradCAM, ImportedCAMs, ImportedMasks, SeedMasks, SeedMethod, seed_masks
+
+SEEDS, DENSE = "masks", "dense"
+"""Folders in the stage's folder: seed masks with 255 between, and the most probable class everywhere."""
+
+SeedMaker = Callable[[Sample], SeedMasks]
+
+
+@dataclass(frozen=True)
+class SeedShares:
+    """One line of the stage's log: what a seed mask is made of.
+
+    Args:
+        name: the image.
+        foreground: share of its pixels, 0…1.
+        background: share of its pixels, 0…1.
+        undecided: share of its pixels, 0…1.
+        missing: classes among the labels without a single seed pixel.
+    """
+
+    name: str
+    foreground: float
+    background: float
+    undecided: float
+    missing: tuple[str, ...]
+
+
+def make_seeds(context: RunContext, folder: Path) -> None:
+    """Write `masks/NAME.png` and `dense/NAME.png`; images that have both are passed over."""
+    dataset = context.train
+    left = [index for index, name in enumerate(dataset.names) if not _is_done(folder, name)]
+    if left:
+        maker = seed_maker(context)
+        log = folder / "log.jsonl"
+        _end_line(log)
+        for index in track(left, "seeds", total=len(dataset), done=len(dataset) - len(left)):
+            sample = dataset[index]
+            masks = maker(sample)
+            _append(log, asdict(_shares(sample, masks.seed, dataset)))
+            write_mask(folder / SEEDS / f"{sample.name}.png", masks.seed, dataset.class_set.palette)
+            write_mask(folder / DENSE / f"{sample.name}.png", masks.dense, dataset.class_set.palette)
+    write_json(folder / "metrics.json", _summary(folder / "log.jsonl", dataset))
+
+
+def seed_maker(context: RunContext) -> SeedMaker:
+    """The function from a sample to its masks that the settings ask for."""
+    settings: SeedStageSettings = context.config.seeds
+    class_set = context.train.class_set
+    if settings.method == "imported_masks":
+        return ImportedMasks(str(settings.folder), class_set).masks
+    method: SeedMethod
+    if settings.method == "imported_cams":
+        method = ImportedCAMs(str(settings.folder), class_set, first_class=settings.first_class)
+    else:
+        method = ClipGradCAM(context.clip, class_set, settings.gradcam)
+    return lambda sample: seed_masks(sample, method.cam(sample), settings.masks)
+
+
+def _is_done(folder: Path, name: str) -> bool:
+    return all((folder / part / f"{name}.png").is_file() for part in (SEEDS, DENSE))
+
+
+def _shares(sample: Sample, seed: np.ndarray, dataset: ImageLabelDataset) -> SeedShares:
+    counts = np.bincount(seed.ravel(), minlength=256) / seed.size
+    missing = tuple(dataset.class_set.names[label] for label in sample.labels if counts[label] == 0)
+    background, undecided = round(float(counts[0]), 5), round(float(counts[IGNORE_INDEX]), 5)
+    foreground = round(max(0.0, 1.0 - background - undecided), 5)
+    return SeedShares(sample.name, foreground, background, undecided, missing)
+
+
+def _end_line(path: Path) -> None:
+    """End a line that an interrupted run left torn, so that the next one stands alone."""
+    if path.is_file() and not path.read_bytes().endswith(b"\n"):
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n")
+
+
+def _append(path: Path, entry: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def _summary(log: Path, dataset: ImageLabelDataset) -> dict[str, Any]:
+    """Mean shares over the images; a torn line is passed over, and of two lines on an image the last one counts."""
+    entries: dict[str, dict[str, Any]] = {}
+    for line in log.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+            entries[entry["name"]] = entry
+        except (ValueError, KeyError, TypeError):
+            continue
+    known = [entries[name] for name in dataset.names if name in entries]
+    means = {key: float(np.mean([entry[key] for entry in known])) for key in ("foreground", "background", "undecided")}
+    return {
+        "split": dataset.split,
+        "images": len(dataset),
+        "mean_shares": {key: round(value, 5) for key, value in means.items()},
+        "images_with_a_class_without_seeds": sum(bool(entry["missing"]) for entry in known),
+    }

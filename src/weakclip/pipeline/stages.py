@@ -1,0 +1,218 @@
+"""The stages of a run, each a short function from what is there to a folder of results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weakclip.datasets import ImageLabelDataset
+from weakclip.errors import DataError
+from weakclip.evaluation import (
+    NOT_USED,
+    Scores,
+    describe_crf,
+    describe_scales,
+    score_masks,
+    score_network,
+    write_scores,
+)
+from weakclip.images import write_json, write_mask
+from weakclip.modeling import load_weakclip
+from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.pictures import write_pictures
+from weakclip.pipeline.seed_stage import DENSE, SEEDS, make_seeds
+from weakclip.progress import track
+from weakclip.pseudo_masks import MASKS, write_pseudo_masks
+from weakclip.segmenter import load_segmenter
+from weakclip.training.pairs import TrainingPairs
+from weakclip.training.retrain import retrain
+from weakclip.training.settings import TrainResult
+from weakclip.training.train_weakclip import train_weakclip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What a stage does and what its result depends on.
+
+    Args:
+        purpose: in words, for the user.
+        run: from the run's context and the stage's folder, which exists, to the result in that folder.
+        sections: the settings that it reads.
+        data: the sources of data that it reads, as `RunContext.fingerprint` names them.
+        upstream: the stages whose results it reads.
+        code: raised when the same inputs give another result than in the version before.
+    """
+
+    purpose: str
+    run: Callable[[RunContext, Path], None]
+    sections: tuple[str, ...]
+    data: tuple[str, ...]
+    upstream: tuple[str, ...] = ()
+    code: int = 1
+
+
+def train_on_seeds(context: RunContext, folder: Path) -> None:
+    """Train WeakCLIP on the seed masks."""
+    config = context.config
+    pairs = TrainingPairs(context.train, context.folder("seeds") / SEEDS, config.augment)
+    torch.manual_seed(config.seed)
+    model = config.model.build(context.clip, context.train.class_set)
+    result = train_weakclip(
+        model, pairs, folder, config.train, loss=config.loss, device=context.device, seed=config.seed
+    )
+    _write_metrics(folder, result)
+
+
+def make_pseudo_masks(context: RunContext, folder: Path) -> None:
+    """Predict every training image with WeakCLIP, and sharpen it with the dense CRF."""
+    model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device)
+    settings, dataset = context.config.pseudo_masks, context.train
+    made = write_pseudo_masks(lambda images: model(images).logits, dataset, folder, settings, device=context.device)
+    note = {
+        "split": dataset.split,
+        "images": len(dataset),
+        "crf": describe_crf(settings.crf),
+        "multi_scale": describe_scales(settings.inference),
+    }
+    _log(folder, {"made": made, **note})
+    write_json(folder / "metrics.json", note)
+
+
+def retrain_on_pseudo_masks(context: RunContext, folder: Path) -> None:
+    """Train an ordinary segmentation network on the pseudo masks."""
+    _retrain(context, context.folder("pseudo_masks") / MASKS, folder)
+
+
+def retrain_on_truth(context: RunContext, folder: Path) -> None:
+    """Train the same network on the true masks: what pixel labels would have given."""
+    dataset = context.train
+    masks = folder / "true_masks"
+    for index in track(range(len(dataset)), "true masks", total=len(dataset)):
+        mask = dataset.mask(index)
+        if mask is None:
+            raise DataError(f"{dataset.names[index]}: has no true mask; the upper bound of --full needs one an image")
+        path = masks / f"{dataset.names[index]}.png"
+        if not path.is_file():
+            write_mask(path, mask, dataset.class_set.palette)
+    _retrain(context, masks, folder)
+
+
+def evaluate(context: RunContext, folder: Path) -> None:
+    """Score seeds and pseudo masks on the training split and the network on the validation split; draw the pictures."""
+    dataset, val, config = context.train, context.val, context.config
+    logits_of = load_segmenter(context.folder("retrain"), device=context.device)
+    pseudo = context.folder("pseudo_masks") / MASKS
+    seeds = context.folder("seeds")
+    scores: list[Scores] = []
+    if dataset.has_masks:
+        crf = describe_crf(config.seeds.masks.crf) if config.seeds.method != "imported_masks" else NOT_USED
+        scores.append(score_masks(seeds / DENSE, dataset, subject="seeds", crf=crf))
+        made = {
+            "crf": describe_crf(config.pseudo_masks.crf),
+            "multi_scale": describe_scales(config.pseudo_masks.inference),
+        }
+        scores.append(score_masks(pseudo, dataset, subject="pseudo masks", **made))
+    scores += _score_network(context, folder, "retrain", "network")
+    splits = {dataset.split: dataset} | ({val.split: val} if val else {})
+    mask_folders: dict[str, dict[str, Path]] = {split: {} for split in splits}
+    mask_folders[dataset.split] = {"seed": seeds / SEEDS, "pseudo mask": pseudo}
+    inference, count = config.evaluate.inference, config.evaluate.pictures
+    write_pictures(folder, splits, mask_folders, logits_of, inference, count=count, device=context.device)
+    _finish_scores(folder, scores)
+
+
+def evaluate_upper_bound(context: RunContext, folder: Path) -> None:
+    """Score the network that was trained on the true masks."""
+    _finish_scores(folder, _score_network(context, folder, "retrain_truth", "network trained on true masks"))
+
+
+def _retrain(context: RunContext, masks: Path, folder: Path) -> None:
+    settings = context.config.retrain
+    pairs = TrainingPairs(context.train, masks, settings.augment)
+    _write_metrics(folder, retrain(pairs, folder, settings, device=context.device, seed=context.config.seed))
+
+
+def _score_network(context: RunContext, folder: Path, stage: str, subject: str) -> list[Scores]:
+    """The network of `stage` on the validation split; nothing where that is missing or has no pixel labels."""
+    val: ImageLabelDataset | None = context.val
+    if val is None or not val.has_masks:
+        return []
+    settings = context.config.evaluate
+    logits_of = load_segmenter(context.folder(stage), device=context.device)
+    score = score_network(
+        logits_of, val, folder, settings.inference, subject=subject, crf=settings.crf, device=context.device
+    )
+    return [score]
+
+
+def _finish_scores(folder: Path, scores: list[Scores]) -> None:
+    for score in scores:
+        _log(folder, {"subject": score.subject, "split": score.split, "mean_iou": score.mean_iou})
+    write_scores(folder / "metrics.json", scores)
+
+
+def _write_metrics(folder: Path, result: TrainResult) -> None:
+    write_json(folder / "metrics.json", dataclasses.asdict(result))
+
+
+def _log(folder: Path, entry: dict[str, Any]) -> None:
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+STAGES = {
+    "seeds": Stage(
+        purpose="where the classes are, told by the frozen CLIP from the image-level labels",
+        run=make_seeds,
+        sections=("clip", "seeds"),
+        data=("train images", "CLIP weights", "imported seeds"),
+    ),
+    "train": Stage(
+        purpose="training WeakCLIP on the seeds",
+        run=train_on_seeds,
+        sections=("clip", "model", "augment", "loss", "train", "seed"),
+        data=("train images", "CLIP weights"),
+        upstream=("seeds",),
+    ),
+    "pseudo_masks": Stage(
+        purpose="pixel masks of the training images",
+        run=make_pseudo_masks,
+        sections=("pseudo_masks",),
+        data=("train images",),
+        upstream=("train",),
+    ),
+    "retrain": Stage(
+        purpose="training an ordinary segmentation network on the pseudo masks",
+        run=retrain_on_pseudo_masks,
+        sections=("retrain", "seed"),
+        data=("train images", "student weights"),
+        upstream=("pseudo_masks",),
+    ),
+    "evaluate": Stage(
+        purpose="scores against the true masks, where there are any",
+        run=evaluate,
+        sections=("evaluate",),
+        data=("train images", "train masks", "val images", "val masks"),
+        upstream=("seeds", "pseudo_masks", "retrain"),
+    ),
+    "retrain_truth": Stage(
+        purpose="training the same network on the true masks, the upper bound",
+        run=retrain_on_truth,
+        sections=("retrain", "seed"),
+        data=("train images", "train masks", "student weights"),
+    ),
+    "evaluate_truth": Stage(
+        purpose="scores of the upper bound",
+        run=evaluate_upper_bound,
+        sections=("evaluate",),
+        data=("val images", "val masks"),
+        upstream=("retrain_truth",),
+    ),
+}
+"""Every stage by its name, in the order in which they run."""

@@ -1,0 +1,125 @@
+"""Laws of the configuration: shipped files are complete, a round trip changes nothing, mistakes are one clear line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from weakclip.config import (
+    RunConfig,
+    config_path,
+    dump_config,
+    flat,
+    limit_training,
+    load_config,
+    parse_config,
+    plain,
+    shipped_configs,
+)
+from weakclip.errors import ConfigError
+
+
+def parse(text: str) -> RunConfig:
+    return parse_config(yaml.safe_load(text), origin="my.yaml")
+
+
+def test_four_configurations_are_shipped() -> None:
+    assert shipped_configs() == ["coco14", "demo", "folder", "voc12"]
+
+
+@pytest.mark.parametrize("name", ["coco14", "demo", "folder", "voc12"])
+def test_shipped_configuration_is_complete_and_commented(name: str) -> None:
+    text = config_path(name).read_text(encoding="utf-8")
+    written = flat_keys(yaml.safe_load(text))
+    assert written == flat_keys(plain(load_config(name)))
+    assert text.count("#") >= 15
+
+
+def flat_keys(values: object) -> set[str]:
+    return set(flat(values, "config"))
+
+
+@pytest.mark.parametrize("name", ["coco14", "demo", "folder", "voc12"])
+def test_round_trip_through_yaml(name: str) -> None:
+    config = load_config(name)
+    assert parse(dump_config(config)) == config
+
+
+def test_short_configuration_takes_the_defaults() -> None:
+    config = parse("data: {dataset: voc12, root: VOC2012}")
+    assert config.train.steps == 20_000
+    assert config.model.prompt_length == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: {dataset: scenes}\ntrain: {stepss: 3}", "unknown key 'train.stepss' in my.yaml; did you mean 'steps'?"),
+        ("data: {dataset: scenes}\nmodle: {}", "unknown key 'modle' in my.yaml; did you mean 'model'?"),
+        ("data: {dataset: scenes}\ntrain: {zzz: 3}", "unknown key 'train.zzz' in my.yaml; known keys: steps,"),
+        ("data: {dataset: scenes}\ntrain: {steps: many}", "my.yaml: train.steps: Input should be a valid integer"),
+        ("data: {dataset: scenes}\ntrain: {steps: 0}", "my.yaml: train: steps: at least 1 expected; found 0"),
+        ("data: {dataset: scenes}\ntrain: 7", "my.yaml: train: expected keys and values; found 7"),
+        ("data: {dataset: scene}", "my.yaml: data.dataset: Input should be 'scenes', 'voc12'"),
+        ("data: {dataset: voc12}", "my.yaml: data: root: the folder of voc12"),
+        ("data: {dataset: scenes, val_limit: 0}", "my.yaml: data: val_limit: 1 or more"),
+        ("seed: 1", "my.yaml: data: this key is required and missing"),
+        ("data: {dataset: scenes}\naugment: {scale: [1]}", "my.yaml: augment.scale.1: Field required"),
+        (
+            "data: {dataset: scenes}\npseudo_masks: {crf: {kernels: [{sxy: 3, weight: 3, srbg: 5}]}}",
+            "unknown key 'pseudo_masks.crf.kernels.0.srbg' in my.yaml; did you mean 'srgb'?",
+        ),
+    ],
+)
+def test_mistake_is_one_line_with_its_key(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(text)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "just words", "a: [", "- 1", "!!python/object/apply:os.system ['true']"])
+def test_file_that_is_no_configuration(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"my\.yaml: ") as error:
+        load_config(path)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_names_the_shipped_ones() -> None:
+    with pytest.raises(ConfigError, match="demoo: no such file, and no shipped configuration; those are coco14, demo"):
+        load_config("demoo")
+
+
+def test_numbers_in_the_notation_of_yaml_1_1() -> None:
+    """`1e-4` without a point is a word to YAML 1.1; people write it all the same."""
+    assert parse("data: {dataset: scenes}\ntrain: {learning_rate: 1e-4}").train.learning_rate == 1e-4
+
+
+def test_settings_of_the_command_line_win() -> None:
+    config = load_config("demo", ["train.steps=3", "data.train_limit=8", "augment.scale=[1, 2]"])
+    assert (config.train.steps, config.data.train_limit, config.augment.scale) == (3, 8, (1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.steps", "expected KEY.PATH=VALUE"),
+        ("train.stepss=3", "unknown key 'train.stepss' in .* with --set train.stepss=3; did you mean 'steps'"),
+        ("train.steps=[", "not valid YAML"),
+        ("train.steps.x=3", r"train\.steps: Input should be a valid integer"),
+    ],
+)
+def test_mistake_on_the_command_line(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("demo", [override])
+
+
+def test_limited_training_stays_valid() -> None:
+    config = limit_training(load_config("voc12"), 3)
+    assert config.train.steps == 3
+    assert config.train.warmup_steps <= 3
+    assert limit_training(load_config("demo"), 10**9) == load_config("demo")
