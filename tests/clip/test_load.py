@@ -113,6 +113,7 @@ def test_a_plain_state_dict_in_openais_names(openai_model, tmp_path):
     torch.testing.assert_close(model.get_image_features(pixels).pooler_output, theirs)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit is on its way out; OpenAI's archives stay
 def test_a_torchscript_archive_is_read_without_running_it(tmp_path):
     class Bag(torch.nn.Module):
         def __init__(self):
@@ -142,6 +143,7 @@ class _Evil:
         return open, (self.target, "w")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_pickle_runs_nothing(tmp_path, folder):
     trace = tmp_path / "trace"
     torch.save({"visual.proj": _Evil(str(trace))}, tmp_path / "evil.pt")

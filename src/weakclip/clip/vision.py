@@ -118,8 +118,8 @@ def attend(block: Any, hidden: Tensor, normed: Tensor) -> tuple[Tensor, Tensor]:
         projected: Tensor = projection(normed)
         return projected.view(batch, count, attention.num_heads, -1).transpose(1, 2)
 
-    scores = heads(attention.q_proj) @ heads(attention.k_proj).transpose(-1, -2)
-    weights = (scores * attention.scale).softmax(dim=-1)
+    scores = (heads(attention.q_proj) * attention.scale) @ heads(attention.k_proj).transpose(-1, -2)
+    weights = scores.softmax(dim=-1)
     mixed = (weights @ heads(attention.v_proj)).transpose(1, 2).reshape(batch, count, -1)
     hidden = hidden + attention.out_proj(mixed)
     return hidden + block.mlp(block.layer_norm2(hidden)), weights.mean(dim=1)
