@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
@@ -136,6 +137,23 @@ def test_images_of_a_batch_do_not_mix(model: WeakCLIP) -> None:
     for index in range(3):
         for found, expected in zip(model(images[index : index + 1]), together, strict=True):
             torch.testing.assert_close(found[0], expected[index], rtol=1e-3, atol=1e-4)
+
+
+def test_mixed_precision_keeps_the_match_map_exact(model: WeakCLIP, device: torch.device) -> None:
+    images, seeds = pixels(2, 3, 32, 32).to(device), torch.randint(0, 5, (2, 32, 32), device=device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        output = model(images)
+    assert output.match_map.dtype == torch.float32
+    full_loss(output, seeds).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    torch.testing.assert_close(output.match_map, model(images).match_map, rtol=0, atol=0.1)
+
+
+def test_a_copy_computes_the_same(model: WeakCLIP) -> None:
+    images = pixels(1, 3, 32, 40)
+    with torch.no_grad():
+        expected = model.eval()(images)
+        assert torch.equal(copy.deepcopy(model)(images).logits, expected.logits)
 
 
 def test_trainable_state_has_everything_but_clip(model: WeakCLIP) -> None:

@@ -146,9 +146,10 @@ def match_pixels(matched_image: Tensor, matched_text: Tensor, grid: tuple[int, i
     Returns:
         `(B, K, h, w)` float32, -1...1.
     """
-    pixels = functional.normalize(matched_image[:, 1:].float(), dim=-1)
-    classes = functional.normalize(matched_text.float(), dim=-1)
-    return (classes @ pixels.transpose(1, 2)).unflatten(-1, grid)
+    with torch.autocast(matched_image.device.type, enabled=False):  # divided by 0.07 later: half precision would show
+        pixels = functional.normalize(matched_image[:, 1:].float(), dim=-1)
+        classes = functional.normalize(matched_text.float(), dim=-1)
+        return (classes @ pixels.transpose(1, 2)).unflatten(-1, grid)
 
 
 def _init_linear(module: nn.Module) -> None:
