@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,13 @@ from torch.nn import functional
 
 from weakclip.modeling import CoAttention, PyramidAdapter, TextGuidedDecoder, match_pixels
 from weakclip.modeling.co_attention import Attention
+
+
+@pytest.fixture(autouse=True)
+def on_device(device: torch.device) -> Iterator[None]:
+    """What a test makes is made on the device under test."""
+    with device:
+        yield
 
 
 def count(module: nn.Module) -> int:

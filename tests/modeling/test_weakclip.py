@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
 
 import pytest
@@ -22,6 +22,13 @@ SMALL = ModelSettings(
     prompt_length=4, co_attention_width=8, co_attention_heads=2, co_attention_layers=2, decoder_channels=8
 )
 ANIMALS = ClassSet.from_foreground(["cat", "dog", "bird", "cow"])
+
+
+@pytest.fixture(autouse=True)
+def on_device(device: torch.device) -> Iterator[None]:
+    """What a test makes is made on the device under test."""
+    with device:
+        yield
 
 
 def numbered(classes: int) -> ClassSet:
@@ -140,7 +147,7 @@ def test_images_of_a_batch_do_not_mix(model: WeakCLIP) -> None:
 
 
 def test_mixed_precision_keeps_the_match_map_exact(model: WeakCLIP, device: torch.device) -> None:
-    images, seeds = pixels(2, 3, 32, 32).to(device), torch.randint(0, 5, (2, 32, 32), device=device)
+    images, seeds = pixels(2, 3, 32, 32), torch.randint(0, 5, (2, 32, 32))
     with torch.autocast(device.type, dtype=torch.bfloat16):
         output = model(images)
     assert output.match_map.dtype == torch.float32
