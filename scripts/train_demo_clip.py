@@ -1,14 +1,18 @@
 """Train the demo CLIP: a small `transformers.CLIPModel` from scratch, contrastively, on captions of Scenes.
 
 The pictures come from the "captions" stream of Scenes, which shares no seed with train or val. Masks are never read.
-Two similarities are contrasted with the same texts: that of the class token, as in CLIP (Radford et al., ICML 2021),
-and the mean over the best patch tokens, as in FILIP's late interaction (Yao et al., ICLR 2022), so that patch tokens
-localise. A picture and a text that says only true things of it are a positive pair (as in UniCL, Yang et al., CVPR
-2022). Half of the patches are left out in most of the training (FLIP, Li et al., CVPR 2023).
+
+Two stages, because a vision transformer alone needs millions of pictures to find small parts:
+1. A small convolutional teacher and the text tower are trained contrastively. Two similarities are contrasted with the
+   same texts: that of a whole-image token, as in CLIP (Radford et al., ICML 2021), and the mean over the best patches,
+   as in the late interaction of FILIP (Yao et al., ICLR 2022), so that patches localise. A picture and a text that says
+   only true things of it are a positive pair (as in UniCL, Yang et al., CVPR 2022).
+2. The image tower learns the same two contrasts against the now fixed text tower, and to repeat the teacher's tokens.
+   Half of the patches are left out in most of this stage (FLIP, Li et al., CVPR 2023).
 
     python scripts/train_demo_clip.py --work /tmp/demo_clip --out src/weakclip/clip/demo
 
-The work folder holds the drawn pictures and a checkpoint; the same command continues after an interruption.
+The work folder holds the drawn pictures and a checkpoint of each stage; the same command continues where it stopped.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ import concurrent.futures
 import json
 import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +42,8 @@ GROUND_TEMPLATES = ("{}", "a photo of {}", "a clean origami {}", "{} in the back
 CLASSES, GROUND_NAMES, COLOR_NAMES = list(BLUEPRINTS), list(GROUNDS), list(COLORS)
 PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI CLIP
 CAPTION_STREAM = 2
-BEST_PATCHES = 6
+BEST_SHARE = 0.045  # of the patches: about half of an object
+REPEAT_WEIGHT = 10.0
 
 
 def draw_chunk(first: int, count: int, seed: int) -> tuple[np.ndarray, list[dict]]:
@@ -133,20 +140,21 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
 
 
-def image_tokens(model: CLIPModel, pixels: Tensor, keep: int) -> Tensor:
-    """Projected, normalised tokens `(B, 1+keep, E)` of a random choice of patches."""
+def image_tokens(model: nn.Module, pixels: Tensor, keep: int | None = None) -> tuple[Tensor, Tensor]:
+    """Projected, normalised tokens `(B, 1+keep, E)` of a random choice of patches, and their places `(B, 1+keep)`."""
     tower = model.vision_model
     hidden = tower.embeddings(pixels)
-    count = hidden.shape[1] - 1
-    if keep < count:
-        chosen = torch.rand(len(hidden), count).topk(keep, dim=1).indices + 1
-        patches = hidden.gather(1, chosen[..., None].expand(-1, -1, hidden.shape[2]))
-        hidden = torch.cat([hidden[:, :1], patches], dim=1)
+    places = torch.arange(hidden.shape[1]).expand(len(hidden), -1)
+    if keep is not None and keep < hidden.shape[1] - 1:
+        chosen = torch.rand(len(hidden), hidden.shape[1] - 1).topk(keep, dim=1).indices + 1
+        places = torch.cat([places[:, :1], chosen], dim=1)
+        hidden = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[2]))
     hidden = tower.encoder(inputs_embeds=tower.pre_layrnorm(hidden)).last_hidden_state
-    return functional.normalize(model.visual_projection(tower.post_layernorm(hidden)).float(), dim=-1)
+    tokens = functional.normalize(model.visual_projection(tower.post_layernorm(hidden)).float(), dim=-1)
+    return tokens, places
 
 
-def text_embeddings(model: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+def text_embeddings(model: nn.Module, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     """Normalised text embeddings `(T, E)`."""
     tokens = tokenizer(texts, padding=True, return_tensors="pt")
     pooled = model.text_model(**tokens).pooler_output
@@ -168,24 +176,16 @@ def normalized(images: np.ndarray) -> Tensor:
     return (pixels - torch.tensor(PIXEL_MEAN).view(3, 1, 1)) / torch.tensor(PIXEL_STD).view(3, 1, 1)
 
 
-def jittered(images: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Mirror, contrast and brightness at random."""
-    pixels = normalized(images)
-    mirror = torch.from_numpy(rng.random(len(images)) < 0.5)
-    pixels[mirror] = pixels[mirror].flip(3)
-    gain = torch.from_numpy(rng.uniform(0.8, 1.2, (len(images), 1, 1, 1))).float()
-    shift = torch.from_numpy(rng.uniform(-0.3, 0.3, (len(images), 3, 1, 1))).float()
-    return pixels * gain + shift
-
-
 @torch.no_grad()
-def zero_shot_map(model: CLIPModel, tokenizer: CLIPTokenizer) -> tuple[float, dict[str, float]]:
+def zero_shot_map(
+    tokens_of: Callable[[Tensor], Tensor], text_side: nn.Module, tokenizer: CLIPTokenizer
+) -> tuple[float, dict[str, float]]:
     """Mean average precision of "a photo of a …" on the labels of Scenes val, and that of each class."""
     dataset = ScenesDataset("val")
-    texts = text_embeddings(model, tokenizer, [f"a photo of a {name}" for name in CLASSES])
+    texts = text_embeddings(text_side, tokenizer, [f"a photo of a {name}" for name in CLASSES])
     images = np.stack([dataset.image(i) for i in range(len(dataset))])
     chunks = [normalized(images[i : i + 50]) for i in range(0, len(images), 50)]
-    class_tokens = torch.cat([image_tokens(model, chunk, keep=10**6)[:, 0] for chunk in chunks])
+    class_tokens = torch.cat([tokens_of(chunk)[:, 0] for chunk in chunks])
     scores = (class_tokens @ texts.T).numpy()
     result = {}
     for index, name in enumerate(CLASSES):
@@ -198,91 +198,223 @@ def zero_shot_map(model: CLIPModel, tokenizer: CLIPTokenizer) -> tuple[float, di
     return float(np.mean(list(result.values()))), result
 
 
-def keep_at(step: int, steps: int) -> int:
-    """How many of the 256 patches a step sees: fewer while much is to be learned, all of them at the end."""
-    return 96 if step < 0.7 * steps else 144 if step < 0.94 * steps else 256
+class Residual(nn.Module):
+    """A dilated 3×3 convolution around which the input passes."""
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + functional.relu(self.norm(self.convolution(x)))
 
 
-def step_loss(
-    model: CLIPModel,
-    tokenizer: CLIPTokenizer,
-    pictures: np.ndarray,
-    facts: list[dict],
-    *,
-    rng: np.random.Generator,
-    keep: int,
-) -> Tensor:
-    """Whole-image and patch contrast of one batch with its texts."""
-    texts = Texts(facts, rng)
-    with torch.autocast("cpu", torch.bfloat16):
-        tokens = image_tokens(model, jittered(pictures, rng), keep)
-    words = text_embeddings(model, tokenizer, texts.texts)
-    scale = model.logit_scale.exp().clamp(max=100)
+class Teacher(nn.Module):
+    """A convolutional network that gives a picture the tokens that the image tower will learn to give."""
+
+    def __init__(self, embed_dim: int, width: int = 160) -> None:
+        super().__init__()
+        sizes = ((3, 32, 2), (32, 64, 2), (64, 64, 1), (64, width, 2))
+        stem = [
+            layer
+            for before, after, stride in sizes
+            for layer in (nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
+        ]
+        self.body = nn.Sequential(*stem, *(Residual(width, dilation) for dilation in (1, 1, 2, 2)))
+        self.patch = nn.Conv2d(width, embed_dim, 1)
+        self.whole = nn.Linear(2 * width, embed_dim)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalised tokens `(B, 1+hw, E)`, the whole-image token first, one patch for 8×8 pixels."""
+        features = self.body(pixels.contiguous(memory_format=torch.channels_last))
+        whole = self.whole(torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1))
+        tokens = torch.cat([whole[:, None], self.patch(features).flatten(2).transpose(1, 2)], dim=1)
+        return functional.normalize(tokens.float(), dim=-1)
+
+
+class Batch:
+    """Pictures of one step, mirrored and jittered, and their texts; all of it follows from (seed, stage, step)."""
+
+    def __init__(self, pictures: np.ndarray, facts: list[dict], rng: np.random.Generator, size: int) -> None:
+        self.chosen = rng.integers(len(pictures), size=size)
+        self.texts = Texts([facts[i] for i in self.chosen], rng)
+        self.mirror = rng.random(size) < 0.5
+        images = np.ascontiguousarray(pictures[self.chosen])
+        images[self.mirror] = images[self.mirror, :, ::-1]
+        gain = torch.from_numpy(rng.uniform(0.8, 1.2, (size, 1, 1, 1))).float()
+        shift = torch.from_numpy(rng.uniform(-0.3, 0.3, (size, 3, 1, 1))).float()
+        self.pixels = normalized(images) * gain + shift
+
+    def targets(self, stored: np.ndarray) -> Tensor:
+        """The teacher's tokens of these pictures, `(B, 1+hw, E)`, mirrored as they are."""
+        tokens = stored[self.chosen]
+        grid = tokens[:, 1:].reshape(len(tokens), 16, 16, -1)
+        grid[self.mirror] = grid[self.mirror, :, ::-1]
+        return torch.from_numpy(tokens).float()
+
+
+def contrasts(tokens: Tensor, words: Tensor, texts: Texts, scale: Tensor) -> Tensor:
+    """Contrast of the whole-image token, and of the best patches with the texts that speak of one thing."""
     local = torch.tensor(texts.local)
-    best = max(2, round(BEST_PATCHES * keep / 128))
+    best = max(2, round(BEST_SHARE * (tokens.shape[1] - 1)))
     patches = (tokens[:, 1:] @ words[local].T).topk(best, dim=1).values.mean(1)
     return contrast(scale * (tokens[:, 0] @ words.T), texts.truth) + contrast(scale * patches, texts.truth[:, local])
 
 
-def build_optimizer(model: CLIPModel, rate: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices alone."""
-    decayed = {name for name, p in model.named_parameters() if p.ndim > 1 and "embedding" not in name}
+def keep_at(step: int, steps: int) -> int:
+    """How many of the 256 patches the image tower sees: half while most is to be learned, all of them at the end."""
+    return 128 if step < 0.8 * steps else 256
+
+
+def run_stage(
+    name: str, trained: nn.Module, loss_at: Callable[[int], Tensor], score: Callable[[nn.Module], float], options: Stage
+) -> list[dict]:
+    """AdamW with warm-up and cosine and an averaged copy, continued from the stage's checkpoint; returns the log.
+
+    The averaged weights stand in `trained` at the end.
+    """
+    matrices = {key for key, p in trained.named_parameters() if p.ndim > 1 and "embedding" not in key}
     groups = [
-        {"params": [p for name, p in model.named_parameters() if (name in decayed) == wanted], "weight_decay": decay}
+        {"params": [p for key, p in trained.named_parameters() if (key in matrices) == wanted], "weight_decay": decay}
         for wanted, decay in ((True, 0.05), (False, 0.0))
     ]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
-
-
-def train(model: CLIPModel, tokenizer: CLIPTokenizer, options: argparse.Namespace) -> list[dict]:
-    """The whole training, continued from the work folder's checkpoint where there is one; returns its log."""
-    pictures, facts = drawn_pictures(options.work, options.pictures, options.seed)
-    optimizer = build_optimizer(model, options.lr)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998))
-    parts = {"model": model, "average": average, "optimizer": optimizer}
-    checkpoint, start, seconds, log = options.work / "checkpoint.pt", 0, 0.0, []
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(0.995), use_buffers=True)
+    parts = {"trained": trained, "average": average, "optimizer": optimizer}
+    checkpoint, start, seconds, log = options.work / f"{name}.pt", 0, 0.0, []
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+        for key, part in parts.items():
+            part.load_state_dict(state[key])
         start, seconds, log = state["step"], state["seconds"], json.loads(state["log"])
-    began = time.perf_counter() - seconds
+    began, recent = time.perf_counter() - seconds, []
     for step in range(start, options.steps):
-        rng = np.random.default_rng([options.seed, step])
-        torch.manual_seed(int(rng.integers(2**31)))
-        rate = min(1.0, (step + 1) / 300) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / options.steps)))
+        rate = min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / options.steps)))
         for group in optimizer.param_groups:
-            group["lr"] = options.lr * rate
-        chosen = rng.integers(len(pictures), size=options.batch)
-        keep = keep_at(step, options.steps)
-        loss = step_loss(model, tokenizer, pictures[chosen], [facts[i] for i in chosen], rng=rng, keep=keep)
+            group["lr"] = options.rate * rate
+        trained.train()
+        loss = loss_at(step)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         optimizer.step()
-        average.update_parameters(model)
-        if (step + 1) % 250 == 0 or step + 1 == options.steps:
-            score, _ = zero_shot_map(average.module.eval(), tokenizer)
-            spent = time.perf_counter() - began
-            log.append(
-                {"step": step + 1, "loss": round(loss.item(), 3), "seconds": round(spent), "map": round(score, 4)}
-            )
-            print(log[-1], flush=True)
-            state = {name: part.state_dict() for name, part in parts.items()}
-            torch.save({**state, "step": step + 1, "seconds": spent, "log": json.dumps(log)}, options.work / "next.pt")
+        average.update_parameters(trained)
+        recent = [*recent[-49:], loss.item()]
+        done, spent = step + 1, time.perf_counter() - began
+        if done % 50 == 0:
+            print(f"{name} {done}/{options.steps} loss {np.mean(recent):.3f} {spent:.0f}s", flush=True)
+        if done % 250 == 0 or done == options.steps:
+            found = {"step": done, "seconds": round(spent), "loss": round(float(np.mean(recent)), 3)}
+            log.append(found | {"map": round(score(average.module.eval()), 4)})
+            print(name, log[-1], flush=True)
+            state = {key: part.state_dict() for key, part in parts.items()}
+            torch.save({**state, "step": done, "seconds": spent, "log": json.dumps(log)}, options.work / "next.pt")
             (options.work / "next.pt").replace(checkpoint)
-    model.load_state_dict(average.module.state_dict())
+    trained.load_state_dict(average.module.state_dict())
+    trained.eval()
     return log
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How long a stage runs, at which learning rate, and where its checkpoint lies."""
+
+    steps: int
+    rate: float
+    work: Path
+
+
+class TeacherStage(nn.Module):
+    """What the first stage trains: the teacher and the text side of the CLIP."""
+
+    def __init__(self, model: CLIPModel) -> None:
+        super().__init__()
+        self.teacher = Teacher(model.projection_dim)
+        self.text_model, self.text_projection, self.logit_scale = (
+            model.text_model,
+            model.text_projection,
+            model.logit_scale,
+        )
+
+
+class ImageTower(nn.Module):
+    """What the second stage trains: the image side of the CLIP."""
+
+    def __init__(self, model: CLIPModel) -> None:
+        super().__init__()
+        self.vision_model, self.visual_projection = model.vision_model, model.visual_projection
+
+
+@torch.no_grad()
+def teacher_tokens(teacher: Teacher, pictures: np.ndarray, path: Path) -> np.ndarray:
+    """The teacher's tokens of all pictures, `(N, 257, E)` float16, computed once and kept in the work folder."""
+    if not path.exists():
+        chunks = []
+        for start in range(0, len(pictures), 200):
+            with torch.autocast("cpu", torch.bfloat16):
+                chunks.append(teacher(normalized(pictures[start : start + 200])).half().numpy())
+        np.save(path.with_suffix(".part.npy"), np.concatenate(chunks))
+        path.with_suffix(".part.npy").replace(path)
+    return np.load(path)
+
+
+def train(model: CLIPModel, tokenizer: CLIPTokenizer, options: argparse.Namespace) -> dict[str, list[dict]]:
+    """Both stages; the log of each."""
+    pictures, facts = drawn_pictures(options.work, options.pictures, options.seed)
+
+    def batch_at(stage: int, step: int) -> Batch:
+        rng = np.random.default_rng([options.seed, stage, step])
+        torch.manual_seed(int(rng.integers(2**31)))
+        return Batch(pictures, facts, rng, options.batch)
+
+    first = TeacherStage(model)
+
+    def teacher_loss(step: int) -> Tensor:
+        batch = batch_at(1, step)
+        with torch.autocast("cpu", torch.bfloat16):
+            tokens = first.teacher(batch.pixels)
+        words = text_embeddings(first, tokenizer, batch.texts.texts)
+        return contrasts(tokens, words, batch.texts, first.logit_scale.exp().clamp(max=100))
+
+    def teacher_score(averaged: nn.Module) -> float:
+        return zero_shot_map(averaged.teacher, averaged, tokenizer)[0]
+
+    logs = {}
+    stage = Stage(options.teacher_steps, options.teacher_lr, options.work)
+    logs["teacher"] = run_stage("teacher", first, teacher_loss, teacher_score, stage)
+    stored = teacher_tokens(first.teacher, pictures, options.work / "teacher_tokens.npy")
+    scale = model.logit_scale.detach().exp().clamp(max=100)
+
+    def tower_loss(step: int) -> Tensor:
+        batch = batch_at(2, step)
+        with torch.autocast("cpu", torch.bfloat16):
+            tokens, kept = image_tokens(model, batch.pixels, keep_at(step, options.steps))
+        with torch.no_grad():
+            words = text_embeddings(model, tokenizer, batch.texts.texts)
+        targets = batch.targets(stored).gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
+        likeness = (tokens * targets).sum(-1)
+        repeated = (1 - likeness[:, 1:]).mean() + 0.2 * (1 - likeness[:, 0]).mean()
+        return contrasts(tokens, words, batch.texts, scale) + REPEAT_WEIGHT * repeated
+
+    def tower_score(averaged: nn.Module) -> float:
+        return zero_shot_map(lambda pixels: image_tokens(averaged, pixels)[0], model, tokenizer)[0]
+
+    stage = Stage(options.steps, options.lr, options.work)
+    logs["image_tower"] = run_stage("image_tower", ImageTower(model), tower_loss, tower_score, stage)
+    return logs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="drawn pictures and checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--teacher-steps", type=int, default=1800)
+    parser.add_argument("--teacher-lr", type=float, default=2e-3)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--pictures", type=int, default=40_000)
-    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -291,7 +423,8 @@ def main() -> None:
     model = build_model(tokenizer)
     log = train(model, tokenizer, options)
     model.half().save_pretrained(options.out)  # the stored weights are the ones that are scored
-    score, classes = zero_shot_map(CLIPModel.from_pretrained(options.out, dtype=torch.float32).eval(), tokenizer)
+    stored = CLIPModel.from_pretrained(options.out, dtype=torch.float32).eval()
+    score, classes = zero_shot_map(lambda pixels: image_tokens(stored, pixels)[0], stored, tokenizer)
     statistics = {"image_mean": PIXEL_MEAN, "image_std": PIXEL_STD}
     (options.out / "preprocessor_config.json").write_text(json.dumps(statistics, indent=2) + "\n")
     record = {
