@@ -133,5 +133,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
     for number, parameter in enumerate(parameters):
         found = {key: tensors[f"{key}/{names[parameter]}"] for key in keys if f"{key}/{names[parameter]}" in tensors}
         if found:
-            state[number] = found
+            state[number] = {key: _laid_out_as(parameter, value) for key, value in found.items()}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """`value` in the memory order of `parameter`: the fused optimisers go through both side by side."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape and value.ndim else value

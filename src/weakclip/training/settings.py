@@ -21,7 +21,7 @@ class TrainSettings:
         min_learning_rate: where the cosine ends.
         clip_grad_norm: upper bound of the gradient's Euclidean norm; None for no bound.
         ema_decay: decay of the averaged weights, which are the result, 0…1; 0 keeps the last weights.
-        precision: "fp32", "bf16" (autocast) or "auto": bf16 on GPUs, fp32 on CPUs.
+        precision: "fp32", "bf16" (autocast) or "auto": bf16 where it pays, on GPUs and on CPUs with AMX.
         checkpoint_every: steps from checkpoint to checkpoint.
         log_every: steps from line to line of `log.jsonl`.
         workers: processes that load data; 0 loads in the training process. The result does not depend on it.
