@@ -134,6 +134,7 @@ def _show(work: Callable[[], RunResult]) -> None:
     except KeyboardInterrupt:
         typer.echo("weakclip: interrupted; the same command continues", err=True)
         raise typer.Exit(130) from None
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -141,10 +142,10 @@ def _show(work: Callable[[], RunResult]) -> None:
 
     console = Console(highlight=False)
     if result.scores:
-        table = Table(title="Results, per cent (means over the classes)", title_justify="left")
-        for heading in ("what", "split", "images", "dense CRF", "multi-scale"):
-            table.add_column(heading)
-        for heading in ("mean IoU", "precision", "recall"):
+        table = Table(title="Results, means over the classes in per cent", title_justify="left", box=SIMPLE_HEAD)
+        for heading in ("what", "split", "images", "CRF", "multi-scale"):
+            table.add_column(heading, no_wrap=True)
+        for heading in ("mIoU", "precision", "recall"):
             table.add_column(heading, justify="right", no_wrap=True)
         for score in result.scores:
             made = ("no" if how == "no" else "yes" for how in (score.crf, score.multi_scale))

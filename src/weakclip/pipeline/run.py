@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weakclip.config import RunConfig, dump_config
-from weakclip.errors import RunError
+from weakclip.errors import DataError, RunError
 from weakclip.evaluation import Scores
 from weakclip.images import atomic_write
 from weakclip.pipeline.context import RunContext
@@ -75,6 +75,8 @@ def run_stage(config: RunConfig, out: Path | str, stage: str) -> RunResult:
 
 def _run(config: RunConfig, out: Path, wanted: Sequence[str]) -> RunResult:
     context = RunContext(config, out)
+    if "retrain_truth" in wanted and not context.train.has_masks:
+        raise DataError(f"split {context.train.split!r} has no true masks; the upper bound of --full needs them")
     manifest = Manifest.open(out)
     keys = stage_keys(context, wanted)
     for stage in wanted:

@@ -1,0 +1,194 @@
+"""Laws of a run: it goes from labels to a network, continues where it stopped, and redoes exactly what changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from weakclip import cli
+from weakclip.config import RunConfig, load_config
+from weakclip.errors import RunError, WeightsError
+from weakclip.images import read_mask
+from weakclip.pipeline import run_pipeline, run_stage
+from weakclip.pipeline.stages import STAGES
+
+MAIN = ("seeds", "train", "pseudo_masks", "retrain", "evaluate")
+FOLDERS = dict(zip(MAIN, ("1_seeds", "2_train", "3_pseudo_masks", "4_retrain", "5_evaluate"), strict=True))
+
+
+@pytest.fixture
+def config(config_file: Path) -> RunConfig:
+    return load_config(config_file)
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """What a run is for: masks, weights, scores. Logs and manifests hold times."""
+    kept = [*folder.rglob("*.png"), *folder.rglob("model.safetensors"), folder / "5_evaluate/metrics.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.glob("[1-5]_*/**/*.*")}
+
+
+def test_every_stage_leaves_its_folder(ran: Path) -> None:
+    assert {"config.yaml", "manifest.json", "report.html", *FOLDERS.values()} == {path.name for path in ran.iterdir()}
+    for folder in FOLDERS.values():
+        assert json.loads((ran / folder / "metrics.json").read_text())
+        assert (ran / folder / "log.jsonl").read_text().count("\n") >= 1
+    assert not list(ran.rglob("*.tmp"))
+
+
+def test_scores_say_what_they_are_about(config: RunConfig, ran: Path) -> None:
+    scores = run_pipeline(config, ran).scores
+    assert [(score.subject, score.split, score.images) for score in scores] == [
+        ("seeds", "train", 6),
+        ("pseudo masks", "train", 6),
+        ("network", "val", 3),
+    ]
+    assert [score.crf != "no" for score in scores] == [True, True, False]
+    assert all(0 <= score.mean_iou <= 1 for score in scores)
+
+
+def test_pseudo_masks_hold_only_the_labels_and_the_background(ran: Path) -> None:
+    from weakclip.datasets.scenes import ScenesDataset
+
+    dataset = ScenesDataset("train", size=64, count=6)
+    for index, name in enumerate(dataset.names):
+        found = set(np.unique(read_mask(ran / f"3_pseudo_masks/masks/{name}.png")).tolist())
+        assert found <= {0, *dataset.labels(index)}
+
+
+def test_report_shows_the_run(ran: Path) -> None:
+    page = (ran / "report.html").read_text()
+    assert page.count("<img") == 2 * 5 + 2 * 3
+    assert page.count("<svg") == 2
+    assert "pseudo masks, train" in page
+
+
+def test_second_run_does_nothing_and_says_so(config: RunConfig, ran: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = times(ran)
+    with caplog.at_level(logging.INFO, "weakclip"):
+        run_pipeline(config, ran)
+    assert times(ran) == before
+    assert caplog.text.count("done already with the same settings and data; skipped") == len(MAIN)
+
+
+def test_stages_one_by_one_give_what_the_run_gives(config: RunConfig, ran: Path, tmp_path: Path) -> None:
+    for stage in MAIN:
+        run_stage(config, tmp_path / "alone", stage)
+    assert results(tmp_path / "alone") == results(ran)
+
+
+def test_run_stopped_in_every_stage_ends_the_same(
+    config: RunConfig, ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "stopped"
+    for stage in MAIN:
+        with monkeypatch.context() as patch:
+            patch.setitem(STAGES, stage, dataclasses.replace(STAGES[stage], run=stopping(STAGES[stage].run)))
+            with pytest.raises(KeyboardInterrupt):
+                run_pipeline(config, out)
+        records = json.loads((out / "manifest.json").read_text())["stages"]
+        assert [name for name, record in records.items() if not record["done"]] == [stage]
+    run_pipeline(config, out)
+    assert results(out) == results(ran)
+
+
+def stopping(run: Any) -> Any:
+    """A stage that does its work, loses the last file of it, and is stopped before it can say that it is done."""
+
+    def work_and_stop(context: Any, folder: Path) -> None:
+        run(context, folder)
+        last = max(folder.rglob("*.*"), key=lambda path: path.stat().st_mtime_ns)
+        last.unlink()
+        raise KeyboardInterrupt
+
+    return work_and_stop
+
+
+def test_stopped_stage_keeps_the_images_that_it_has(config: RunConfig, ran: Path) -> None:
+    manifest = json.loads((ran / "manifest.json").read_text())
+    manifest["stages"]["seeds"]["done"] = False
+    (ran / "manifest.json").write_text(json.dumps(manifest))
+    lost = sorted((ran / "1_seeds/masks").iterdir())[0]
+    content, before = lost.read_bytes(), times(ran)
+    lost.unlink()
+    run_pipeline(config, ran)
+    changed = {name for name, time in times(ran).items() if before[name] != time}
+    assert changed == {f"1_seeds/{part}/{lost.name}" for part in ("masks", "dense")} | {
+        "1_seeds/log.jsonl",
+        "1_seeds/metrics.json",
+    }
+    assert lost.read_bytes() == content
+
+
+def test_changed_setting_redoes_its_stage_and_those_after(
+    config_file: Path, ran: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = times(ran)
+    with caplog.at_level(logging.INFO, "weakclip"):
+        run_pipeline(load_config(config_file, ["pseudo_masks.restrict_to_labels=false"]), ran)
+    assert "pseudo_masks: runs again, because pseudo_masks.restrict_to_labels: true → false" in caplog.text
+    assert "retrain: runs again, because pseudo_masks is new" in caplog.text
+    assert "evaluate: runs again, because pseudo_masks is new; retrain is new" in caplog.text
+    changed = {name.split("/")[0] for name, time in times(ran).items() if before.get(name) != time}
+    assert changed == {"3_pseudo_masks", "4_retrain", "5_evaluate"}
+    assert "restrict_to_labels: false" in (ran / "config.yaml").read_text()
+
+
+def test_setting_without_effect_redoes_nothing(config_file: Path, ran: Path) -> None:
+    before = times(ran)
+    run_pipeline(load_config(config_file, ["train.log_every=2", "train.checkpoint_every=1"]), ran)
+    assert times(ran) == before
+
+
+def test_failing_stage_loses_nothing_that_is_done(config_file: Path, config: RunConfig, ran: Path) -> None:
+    before = times(ran)
+    broken = load_config(config_file, ["retrain.model=./no/such/network"])
+    with pytest.raises(WeightsError, match="no/such/network"):
+        run_pipeline(broken, ran)
+    after = times(ran)
+    assert all(after.get(name) == time for name, time in before.items() if not name.startswith("4_retrain"))
+    assert run_pipeline(config, ran).scores
+
+
+def test_stage_without_its_input_is_one_clear_line(config: RunConfig, config_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="train needs seeds, which has not been run; run `weakclip seeds`"):
+        run_stage(config, tmp_path / "run", "train")
+    run_stage(config, tmp_path / "run", "seeds")
+    other = load_config(config_file, ["seeds.masks.background_power=2"])
+    with pytest.raises(RunError, match=r"made with other settings \(seeds.masks.background_power: 1.0 → 2.0\)"):
+        run_stage(other, tmp_path / "run", "train")
+
+
+def test_full_run_adds_the_upper_bound_and_keeps_the_rest(config: RunConfig, ran: Path) -> None:
+    before = times(ran)
+    scores = run_pipeline(config, ran, full=True).scores
+    assert [score.subject for score in scores][-1] == "network trained on true masks"
+    after = times(ran)
+    assert all(after[name] == time for name, time in before.items())
+    assert "the upper bound apart" in (ran / "report.html").read_text()
+
+
+def test_command_line_runs_shows_the_table_and_the_report(
+    config_file: Path, ran: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The finished run is continued with a shorter training, stage by stage, and then as a whole."""
+    monkeypatch.setenv("COLUMNS", "100")
+    common = [str(config_file), "--out", str(ran), "--limit-steps", "2"]
+    for command in ("train", "pseudo-masks", "run"):
+        monkeypatch.setattr("sys.argv", ["weakclip", command, *common])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert not stop.value.code
+    out = capsys.readouterr().out
+    assert f"report: {ran / 'report.html'}" in out
+    assert "network" in out
+    assert json.loads((ran / "2_train/metrics.json").read_text())["steps"] == 2
