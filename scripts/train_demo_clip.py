@@ -34,8 +34,9 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from weakclip.datasets.scene_drawing import draw_scene
 from weakclip.datasets.scene_shapes import BLUEPRINTS, COLORS, GROUNDS
-from weakclip.datasets.scenes import ScenesDataset, draw_scene
+from weakclip.datasets.scenes import ScenesDataset
 
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "a {}", "a clean origami {}", "an image of a {} in a scene", "{}")
 GROUND_TEMPLATES = ("{}", "a photo of {}", "a clean origami {}", "{} in the background", "a {} background")
@@ -137,7 +138,18 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
         "hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 3,
         "image_size": 128, "patch_size": 8, "hidden_act": "gelu",
     }  # fmt: skip
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+    place_patches(model.vision_model.embeddings.position_embedding.weight)
+    return model
+
+
+@torch.no_grad()
+def place_patches(table: Tensor) -> None:
+    """Positions start as sines and cosines of both axes (Beyer et al., "Better plain ViT baselines", 2022)."""
+    side, width = round((len(table) - 1) ** 0.5), table.shape[1] // 4
+    place = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1).reshape(-1, 2)
+    angles = place[..., None] / 100 ** (torch.arange(width) / width)
+    table[1:] = 0.3 * torch.cat([angles.sin(), angles.cos()], -1).reshape(side * side, -1)
 
 
 def image_tokens(model: nn.Module, pixels: Tensor, keep: int | None = None) -> tuple[Tensor, Tensor]:

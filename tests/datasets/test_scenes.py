@@ -8,8 +8,9 @@ import pickle
 import numpy as np
 import pytest
 
+from weakclip.datasets.scene_drawing import draw_scene
 from weakclip.datasets.scene_shapes import BLUEPRINTS, GROUNDS
-from weakclip.datasets.scenes import SCENES, ScenesDataset, draw_scene
+from weakclip.datasets.scenes import SCENES, ScenesDataset
 from weakclip.errors import DataError
 
 

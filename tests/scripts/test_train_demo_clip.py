@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from weakclip.clip import load_clip
-from weakclip.datasets.scenes import ScenesDataset, draw_scene
+from weakclip.datasets.scene_drawing import draw_scene
+from weakclip.datasets.scenes import ScenesDataset
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_demo_clip.py"
 
