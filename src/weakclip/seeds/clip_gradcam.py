@@ -154,7 +154,8 @@ def grad_cam(
     maps = (weights @ normed[0, 1:].detach().T).relu().unflatten(1, grid)
     attentions.append(attention.detach())
     mean_attention = torch.stack(attentions).mean(dim=0)[0, 1:, 1:]
-    return GradCAM(scores=scores[0].detach(), maps=_stretch(maps), attention=mean_attention)
+    # Stretched twice, as in CLIP-ES: a map of tiny gradients, where the softmax is saturated, still reaches 1.
+    return GradCAM(scores=scores[0].detach(), maps=_stretch(_stretch(maps)), attention=mean_attention)
 
 
 def _blocks(clip: FrozenCLIP) -> list[Any]:
