@@ -128,7 +128,10 @@ def _one_stage(
 
 
 def _show(work: Callable[[], RunResult]) -> None:
-    """Do the work; then the results table, and where the report is."""
+    """Do the work under one progress bar at a time, ours; then the results table, and where the report is."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     try:
         result = work()
     except KeyboardInterrupt:
@@ -142,7 +145,8 @@ def _show(work: Callable[[], RunResult]) -> None:
 
     console = Console(highlight=False)
     if result.scores:
-        table = Table(title="Results, means over the classes in per cent", title_justify="left", box=SIMPLE_HEAD)
+        title = "Results in per cent, means over the classes"
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
         for heading in ("what", "split", "images", "CRF", "multi-scale"):
             table.add_column(heading, no_wrap=True)
         for heading in ("mIoU", "precision", "recall"):

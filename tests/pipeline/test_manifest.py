@@ -107,7 +107,7 @@ def test_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_key_does_not_depend_on_order_and_survives_json() -> None:
-    there = StageKey(settings={"a": (1, 2), "b": None}, inputs={"x": "1", "y": "2"})
+    there = StageKey(settings={"a": (1.0, 2), "b": None}, inputs={"x": "1", "y": "2"})
     back = StageKey(settings={"b": None, "a": [1, 2]}, inputs={"y": "2", "x": "1"})
     assert there.digest == back.digest
     assert there.record()["settings"] == json.loads(json.dumps(there.record()))["settings"]

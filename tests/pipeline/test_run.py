@@ -143,6 +143,13 @@ def test_changed_setting_redoes_its_stage_and_those_after(
     assert "restrict_to_labels: false" in (ran / "config.yaml").read_text()
 
 
+def test_written_configuration_continues_the_run(ran: Path) -> None:
+    """`config.yaml` in the run folder spells out every default, and is the same configuration."""
+    before = times(ran)
+    run_pipeline(load_config(ran / "config.yaml"), ran)
+    assert times(ran) == before
+
+
 def test_setting_without_effect_redoes_nothing(config_file: Path, ran: Path) -> None:
     before = times(ran)
     run_pipeline(load_config(config_file, ["train.log_every=2", "train.checkpoint_every=1"]), ran)
@@ -171,7 +178,7 @@ def test_stage_without_its_input_is_one_clear_line(config: RunConfig, config_fil
 def test_full_run_adds_the_upper_bound_and_keeps_the_rest(config: RunConfig, ran: Path) -> None:
     before = times(ran)
     scores = run_pipeline(config, ran, full=True).scores
-    assert [score.subject for score in scores][-1] == "network trained on true masks"
+    assert [score.subject for score in scores][-1] == "network (true masks)"
     after = times(ran)
     assert all(after[name] == time for name, time in before.items())
     assert "the upper bound apart" in (ran / "report.html").read_text()

@@ -69,6 +69,7 @@ class RunContext:
     def clip(self) -> FrozenCLIP:
         """The frozen CLIP, on the device."""
         settings = self.config.clip
+        logger.info("loading CLIP %s", settings.source)
         return load_clip(
             settings.source,
             device=self.device,

@@ -41,7 +41,7 @@ class StageKey:
     @property
     def digest(self) -> str:
         """Hexadecimal digest of everything above."""
-        content = json.dumps([self.settings, self.inputs, self.code], sort_keys=True, ensure_ascii=False)
+        content = json.dumps(_canonical([self.settings, self.inputs, self.code]), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     def record(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Manifest:
             words.append(f"{name} is new" if name in STAGE_FOLDERS else f"{name} changed")
         if old.get("code") != new["code"]:
             words.append("this version of weakclip computes it differently")
-        return words
+        return words or ["it was made by another version of weakclip"]
 
     def start(self, stage: str, key: StageKey) -> Path:
         """Note that the stage begins, or continues; a result under another key is removed first.
@@ -138,6 +138,15 @@ class Manifest:
         """Note that the stage's result is complete."""
         self.records[stage].update(done=True, seconds=round(seconds, 2))
         self.save()
+
+
+def _canonical(value: Any) -> Any:
+    """3.0 as 3: the same number, whether a person or a program wrote it."""
+    if isinstance(value, Mapping):
+        return {name: _canonical(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

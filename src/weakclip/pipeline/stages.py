@@ -129,7 +129,7 @@ def evaluate(context: RunContext, folder: Path) -> None:
 
 def evaluate_upper_bound(context: RunContext, folder: Path) -> None:
     """Score the network that was trained on the true masks."""
-    _finish_scores(folder, _score_network(context, folder, "retrain_truth", "network trained on true masks"))
+    _finish_scores(folder, _score_network(context, folder, "retrain_truth", "network (true masks)"))
 
 
 def _retrain(context: RunContext, masks: Path, folder: Path) -> None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from weakclip.evaluation import Scores
 from weakclip.report.folder import Curves
 
-WIDTH, HEIGHT = 640, 240
+WIDTH, HEIGHT = 520, 220
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 30
 
 
