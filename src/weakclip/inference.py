@@ -1,4 +1,4 @@
-"""Sliding-window, multi-scale, flipped inference for any function from images to logits (METHOD, section 6)."""
+"""Sliding-window, multi-scale, flipped inference for any function from images to logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a trained network to one mask an image: probabilities, labels, dense CRF, PNG (METHOD, section 6)."""
+"""From a trained network to one mask an image: probabilities, labels, dense CRF, PNG."""
 
 from __future__ import annotations
 

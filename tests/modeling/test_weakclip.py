@@ -191,7 +191,7 @@ def test_text_is_encoded_once_and_again_when_the_prompt_changes(
 
 
 def test_counts_at_vit_b_16_and_21_classes() -> None:
-    """METHOD's counts, part by part, on a ViT-B/16 without memory."""
+    """The published counts, part by part, on a ViT-B/16 without memory."""
     tokenizer = tokenizer_from_merges([])
     text = {"vocab_size": len(tokenizer), "eos_token_id": len(tokenizer) - 1, "hidden_size": 512}
     config = CLIPConfig(vision_config={"patch_size": 16}, text_config=text | {"num_attention_heads": 8})

@@ -29,7 +29,7 @@ HUE_DEGREES = 36.0
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
-    """Numbers of the augmentation; the defaults are the published recipe (METHOD: random resize 0.5 to 2, crop 512).
+    """Numbers of the augmentation; the defaults are the published recipe (random resize 0.5 to 2, crop 512).
 
     Args:
         crop_size: side of the square result, pixels.

@@ -1,4 +1,4 @@
-"""Learnable prompt (METHOD: text side): shared vectors before the words of every class."""
+"""Learnable prompt: shared vectors before the words of every class."""
 
 from __future__ import annotations
 

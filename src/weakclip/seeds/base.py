@@ -41,7 +41,7 @@ class SeedSettings:
         background_power: exponent of the background score `(1 - max CAM)^power`; larger means less background.
         foreground_confidence: probability, 0…1, from which a foreground pixel is a seed (CLIP-ES: 0.95).
         background_confidence: the same for a background pixel (CLIP-ES: 0.95).
-        crf: dense CRF on the probabilities, None for none (CLIP-ES: the parameters that METHOD gives for COCO).
+        crf: dense CRF on the probabilities, None for none (CLIP-ES: the parameters of `COCO_CRF`).
     """
 
     background_power: float = 1.0

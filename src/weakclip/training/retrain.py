@@ -1,4 +1,4 @@
-"""Train an ordinary segmentation network on masks, as if a person had drawn them (METHOD, section 7)."""
+"""Train an ordinary segmentation network on masks, as if a person had drawn them."""
 
 from __future__ import annotations
 

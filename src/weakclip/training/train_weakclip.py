@@ -1,4 +1,4 @@
-"""Train WeakCLIP on seeds: what a batch is, and what the loss is (METHOD, section 5)."""
+"""Train WeakCLIP on seeds: what a batch is, and what the loss is."""
 
 from __future__ import annotations
 
