@@ -406,7 +406,7 @@ def train(model: CLIPModel, tokenizer: CLIPTokenizer, options: argparse.Namespac
             words = text_embeddings(model, tokenizer, batch.texts.texts)
         targets = batch.targets(stored).gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
         likeness = (tokens * targets).sum(-1)
-        repeated = (1 - likeness[:, 1:]).mean() + 0.2 * (1 - likeness[:, 0]).mean()
+        repeated = (1 - likeness[:, 1:]).mean() + 0.5 * (1 - likeness[:, 0]).mean()
         return contrasts(tokens, words, batch.texts, scale) + REPEAT_WEIGHT * repeated
 
     def tower_score(averaged: nn.Module) -> float:
@@ -423,7 +423,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
     parser.add_argument("--teacher-steps", type=int, default=1800)
     parser.add_argument("--teacher-lr", type=float, default=2e-3)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--pictures", type=int, default=40_000)
