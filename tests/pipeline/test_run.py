@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +202,23 @@ def test_command_line_runs_shows_the_table_and_the_report(
     assert f"report: {ran / 'report.html'}" in out
     assert "network" in out
     assert json.loads((ran / "2_train/metrics.json").read_text())["steps"] == 2
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_training_and_nothing_else(config_file: Path, config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_stage(config, out, "seeds")
+
+    def torchrun(command: str) -> subprocess.CompletedProcess[str]:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "weakclip"]
+        environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        arguments = [*launcher, command, str(config_file), "--out", str(out)]
+        return subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
+
+    assert torchrun("train").returncode == 0
+    assert json.loads((out / "manifest.json").read_text())["stages"]["train"]["done"]
+    assert (out / "2_train/log.jsonl").read_text().count("\n") == 4
+    refused = torchrun("run")
+    assert refused.returncode != 0
+    assert "several processes share the training stages alone" in refused.stderr
+    run_stage(config, out, "pseudo_masks")

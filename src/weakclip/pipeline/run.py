@@ -16,6 +16,7 @@ from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.pipeline.stages import STAGES
 from weakclip.report import STAGE_FOLDERS, read_run, write_report
+from weakclip.training.processes import Processes, open_processes
 
 logger = logging.getLogger("weakclip")
 
@@ -75,9 +76,21 @@ def run_stage(config: RunConfig, out: Path | str, stage: str) -> RunResult:
 
 def _run(config: RunConfig, out: Path, wanted: Sequence[str]) -> RunResult:
     context = RunContext(config, out)
+    processes = open_processes(context.device)
+    if processes.count > 1:
+        return _train_together(context, wanted, processes)
+    manifest, keys = _plan(context, wanted)
+    for stage in wanted:
+        if manifest.state(stage, keys[stage]) != "done":
+            _run_one(context, manifest, stage, keys[stage])
+    return RunResult(out, write_report(out), read_run(out).scores)
+
+
+def _plan(context: RunContext, wanted: Sequence[str]) -> tuple[Manifest, dict[str, StageKey]]:
+    """Check what is there, say what will be done, and write `config.yaml`."""
     if "retrain_truth" in wanted and not context.train.has_masks:
         raise DataError(f"split {context.train.split!r} has no true masks; the upper bound of --full needs them")
-    manifest = Manifest.open(out)
+    manifest = Manifest.open(context.out)
     keys = stage_keys(context, wanted)
     for stage in wanted:
         for upstream in STAGES[stage].upstream:
@@ -85,12 +98,31 @@ def _run(config: RunConfig, out: Path, wanted: Sequence[str]) -> RunResult:
                 _complain(manifest, stage, upstream, keys[upstream])
     for stage in wanted:
         _announce(manifest, stage, keys[stage])
-    with atomic_write(out / "config.yaml", "w") as file:
-        file.write(dump_config(config))
-    for stage in wanted:
-        if manifest.state(stage, keys[stage]) != "done":
-            _run_one(context, manifest, stage, keys[stage])
-    return RunResult(out, write_report(out), read_run(out).scores)
+    with atomic_write(context.out / "config.yaml", "w") as file:
+        file.write(dump_config(context.config))
+    return manifest, keys
+
+
+def _train_together(context: RunContext, wanted: Sequence[str], processes: Processes) -> RunResult:
+    """One training stage in all the processes that `torchrun` started; process 0 alone keeps the manifest."""
+    if len(wanted) > 1 or wanted[0] not in ("train", "retrain"):
+        raise RunError(
+            "several processes share the training stages alone; start `weakclip train` and `retrain` with "
+            "torchrun, the other stages without"
+        )
+    (stage,) = wanted
+    manifest, keys = _plan(context, wanted) if processes.is_main else (None, {})
+    started = time.perf_counter()
+    to_do = manifest is not None and manifest.state(stage, keys[stage]) != "done"
+    if manifest is not None and to_do:
+        manifest.start(stage, keys[stage])
+    if processes.any(to_do):
+        STAGES[stage].run(context, context.folder(stage))
+        processes.wait()
+    if manifest is not None and to_do:
+        manifest.finish(stage, time.perf_counter() - started)
+        write_report(context.out)
+    return RunResult(context.out, context.out / "report.html", ())
 
 
 def stage_keys(context: RunContext, wanted: Sequence[str]) -> dict[str, StageKey]:
