@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from weakclip.classes import ClassSet
 from weakclip.errors import WeightsError
-from weakclip.images import write_json
+from weakclip.images import atomic_write, write_json
 
 SMALL = "small"
 """Name of the small SegFormer that is trained from scratch."""
@@ -88,7 +88,6 @@ def save_segmenter(segmenter: Segmenter, folder: Path | str) -> None:
         folder: gets `config.json`, `model.safetensors` and `preprocessor_config.json`, each whole or not at all.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     statistics = {
         "image_processor_type": "SegformerImageProcessor",
         "do_resize": False,
@@ -100,12 +99,11 @@ def save_segmenter(segmenter: Segmenter, folder: Path | str) -> None:
     }
     write_json(folder / _STATISTICS_FILE, statistics)
     model: Any = segmenter.model
-    with tempfile.TemporaryDirectory(prefix=".saving.", suffix=".tmp", dir=folder) as temporary:
+    with tempfile.TemporaryDirectory() as temporary, _quiet_transformers():
         model.save_pretrained(temporary)
         for path in sorted(Path(temporary).iterdir()):
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(path, folder / path.name)
+            with path.open("rb") as source, atomic_write(folder / path.name) as target:
+                shutil.copyfileobj(source, target)
 
 
 def load_segmenter(folder: Path | str, *, device: str | torch.device = "cpu") -> Segmenter:
@@ -161,15 +159,18 @@ def _from_pretrained(source: str, labels: dict[int, str] | None = None) -> nn.Mo
 
 @contextlib.contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """A new classifier on pretrained weights is what is asked for here, not something to warn about."""
+    """No bars for files of a second, and no warning about the new classifier that is asked for here."""
     from transformers.utils import logging
 
-    level = logging.get_verbosity()
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _pixel_statistics(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -94,6 +94,13 @@ def test_a_pretrained_folder_keeps_its_weights_and_statistics_and_gets_a_new_hea
     assert not list((tmp_path / "saved").glob(".*"))
 
 
+def test_saving_and_loading_say_nothing(squares: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    save_segmenter(build_segmenter("small", squares.class_set), tmp_path)
+    load_segmenter(tmp_path)
+    build_segmenter(str(tmp_path), ClassSet.from_foreground(["one"]))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_pixels_are_normalised_alike_from_bytes_and_floats(squares: Any):
     network = build_segmenter("small", squares.class_set).eval()
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
