@@ -7,8 +7,8 @@ Two stages, because a vision transformer alone needs millions of pictures to fin
    same texts: that of a whole-image token, as in CLIP (Radford et al., ICML 2021), and the mean over the best patches,
    as in the late interaction of FILIP (Yao et al., ICLR 2022), so that patches localise. A picture and a text that says
    only true things of it are a positive pair (as in UniCL, Yang et al., CVPR 2022).
-2. The image tower learns the same two contrasts against the now fixed text tower, and to repeat the teacher's tokens.
-   Half of the patches are left out in most of this stage (FLIP, Li et al., CVPR 2023).
+2. The image tower learns to give the teacher's tokens, so that it speaks the language of the text tower: first of
+   windows of the pictures, which is faster, then of whole pictures. It starts as a convolution would.
 
     python scripts/train_demo_clip.py --work /tmp/demo_clip --out src/weakclip/clip/demo
 
@@ -44,7 +44,7 @@ CLASSES, GROUND_NAMES, COLOR_NAMES = list(BLUEPRINTS), list(GROUNDS), list(COLOR
 PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI CLIP
 CAPTION_STREAM = 2
 BEST_SHARE = 0.045  # of the patches: about half of an object
-REPEAT_WEIGHT = 10.0
+WINDOW, WINDOW_SHARE = 11, 0.75  # patches a side, and the share of the second stage that sees windows alone
 
 
 def draw_chunk(first: int, count: int, seed: int) -> tuple[np.ndarray, list[dict]]:
@@ -135,32 +135,65 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
         "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "hidden_act": "gelu",
     }  # fmt: skip
     vision = {
-        "hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 3,
+        "hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 6,
         "image_size": 128, "patch_size": 8, "hidden_act": "gelu",
     }  # fmt: skip
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
-    place_patches(model.vision_model.embeddings.position_embedding.weight)
+    start_as_convolution(model.vision_model)
     return model
 
 
 @torch.no_grad()
-def place_patches(table: Tensor) -> None:
-    """Positions start as sines and cosines of both axes (Beyer et al., "Better plain ViT baselines", 2022)."""
-    side, width = round((len(table) - 1) ** 0.5), table.shape[1] // 4
-    place = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1).reshape(-1, 2)
-    angles = place[..., None] / 100 ** (torch.arange(width) / width)
-    table[1:] = 0.3 * torch.cat([angles.sin(), angles.cos()], -1).reshape(side * side, -1)
+def start_as_convolution(tower: nn.Module) -> None:
+    """First weights with which every attention head looks at one neighbour, so that the tower starts as a CNN would.
+
+    A transformer that starts with no notion of nearness needs far more pictures to find small parts. Positions are
+    sines and cosines in channels of their own; turning their phase in the queries moves the peak of the attention to
+    the neighbour (Cordonnier et al., "On the Relationship between Self-Attention and Convolutional Layers", ICLR 2020).
+    The last head of each layer looks everywhere.
+    """
+    table, width = (
+        tower.embeddings.position_embedding.weight,
+        tower.config.hidden_size // tower.config.num_attention_heads,
+    )
+    side, speeds = round((len(table) - 1) ** 0.5), 2.0 * 0.65 ** torch.arange(width // 4)
+    rows, columns = (axis.reshape(-1, 1) * speeds for axis in torch.meshgrid(*[torch.arange(side)] * 2, indexing="ij"))
+    table[1:, :width] = 2.0 * torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=1)
+    table[0, :width] = 0
+    tower.embeddings.patch_embedding.weight[:width] = 0
+    neighbours = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))
+    for index, layer in enumerate(tower.encoder.layers):
+        layer.self_attn.out_proj.weight[:width] = layer.mlp.fc2.weight[:width] = 0
+        attention, reach = layer.self_attn, 1 + index // 2
+        for head in range(attention.num_heads - 1):
+            down, right = neighbours[(head + 3 * index) % len(neighbours)]
+            block = slice(head * width, (head + 1) * width)
+            turn = torch.block_diag(*(_turn(speeds * reach * step) for step in (down, right)))
+            for projection, matrix in ((attention.q_proj, turn), (attention.k_proj, torch.eye(width))):
+                others = matrix.sum(1, keepdim=True) / (tower.config.hidden_size - width)
+                projection.weight[block] = -0.9 * others  # rows sum to 0, so that the norm's mean drops out
+                projection.weight[block, :width] = 0.9 * matrix
 
 
-def image_tokens(model: nn.Module, pixels: Tensor, keep: int | None = None) -> tuple[Tensor, Tensor]:
-    """Projected, normalised tokens `(B, 1+keep, E)` of a random choice of patches, and their places `(B, 1+keep)`."""
+def _turn(angles: Tensor) -> Tensor:
+    """The matrix that adds `angles` to the phases of `(sines, cosines)`."""
+    cos, sin = torch.diag(angles.cos()), torch.diag(angles.sin())
+    return torch.cat([torch.cat([cos, sin], dim=1), torch.cat([-sin, cos], dim=1)])
+
+
+def image_tokens(model: nn.Module, pixels: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
+    """Projected, normalised tokens `(B, 1+n, E)` and their places `(B, 1+n)`, the class token first.
+
+    With a `window`, each picture shows a square of so many patches a side, somewhere.
+    """
     tower = model.vision_model
     hidden = tower.embeddings(pixels)
-    places = torch.arange(hidden.shape[1]).expand(len(hidden), -1)
-    if keep is not None and keep < hidden.shape[1] - 1:
-        chosen = torch.rand(len(hidden), hidden.shape[1] - 1).topk(keep, dim=1).indices + 1
-        places = torch.cat([places[:, :1], chosen], dim=1)
-        hidden = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[2]))
+    count, side = len(hidden), round((hidden.shape[1] - 1) ** 0.5)
+    span = torch.arange(side if window is None else window)
+    top, left = torch.randint(side - len(span) + 1, (2, count, 1))
+    patches = ((top + span)[:, :, None] * side + (left + span)[:, None, :]).flatten(1)
+    places = torch.cat([torch.zeros(count, 1, dtype=torch.long), 1 + patches], dim=1)
+    hidden = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[2]))
     hidden = tower.encoder(inputs_embeds=tower.pre_layrnorm(hidden)).last_hidden_state
     tokens = functional.normalize(model.visual_projection(tower.post_layernorm(hidden)).float(), dim=-1)
     return tokens, places
@@ -274,11 +307,6 @@ def contrasts(tokens: Tensor, words: Tensor, texts: Texts, scale: Tensor) -> Ten
     return contrast(scale * (tokens[:, 0] @ words.T), texts.truth) + contrast(scale * patches, texts.truth[:, local])
 
 
-def keep_at(step: int, steps: int) -> int:
-    """How many of the 256 patches the image tower sees: half while most is to be learned, all of them at the end."""
-    return 128 if step < 0.8 * steps else 256
-
-
 def run_stage(
     name: str, trained: nn.Module, loss_at: Callable[[int], Tensor], score: Callable[[nn.Module], float], options: Stage
 ) -> list[dict]:
@@ -378,7 +406,7 @@ def train(model: CLIPModel, tokenizer: CLIPTokenizer, options: argparse.Namespac
     def batch_at(stage: int, step: int) -> Batch:
         rng = np.random.default_rng([options.seed, stage, step])
         torch.manual_seed(int(rng.integers(2**31)))
-        return Batch(pictures, facts, rng, options.batch)
+        return Batch(pictures, facts, rng, options.teacher_batch if stage == 1 else options.batch)
 
     first = TeacherStage(model)
 
@@ -396,18 +424,14 @@ def train(model: CLIPModel, tokenizer: CLIPTokenizer, options: argparse.Namespac
     stage = Stage(options.teacher_steps, options.teacher_lr, options.work)
     logs["teacher"] = run_stage("teacher", first, teacher_loss, teacher_score, stage)
     stored = teacher_tokens(first.teacher, pictures, options.work / "teacher_tokens.npy")
-    scale = model.logit_scale.detach().exp().clamp(max=100)
 
     def tower_loss(step: int) -> Tensor:
-        batch = batch_at(2, step)
+        batch, whole = batch_at(2, step), step >= WINDOW_SHARE * options.steps
         with torch.autocast("cpu", torch.bfloat16):
-            tokens, kept = image_tokens(model, batch.pixels, keep_at(step, options.steps))
-        with torch.no_grad():
-            words = text_embeddings(model, tokenizer, batch.texts.texts)
-        targets = batch.targets(stored).gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
-        likeness = (tokens * targets).sum(-1)
-        repeated = (1 - likeness[:, 1:]).mean() + 0.5 * (1 - likeness[:, 0]).mean()
-        return contrasts(tokens, words, batch.texts, scale) + REPEAT_WEIGHT * repeated
+            tokens, places = image_tokens(model, batch.pixels, None if whole else WINDOW)
+        targets = batch.targets(stored).gather(1, places[..., None].expand(-1, -1, tokens.shape[2]))
+        difference = 1 - (tokens * targets).sum(-1)
+        return difference[:, 1:].mean() + (1.0 if whole else 0.1) * difference[:, 0].mean()
 
     def tower_score(averaged: nn.Module) -> float:
         return zero_shot_map(lambda pixels: image_tokens(averaged, pixels)[0], model, tokenizer)[0]
@@ -423,9 +447,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
     parser.add_argument("--teacher-steps", type=int, default=1800)
     parser.add_argument("--teacher-lr", type=float, default=2e-3)
-    parser.add_argument("--steps", type=int, default=1800)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--teacher-batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--pictures", type=int, default=40_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

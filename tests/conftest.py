@@ -115,3 +115,20 @@ def make_tiny_clip() -> Callable[..., FrozenCLIP]:
 def tiny_clip(make_tiny_clip: Callable[..., FrozenCLIP], device: torch.device) -> FrozenCLIP:
     """A tiny CLIP with random weights: patch 8, 4 layers, learned on 32 x 32 images."""
     return make_tiny_clip().to(device)
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what several tests start from."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture
+def clip_folder(make_tiny_clip: Callable[..., FrozenCLIP], kept: Path) -> Path:
+    """The tiny CLIP in transformers' format."""
+    folder = kept / "clip"
+    if not folder.exists():
+        clip = make_tiny_clip()
+        clip.model.save_pretrained(folder)
+        clip.tokenizer.save_pretrained(folder)
+    return folder

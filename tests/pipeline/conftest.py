@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from weakclip.clip import FrozenCLIP
 from weakclip.config import load_config
 from weakclip.pipeline import run_pipeline
 
@@ -37,23 +36,6 @@ def _settings(clip_folder: Path, **data: Any) -> dict[str, Any]:
         "evaluate": {"inference": inference, "pictures": 2},
         "device": "cpu",
     }
-
-
-@pytest.fixture(scope="session")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for what several tests start from."""
-    return tmp_path_factory.mktemp("kept")
-
-
-@pytest.fixture
-def clip_folder(make_tiny_clip: Callable[..., FrozenCLIP], kept: Path) -> Path:
-    """The tiny CLIP in transformers' format."""
-    folder = kept / "clip"
-    if not folder.exists():
-        clip = make_tiny_clip()
-        clip.model.save_pretrained(folder)
-        clip.tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from typing import Any, Protocol
 
@@ -69,7 +70,7 @@ def load_batches(
     loader = DataLoader(
         _GuardedData(dataset),
         batch_sampler=batches,
-        num_workers=settings.workers,
+        num_workers=min(settings.workers, os.cpu_count() or 1),  # more would only slow each other down
         collate_fn=_collate,
         worker_init_fn=ignore_stop_signals,
         pin_memory=processes.device.type != "cpu",

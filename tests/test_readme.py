@@ -1,0 +1,85 @@
+"""What the README says is what happens: its commands run, its Python runs, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands(program: str) -> list[str]:
+    lines = [line.strip() for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line.startswith(f"{program} ")]
+
+
+def test_every_make_target_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = {line.split()[1] for line in commands("make")}
+    assert named
+    assert named <= targets
+
+
+def test_the_folder_command_runs(tmp_path, monkeypatch, clip_folder):
+    """With a tiny CLIP and two steps in place of the download and the training."""
+    from weakclip.cli import app
+
+    images = tmp_path / "my_images" / "images"
+    images.mkdir(parents=True)
+    for name, color in (("a dog", (200, 30, 30)), ("a sofa", (30, 30, 200))):
+        Image.new("RGB", (64, 48), color).save(images / f"{name}.png")
+    (tmp_path / "my_images" / "labels.csv").write_text("image,labels\na dog.png,dog\na sofa.png,dog;sofa\n")
+    monkeypatch.chdir(tmp_path)
+    (command,) = [line for line in commands("weakclip") if "run folder" in line]
+    small = (
+        f"--limit-steps 2 --set clip.source={clip_folder} --set retrain.model=small --set device=cpu "
+        "--set augment.crop_size=64 --set retrain.augment.crop_size=64 --set train.batch_size=2 "
+        "--set retrain.train.batch_size=2 --set pseudo_masks.inference.scales=[1.0] "
+        "--set pseudo_masks.inference.crop=64 --set pseudo_masks.inference.stride=64 "
+        "--set evaluate.inference.crop=64 --set evaluate.inference.stride=64 "
+        "--set model.decoder_channels=8 --set model.co_attention_width=8"
+    )
+    result = CliRunner().invoke(app, shlex.split(command)[1:] + shlex.split(small), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "runs/mine/3_pseudo_masks/masks").iterdir()) == [
+        "a dog.png",
+        "a sofa.png",
+    ]
+    assert (tmp_path / "runs/mine/report.html").is_file()
+
+
+def test_other_commands_name_what_exists():
+    from weakclip.config import load_config
+
+    for line in commands("weakclip"):
+        words = shlex.split(line)
+        if words[1] == "run":
+            load_config(words[2], [words[words.index("--set") + 1]] if "--set" in words else [])
+
+
+def test_stage_commands_of_the_table_exist():
+    from weakclip.cli import app
+
+    for command in re.findall(r"`weakclip ([a-z-]+)[^`]*`", README):
+        assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0, command
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_blocks_run(block, capsys):
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+def test_links_lead_somewhere(link):
+    assert (ROOT / link).exists()
