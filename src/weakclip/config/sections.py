@@ -30,6 +30,7 @@ class DataSettings:
         train_limit: only the first so many images of the training split; None for all.
         val_limit: the same for the validation split.
         scene_size: side of the drawn images, pixels; for scenes alone.
+        scene_seed: another seed draws other images; for scenes alone.
     """
 
     dataset: Literal["scenes", "voc12", "coco14", "folder"]
@@ -39,6 +40,7 @@ class DataSettings:
     train_limit: int | None = None
     val_limit: int | None = None
     scene_size: int = 128
+    scene_seed: int = 0
 
     def __post_init__(self) -> None:
         if (self.root is None) != (self.dataset == "scenes"):

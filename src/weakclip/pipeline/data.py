@@ -54,7 +54,7 @@ def open_split(settings: DataSettings, split: str, limit: int | None) -> ImageLa
     if settings.dataset == "scenes":
         from weakclip.datasets.scenes import ScenesDataset
 
-        return ScenesDataset(split, size=settings.scene_size, count=limit)
+        return ScenesDataset(split, size=settings.scene_size, count=limit, seed=settings.scene_seed)
     whole = _open_folder(settings, split)
     return whole if limit is None or limit >= len(whole) else FirstImages(whole, limit)
 
