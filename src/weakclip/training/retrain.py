@@ -23,7 +23,7 @@ class RetrainSettings:
     """Which network is trained on the pseudo masks, and how.
 
     Args:
-        model: "small" for a small SegFormer from scratch, or what `AutoModelForSemanticSegmentation` takes: an id on
+        model: "small" for a small UperNet from scratch, or what `AutoModelForSemanticSegmentation` takes: an id on
             the hub or a folder. SegFormer MiT-B2 is the paper's best on COCO.
         train: how long and how; learning rate and weight decay are those of SegFormer (Xie et al., NeurIPS 2021).
         augment: the augmentation.
