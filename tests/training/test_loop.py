@@ -260,7 +260,7 @@ torch.set_num_threads(1)
 model = Toy()
 model.body[1] = nn.Identity()  # batch statistics are per process on CPUs
 model.body[3] = nn.Identity()  # dropout masks are per process
-settings = dataclasses.replace(SETTINGS, batch_size=4)
+settings = dataclasses.replace(SETTINGS, batch_size=4, precision="fp32")
 fit(model, Noise(), toy_loss, settings, sys.argv[2])
 torch.save(model.state_dict(), f"{sys.argv[2]}/weights{os.environ.get('RANK', '0')}.pt")
 """
