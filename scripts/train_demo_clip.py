@@ -1,13 +1,14 @@
-"""Train the demo CLIP: a small `transformers.CLIPModel` from scratch, contrastively, on captions of Scenes.
+"""Train the demo CLIP: a small `transformers.CLIPModel` from scratch, on captions of Scenes.
 
 The pictures come from the "captions" stream of Scenes, which shares no seed with train or val. Masks are never read.
 
-Two stages, because a vision transformer alone needs millions of pictures to find small parts:
+Two stages, because the image tower trained contrastively by itself stood at a mean average precision of 0.33 after
+64,000 pictures, and the teacher of the first stage at 0.86:
 1. A small convolutional teacher and the text tower are trained contrastively. Two similarities are contrasted with the
    same texts: that of a whole-image token, as in CLIP (Radford et al., ICML 2021), and the mean over the best patches,
    as in the late interaction of FILIP (Yao et al., ICLR 2022), so that patches localise. A picture and a text that says
    only true things of it are a positive pair (as in UniCL, Yang et al., CVPR 2022).
-2. The image tower learns to give the teacher's tokens, so that it speaks the language of the text tower: first of
+2. The image tower learns to give the teacher's tokens (distillation, no contrast of its own), so that it speaks the language of the text tower: first of
    windows of the pictures, which is faster, then of whole pictures. It starts as a convolution would.
 
     python scripts/train_demo_clip.py --work /tmp/demo_clip --out src/weakclip/clip/demo
@@ -147,7 +148,7 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
 def start_as_convolution(tower: nn.Module) -> None:
     """First weights with which every attention head looks at one neighbour, so that the tower starts as a CNN would.
 
-    A transformer that starts with no notion of nearness needs far more pictures to find small parts. Positions are
+    Positions are
     sines and cosines in channels of their own; turning their phase in the queries moves the peak of the attention to
     the neighbour (Cordonnier et al., "On the Relationship between Self-Attention and Convolutional Layers", ICLR 2020).
     The last head of each layer looks everywhere.
