@@ -8,8 +8,9 @@ Two stages, because the image tower trained contrastively by itself stood at a m
    same texts: that of a whole-image token, as in CLIP (Radford et al., ICML 2021), and the mean over the best patches,
    as in the late interaction of FILIP (Yao et al., ICLR 2022), so that patches localise. A picture and a text that says
    only true things of it are a positive pair (as in UniCL, Yang et al., CVPR 2022).
-2. The image tower learns to give the teacher's tokens (distillation, no contrast of its own), so that it speaks the language of the text tower: first of
-   windows of the pictures, which is faster, then of whole pictures. It starts as a convolution would.
+2. The image tower learns to give the teacher's tokens (distillation, no contrast of its own), so that it speaks the
+   language of the text tower: first of windows of the pictures, which is faster, then of whole pictures. It starts as
+   a convolution would.
 
     python scripts/train_demo_clip.py --work /tmp/demo_clip --out src/weakclip/clip/demo
 
