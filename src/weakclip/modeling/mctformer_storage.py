@@ -1,0 +1,135 @@
+"""MCTformer+ on disk: our file, the released checkpoint, and the DeiT that training starts from, all of one naming."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from weakclip.errors import WeightsError
+from weakclip.images import atomic_write
+from weakclip.modeling.mctformer import MCTformer
+
+_HEAD_WIDTH = 64  # of DeiT
+_UNUSED = ("norm.", "pos_embed", "head_dist.")
+"""In the files, but used by no MCTformer+: DeiT's last norm, its whole position table, and its distillation head."""
+
+
+def save_mctformer(model: MCTformer, path: str | Path) -> None:
+    """Write the weights as safetensors, the number of heads beside them; the file appears whole or not at all."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with atomic_write(path) as file:
+        file.write(save_tensors(state, metadata={"format": "pt", "heads": str(model.heads)}))
+
+
+def load_mctformer(
+    path: str | Path, *, heads: int | None = None, rank_decay: float = 0.996, device: str | torch.device = "cpu"
+) -> MCTformer:
+    """A trained MCTformer+ for inference.
+
+    Args:
+        path: a file of `save_mctformer`, or a checkpoint of the released code (`{"model": …}`).
+        heads: attention heads, which no weight shape tells; None for what the file says, or else of 64 channels each.
+        rank_decay: see `MCTformer`.
+        device: where the model goes.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        WeightsError: no such file, not an MCTformer+, or one whose tensors do not fit. No code in the file is run.
+    """
+    state, metadata = _read(Path(path))
+    try:
+        _, count, width = state["cls_token"].shape
+        positions, patch = state["pos_embed_pat"].shape[1], state["patch_embed.proj.weight"].shape[-1]
+    except (KeyError, ValueError, IndexError) as error:
+        raise WeightsError(f"{path}: not an MCTformer+ checkpoint; it has no proper {error}") from None
+    heads = heads or int(metadata.get("heads", max(1, width // _HEAD_WIDTH)))
+    if math.isqrt(positions) ** 2 != positions or width % heads:
+        raise WeightsError(f"{path}: {positions} positions and width {width}; expected a square and {heads} heads")
+    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    with torch.random.fork_rng(devices=[]):  # first weights are drawn and replaced: the caller's draws stay
+        model = MCTformer(
+            count + 1,
+            image_size=math.isqrt(positions) * patch,
+            patch_size=patch,
+            width=width,
+            depth=depth,
+            heads=heads,
+            rank_decay=rank_decay,
+        )
+    _fill(model, state, path)
+    return model.to(device).eval()
+
+
+def start_from_deit(model: MCTformer, path: str | Path) -> None:
+    """Fill a fresh MCTformer+ with a DeiT: every class token starts as DeiT's one; the class maps' head stays random.
+
+    The position table is enlarged by repetition, as in the released code (14 × 14 to 28 × 28).
+
+    Args:
+        model: of DeiT's width, depth and patch size.
+        path: a DeiT or ViT checkpoint with timm's names, `.pth` (`{"model": …}` or plain) or `.safetensors`.
+
+    Raises:
+        WeightsError: no such file, not a DeiT, or one whose tensors do not fit. No code in the file is run.
+    """
+    state, _ = _read(Path(path))
+    table = state.get("pos_embed", torch.empty(0))
+    side = math.isqrt(max(0, table.shape[1] - 1)) if table.ndim == 3 else 0
+    if not side or table.shape[1] != 1 + side**2 or "cls_token" not in state:
+        raise WeightsError(f"{path}: not a DeiT checkpoint; expected cls_token, and pos_embed (1, 1+n², D)")
+    state = {name: value for name, value in state.items() if not name.startswith("head.")}
+    count = model.num_classes - 1
+    square = table[:, 1:].transpose(1, 2).unflatten(2, (side, side)).float()
+    resized = F.interpolate(square, size=(model.side, model.side), mode="nearest-exact")
+    state |= {
+        "cls_token": state["cls_token"].expand(-1, count, -1),
+        "pos_embed_cls": table[:, :1].expand(-1, count, -1),
+        "pos_embed_pat": resized.flatten(2).transpose(1, 2),
+        **{f"head.{name}": value for name, value in model.head.state_dict().items()},
+    }
+    _fill(model, state, path)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """Tensors of a `.safetensors` file with its metadata, or of a `.pth` file."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; expected weights as .pth or .safetensors")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"{path}: not a checkpoint that can be read safely ({reason})") from None
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path}: expected a dictionary of tensors, or one under `model`")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}, {}
+
+
+def _fill(model: MCTformer, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Copy tensors by name; every name that is missing, unexpected or of another shape is told, eight at most."""
+    own = model.state_dict()
+    given = {name: value for name, value in state.items() if name in own or not name.startswith(_UNUSED)}
+    problems = [f"missing {name}" for name in sorted(own.keys() - given.keys())]
+    problems += [f"unexpected {name}" for name in sorted(given.keys() - own.keys())]
+    problems += [
+        f"{name} {tuple(given[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & given.keys())
+        if given[name].shape != own[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise WeightsError(f"{path}: does not fit MCTformer+: {', '.join(problems[:8])}{more}")
+    model.load_state_dict(given)
