@@ -1,0 +1,198 @@
+"""Train MCTformer+ on image-level labels: what a batch is, and what the loss is.
+
+References:
+    Xu et al., "MCTformer+: Multi-Class Token Transformer for Weakly Supervised Semantic Segmentation", 2023
+    (arXiv:2308.03005), and its released code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weakclip.datasets.base import ImageLabelDataset
+from weakclip.datasets.transforms import AugmentSettings, augment
+from weakclip.errors import ConfigError
+from weakclip.modeling.mctformer import MCTformer, MCTformerModelSettings, MCTformerOutput
+from weakclip.modeling.mctformer_storage import save_mctformer, start_from_deit
+from weakclip.seeds.mctformer import MCTformerCAMSettings
+from weakclip.training.loading import Batch
+from weakclip.training.loop import fit
+from weakclip.training.settings import TrainResult, TrainSettings
+
+WEIGHTS_FILE = "mctformer.safetensors"
+
+
+def _published() -> TrainSettings:
+    """45 epochs of the 10,582 VOC images at batch 32; 5e-4 · 32/512; neither gradient bound nor averaged weights."""
+    return TrainSettings(
+        steps=14_850,
+        batch_size=32,
+        learning_rate=3.125e-5,
+        weight_decay=0.05,
+        warmup_steps=1650,
+        min_learning_rate=1e-5,
+        clip_grad_norm=None,
+        ema_decay=0.0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MCTformerSettings:
+    """An MCTformer+ that is trained for its maps; the defaults are those of the released code on PASCAL VOC 2012.
+
+    Args:
+        pretrained: a DeiT checkpoint that training starts from; None for random weights.
+        checkpoint: an MCTformer+ that is trained already (ours or a released one): nothing is trained then, and
+            `pretrained`, `model`, `train` and `augment` have no effect.
+        model: the numbers of the network.
+        contrast_weight: weight of the class-token contrast.
+        train: how long and how.
+        augment: the augmentation; positions are learned for its `crop_size`.
+        cams: how maps are made of the trained network.
+    """
+
+    pretrained: str | None = None
+    checkpoint: str | None = None
+    model: MCTformerModelSettings = field(default_factory=MCTformerModelSettings)
+    contrast_weight: float = 1.0
+    train: TrainSettings = field(default_factory=_published)
+    augment: AugmentSettings = field(default_factory=lambda: AugmentSettings(crop_size=448, scale=(1.0, 2.0)))
+    cams: MCTformerCAMSettings = field(default_factory=MCTformerCAMSettings)
+
+    def __post_init__(self) -> None:
+        if self.pretrained is not None and self.checkpoint is not None:
+            raise ConfigError("pretrained and checkpoint: one of them, or neither, expected; found both")
+        if self.contrast_weight < 0:
+            raise ConfigError(f"contrast_weight: 0 or more expected; found {self.contrast_weight}")
+        if self.augment.crop_size % self.model.patch_size:
+            crop, patch = self.augment.crop_size, self.model.patch_size
+            raise ConfigError(f"augment.crop_size: a multiple of model.patch_size {patch} expected; found {crop}")
+
+
+class LabelledImages:
+    """Augmented images and their labels, asked with `(index, rng_seed)`; no pixel label is read.
+
+    Args:
+        dataset: images and labels.
+        settings: the augmentation; `max_class_share`, which looks at masks, has no effect.
+    """
+
+    def __init__(self, dataset: ImageLabelDataset, settings: AugmentSettings) -> None:
+        self.dataset = dataset
+        self.settings = replace(settings, max_class_share=1.0)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """One augmented image.
+
+        Returns:
+            `image` `(3, crop, crop)` uint8, `target` `(K-1,)` float32 with 1 for each class of the labels, and `name`.
+        """
+        index, rng_seed = key
+        sample = self.dataset[index]
+        blank = np.zeros(sample.image.shape[:2], dtype=np.uint8)
+        image, _ = augment(sample.image, blank, self.settings, np.random.default_rng(rng_seed))
+        target = torch.zeros(self.dataset.class_set.num_classes - 1)
+        target[[label - 1 for label in sample.labels]] = 1
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return {"image": pixels, "target": target, "name": sample.name}
+
+
+def class_token_contrast(class_tokens: Tensor, target: Tensor) -> Tensor:
+    """Contrastive class tokens: in every layer, the token of a class in the image shall be like no other one.
+
+    `mean_b 1/|Y_b| Σ_{k∈Y_b} mean_l −log softmax_j(cos(t_{l,b,k}, t_{l,b,j}))_k`, over all classes `j`.
+
+    Args:
+        class_tokens: `(layers, B, K-1, D)` float.
+        target: `(B, K-1)`, 1 for each class of the labels, else 0.
+
+    Returns:
+        A scalar; an image without labels counts as 0.
+
+    >>> orthogonal = torch.eye(2).view(1, 1, 2, 2)
+    >>> round(class_token_contrast(orthogonal, torch.tensor([[1.0, 0.0]])).item(), 4)  # log(1 + 1/e)
+    0.3133
+    """
+    unit = F.normalize(class_tokens, dim=-1)
+    own = (unit @ unit.transpose(-1, -2)).float().log_softmax(dim=-1).diagonal(dim1=-2, dim2=-1)
+    share = target / target.sum(dim=-1, keepdim=True).clamp_min(1)
+    return -(own * share).sum(dim=-1).mean()
+
+
+class MCTformerLoss:
+    """Multi-label classification by class tokens and by patches, and the contrast of the class tokens.
+
+    Args:
+        contrast_weight: weight of the contrast.
+    """
+
+    def __init__(self, contrast_weight: float = 1.0) -> None:
+        self.contrast_weight = contrast_weight
+
+    def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The total and its parts.
+
+        Args:
+            model: an `MCTformer`, or a wrapper of one.
+            batch: `image` `(B, 3, H, W)` uint8 and `target` `(B, K-1)` float32.
+
+        Returns:
+            Scalars `loss`, `class_loss`, `patch_loss` (multi-label soft margin) and `contrast_loss`, weighted.
+        """
+        output: MCTformerOutput = model(batch["image"])
+        target = batch["target"]
+        parts = {
+            "class_loss": F.multilabel_soft_margin_loss(output.class_logits, target),
+            "patch_loss": F.multilabel_soft_margin_loss(output.patch_logits, target),
+            "contrast_loss": self.contrast_weight * class_token_contrast(output.class_tokens, target),
+        }
+        return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+
+
+def train_mctformer(
+    dataset: ImageLabelDataset,
+    folder: Path | str,
+    settings: MCTformerSettings,
+    *,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> TrainResult:
+    """Train an MCTformer+ and write it to `folder`; a stopped training goes on where it was.
+
+    Args:
+        dataset: images and labels.
+        folder: gets `mctformer.safetensors`, `log.jsonl` and `checkpoint.safetensors`.
+        settings: which network, from what, and how.
+        device: where to train.
+        seed: of fresh weights, data order, augmentation and stochastic depth.
+
+    Raises:
+        WeakCLIPError: as `fit` and `start_from_deit`.
+    """
+    torch.manual_seed(seed)
+    numbers = settings.model
+    model = MCTformer(
+        dataset.class_set.num_classes,
+        image_size=settings.augment.crop_size,
+        patch_size=numbers.patch_size,
+        width=numbers.width,
+        depth=numbers.depth,
+        heads=numbers.heads,
+        drop_path=numbers.drop_path,
+    )
+    if settings.pretrained is not None:
+        start_from_deit(model, settings.pretrained)
+    images, loss = LabelledImages(dataset, settings.augment), MCTformerLoss(settings.contrast_weight)
+    result = fit(model, images, loss, settings.train, folder, device=device, seed=seed, description="MCTformer+")
+    save_mctformer(model, Path(folder) / WEIGHTS_FILE)
+    return result
