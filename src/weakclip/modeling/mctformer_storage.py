@@ -26,7 +26,7 @@ def save_mctformer(model: MCTformer, path: str | Path) -> None:
     """Write the weights as safetensors, the number of heads beside them; the file appears whole or not at all."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with atomic_write(path) as file:
-        file.write(save_tensors(state, metadata={"format": "pt", "heads": str(model.heads)}))
+        file.write(save_tensors(state, metadata={"heads": str(model.heads)}))  # of two entries the order is random
 
 
 def load_mctformer(
