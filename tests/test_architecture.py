@@ -16,7 +16,7 @@ FLOORS = (
     {"clip", "crf", "datasets", "inference", "metrics", "segmenter"},
     {"losses", "modeling", "seeds"},
     {"evaluation", "pseudo_masks", "report", "training"},
-    {"config", "pipeline"},
+    {"config", "pipeline", "study"},
     {"cli"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

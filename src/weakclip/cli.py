@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -24,6 +25,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+study = typer.Typer(no_args_is_help=True, help="Find out what a setting is worth, on a data set with masks.")
+app.add_typer(study, name="study")
 
 Config = Annotated[str, typer.Argument(help="A YAML file, or a shipped configuration: demo, voc12, coco14, folder.")]
 Out = Annotated[Path, typer.Option(help="The run folder; a run that is there already is continued.")]
@@ -31,6 +34,16 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be given repeatedly.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many training steps, for a quick try.")]
+
+Result = TypeVar("Result")
+
+
+class Preset(StrEnum):
+    """Kernels of the dense CRF by name, as in `weakclip.crf.params.PRESETS`."""
+
+    VOC = "voc"
+    COCO = "coco"
+    LOSS = "loss"
 
 
 def _version(asked: bool) -> None:
@@ -101,6 +114,46 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> Non
     typer.echo(write_report(folder))
 
 
+@app.command()
+def crf(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    probs: Annotated[Path, typer.Argument(help="Its label probabilities (K, H, W): .npy, or .npz.")],
+    out: Annotated[Path, typer.Option(help=".npy for the marginals, .png for a palette mask of the likeliest labels.")],
+    preset: Annotated[Preset | None, typer.Option(help="Published kernels; voc where nothing is given.")] = None,
+    params: Annotated[Path | None, typer.Option(help="A YAML file with the `crf:` section of a configuration.")] = None,
+) -> None:
+    """Sharpen the label probabilities of one image by the dense CRF."""
+    from weakclip.config import load_crf
+    from weakclip.crf.files import crf_file
+    from weakclip.crf.params import PRESETS
+    from weakclip.errors import ConfigError
+
+    if preset and params:
+        raise ConfigError("--preset and --params both name kernels; give one of them")
+    crf_file(image, probs, out, load_crf(params) if params else PRESETS[preset or Preset.VOC])
+    typer.echo(out)
+
+
+@study.command("crf")
+def study_crf(
+    config: Config,
+    *,
+    out: Annotated[Path, typer.Option(help="The study's folder; a study that is there already is continued.")],
+    run: Annotated[Path | None, typer.Option(help="A run folder, whose WeakCLIP gives the probabilities.")] = None,
+    probs: Annotated[Path | None, typer.Option(help="Or a folder of them: NAME.npy or NAME.npz, (K, H, W).")] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="How many dense CRFs are tried, the presets among them.")] = 81,
+    set_: Set = None,
+) -> None:
+    """Search the dense CRF of the pseudo masks on the training split, whose true masks are read."""
+    from weakclip.study import study_crf as search
+    from weakclip.study.pages import TABLE, summary
+
+    loaded = _load(config, set_, None)
+    found = _finished(lambda: search(loaded, out, run=run, probs=probs, candidates=candidates))
+    typer.echo(summary(found))
+    typer.echo(f"all candidates: {out / TABLE}")
+
+
 @app.command("config")
 def show_config(config: Config, set_: Set = None) -> None:
     """Check a configuration and print its text, to start one's own from: `weakclip config voc12 > mine.yaml`."""
@@ -127,16 +180,21 @@ def _one_stage(
     _show(lambda: run_stage(loaded, out, stage))
 
 
-def _show(work: Callable[[], RunResult]) -> None:
-    """Do the work under one progress bar at a time, ours; then the results table, and where the report is."""
+def _finished(work: Callable[[], Result]) -> Result:
+    """Do the work under one progress bar at a time, ours; it may be interrupted."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     try:
-        result = work()
+        return work()
     except KeyboardInterrupt:
         typer.echo("weakclip: interrupted; the same command continues", err=True)
         raise typer.Exit(130) from None
+
+
+def _show(work: Callable[[], RunResult]) -> None:
+    """Do the work; then show the results table, and where the report is."""
+    result = _finished(work)
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

@@ -14,6 +14,7 @@ import pydantic
 import yaml
 
 from weakclip.config.sections import RunConfig
+from weakclip.crf import CRFParams
 from weakclip.errors import ConfigError, WeakCLIPError
 
 SHIPPED = Path(__file__).parents[1] / "configs"
@@ -70,6 +71,21 @@ def parse_config(values: Mapping[str, Any], *, origin: str) -> RunConfig:
     """
     config: RunConfig = _build(RunConfig, values, origin)
     return config
+
+
+def load_crf(path: str | Path) -> CRFParams:
+    """Read a dense CRF from a YAML file: the `crf:` section of a configuration, with or without that key.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a text file ({error}); expected YAML with kernels") from None
+    values = _read_yaml(text, str(path))
+    params: CRFParams = _build(CRFParams, values["crf"] if set(values) == {"crf"} else values, str(path), ("crf",))
+    return params
 
 
 def dump_config(config: RunConfig) -> str:

@@ -78,3 +78,6 @@ VOC_CRF = CRFParams(kernels=(Kernel(sxy=3, weight=3), Kernel(sxy=83, srgb=5, wei
 
 COCO_CRF = CRFParams(kernels=(Kernel(sxy=1, weight=3), Kernel(sxy=67, srgb=3, weight=4)))
 """For pseudo masks of COCO at full resolution (released code of Zhu et al., "WeakCLIP", IJCV 2024)."""
+
+PRESETS = {"voc": VOC_CRF, "coco": COCO_CRF, "loss": LOSS_CRF}
+"""The numbers above by the names that the command line gives them."""

@@ -1,0 +1,90 @@
+"""The dense CRF on files: an image and its label probabilities in, marginals or a palette mask out."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from weakclip.classes import voc_palette
+from weakclip.crf.dense import dense_crf
+from weakclip.crf.params import CRFParams
+from weakclip.errors import DataError
+from weakclip.images import atomic_write, read_rgb, write_mask
+
+PROBS = "probs"
+"""Name of the probabilities in an `.npz` with several arrays."""
+
+_MAX_PALETTE = 256
+_UNREADABLE = (OSError, ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+
+
+def read_probs(path: Path | str) -> np.ndarray:
+    """Read the label probabilities of one image; nothing in the file is run.
+
+    Args:
+        path: `.npy`, or `.npz` with one array or with one that is called `probs`.
+
+    Returns:
+        `(K, H, W)`, floating point as in the file. That they are probabilities is checked by `dense_crf`.
+
+    Raises:
+        DataError: no such file, not such a file, several arrays without `probs`, or an array of other kind or shape.
+    """
+    try:
+        content = np.load(path, allow_pickle=False)
+        probs = content if isinstance(content, np.ndarray) else _only_array(path, content)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; expected probabilities (K, H, W) as .npy or .npz") from None
+    except _UNREADABLE as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path}: not a .npy or .npz file of plain arrays ({reason}); write it with np.save") from None
+    if probs.ndim != 3 or not np.issubdtype(probs.dtype, np.floating):
+        found = f"{probs.shape} {probs.dtype}"
+        raise DataError(f"{path}: holds {found}; expected floating-point probabilities (K, H, W), as after a softmax")
+    return probs
+
+
+def _only_array(path: Path | str, archive: np.lib.npyio.NpzFile) -> np.ndarray:
+    with archive:
+        if PROBS not in archive.files and len(archive.files) != 1:
+            found = ", ".join(archive.files) or "nothing"
+            raise DataError(f"{path}: holds {found}; expected one array, or one that is called {PROBS}")
+        array: np.ndarray = archive[PROBS if PROBS in archive.files else archive.files[0]]
+        return array
+
+
+def crf_file(image: Path | str, probs: Path | str, out: Path | str, params: CRFParams) -> None:
+    """Sharpen the probabilities of one image file.
+
+    Args:
+        image: any image that `read_rgb` reads.
+        probs: its label probabilities, as `read_probs` reads them, at the image's size.
+        out: `.npy` for the marginals, `(K, H, W)` float32; `.png` for the most probable label of every pixel, a mask
+            with the VOC palette, K ≤ 256. Appears whole or not at all.
+        params: kernels and iterations.
+
+    Raises:
+        DataError: an input that cannot be read or does not fit, another ending, or a place that cannot be written.
+    """
+    out = Path(out)
+    ending = out.suffix.lower()
+    if ending not in (".npy", ".png"):
+        raise DataError(f"{out}: ends in {ending or 'nothing'}; expected .npy for marginals or .png for a mask")
+    pixels, array = read_rgb(image), read_probs(probs)
+    if ending == ".png" and len(array) > _MAX_PALETTE:
+        raise DataError(f"{probs}: {len(array)} labels; a palette PNG holds {_MAX_PALETTE} at most, write .npy")
+    try:
+        marginals = dense_crf(pixels, array, params)
+    except DataError as error:
+        raise DataError(f"{probs} for {image}: {error}") from None
+    try:
+        if ending == ".png":
+            write_mask(out, marginals.argmax(axis=0).astype(np.uint8), voc_palette())
+        else:
+            with atomic_write(out) as file:
+                np.save(file, marginals)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror}); choose another place") from None

@@ -1,0 +1,129 @@
+"""Class probabilities of a data set's images in a folder, one file an image: made elsewhere, or by a run's WeakCLIP."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from weakclip.crf.files import read_probs
+from weakclip.datasets import ImageLabelDataset
+from weakclip.errors import DataError, WeightsError
+from weakclip.images import atomic_write
+from weakclip.inference import predict_probs
+from weakclip.modeling import load_weakclip
+from weakclip.pipeline.context import RunContext
+from weakclip.progress import track
+
+
+class ProbabilityFolder:
+    """Probabilities `(K, H, W)` in `NAME.npy` or `NAME.npz`, at the size of the image.
+
+    Args:
+        folder: where the files are.
+        dataset: the images.
+
+    Raises:
+        DataError: no such folder.
+    """
+
+    def __init__(self, folder: Path | str, dataset: ImageLabelDataset) -> None:
+        self.folder = Path(folder)
+        self.dataset = dataset
+        if not self.folder.is_dir():
+            raise DataError(f"{folder}: no such folder; expected probabilities, one .npy or .npz an image")
+
+    def find(self, name: str) -> Path | None:
+        """The file of an image, or None."""
+        paths = (self.folder / f"{name}{suffix}" for suffix in (".npy", ".npz"))
+        return next((path for path in paths if path.is_file()), None)
+
+    def check(self, indices: Sequence[int]) -> None:
+        """Raise a `DataError` where one of these images has no file."""
+        for name in (self.dataset.names[index] for index in indices):
+            if self.find(name) is None:
+                raise DataError(f"{self.folder / name}.npy: no such file, nor .npz; expected the image's probabilities")
+
+    def fingerprint(self) -> str:
+        """Digest of the files' sizes and times; nothing is read."""
+        digest = hashlib.sha256()
+        for name in self.dataset.names:
+            path = self.find(name)
+            stat = path.stat() if path else None
+            digest.update(repr(stat and (path and path.name, stat.st_size, stat.st_mtime_ns)).encode())
+        return digest.hexdigest()[:32]
+
+    def read(self, index: int) -> np.ndarray:
+        """Probabilities of one image, `(K, H, W)` float32.
+
+        Raises:
+            DataError: no file, an unreadable one, or another number of classes or size than expected.
+        """
+        self.check([index])
+        path = self.find(self.dataset.names[index])
+        assert path is not None
+        probs = read_probs(path)
+        expected = (self.dataset.class_set.num_classes, *self.dataset.size(index))
+        if probs.shape != expected:
+            raise DataError(
+                f"{path}: probabilities of shape {probs.shape}; expected {expected}, classes and image size"
+            )
+        lowest, total = float(probs.min()), probs.sum(axis=0, dtype=np.float32)
+        if not (lowest >= 0 and np.abs(total - 1).max() < 1e-2):
+            raise DataError(f"{path}: a pixel's numbers must be 0 or more and sum to 1; apply softmax first")
+        return probs.astype(np.float32)
+
+
+def weights_fingerprint(context: RunContext) -> str:
+    """Digest of the WeakCLIP that a run has trained.
+
+    Raises:
+        WeightsError: it has none.
+    """
+    path = context.folder("train") / "model.safetensors"
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+    except OSError:
+        raise WeightsError(f"{path}: no such file; give a run folder in which `weakclip train` is done") from None
+
+
+def write_probabilities(context: RunContext, folder: Path, indices: Sequence[int]) -> None:
+    """Predict images with a run's WeakCLIP into `folder/NAME.npz`, float16; files that are there already are kept.
+
+    Where pseudo masks are restricted to an image's labels, the other classes are 0 here, and take no room.
+
+    Args:
+        context: the run, and the settings of `pseudo_masks`.
+        folder: where to; made where it is missing.
+        indices: which images of the training split.
+
+    Raises:
+        WeightsError: weights that do not fit the CLIP, or that are for other classes than the data set's.
+    """
+    dataset, settings = context.train, context.config.pseudo_masks
+    folder.mkdir(parents=True, exist_ok=True)
+    known = ProbabilityFolder(folder, dataset)
+    left = [index for index in indices if known.find(dataset.names[index]) is None]
+    if not left:
+        return
+    model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device)
+    if model.class_set.names != dataset.class_set.names:
+        raise WeightsError(f"{context.folder('train')}: trained for other classes than those of the data set")
+    for index in track(left, "probabilities", total=len(indices), done=len(indices) - len(left)):
+        sample = dataset[index]
+        probs = predict_probs(
+            lambda images: model(images).logits, sample.image, settings.inference, device=context.device
+        )
+        if settings.restrict_to_labels:
+            probs = _restricted(probs, sample.labels)
+        with atomic_write(folder / f"{sample.name}.npz") as file:
+            np.savez_compressed(file, probs=probs.astype(np.float16))
+
+
+def _restricted(probs: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    kept = [0, *labels]
+    result = np.zeros_like(probs)
+    result[kept] = np.maximum(probs[kept], np.float32(1e-7))  # as `pseudo_mask` does
+    return result / result.sum(axis=0)

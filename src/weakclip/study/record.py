@@ -1,0 +1,114 @@
+"""What a study has found so far: `study.json`, written whole after every rung, from which a stopped study goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weakclip.config import plain
+from weakclip.crf import CRFParams
+from weakclip.errors import RunError
+from weakclip.images import write_json
+from weakclip.pipeline.manifest import Manifest, StageKey
+from weakclip.study.halving import Rung
+
+RECORD = "study.json"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One dense CRF of the search, and where it comes from: "config", "none", a preset's name, or "random"."""
+
+    origin: str
+    params: CRFParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class CRFStudy:
+    """A search for the dense CRF of pseudo masks, finished or not.
+
+    Args:
+        folder: where it is kept.
+        split: the split whose masks are read: a tuning set.
+        images: how many of its images have masks.
+        candidates: number 0 is the configuration's own.
+        rungs: the finished rounds.
+    """
+
+    folder: Path
+    split: str
+    images: int
+    candidates: tuple[Candidate, ...]
+    rungs: tuple[Rung, ...] = ()
+
+    def standing(self) -> list[int]:
+        """All candidates from best to worst: those that came further first, then by their last score."""
+        order: dict[int, None] = {}
+        for rung in reversed(self.rungs):
+            order.update(dict.fromkeys(rung.ranking()))
+        return list(order)
+
+    def last_rung(self, number: int) -> Rung:
+        """The last round that a candidate was in."""
+        return next(rung for rung in reversed(self.rungs) if number in rung.scores)
+
+
+def check_folder(folder: Path, key: StageKey) -> None:
+    """Raise a `RunError` unless the folder is new, empty, or holds this very study."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: is a file; give a folder for the study")
+    if (folder / RECORD).is_file():
+        known = Manifest(folder, {"study": _read(folder)["key"]})
+        if known.records["study"].get("key") != key.digest:
+            why = "; ".join(known.differences("study", key))
+            raise RunError(f"{folder}: holds a study of something else ({why}); choose a new folder")
+    elif folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+        raise RunError(f"{folder}: is not empty and no study (no {RECORD}); choose a new or empty folder")
+
+
+def finished_rungs(folder: Path) -> tuple[Rung, ...]:
+    """The rungs that an earlier call has written; none where there was no such call."""
+    if not (folder / RECORD).is_file():
+        return ()
+    return tuple(
+        Rung(entry["images"], {int(number): _number(score) for number, score in entry["mean_iou"].items()})
+        for entry in _read(folder)["rungs"]
+    )
+
+
+def save(study: CRFStudy, key: StageKey) -> None:
+    """Write `study.json`."""
+    value = {
+        "key": key.record(),
+        "tuning_set": {"split": study.split, "images": study.images},
+        "candidates": [{"origin": each.origin, **plain(each.params)} for each in study.candidates],
+        "rungs": [{"images": rung.images, "mean_iou": rung.scores} for rung in study.rungs],
+    }
+    try:
+        write_json(study.folder / RECORD, value)
+    except OSError as error:
+        raise RunError(f"{study.folder}: cannot be written ({error.strerror}); choose another folder") from None
+
+
+def with_rung(study: CRFStudy, rung: Rung) -> CRFStudy:
+    """The study one round further."""
+    return dataclasses.replace(study, rungs=(*study.rungs, rung))
+
+
+def _number(score: float | None) -> float:
+    return math.nan if score is None else score
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content["key"], dict) or not isinstance(content["rungs"], list):
+            raise TypeError("key and rungs expected")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: cannot be read ({error!r}); it is no record of a study, choose a new folder") from None
+    return dict(content)
