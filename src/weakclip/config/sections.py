@@ -15,6 +15,7 @@ from weakclip.pseudo_masks import PseudoMaskSettings
 from weakclip.seeds import GradCAMSettings, SeedSettings
 from weakclip.training.retrain import RetrainSettings
 from weakclip.training.settings import TrainSettings
+from weakclip.training.train_mctformer import MCTformerSettings
 from weakclip.training.train_weakclip import LossSettings
 
 
@@ -69,24 +70,27 @@ class SeedStageSettings:
     """Where the seeds come from.
 
     Args:
-        method: "clip_gradcam" makes them from the frozen CLIP; "imported_cams" and "imported_masks" read a folder.
+        method: "clip_gradcam" makes them from the frozen CLIP; "mctformer" trains an MCTformer+ on the labels first, or
+            takes a trained one; "imported_cams" and "imported_masks" read a folder.
         folder: for imported seeds, the folder with one file an image; None otherwise.
         first_class: for imported CAMs, the number that their files give to the first foreground class: 0 or 1.
         gradcam: how CLIP's class activation maps are made.
+        mctformer: which MCTformer+, how it is trained, and how its maps are made.
         masks: how class activation maps become seed masks.
     """
 
-    method: Literal["clip_gradcam", "imported_cams", "imported_masks"] = "clip_gradcam"
+    method: Literal["clip_gradcam", "mctformer", "imported_cams", "imported_masks"] = "clip_gradcam"
     folder: str | None = None
     first_class: int = 0
     gradcam: GradCAMSettings = field(default_factory=GradCAMSettings)
+    mctformer: MCTformerSettings = field(default_factory=MCTformerSettings)
     masks: SeedSettings = field(default_factory=SeedSettings)
 
     def __post_init__(self) -> None:
-        if (self.folder is None) != (self.method == "clip_gradcam"):
-            raise ConfigError(
-                f"folder: the folder of imported seeds, and null for clip_gradcam, expected; found {self.folder!r}"
-            )
+        imported = self.method.startswith("imported_")
+        if imported != (self.folder is not None):
+            expected = "the folder of the imported seeds" if imported else "null"
+            raise ConfigError(f"folder: {expected} expected for {self.method}; found {self.folder!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,11 +142,15 @@ class RunConfig:
 
 
 def limit_training(config: RunConfig, steps: int) -> RunConfig:
-    """The same run with at most `steps` steps in either training, and warm-ups that fit."""
+    """The same run with at most `steps` steps in each training that it holds, and warm-ups that fit."""
 
     def limited(settings: TrainSettings) -> TrainSettings:
         count = min(steps, settings.steps)
         return dataclasses.replace(settings, steps=count, warmup_steps=min(settings.warmup_steps, count))
 
     retrain = dataclasses.replace(config.retrain, train=limited(config.retrain.train))
-    return dataclasses.replace(config, train=limited(config.train), retrain=retrain)
+    seeds = config.seeds
+    if seeds.method == "mctformer":
+        mctformer = dataclasses.replace(seeds.mctformer, train=limited(seeds.mctformer.train))
+        seeds = dataclasses.replace(seeds, mctformer=mctformer)
+    return dataclasses.replace(config, train=limited(config.train), retrain=retrain, seeds=seeds)

@@ -99,6 +99,7 @@ class RunContext:
             "val masks": lambda: mask_fingerprint(self.val) if self.val else "none",
             "CLIP weights": lambda: source_fingerprint(self.config.clip.source, demo),
             "imported seeds": lambda: source_fingerprint(self.config.seeds.folder, demo),
+            "MCTformer+ weights": lambda: source_fingerprint(self.config.seeds.mctformer.source, demo),
             "student weights": lambda: source_fingerprint(self.config.retrain.model, demo),
         }
 

@@ -14,12 +14,17 @@ from weakclip.classes import IGNORE_INDEX
 from weakclip.config import SeedStageSettings
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.images import write_json, write_mask
+from weakclip.modeling.mctformer_storage import load_mctformer
 from weakclip.pipeline.context import RunContext
 from weakclip.progress import track
-from weakclip.seeds import ClipGradCAM, ImportedCAMs, ImportedMasks, SeedMasks, SeedMethod, seed_masks
+from weakclip.seeds import ClipGradCAM, ImportedCAMs, ImportedMasks, MCTformerCAM, SeedMasks, SeedMethod, seed_masks
+from weakclip.training.train_mctformer import WEIGHTS_FILE, train_mctformer
 
 SEEDS, DENSE = "masks", "dense"
 """Folders in the stage's folder: seed masks with 255 between, and the most probable class everywhere."""
+
+MCTFORMER = "mctformer"
+"""The folder beside them in which an MCTformer+ is trained, where the settings ask for one."""
 
 SeedMaker = Callable[[Sample], SeedMasks]
 
@@ -48,7 +53,7 @@ def make_seeds(context: RunContext, folder: Path) -> None:
     dataset = context.train
     left = [index for index, name in enumerate(dataset.names) if not _is_done(folder, name)]
     if left:
-        maker = seed_maker(context)
+        maker = seed_maker(context, folder)
         log = folder / "log.jsonl"
         _end_line(log)
         for index in track(left, "seeds", total=len(dataset), done=len(dataset) - len(left)):
@@ -60,8 +65,8 @@ def make_seeds(context: RunContext, folder: Path) -> None:
     write_json(folder / "metrics.json", _summary(folder / "log.jsonl", dataset))
 
 
-def seed_maker(context: RunContext) -> SeedMaker:
-    """The function from a sample to its masks that the settings ask for."""
+def seed_maker(context: RunContext, folder: Path) -> SeedMaker:
+    """The function from a sample to its masks that the settings ask for; what it needs to learn first, it learns."""
     settings: SeedStageSettings = context.config.seeds
     class_set = context.train.class_set
     if settings.method == "imported_masks":
@@ -69,9 +74,21 @@ def seed_maker(context: RunContext) -> SeedMaker:
     method: SeedMethod
     if settings.method == "imported_cams":
         method = ImportedCAMs(str(settings.folder), class_set, first_class=settings.first_class)
+    elif settings.method == "mctformer":
+        model = load_mctformer(_mctformer_weights(context, folder / MCTFORMER), device=context.device)
+        method = MCTformerCAM(model, class_set, settings.mctformer.cams)
     else:
         method = ClipGradCAM(context.clip, class_set, settings.gradcam)
     return lambda sample: seed_masks(sample, method.cam(sample), settings.masks)
+
+
+def _mctformer_weights(context: RunContext, folder: Path) -> Path:
+    """The file that the settings name; without one, an MCTformer+ is trained in `folder` (or its training finished)."""
+    settings = context.config.seeds.mctformer
+    if settings.checkpoint is not None:
+        return Path(settings.checkpoint).expanduser()
+    train_mctformer(context.train, folder, settings, device=context.device, seed=context.config.seed)
+    return folder / WEIGHTS_FILE
 
 
 def _is_done(folder: Path, name: str) -> bool:

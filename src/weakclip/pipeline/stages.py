@@ -168,10 +168,10 @@ def _log(folder: Path, entry: dict[str, Any]) -> None:
 
 STAGES = {
     "seeds": Stage(
-        purpose="where the classes are, told by the frozen CLIP from the image-level labels",
+        purpose="where the classes are, told from the image-level labels",
         run=make_seeds,
-        sections=("clip", "seeds"),
-        data=("train images", "CLIP weights", "imported seeds"),
+        sections=("clip", "seeds", "seed"),
+        data=("train images", "CLIP weights", "imported seeds", "MCTformer+ weights"),
     ),
     "train": Stage(
         purpose="training WeakCLIP on the seeds",

@@ -3,6 +3,7 @@
 from weakclip.seeds.base import CAM, SeedMasks, SeedMethod, SeedSettings, seed_masks
 from weakclip.seeds.clip_gradcam import ClipGradCAM, GradCAMSettings
 from weakclip.seeds.imported import ImportedCAMs, ImportedMasks
+from weakclip.seeds.mctformer import MCTformerCAM, MCTformerCAMSettings
 
 __all__ = [
     "CAM",
@@ -10,6 +11,8 @@ __all__ = [
     "GradCAMSettings",
     "ImportedCAMs",
     "ImportedMasks",
+    "MCTformerCAM",
+    "MCTformerCAMSettings",
     "SeedMasks",
     "SeedMethod",
     "SeedSettings",

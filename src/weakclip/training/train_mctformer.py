@@ -63,8 +63,15 @@ class MCTformerSettings:
     model: MCTformerModelSettings = field(default_factory=MCTformerModelSettings)
     contrast_weight: float = 1.0
     train: TrainSettings = field(default_factory=_published)
-    augment: AugmentSettings = field(default_factory=lambda: AugmentSettings(crop_size=448, scale=(1.0, 2.0)))
+    augment: AugmentSettings = field(
+        default_factory=lambda: AugmentSettings(crop_size=448, scale=(1.0, 2.0), max_class_share=1.0)
+    )
     cams: MCTformerCAMSettings = field(default_factory=MCTformerCAMSettings)
+
+    @property
+    def source(self) -> str | None:
+        """The file of weights that is read, where there is one."""
+        return self.checkpoint or self.pretrained
 
     def __post_init__(self) -> None:
         if self.pretrained is not None and self.checkpoint is not None:
