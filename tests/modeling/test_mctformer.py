@@ -92,6 +92,7 @@ def test_branches_are_left_out_of_whole_images_in_training_alone() -> None:
 
 def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
     model, images = build(heads=4), torch.rand(1, 3, 32, 40)
+    model.rank_decay = 0.5
     save_mctformer(model, tmp_path / "mctformer.safetensors")
     loaded = load_mctformer(tmp_path / "mctformer.safetensors")
     assert torch.equal(loaded(images).patch_logits, model(images).patch_logits)
@@ -140,7 +141,7 @@ def test_what_is_wrong_with_a_deit_is_told(tmp_path: Path) -> None:
         load_mctformer(path)
 
 
-@pytest.mark.parametrize("change", [{"depth": 0}, {"heads": 5}, {"drop_path": 1.0}])
+@pytest.mark.parametrize("change", [{"depth": 0}, {"heads": 5}, {"drop_path": 1.0}, {"rank_decay": 1.1}])
 def test_settings_out_of_range_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
         MCTformerModelSettings(**change)

@@ -233,6 +233,8 @@ class MCTformerModelSettings:
         depth: layers.
         heads: attention heads, a divisor of the width.
         drop_path: probability of leaving out a branch of the last layer in training, 0…1.
+        rank_decay: see `MCTformer`. The published value is for 784 patches; fewer patches want a steeper decay, for
+            instance `0.996^(784/256)` = 0.988 for 256.
 
     Raises:
         ConfigError: a number out of range.
@@ -243,6 +245,7 @@ class MCTformerModelSettings:
     depth: int = 12
     heads: int = 6
     drop_path: float = 0.1
+    rank_decay: float = 0.996
 
     def __post_init__(self) -> None:
         for name in ("patch_size", "width", "depth", "heads"):
@@ -252,6 +255,8 @@ class MCTformerModelSettings:
             raise ConfigError(f"heads divides width; found {self.heads} heads for width {self.width}")
         if not 0 <= self.drop_path < 1:
             raise ConfigError(f"drop_path is 0 or more and below 1; found {self.drop_path}")
+        if not 0 <= self.rank_decay <= 1:
+            raise ConfigError(f"rank_decay lies between 0 and 1; found {self.rank_decay}")
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,27 +19,30 @@ from weakclip.errors import WeightsError
 from weakclip.images import atomic_write
 from weakclip.modeling.mctformer import MCTformer
 
+_FORMAT = "mctformer"
 _HEAD_WIDTH = 64  # of DeiT
+_RANK_DECAY = 0.996  # of the released code
 _UNUSED = ("norm.", "pos_embed", "head_dist.")
 """In the files, but used by no MCTformer+: DeiT's last norm, its whole position table, and its distillation head."""
 
 
 def save_mctformer(model: MCTformer, path: str | Path) -> None:
-    """Write the weights as safetensors, the number of heads beside them; the file appears whole or not at all."""
+    """Write the weights as safetensors, with what no weight shape tells; the file appears whole or not at all."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    numbers = json.dumps({"heads": model.heads, "rank_decay": model.rank_decay})
     with atomic_write(path) as file:
-        file.write(save_tensors(state, metadata={"heads": str(model.heads)}))  # of two entries the order is random
+        file.write(save_tensors(state, metadata={_FORMAT: numbers}))  # one entry: of two, the order would be random
 
 
 def load_mctformer(
-    path: str | Path, *, heads: int | None = None, rank_decay: float = 0.996, device: str | torch.device = "cpu"
+    path: str | Path, *, heads: int | None = None, rank_decay: float | None = None, device: str | torch.device = "cpu"
 ) -> MCTformer:
     """A trained MCTformer+ for inference.
 
     Args:
         path: a file of `save_mctformer`, or a checkpoint of the released code (`{"model": …}`).
-        heads: attention heads, which no weight shape tells; None for what the file says, or else of 64 channels each.
-        rank_decay: see `MCTformer`.
+        heads: attention heads, which no weight shape tells; None for what our file says, or else of 64 channels each.
+        rank_decay: see `MCTformer`; None for what our file says, or else the released code's.
         device: where the model goes.
 
     Returns:
@@ -46,13 +51,13 @@ def load_mctformer(
     Raises:
         WeightsError: no such file, not an MCTformer+, or one whose tensors do not fit. No code in the file is run.
     """
-    state, metadata = _read(Path(path))
+    state, numbers = _read(Path(path))
     try:
         _, count, width = state["cls_token"].shape
         positions, patch = state["pos_embed_pat"].shape[1], state["patch_embed.proj.weight"].shape[-1]
     except (KeyError, ValueError, IndexError) as error:
         raise WeightsError(f"{path}: not an MCTformer+ checkpoint; it has no proper {error}") from None
-    heads = heads or int(metadata.get("heads", max(1, width // _HEAD_WIDTH)))
+    heads = heads or numbers.get("heads") or max(1, width // _HEAD_WIDTH)
     if math.isqrt(positions) ** 2 != positions or width % heads:
         raise WeightsError(f"{path}: {positions} positions and width {width}; expected a square and {heads} heads")
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
@@ -64,7 +69,7 @@ def load_mctformer(
             width=width,
             depth=depth,
             heads=heads,
-            rank_decay=rank_decay,
+            rank_decay=numbers.get("rank_decay", _RANK_DECAY) if rank_decay is None else rank_decay,
         )
     _fill(model, state, path)
     return model.to(device).eval()
@@ -100,14 +105,15 @@ def start_from_deit(model: MCTformer, path: str | Path) -> None:
     _fill(model, state, path)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    """Tensors of a `.safetensors` file with its metadata, or of a `.pth` file."""
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of a `.safetensors` file and the numbers that `save_mctformer` put there, or tensors of a `.pth` file."""
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; expected weights as .pth or .safetensors")
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+                numbers = json.loads((file.metadata() or {}).get(_FORMAT, "{}"))
+                return {name: file.get_tensor(name) for name in file.keys()}, numbers  # noqa: SIM118
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

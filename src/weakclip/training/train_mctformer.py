@@ -7,7 +7,7 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -187,16 +187,8 @@ def train_mctformer(
         WeakCLIPError: as `fit` and `start_from_deit`.
     """
     torch.manual_seed(seed)
-    numbers = settings.model
-    model = MCTformer(
-        dataset.class_set.num_classes,
-        image_size=settings.augment.crop_size,
-        patch_size=numbers.patch_size,
-        width=numbers.width,
-        depth=numbers.depth,
-        heads=numbers.heads,
-        drop_path=numbers.drop_path,
-    )
+    num_classes, image_size = dataset.class_set.num_classes, settings.augment.crop_size
+    model = MCTformer(num_classes, image_size=image_size, **asdict(settings.model))
     if settings.pretrained is not None:
         start_from_deit(model, settings.pretrained)
     images, loss = LabelledImages(dataset, settings.augment), MCTformerLoss(settings.contrast_weight)
