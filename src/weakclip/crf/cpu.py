@@ -15,7 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from weakclip.crf import cpu_filter
+from weakclip.crf import cpu_filter, cpu_rows
 from weakclip.crf.checks import check_range
 from weakclip.crf.cpu_field import Field, pixel_field, tile_order
 from weakclip.crf.features import label_costs
@@ -90,23 +90,23 @@ def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_
     lanes = 4 if len(distinct) <= 4 else 8
     padded = -(-len(distinct) // lanes) * lanes
     rows = workspace.take("rows", (len(order), padded), np.float32)
-    cpu_filter.fill_rows(planes, distinct, order, rows)
+    cpu_rows.fill_rows(planes, distinct, order, rows)
     counts = np.zeros(padded, dtype=np.float32)
     counts[: len(distinct)] = np.bincount(column)
     if not log_probs:
-        check_range(*cpu_filter.normalise_rows(rows.ravel(), counts, size_of(lanes), size_of(padded // lanes)))
+        check_range(*cpu_rows.normalise_rows(rows.ravel(), counts, size_of(lanes), size_of(padded // lanes)))
     marginals = workspace.take("marginals", (len(order), padded), np.float32)
     potts_done = False
     if potts and not log_probs:
-        field = pixel_field(image, params.kernels)
+        field = pixel_field(image, params.kernels, padded)
         potts_done = _potts_mean_field(rows.ravel(), counts, field, params.iterations, marginals.ravel())
     if not potts_done:
         marginals = _mean_field(rows if log_probs else _log(rows), counts, image, params, num_labels)
     if len(distinct) == num_labels:
-        cpu_filter.fill_planes(marginals, order, result)
+        cpu_rows.fill_planes(marginals, order, result)
         return
     columns = workspace.take("planes", (len(distinct), len(order)), np.float32)
-    cpu_filter.fill_planes(marginals, order, columns)
+    cpu_rows.fill_planes(marginals, order, columns)
     for label in range(num_labels):
         result[label] = columns[column[label]]
 
@@ -121,19 +121,19 @@ def _potts_mean_field(probs: np.ndarray, counts: np.ndarray, field: Field, itera
         return True
     width = len(counts)
     whole = width if width <= _WIDEST else 8
-    sizes = (size_of(whole), size_of(width // whole), size_of(field.vertices.shape[1]))
+    sizes = (size_of(whole), size_of(width // whole), size_of(field.offsets.shape[1]))
     values = workspace.take("values", (field.num_vertices * width,), np.float32)
     target = workspace.take("target", values.shape, np.float32)
-    terms = (field.vertices.ravel(), field.weights.ravel())
+    terms = (field.offsets.ravel(), field.weights.ravel())
     values.fill(0)
     cpu_filter.splat(values, *terms, probs, *sizes)
     finite = True
     for _ in range(iterations - 1):
-        field.blur(values, width)
+        field.blur(values)
         target.fill(0)
         finite &= cpu_filter.update_and_splat(values, *terms, probs, counts, target, *sizes)
         values, target = target, values
-    field.blur(values, width)
+    field.blur(values)
     return bool(finite & cpu_filter.update(values, *terms, probs, counts, result, *sizes))
 
 
@@ -148,7 +148,7 @@ def _mean_field(
     """Any compatibility, and messages of any size: kernel by kernel, with the largest exponent subtracted."""
     width, potts = len(counts), all(not isinstance(kernel.weight, tuple) for kernel in params.kernels)
     sizes = (size_of(4 if width == 4 else 8), size_of(width // (4 if width == 4 else 8)))
-    fields = [pixel_field(image, (kernel,), normalised_only=True).kept() for kernel in params.kernels]
+    fields = [pixel_field(image, (kernel,), width, normalised_only=True).kept() for kernel in params.kernels]
     costs = [np.zeros((width, width), np.float32) for _ in fields]
     for matrix, kernel in zip(costs, params.kernels, strict=True):
         if potts:
@@ -160,11 +160,11 @@ def _mean_field(
     for _ in range(params.iterations):
         energy = log_probs.copy()
         for field, matrix in zip(fields, costs, strict=True):
-            terms = (field.vertices.ravel(), field.weights.ravel())
+            terms = (field.offsets.ravel(), field.weights.ravel())
             values = np.zeros(field.num_vertices * width, np.float32)
-            term_size = size_of(field.vertices.shape[1])
+            term_size = size_of(field.offsets.shape[1])
             cpu_filter.splat(values, *terms, marginals.ravel(), *sizes, term_size)
-            field.blur(values, width)
+            field.blur(values)
             cpu_filter.slice_rows(values, *terms, message.ravel(), *sizes, term_size)
             energy -= message @ matrix
         marginals = _softmax(energy, counts)

@@ -1,10 +1,10 @@
 """Inner loops of the CPU's mean field: splat, blur, slice and softmax over labels in SIMD, compiled by numba.
 
 Arrays are flat. Labels lie last in memory, padded to `width = blocks · lanes`. `values` holds what the vertices of all
-kernels' lattices hold, one lattice below the other, `width` floats a vertex. `vertices` and `weights` hold the
-`terms` vertices of a pixel over all kernels. The weights have the symmetric normalisation and the square root of the
-kernel's strength in them, so that slicing with the weights that splatted gives the finished message.
-`lanes`, `blocks` and `terms` come from `size_of`; `blocks` and `terms` may be plain integers.
+kernels' lattices hold, one lattice below the other, `width` floats a vertex. `offsets` and `weights` hold the `terms`
+vertices of a pixel over all kernels, an offset being where in `values` a vertex begins. The weights have the symmetric
+normalisation and the square root of the kernel's strength in them, so that slicing with the weights that splatted
+gives the finished message. `lanes`, `blocks` and `terms` come from `size_of`.
 """
 
 # ruff: noqa: PLR0917  (compiled functions take their arrays by position)
@@ -22,40 +22,55 @@ from weakclip.crf.simd import (
     item,
     jit,
     load,
-    minimum,
     multiply,
     multiply_add,
-    put,
     store,
     sum_lanes,
 )
 
-_OVERFLOW = np.float32(3e38)
-_CHUNK = 256  # rows that stay in the first cache while they are transposed
+_ZERO = np.float32(0.0)
 
 
 @jit
-def _splat_row(
-    values: Any, vertices: Any, weights: Any, first: Any, rows: Any, row: Any, lanes: Any, blocks: Any, terms: Any
-) -> None:
-    """Write one pixel, whose terms begin at `first` and whose labels at `rows[row]`, to its vertices."""
-    width = constant(blocks) * constant(lanes)
-    for t in range(constant(terms)):
-        weight = broadcast(item(weights, first + t), lanes)
-        vertex = np.intp(item(vertices, first + t)) * width
-        for b in range(constant(blocks)):
-            k = b * constant(lanes)
-            sum_ = multiply_add(weight, load(rows, row + k, lanes), load(values, vertex + k, lanes))
-            store(values, vertex + k, sum_)
-
-
-@jit
-def splat(values: Any, vertices: Any, weights: Any, rows: Any, lanes: Any, blocks: Any, terms: Any) -> None:
+def splat(values: Any, offsets: Any, weights: Any, rows: Any, lanes: Any, blocks: Any, terms: Any) -> None:
     """Write every pixel's label probabilities, `rows`, to its vertices: `values += weight · probability`."""
     width = constant(blocks) * constant(lanes)
     for pixel in range(len(rows) // width):
-        first = pixel * constant(terms)
-        _splat_row(values, vertices, weights, first, rows, pixel * width, lanes, blocks, terms)
+        for b in range(constant(blocks)):
+            k = b * constant(lanes)
+            probs = load(rows, pixel * width + k, lanes)
+            _splat_vector(values, offsets, weights, pixel * constant(terms), k, probs, lanes, terms)
+
+
+@jit
+def _splat_vector(
+    values: Any, offsets: Any, weights: Any, first: Any, k: Any, probs: Any, lanes: Any, terms: Any
+) -> None:
+    """Write a pixel's labels from `k` on to its vertices; its terms begin at `first`."""
+    for t in range(constant(terms)):
+        at = np.intp(item(offsets, first + t)) + k
+        store(values, at, multiply_add(broadcast(item(weights, first + t), lanes), probs, load(values, at, lanes)))
+
+
+@jit
+def _message(values: Any, offsets: Any, weights: Any, first: Any, k: Any, lanes: Any, terms: Any) -> Any:
+    """What a pixel reads of the labels from `k` on; its terms begin at `first`."""
+    message = broadcast(np.float32(0.0), lanes)
+    for t in range(constant(terms)):
+        at = np.intp(item(offsets, first + t)) + k
+        message = multiply_add(broadcast(item(weights, first + t), lanes), load(values, at, lanes), message)
+    return message
+
+
+@jit
+def slice_rows(values: Any, offsets: Any, weights: Any, result: Any, lanes: Any, blocks: Any, terms: Any) -> None:
+    """Read all labels back at every pixel: the message, into `result`."""
+    width = constant(blocks) * constant(lanes)
+    for pixel in range(len(result) // width):
+        for b in range(constant(blocks)):
+            k = b * constant(lanes)
+            message = _message(values, offsets, weights, pixel * constant(terms), k, lanes, terms)
+            store(result, pixel * width + k, message)
 
 
 @jit
@@ -93,162 +108,70 @@ def blur(values: Any, first_vertex: Any, chain_vertices: Any, chain_groups: Any,
 
 
 @jit
-def normalise(
-    ones: Any, vertices: Any, weights: Any, num_terms: Any, column: Any, first_vertex: Any, gain: Any, strength: Any,
-    size: Any,
-) -> None:  # fmt: skip
-    """Multiply one kernel's weights by `√(strength · gain / norm)`, norm being the filter's response to ones.
+def update_and_splat(
+    values: Any, offsets: Any, weights: Any, probs: Any, counts: Any, target: Any, lanes: Any, blocks: Any, terms: Any
+) -> Any:
+    """One mean-field update: slice `values`, softmax, and splat the new marginals to `target`, which holds zeros.
 
-    Its `size` terms begin at `column`. `ones` holds what a signal of ones left at its vertices, blurred.
-    """
-    for first in range(column, len(vertices), num_terms):
-        total = np.float32(0.0)
-        for t in range(constant(size)):
-            total += item(weights, first + t) * item(ones, np.intp(item(vertices, first + t)) - first_vertex)
-        factor = np.sqrt(strength * gain) / np.sqrt(gain * total + np.float32(1e-20))
-        for t in range(constant(size)):
-            put(weights, first + t, item(weights, first + t) * factor)
-
-
-@jit
-def copy_terms(vertices: Any, weights: Any, first_vertex: Any, strength: Any, all_vertices: Any, all_weights: Any,
-    num_terms: Any, column: Any, size: Any) -> None:  # fmt: skip
-    """Write the terms of a cached kernel among those of all kernels, from `column` on."""
-    for pixel in range(len(vertices) // constant(size)):
-        for t in range(constant(size)):
-            source, place = pixel * constant(size) + t, pixel * num_terms + column + t
-            put(all_vertices, place, np.int32(item(vertices, source) + first_vertex))
-            put(all_weights, place, item(weights, source) * strength)
-
-
-@jit
-def fill_rows(planes: Any, distinct: Any, order: Any, rows: Any) -> None:
-    """`rows[i, k] = planes[distinct[k], order[i]]`; the labels that pad `rows` become 0."""
-    for start in range(0, len(order), _CHUNK):
-        for k in range(rows.shape[1]):
-            for index in range(start, min(start + _CHUNK, len(order))):
-                rows[index, k] = planes[distinct[k], order[index]] if k < len(distinct) else 0
-
-
-@jit
-def normalise_rows(rows: Any, counts: Any, lanes: Any, blocks: Any) -> Any:
-    """Make every row, flat, sum to one, each column counting `counts` times.
-
-    Returns the lowest number, and the smallest and largest sum; one of them is not finite if any number is not.
+    A pixel's new marginals are `p · exp(message)` over their sum. Messages are not negative, so that the sum is at least
+    one; it is infinite, and False is returned, where a message is above 88. `counts` says how many equal labels each
+    column stands for, 0 for padding.
     """
     width = constant(blocks) * constant(lanes)
-    lowest = broadcast(np.float32(np.inf), lanes)
-    smallest, largest, all_totals = np.float32(np.inf), np.float32(-np.inf), np.float32(0.0)
-    for start in range(0, len(rows), width):
-        sums = broadcast(np.float32(0.0), lanes)
-        for b in range(constant(blocks)):
-            values = load(rows, start + b * constant(lanes), lanes)
-            lowest = minimum(lowest, values)
-            sums = multiply_add(load(counts, b * constant(lanes), lanes), values, sums)
-        total = sum_lanes(sums)
-        smallest, largest, all_totals = min(smallest, total), max(largest, total), all_totals + total
-        factor = broadcast(np.float32(1.0) / total, lanes)
-        for b in range(constant(blocks)):
-            at = start + b * constant(lanes)
-            store(rows, at, multiply(factor, load(rows, at, lanes)))
-    least = np.empty(constant(lanes), np.float32)
-    store(least, 0, lowest)
-    return least.min(), smallest, largest if np.isfinite(all_totals) else np.float32(np.inf)
+    row = np.empty(width, np.float32)
+    check = _ZERO  # becomes NaN with the first sum that is not finite
+    for pixel in range(len(probs) // width):
+        first = pixel * constant(terms)
+        if constant(blocks) == 1:
+            marginals, total = _update_vector(values, offsets, weights, probs, counts, pixel, lanes, terms)
+            _splat_vector(target, offsets, weights, first, 0, marginals, lanes, terms)
+        else:
+            total = _update_row(values, offsets, weights, probs, counts, pixel, row, 0, lanes, blocks, terms)
+            for k in range(0, width, constant(lanes)):
+                _splat_vector(target, offsets, weights, first, k, load(row, k, lanes), lanes, terms)
+        check += total * _ZERO
+    return check == _ZERO
 
 
 @jit
-def fill_planes(rows: Any, order: Any, planes: Any) -> None:
-    """`planes[k, order[i]] = rows[i, k]`."""
-    for start in range(0, len(order), _CHUNK):
-        for k in range(len(planes)):
-            for index in range(start, min(start + _CHUNK, len(order))):
-                planes[k, order[index]] = rows[index, k]
+def update(
+    values: Any, offsets: Any, weights: Any, probs: Any, counts: Any, result: Any, lanes: Any, blocks: Any, terms: Any
+) -> Any:
+    """The last mean-field update: as `update_and_splat`, but the marginals are written to `result`, like `probs`."""
+    width = constant(blocks) * constant(lanes)
+    check = _ZERO  # becomes NaN with the first sum that is not finite
+    for pixel in range(len(probs) // width):
+        start = pixel * width
+        total = _update_row(values, offsets, weights, probs, counts, pixel, result, start, lanes, blocks, terms)
+        check += total * _ZERO
+    return check == _ZERO
 
 
 @jit
-def fill_features(positions: Any, image: Any, order: Any, srgb: Any, features: Any) -> None:
-    """Positions `(2, N)` and colours over `srgb`, `(C,)`, as rows of `features`; `image` is `(H·W, C)`."""
-    for index in range(len(order)):
-        features[0, index], features[1, index] = positions[0, index], positions[1, index]
-        for c in range(image.shape[1]):
-            features[2 + c, index] = image[order[index], c] / srgb[c]
-
-
-@jit
-def _message(values: Any, vertices: Any, weights: Any, first: Any, k: Any, width: Any, lanes: Any, terms: Any) -> Any:
-    """What a pixel, whose terms begin at `first`, reads of the labels from `k` on."""
-    message = broadcast(np.float32(0.0), lanes)
-    for t in range(constant(terms)):
-        vertex = np.intp(item(vertices, first + t)) * width + k
-        message = multiply_add(broadcast(item(weights, first + t), lanes), load(values, vertex, lanes), message)
-    return message
+def _update_vector(
+    values: Any, offsets: Any, weights: Any, probs: Any, counts: Any, pixel: Any, lanes: Any, terms: Any
+) -> Any:
+    """New marginals of one pixel whose labels are one vector, and what they were divided by."""
+    message = _message(values, offsets, weights, pixel * constant(terms), 0, lanes, terms)
+    unnormalised = multiply(load(probs, pixel * constant(lanes), lanes), exp(message))
+    total = sum_lanes(multiply(load(counts, 0, lanes), unnormalised))
+    return multiply(broadcast(np.float32(1.0) / total, lanes), unnormalised), total
 
 
 @jit
 def _update_row(
-    values: Any, vertices: Any, weights: Any, probs: Any, counts: Any, pixel: Any, result: Any, row: Any,
-    lanes: Any, blocks: Any, terms: Any,
+    values: Any, offsets: Any, weights: Any, probs: Any, counts: Any, pixel: Any, result: Any, row: Any, lanes: Any,
+    blocks: Any, terms: Any,
 ) -> Any:  # fmt: skip
-    """New marginals of one pixel at `result[row]`: `p · exp(message)` over its sum, which is returned.
-
-    Messages are not negative, so that the sum is at least one; it is infinite where a message is above 88.
-    """
-    width, first = constant(blocks) * constant(lanes), pixel * constant(terms)
-    sums = broadcast(np.float32(0.0), lanes)
-    for b in range(constant(blocks)):
-        k = b * constant(lanes)
-        message = _message(values, vertices, weights, first, k, width, lanes, terms)
+    """New marginals of one pixel into `result` from `row` on; returns what they were divided by."""
+    width, sums = constant(blocks) * constant(lanes), broadcast(np.float32(0.0), lanes)
+    for k in range(0, width, constant(lanes)):
+        message = _message(values, offsets, weights, pixel * constant(terms), k, lanes, terms)
         unnormalised = multiply(load(probs, pixel * width + k, lanes), exp(message))
         store(result, row + k, unnormalised)
         sums = multiply_add(load(counts, k, lanes), unnormalised, sums)
     total = sum_lanes(sums)
     factor = broadcast(np.float32(1.0) / total, lanes)
-    for b in range(constant(blocks)):
-        k = row + b * constant(lanes)
+    for k in range(row, row + width, constant(lanes)):
         store(result, k, multiply(factor, load(result, k, lanes)))
     return total
-
-
-@jit
-def update_and_splat(
-    values: Any, vertices: Any, weights: Any, probs: Any, counts: Any, target: Any,
-    lanes: Any, blocks: Any, terms: Any,
-) -> Any:  # fmt: skip
-    """One mean-field update: slice `values`, softmax, and splat the new marginals to `target`, which holds zeros.
-
-    `counts` says how many equal labels each column stands for, 0 for padding. False where an exponential overflowed.
-    """
-    width = constant(blocks) * constant(lanes)
-    row = np.empty(width, np.float32)
-    finite = True
-    for pixel in range(len(probs) // width):
-        total = _update_row(values, vertices, weights, probs, counts, pixel, row, 0, lanes, blocks, terms)
-        finite &= total < _OVERFLOW
-        _splat_row(target, vertices, weights, pixel * constant(terms), row, 0, lanes, blocks, terms)
-    return finite
-
-
-@jit
-def update(
-    values: Any, vertices: Any, weights: Any, probs: Any, counts: Any, result: Any, lanes: Any, blocks: Any, terms: Any
-) -> Any:
-    """The last mean-field update: as `update_and_splat`, but the marginals are written to `result`, like `probs`."""
-    width = constant(blocks) * constant(lanes)
-    finite = True
-    for pixel in range(len(probs) // width):
-        total = _update_row(
-            values, vertices, weights, probs, counts, pixel, result, pixel * width, lanes, blocks, terms
-        )
-        finite &= total < _OVERFLOW
-    return finite
-
-
-@jit
-def slice_rows(values: Any, vertices: Any, weights: Any, result: Any, lanes: Any, blocks: Any, terms: Any) -> None:
-    """Read all labels back at every pixel: the message, into `result`."""
-    width = constant(blocks) * constant(lanes)
-    for pixel in range(len(result) // width):
-        for b in range(constant(blocks)):
-            k = b * constant(lanes)
-            message = _message(values, vertices, weights, pixel * constant(terms), k, width, lanes, terms)
-            store(result, pixel * width + k, message)

@@ -34,7 +34,6 @@ from weakclip.crf.simd import (
 )
 from weakclip.crf.workspace import workspace
 
-_NONE = np.int64(-(2**63))  # no vertex has this code
 _HASH = np.int64(-7046029254386353131)  # 2⁶⁴ / golden ratio, odd, as a signed number
 BLOCK = 8
 """Pixels that are embedded at once; features are padded to a multiple of it."""
@@ -63,30 +62,29 @@ class Terms:
     """The vertices to which a pixel is written and from which it is read, over all kernels.
 
     Args:
-        vertices: `(N, terms)` int32, numbered through all lattices.
+        offsets: `(N, terms)` uint32, where in the table of all lattices' values a vertex begins.
         weights: `(N, terms)` float32.
     """
 
-    vertices: np.ndarray
+    offsets: np.ndarray
     weights: np.ndarray
 
 
 def build_lattice(
-    features: np.ndarray, spans: list[float], terms: Terms, column: int, first_vertex: int
+    features: np.ndarray, spans: list[float], terms: Terms, column: int
 ) -> tuple[Lattice, np.ndarray]:
     """Find the lattice of N points.
 
     Args:
         features: `(d, N padded to BLOCK)` float32 in standard deviations, from 0 to `spans`.
         spans: d largest values.
-        terms: filled from `column` on with the d + 1 vertices of each point's simplex and the barycentric coordinates.
-        column: which of the terms are this lattice's.
-        first_vertex: added to the vertices' numbers in `terms`.
+        terms: filled with the d + 1 vertices of each point's simplex, as numbers from 0, and barycentric coordinates.
+        column: the first of the terms that are this lattice's.
 
     Returns:
         The lattice, and `(V,)` float32: the sum of the weights at each vertex.
     """
-    (num_points, num_terms), size = terms.vertices.shape, len(spans) + 1
+    (num_points, num_terms), size = terms.offsets.shape, len(spans) + 1
     strides, scale = key_strides(spans), lattice_scale(len(spans))
     codes = workspace.take("codes", (num_points * size,), np.int64)
     ones = workspace.take("ones", (num_points * size,), np.float32)
@@ -94,40 +92,39 @@ def build_lattice(
     all_points = num_points + has_phantom(num_points)
     start = count = 0
     while True:
-        keys, ids = workspace.take("keys", (slots,), np.int64), workspace.take("ids", (slots,), np.int32)
-        _fill_table(codes, count, keys, ids)
+        table = workspace.take("table", (slots,), np.int32)
+        _fill_table(table, codes, count)
         start, count = _embed(
-            features, num_points, all_points, scale, strides, start, count, terms.vertices.ravel(),
-            terms.weights.ravel(), num_terms, column, first_vertex, codes, ones, keys, ids, size_of(size),
+            features, num_points, all_points, scale, strides, start, count, terms.offsets.ravel(),
+            terms.weights.ravel(), num_terms, column, codes, ones, table, size_of(size),
         )  # fmt: skip
         if start >= all_points:
             break
         slots *= 2
     links = workspace.take("links", (3, count + 1), np.int32)
     chain_vertices = workspace.take("chains", (size * count,), np.int32)
-    total, groups = _chains(codes[:count], keys, ids, neighbour_steps(strides), links, chain_vertices)
+    total, groups = _chains(codes[:count], table, neighbour_steps(strides), links, chain_vertices)
     return Lattice(count, chain_vertices[:total].copy(), groups), ones[:count]
 
 
 @jit
-def _slot(keys: Any, code: Any) -> Any:
-    """Where in the open-addressing table `keys` this code is, or would be put."""
-    mask = len(keys) - 1
+def _slot(table: Any, codes: Any, code: Any) -> Any:
+    """Where in the open-addressing `table` of vertices this code's is, or would be put."""
+    mask = len(table) - 1
     slot = ((code * _HASH) >> 29) & mask
     while True:
-        found = item(keys, slot)
-        if found == code or found == _NONE:  # noqa: PLR1714, SIM109  (compiled: a tuple costs more)
+        vertex = np.intp(item(table, slot))
+        if vertex < 0 or item(codes, vertex) == code:
             return slot
         slot = (slot + 1) & mask
 
 
 @jit
-def _fill_table(codes: Any, count: Any, keys: Any, ids: Any) -> None:
-    """Make a table of the first `count` codes: the code in each slot, and the vertex that it stands for."""
-    keys[:] = _NONE
+def _fill_table(table: Any, codes: Any, count: Any) -> None:
+    """Make a table of the first `count` codes' vertices, −1 where a slot is free."""
+    table[:] = -1
     for vertex in range(count):
-        slot = _slot(keys, codes[vertex])
-        keys[slot], ids[slot] = codes[vertex], vertex
+        table[_slot(table, codes, codes[vertex])] = vertex
 
 
 @jit
@@ -174,8 +171,7 @@ def _embed_block(
 @jit
 def _embed(
     features: Any, num_pixels: Any, all_pixels: Any, scale: Any, strides: Any, start: Any, count: Any, vertices: Any,
-    weights: Any, num_terms: Any, column: Any, first_vertex: Any, codes: Any, ones: Any, keys: Any, ids: Any,
-    sides: Any,
+    weights: Any, num_terms: Any, column: Any, codes: Any, ones: Any, table: Any, sides: Any,
 ) -> Any:  # fmt: skip
     """Embed from pixel `start` on, `count` vertices being known, until the table is three fifths full or all is done.
 
@@ -188,7 +184,7 @@ def _embed(
     share_at, move_at, moves = np.empty(size, np.float32), np.empty(size, np.int64), np.empty(size, np.int64)
     for i in range(size):  # from the vertex of one remainder to the next: by one along all axes, back along one
         moves[i] = strides[: size - 1].sum() - (size * strides[i] if i + 1 < size else 0)
-    while start < all_pixels and 5 * (count + size * BLOCK) <= 3 * len(keys):
+    while start < all_pixels and 5 * (count + size * BLOCK) <= 3 * len(table):
         _embed_block(flat, padded, start, scale, elevated, origins, ranks, shares, sides)
         for pixel in range(start, min(start + BLOCK, all_pixels)):
             code = np.int64(0)
@@ -205,26 +201,25 @@ def _embed(
                 else:
                     weight = item(share_at, size - 1 - r) - item(share_at, size - r)
                     code += item(move_at, size - r)
-                slot = _slot(keys, code)
-                vertex = np.intp(item(ids, slot))
-                if item(keys, slot) == _NONE:
+                slot = _slot(table, codes, code)
+                vertex = np.intp(item(table, slot))
+                if vertex < 0:
                     vertex = count
                     put(codes, vertex, code)
                     put(ones, vertex, np.float32(0.0))
-                    put(keys, slot, code)
-                    put(ids, slot, np.int32(vertex))
+                    put(table, slot, np.int32(vertex))
                     count += 1
                 if pixel == num_pixels:  # the phantom: its vertices are there, and empty
                     continue
                 put(ones, vertex, item(ones, vertex) + weight)
-                put(vertices, pixel * num_terms + column + r, np.int32(first_vertex + vertex))
+                put(vertices, pixel * num_terms + column + r, np.uint32(vertex))
                 put(weights, pixel * num_terms + column + r, weight)
         start += BLOCK
     return start, count
 
 
 @jit
-def _chains(codes: Any, keys: Any, ids: Any, steps: Any, links: Any, chain_vertices: Any) -> Any:
+def _chains(codes: Any, table: Any, steps: Any, links: Any, chain_vertices: Any) -> Any:
     """All runs of two and more neighbouring vertices, axis after axis, for each axis sorted by length.
 
     `links` is `(3, V+1)` int32 to work in. Returns how much of `chain_vertices` was filled, and the groups.
@@ -238,8 +233,8 @@ def _chains(codes: Any, keys: Any, ids: Any, steps: Any, links: Any, chain_verti
     for axis in range(num_axes):
         has_previous[:] = 0
         for vertex in range(num_vertices):
-            slot = _slot(keys, item(codes, vertex) + steps[axis])
-            found = item(ids, slot) if item(keys, slot) != _NONE else np.int32(num_vertices)
+            found = item(table, _slot(table, codes, item(codes, vertex) + steps[axis]))
+            found = found if found >= 0 else np.int32(num_vertices)
             put(following, vertex, found)
             put(has_previous, np.intp(found), np.uint8(1))
         chains = 0

@@ -1,0 +1,99 @@
+"""What is done once for each image before and after the mean field: rows of labels, features and weights, compiled."""
+
+# ruff: noqa: PLR0917  (compiled functions take their arrays by position)
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from weakclip.crf.simd import broadcast, constant, item, jit, load, minimum, multiply, multiply_add, put, store, sum_lanes
+
+_CHUNK = 256  # rows that stay in the first cache while they are transposed
+
+
+@jit
+def normalise(
+    ones: Any, offsets: Any, weights: Any, column: Any, terms: Any, size: Any, first_vertex: Any, width: Any,
+    strength: Any,
+) -> None:  # fmt: skip
+    """Finish the terms of one kernel, `size` of a pixel's `terms`, which begin at `column`.
+
+    Weights are multiplied by `√(strength / norm)`, norm being the filter's response to ones, of which `ones` is what the
+    vertices hold; vertices are turned into offsets in a table of `width` floats a vertex.
+    """
+    for first in range(column, len(offsets), terms):
+        norm = np.float32(1e-20)
+        for t in range(constant(size)):
+            norm += item(weights, first + t) * item(ones, np.intp(item(offsets, first + t)))
+        factor = np.sqrt(strength / norm)
+        for t in range(constant(size)):
+            put(weights, first + t, item(weights, first + t) * factor)
+            put(offsets, first + t, np.uint32((np.intp(item(offsets, first + t)) + first_vertex) * width))
+
+
+@jit
+def copy_terms(
+    kept_offsets: Any, kept_weights: Any, offsets: Any, weights: Any, column: Any, terms: Any, size: Any,
+    first_vertex: Any, width: Any, strength: Any,
+) -> None:  # fmt: skip
+    """Write the terms of a kernel that was kept for later among those of all kernels, as `normalise` does."""
+    factor = np.sqrt(strength)
+    for pixel in range(len(kept_offsets) // constant(size)):
+        for t in range(constant(size)):
+            source, place = pixel * constant(size) + t, pixel * terms + column + t
+            put(offsets, place, np.uint32((np.intp(item(kept_offsets, source)) + first_vertex) * width))
+            put(weights, place, item(kept_weights, source) * factor)
+
+
+@jit
+def fill_rows(planes: Any, distinct: Any, order: Any, rows: Any) -> None:
+    """`rows[i, k] = planes[distinct[k], order[i]]`; the labels that pad `rows` become 0."""
+    for start in range(0, len(order), _CHUNK):
+        for k in range(rows.shape[1]):
+            for index in range(start, min(start + _CHUNK, len(order))):
+                rows[index, k] = planes[distinct[k], order[index]] if k < len(distinct) else 0
+
+
+@jit
+def normalise_rows(rows: Any, counts: Any, lanes: Any, blocks: Any) -> Any:
+    """Make every row, flat, sum to one, each column counting `counts` times.
+
+    Returns the lowest number, and the smallest and largest sum; one of them is not finite if any number is not.
+    """
+    width = constant(blocks) * constant(lanes)
+    lowest = broadcast(np.float32(np.inf), lanes)
+    smallest, largest, all_totals = np.float32(np.inf), np.float32(-np.inf), np.float32(0.0)
+    for start in range(0, len(rows), width):
+        sums = broadcast(np.float32(0.0), lanes)
+        for b in range(constant(blocks)):
+            values = load(rows, start + b * constant(lanes), lanes)
+            lowest = minimum(lowest, values)
+            sums = multiply_add(load(counts, b * constant(lanes), lanes), values, sums)
+        total = sum_lanes(sums)
+        smallest, largest, all_totals = min(smallest, total), max(largest, total), all_totals + total
+        factor = broadcast(np.float32(1.0) / total, lanes)
+        for b in range(constant(blocks)):
+            at = start + b * constant(lanes)
+            store(rows, at, multiply(factor, load(rows, at, lanes)))
+    least = np.empty(constant(lanes), np.float32)
+    store(least, 0, lowest)
+    return least.min(), smallest, largest if np.isfinite(all_totals) else np.float32(np.inf)
+
+
+@jit
+def fill_planes(rows: Any, order: Any, planes: Any) -> None:
+    """`planes[k, order[i]] = rows[i, k]`."""
+    for start in range(0, len(order), _CHUNK):
+        for k in range(len(planes)):
+            for index in range(start, min(start + _CHUNK, len(order))):
+                planes[k, order[index]] = rows[index, k]
+
+
+@jit
+def fill_features(positions: Any, image: Any, order: Any, srgb: Any, features: Any) -> None:
+    """Positions `(2, N)` and colours over `srgb`, `(C,)`, as rows of `features`; `image` is `(H·W, C)`."""
+    for index in range(len(order)):
+        features[0, index], features[1, index] = positions[0, index], positions[1, index]
+        for c in range(image.shape[1]):
+            features[2 + c, index] = image[order[index], c] / srgb[c]
