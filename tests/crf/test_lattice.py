@@ -25,20 +25,21 @@ def _built(image: np.ndarray, kernel: Kernel, spans: list[float] | None = None) 
         positions = np.concatenate([positions, colours])
     spans = features.feature_spans(kernel, *SIZE, 3) if spans is None else spans
     shape = (positions.shape[1], len(positions) + 1)
-    terms = Terms(np.empty(shape, np.int32), np.empty(shape, np.float32))
+    terms = Terms(np.empty(shape, np.uint32), np.empty(shape, np.float32))
     padded = np.pad(positions, ((0, 0), (0, -shape[0] % BLOCK)))
-    lattice, ones = build_lattice(padded, spans, terms, 0, 0)
-    np.testing.assert_allclose(np.bincount(terms.vertices.ravel(), terms.weights.ravel()), ones, atol=1e-4)
+    lattice, ones = build_lattice(padded, spans, terms, 0)
+    np.testing.assert_allclose(np.bincount(terms.offsets.ravel(), terms.weights.ravel()), ones, atol=1e-4)
     return lattice, terms
 
 
 def _filtered(lattice: Lattice, terms: Terms, signal: np.ndarray) -> np.ndarray:
     """Splat, blur and slice `signal`, `(N,)`."""
-    sizes, arrays = (simd.size_of(1), 1), (terms.vertices.ravel(), terms.weights.ravel())
+    sizes, arrays = (simd.size_of(1), simd.size_of(1)), (terms.offsets.ravel(), terms.weights.ravel())
+    num_terms = simd.size_of(terms.offsets.shape[1])
     values, result = np.zeros(lattice.num_vertices, np.float32), np.empty_like(signal)
-    cpu_filter.splat(values, *arrays, signal, *sizes, terms.vertices.shape[1])
+    cpu_filter.splat(values, *arrays, signal, *sizes, num_terms)
     cpu_filter.blur(values, 0, lattice.chain_vertices, lattice.chain_groups, *sizes)
-    cpu_filter.slice_rows(values, *arrays, result, *sizes, terms.vertices.shape[1])
+    cpu_filter.slice_rows(values, *arrays, result, *sizes, num_terms)
     return result
 
 
@@ -60,8 +61,8 @@ def test_pixels_lie_inside_their_simplex(kernel: Kernel, make_image: Callable[..
     lattice, terms = _built(make_image(*SIZE), kernel)
     assert terms.weights.min() > -1e-5
     np.testing.assert_allclose(terms.weights.sum(axis=1), 1, atol=1e-5)
-    assert set(np.unique(terms.vertices)) == set(range(lattice.num_vertices))
-    assert all(len(set(simplex)) == len(simplex) for simplex in terms.vertices)
+    assert set(np.unique(terms.offsets)) == set(range(lattice.num_vertices))
+    assert all(len(set(simplex)) == len(simplex) for simplex in terms.offsets)
 
 
 def test_chains_hold_each_vertex_once_an_axis(make_image: Callable[..., np.ndarray]) -> None:
@@ -75,7 +76,7 @@ def test_the_wide_codes_find_the_same_lattice(make_image: Callable[..., np.ndarr
     narrow, narrow_terms = _built(make_image(*SIZE), BILATERAL)
     wide, wide_terms = _built(make_image(*SIZE), BILATERAL, spans=[1e5] * 5)
     assert features.key_strides([1e5] * 5)[0] < 0  # such ranges fit no 62 bits
-    np.testing.assert_array_equal(wide_terms.vertices, narrow_terms.vertices)
+    np.testing.assert_array_equal(wide_terms.offsets, narrow_terms.offsets)
     np.testing.assert_array_equal(wide.chain_vertices, narrow.chain_vertices)
 
 
@@ -84,7 +85,7 @@ def test_a_table_that_grows_keeps_its_vertices() -> None:
     kernel = Kernel(sxy=0.05, weight=1)
     image = np.zeros((*SIZE, 3), np.uint8)
     lattice, terms = _built(image, kernel)
-    assert lattice.num_vertices == len(np.unique(terms.vertices)) == terms.vertices.size
+    assert lattice.num_vertices == len(np.unique(terms.offsets)) == terms.offsets.size
 
 
 @pytest.mark.parametrize("kernel", [GAUSSIAN, BILATERAL, Kernel(sxy=0.01, srgb=0.5, weight=1)])
@@ -92,7 +93,7 @@ def test_torch_lattice_filters_as_the_compiled_one(kernel: Kernel, make_image: C
     image = make_image(*SIZE)
     lattice = torch_backend._normalised_lattice(torch.from_numpy(image)[None].float(), kernel)
     signal = np.random.default_rng(0).random(SIZE[0] * SIZE[1], np.float32)
-    field = cpu_field.pixel_field(image.astype(np.float32), (kernel,))
+    field = cpu_field.pixel_field(image.astype(np.float32), (kernel,), 1)
     order = cpu_field.tile_order(*SIZE)
     expected = np.empty_like(signal)
     expected[order] = _filtered(field.lattices[0][0], field, signal[order])

@@ -90,7 +90,7 @@ def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_
     lanes = 4 if len(distinct) <= 4 else 8
     padded = -(-len(distinct) // lanes) * lanes
     rows = workspace.take("rows", (len(order), padded), np.float32)
-    cpu_rows.fill_rows(planes, distinct, order, rows)
+    cpu_rows.fill_rows(planes.ravel(), distinct, order, rows.ravel(), padded)
     counts = np.zeros(padded, dtype=np.float32)
     counts[: len(distinct)] = np.bincount(column)
     if not log_probs:
@@ -103,10 +103,10 @@ def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_
     if not potts_done:
         marginals = _mean_field(rows if log_probs else _log(rows), counts, image, params, num_labels)
     if len(distinct) == num_labels:
-        cpu_rows.fill_planes(marginals, order, result)
+        cpu_rows.fill_planes(marginals.ravel(), order, result.ravel(), padded)
         return
     columns = workspace.take("planes", (len(distinct), len(order)), np.float32)
-    cpu_rows.fill_planes(marginals, order, columns)
+    cpu_rows.fill_planes(marginals.ravel(), order, columns.ravel(), padded)
     for label in range(num_labels):
         result[label] = columns[column[label]]
 

@@ -77,8 +77,8 @@ def pixel_field(
         column += count
     if first_vertex * width >= _MOST_VALUES:
         raise DataError(
-            f"dense CRF: an image of {size[0]}×{size[1]} with {width} distinct labels needs {first_vertex * width} values, "
-            f"more than {_MOST_VALUES}; make the image smaller"
+            f"dense CRF: an image of {size[0]}×{size[1]} with {width} distinct labels needs "
+            f"{first_vertex * width} values, more than {_MOST_VALUES}; make the image smaller"
         )
     return Field(terms.offsets, terms.weights, tuple(lattices), first_vertex, width)
 
@@ -125,7 +125,10 @@ def _spatial_lattice(height: int, width: int, widths: tuple[float, float]) -> tu
 
 
 def _normalised_lattice(
-    features: np.ndarray, spans: list[float], terms: Terms, place: tuple[int, int, tuple[int, ...], int, int, np.float32]
+    features: np.ndarray,
+    spans: list[float],
+    terms: Terms,
+    place: tuple[int, int, tuple[int, ...], int, int, np.float32],
 ) -> Lattice:
     """As `build_lattice`, with the terms finished by `cpu_rows.normalise`, whose last arguments are `place`."""
     lattice, ones = build_lattice(features, spans, terms, place[0])

@@ -113,9 +113,9 @@ def update_and_splat(
 ) -> Any:
     """One mean-field update: slice `values`, softmax, and splat the new marginals to `target`, which holds zeros.
 
-    A pixel's new marginals are `p · exp(message)` over their sum. Messages are not negative, so that the sum is at least
-    one; it is infinite, and False is returned, where a message is above 88. `counts` says how many equal labels each
-    column stands for, 0 for padding.
+    A pixel's new marginals are `p · exp(message)` over their sum. Messages are not negative, so that the sum is at
+    least one; it is infinite, and False is returned, where a message is above 88. `counts` says how many equal labels
+    each column stands for, 0 for padding.
     """
     width = constant(blocks) * constant(lanes)
     row = np.empty(width, np.float32)

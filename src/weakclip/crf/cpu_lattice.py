@@ -70,9 +70,7 @@ class Terms:
     weights: np.ndarray
 
 
-def build_lattice(
-    features: np.ndarray, spans: list[float], terms: Terms, column: int
-) -> tuple[Lattice, np.ndarray]:
+def build_lattice(features: np.ndarray, spans: list[float], terms: Terms, column: int) -> tuple[Lattice, np.ndarray]:
     """Find the lattice of N points.
 
     Args:

@@ -7,7 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from weakclip.crf.simd import broadcast, constant, item, jit, load, minimum, multiply, multiply_add, put, store, sum_lanes
+from weakclip.crf.simd import (
+    broadcast,
+    constant,
+    item,
+    jit,
+    load,
+    minimum,
+    multiply,
+    multiply_add,
+    put,
+    store,
+    sum_lanes,
+)
 
 _CHUNK = 256  # rows that stay in the first cache while they are transposed
 
@@ -19,8 +31,8 @@ def normalise(
 ) -> None:  # fmt: skip
     """Finish the terms of one kernel, `size` of a pixel's `terms`, which begin at `column`.
 
-    Weights are multiplied by `√(strength / norm)`, norm being the filter's response to ones, of which `ones` is what the
-    vertices hold; vertices are turned into offsets in a table of `width` floats a vertex.
+    Weights are multiplied by `√(strength / norm)`, norm being the filter's response to ones, of which `ones` is what
+    the vertices hold; vertices are turned into offsets in a table of `width` floats a vertex.
     """
     for first in range(column, len(offsets), terms):
         norm = np.float32(1e-20)
@@ -47,12 +59,17 @@ def copy_terms(
 
 
 @jit
-def fill_rows(planes: Any, distinct: Any, order: Any, rows: Any) -> None:
-    """`rows[i, k] = planes[distinct[k], order[i]]`; the labels that pad `rows` become 0."""
+def fill_rows(planes: Any, distinct: Any, order: Any, rows: Any, width: Any) -> None:
+    """`rows[i, k] = planes[distinct[k], order[i]]`, flat; the labels that pad `rows` become 0."""
     for start in range(0, len(order), _CHUNK):
-        for k in range(rows.shape[1]):
-            for index in range(start, min(start + _CHUNK, len(order))):
-                rows[index, k] = planes[distinct[k], order[index]] if k < len(distinct) else 0
+        stop = min(start + _CHUNK, len(order))
+        for k in range(len(distinct)):
+            plane = np.intp(item(distinct, k)) * len(order)
+            for index in range(start, stop):
+                put(rows, index * width + k, item(planes, plane + np.intp(item(order, index))))
+        for k in range(len(distinct), width):
+            for index in range(start, stop):
+                put(rows, index * width + k, np.float32(0.0))
 
 
 @jit
@@ -82,12 +99,12 @@ def normalise_rows(rows: Any, counts: Any, lanes: Any, blocks: Any) -> Any:
 
 
 @jit
-def fill_planes(rows: Any, order: Any, planes: Any) -> None:
-    """`planes[k, order[i]] = rows[i, k]`."""
+def fill_planes(rows: Any, order: Any, planes: Any, width: Any) -> None:
+    """`planes[k, order[i]] = rows[i, k]`, flat."""
     for start in range(0, len(order), _CHUNK):
-        for k in range(len(planes)):
+        for k in range(len(planes) // len(order)):
             for index in range(start, min(start + _CHUNK, len(order))):
-                planes[k, order[index]] = rows[index, k]
+                put(planes, k * len(order) + np.intp(item(order, index)), item(rows, index * width + k))
 
 
 @jit

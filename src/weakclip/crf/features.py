@@ -33,11 +33,6 @@ def lattice_scale(dimensions: int) -> np.ndarray:
     return np.array([deviation / math.sqrt((i + 1) * (i + 2)) for i in range(dimensions)], dtype=np.float32)
 
 
-def blur_gain(dimensions: int) -> float:
-    """Constant `1 / (1 + 2^−d)` by which a splat, blur and slice of a single point is scaled."""
-    return 1.0 / (1.0 + 2.0**-dimensions)
-
-
 def has_phantom(num_points: int) -> bool:
     """Whether a point at the origin of all features is added to the lattice, of weight 0.
 

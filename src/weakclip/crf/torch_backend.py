@@ -7,14 +7,12 @@ one table of vertices; their number is part of the integer.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from weakclip.crf.features import (
-    blur_gain,
     colour_widths,
     feature_spans,
     has_phantom,
@@ -111,9 +109,8 @@ def _normalised_lattice(images: Tensor, kernel: Kernel | FeatureKernel) -> Latti
     vertices, weights = (x.view(batch, -1, dimensions + 1)[:, :num_points].flatten(0, 1) for x in (vertices, weights))
     neighbours = torch.stack([_find(unique, [step, -step]) for step in neighbour_steps(strides).tolist()])
     lattice = Lattice(vertices, weights, neighbours)
-    gain = blur_gain(dimensions)
-    norm = gain * lattice.filter(torch.ones_like(weights[:, :1]))
-    return Lattice(vertices, weights * math.sqrt(gain) / (norm + 1e-20).sqrt(), neighbours)
+    norm = lattice.filter(torch.ones_like(weights[:, :1]))
+    return Lattice(vertices, weights / (norm + 1e-20).sqrt(), neighbours)
 
 
 def _find(codes: Tensor, steps: list[int]) -> Tensor:
