@@ -65,11 +65,7 @@ def describe_crf(params: CRFParams | None) -> str:
     """
     if params is None:
         return NOT_USED
-    kernels = (
-        f"sxy {kernel.sxy:g}{'' if kernel.srgb is None else f' srgb {kernel.srgb:g}'} weight {kernel.weight:g}"
-        for kernel in params.kernels
-    )
-    return ", ".join([*kernels, f"{params.iterations} iterations"])
+    return ", ".join([*map(str, params.kernels), f"{params.iterations} iterations"])
 
 
 def describe_scales(settings: InferenceSettings) -> str:

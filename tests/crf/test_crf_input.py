@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import weakclip.crf
-from weakclip.crf import LOSS_CRF, CRFParams, Kernel, dense_crf
+from weakclip.crf import LOSS_CRF, CRFParams, FeatureKernel, Kernel, dense_crf
 from weakclip.errors import ConfigError, DataError
 
 IMAGE = np.full((6, 7, 3), 90, np.uint8)
@@ -29,15 +29,17 @@ def _with(value: float) -> np.ndarray:
     [
         (IMAGE, _with(np.nan), "NaN"),
         (IMAGE, _with(np.inf), "infinity"),
-        (IMAGE, _with(-0.1), "lowest probability is -0.1"),
+        (IMAGE, _with(-0.1), "lowest probability is -0.1.*energies=True"),
         (IMAGE, _with(0.8), "sum to 1 … 1.3"),
         (IMAGE, PROBS.astype(np.int64), "int64"),
         (IMAGE, PROBS[:0], "at least one label"),
         (IMAGE, PROBS[:, :5], r"\(2, 5, 7\) do not fit"),
         (IMAGE, PROBS[None], "or a batch of both"),
+        (IMAGE[..., :0], PROBS, "do not fit"),
+        (None, PROBS, "the image is None"),
         (IMAGE[None], PROBS.repeat(3, 0).reshape(3, 2, 6, 7), "do not fit"),
-        (IMAGE[..., 0], PROBS, "expected \\(H, W, 3\\)"),
-        (IMAGE.transpose(2, 0, 1), PROBS, "expected \\(H, W, 3\\)"),
+        (IMAGE[..., 0], PROBS, "expected \\(H, W, C\\)"),
+        (IMAGE.transpose(2, 0, 1), PROBS, "read as \\(H, W, C\\)"),
         (IMAGE.astype(np.int32), PROBS, "int32"),
         (IMAGE.astype(np.float32), PROBS, "spans 90 … 90, expected 0 … 1"),
         (np.full((6, 7, 3), np.nan), PROBS, "expected 0 … 1"),
@@ -58,7 +60,7 @@ def test_bad_input_is_one_line(image: Any, probs: Any, message: str) -> None:
         (torch.full((3, 6, 7), 90, dtype=torch.uint8), torch.ones(2, 6, 7, dtype=torch.long), "int64"),
         (torch.full((3, 6, 7), 90, dtype=torch.int32), torch.from_numpy(PROBS), "int32"),
         (torch.full((3, 6, 7), 90.0), torch.from_numpy(PROBS), "expected 0 … 1"),
-        (torch.from_numpy(IMAGE), torch.from_numpy(PROBS), r"expected \(3, H, W\)"),
+        (torch.from_numpy(IMAGE), torch.from_numpy(PROBS), r"read as \(C, H, W\)"),
         (torch.zeros(3, 6, 7, device="meta"), torch.from_numpy(PROBS), "is on meta"),
     ],
 )
@@ -79,6 +81,13 @@ def test_bad_tensors_are_one_line(image: Any, probs: Any, message: str) -> None:
         {"sxy": 3, "weight": 1, "srgb": 0},
         {"sxy": 3, "weight": 1, "srgb": -5},
         {"sxy": "3", "weight": 1},
+        {"sxy": (3, 4, 5), "weight": 1},
+        {"sxy": (), "weight": 1},
+        {"sxy": 3, "weight": 1, "srgb": (5, 0, 5)},
+        {"sxy": 3, "weight": ()},
+        {"sxy": 3, "weight": (1, float("nan"))},
+        {"sxy": 3, "weight": ((1, 2), (1, 2, 3))},
+        {"sxy": 3, "weight": ((1, 2), 3)},
     ],
 )
 def test_bad_kernels_are_refused(numbers: dict[str, Any]) -> None:
@@ -96,6 +105,32 @@ def test_bad_params_are_refused() -> None:
         dense_crf(IMAGE, PROBS, CRFParams(kernels=(Kernel(sxy=1e-9, weight=1),)))
     with pytest.raises(ConfigError, match="unknown backend 'gpu'"):
         dense_crf(IMAGE, PROBS, LOSS_CRF, backend="gpu")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        (Kernel(sxy=3, weight=(1, 2, 3)), "has shape \\(3,\\) for 2 labels"),
+        (Kernel(sxy=3, srgb=(1, 2), weight=1), "2 colour channels, the image has 3"),
+        (FeatureKernel(features=np.zeros((2, 6, 8)), weight=1), "shape \\(2, 6, 8\\) for 1 image"),
+        (FeatureKernel(features=np.zeros((2, 2, 6, 7)), weight=1), "for 1 image"),
+        (FeatureKernel(features=np.full((2, 6, 7), np.nan), weight=1), "reach nan"),
+        (FeatureKernel(features=np.full((2, 6, 7), 1e7), weight=1), "divide them"),
+        (FeatureKernel(features=[[1.0]], weight=1), "shape \\(\\)"),
+    ],
+)
+def test_kernels_that_do_not_fit_are_refused(kernel: Any, message: str) -> None:
+    for backend in ("numba", "torch"):
+        with pytest.raises(DataError, match=message):
+            dense_crf(IMAGE, PROBS, CRFParams(kernels=(kernel,)), backend=backend)  # type: ignore[arg-type]
+
+
+def test_bad_energies_and_large_exact_images_are_refused() -> None:
+    with pytest.raises(DataError, match="energies hold NaN"):
+        dense_crf(IMAGE, _with(np.nan), LOSS_CRF, energies=True)
+    image, probs = np.zeros((200, 200, 3), np.uint8), np.full((2, 200, 200), 0.5, np.float32)
+    with pytest.raises(DataError, match="up to 20000 pixels, found 200×200"):
+        dense_crf(image, probs, LOSS_CRF, exact=True)
 
 
 def test_without_numba_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:

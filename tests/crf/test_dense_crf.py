@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from weakclip.crf import COCO_CRF, LOSS_CRF, VOC_CRF, CRFParams, Kernel, dense_crf
+from weakclip.crf import COCO_CRF, LOSS_CRF, VOC_CRF, CRFParams, FeatureKernel, Kernel, dense_crf
 from weakclip.crf.dense import Backend
 
 Make = Callable[..., np.ndarray]
@@ -151,3 +152,118 @@ def test_noise_on_a_flat_region_is_smoothed_away(backend: Backend) -> None:
     marginals = dense_crf(image, probs, VOC_CRF, backend=backend)
     assert (noisy == truth).mean() < 0.85
     assert (marginals.argmax(0) == truth).all()
+
+
+COSTS = np.array([[0.0, 2.0, 0.5], [2.0, -0.5, 1.0], [0.5, 1.0, 0.0]])
+FEATURES = np.random.default_rng(3).normal(size=(4, 20, 24)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "kernels",
+    [
+        (Kernel(sxy=3, weight=[-3, -2, -1]), Kernel(sxy=20, srgb=20, weight=2)),
+        (Kernel(sxy=(2, 5), weight=COSTS), Kernel(sxy=20, srgb=(20, 30, 40), weight=COSTS + 0.5)),
+        (FeatureKernel(features=FEATURES, weight=3), Kernel(sxy=3, weight=1)),
+        (FeatureKernel(features=FEATURES, weight=COSTS),),
+        (Kernel(sxy=30, srgb=200, weight=400), Kernel(sxy=3, weight=100)),  # overflows, and is done with a shift
+    ],
+)
+def test_every_path_knows_every_kernel(
+    kernels: tuple[Kernel | FeatureKernel, ...], make_image: Make, make_probs: Make
+) -> None:
+    image, probs, params = make_image(20, 24), make_probs(3, 20, 24), CRFParams(kernels=kernels, iterations=3)
+    compiled = dense_crf(image, probs, params, backend="numba")
+    np.testing.assert_allclose(compiled, dense_crf(image, probs, params, backend="torch"), atol=1e-4)
+    exact = dense_crf(image, probs, params, exact=True)
+    assert np.abs(compiled - exact).mean() < 0.3 * np.abs(probs - exact).mean()
+    images, batch = np.stack([image, image[::-1]]), np.stack([probs, probs[:, ::-1]])
+    turned = tuple(
+        FeatureKernel(features=np.stack([kernel.features, kernel.features[:, ::-1]]), weight=kernel.weight)
+        if isinstance(kernel, FeatureKernel)
+        else kernel
+        for kernel in kernels
+    )
+    for options in ({"backend": "numba"}, {"backend": "torch"}, {"exact": True}):
+        found = dense_crf(images, batch, CRFParams(kernels=turned, iterations=3), **options)  # type: ignore[arg-type]
+        np.testing.assert_allclose(found[0], dense_crf(image, probs, params, **options), atol=1e-4)  # type: ignore[arg-type]
+
+
+def test_a_potts_weight_is_the_vector_of_its_negative(make_image: Make, make_probs: Make) -> None:
+    image, probs = make_image(20, 24), make_probs(3, 20, 24)
+    vector = CRFParams(kernels=tuple(dataclasses.replace(kernel, weight=[-kernel.weight] * 3) for kernel in _kernels()))
+    np.testing.assert_allclose(dense_crf(image, probs, vector), dense_crf(image, probs, LOSS_CRF), atol=1e-4)
+
+
+def _kernels() -> tuple[Kernel, ...]:
+    return tuple(kernel for kernel in LOSS_CRF.kernels if isinstance(kernel, Kernel))
+
+
+@pytest.mark.parametrize("options", [{"backend": "numba"}, {"backend": "torch"}, {"exact": True}])
+@pytest.mark.parametrize("scale", [1, 400])
+def test_energies_are_probabilities_up_to_a_constant(
+    options: dict[str, Any], scale: float, make_image: Make, make_probs: Make
+) -> None:
+    image, probs = make_image(20, 24), make_probs(3, 20, 24)
+    energies = scale * -np.log(probs) + np.arange(24, dtype=np.float32)
+    expected = dense_crf(image, _softmax(-energies), LOSS_CRF, **options)
+    found = dense_crf(image, energies, LOSS_CRF, energies=True, **options)
+    assert (found.argmax(0) == expected.argmax(0)).mean() > 0.99
+    if scale == 1:
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.isfinite(found).all()
+
+
+def _softmax(energy: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(energy - energy.max(axis=0))
+    return exponentials / exponentials.sum(axis=0)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_images_of_any_number_of_channels(channels: int, make_image: Make, make_probs: Make) -> None:
+    image = np.concatenate([make_image(20, 24, seed) for seed in (0, 1)], axis=2)[..., :channels]
+    probs, params = make_probs(4, 20, 24), dataclasses.replace(LOSS_CRF, iterations=3)
+    compiled = dense_crf(image, probs, params, backend="numba")
+    np.testing.assert_allclose(compiled, dense_crf(image, probs, params, backend="torch"), atol=1e-4)
+    exact = dense_crf(image, probs, params, exact=True)
+    assert np.abs(compiled - exact).mean() < 0.3 * np.abs(probs - exact).mean()
+
+
+def test_without_colours_no_image_is_needed(make_image: Make, make_probs: Make) -> None:
+    probs, params = make_probs(4, 20, 24), CRFParams(kernels=(Kernel(sxy=3, weight=3),))
+    for options in ({"backend": "numba"}, {"backend": "torch"}, {"exact": True}):
+        expected = dense_crf(make_image(20, 24), probs, params, **options)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(dense_crf(None, probs, params, **options), expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("params", [LOSS_CRF, THREE_KERNELS])
+def test_exact_is_the_oracle(params: CRFParams, oracle: ModuleType, make_image: Make, make_probs: Make) -> None:
+    image, probs = make_image(23, 30), make_probs(5, 23, 30)
+    expected = oracle.exact_dense_crf(image, probs, params)
+    assert np.abs(dense_crf(image, probs, params, exact=True) - expected).mean() < 1e-5
+
+
+@pytest.mark.parametrize("labels", [1, 3, 4, 8, 9, 24, 31, 33, 81, 255])
+def test_any_number_of_labels(labels: int, make_image: Make, make_probs: Make) -> None:
+    image, probs = make_image(9, 11), make_probs(labels, 9, 11)
+    params = dataclasses.replace(THREE_KERNELS, iterations=2)
+    compiled = dense_crf(image, probs, params, backend="numba")
+    np.testing.assert_allclose(compiled, dense_crf(image, probs, params, backend="torch"), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (28, 41), (29, 41), (30, 41), (31, 41)])
+def test_agrees_with_pydensecrf_where_it_is_installed(
+    size: tuple[int, int], make_image: Make, make_probs: Make
+) -> None:
+    peer = pytest.importorskip("pydensecrf.densecrf")
+    image, probs = make_image(*size), make_probs(3, *size)
+    for weight in (4.0, np.array([-3.0, -2.0, -1.0]), COSTS):
+        theirs = peer.DenseCRF2D(size[1], size[0], 3)
+        theirs.setUnaryEnergy(-np.log(probs.reshape(3, -1)))
+        compat = weight if isinstance(weight, float) else weight.astype(np.float32)
+        theirs.addPairwiseGaussian(sxy=(2, 4), compat=compat)
+        theirs.addPairwiseBilateral(sxy=30, srgb=(20, 25, 30), rgbim=image, compat=compat)
+        expected = np.array(theirs.inference(5)).reshape(probs.shape)
+        kernels = (Kernel(sxy=(2, 4), weight=weight), Kernel(sxy=30, srgb=(20, 25, 30), weight=weight))
+        for backend in BACKENDS:
+            found = dense_crf(image, probs, CRFParams(kernels=kernels, iterations=5), backend=backend)
+            np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -9,18 +9,37 @@ import numpy as np
 import pytest
 import torch
 
-from weakclip.crf import Kernel, cpu, cpu_filter, features, simd, torch_backend
-from weakclip.crf.cpu_lattice import build_lattice
+from weakclip.crf import Kernel, cpu_field, cpu_filter, features, simd, torch_backend
+from weakclip.crf.cpu_lattice import BLOCK, Lattice, Terms, build_lattice
 
 GAUSSIAN = Kernel(sxy=3, weight=1)
 BILATERAL = Kernel(sxy=10, srgb=30, weight=1)
+SIZE = (24, 31)
 
 
-def _features(image: np.ndarray, kernel: Kernel) -> np.ndarray:
-    positions = cpu._positions(*image.shape[:2], kernel.sxy)
-    if kernel.srgb is None:
-        return positions
-    return np.concatenate([positions, image.reshape(-1, 3).astype(np.float32) / np.float32(kernel.srgb)], axis=1)
+def _built(image: np.ndarray, kernel: Kernel, spans: list[float] | None = None) -> tuple[Lattice, Terms]:
+    """The lattice before its normalisation, pixels row by row."""
+    positions = np.mgrid[: SIZE[0], : SIZE[1]][::-1].reshape(2, -1).astype(np.float32) / np.float32(kernel.sxy)
+    if kernel.srgb is not None:
+        colours = image.reshape(-1, 3).T.astype(np.float32) / np.float32(kernel.srgb)
+        positions = np.concatenate([positions, colours])
+    spans = features.feature_spans(kernel, *SIZE, 3) if spans is None else spans
+    shape = (positions.shape[1], len(positions) + 1)
+    terms = Terms(np.empty(shape, np.int32), np.empty(shape, np.float32))
+    padded = np.pad(positions, ((0, 0), (0, -shape[0] % BLOCK)))
+    lattice, ones = build_lattice(padded, spans, terms, 0, 0)
+    np.testing.assert_allclose(np.bincount(terms.vertices.ravel(), terms.weights.ravel()), ones, atol=1e-4)
+    return lattice, terms
+
+
+def _filtered(lattice: Lattice, terms: Terms, signal: np.ndarray) -> np.ndarray:
+    """Splat, blur and slice `signal`, `(N,)`."""
+    sizes, arrays = (simd.size_of(1), 1), (terms.vertices.ravel(), terms.weights.ravel())
+    values, result = np.zeros(lattice.num_vertices, np.float32), np.empty_like(signal)
+    cpu_filter.splat(values, *arrays, signal, *sizes, terms.vertices.shape[1])
+    cpu_filter.blur(values, 0, lattice.chain_vertices, lattice.chain_groups, *sizes)
+    cpu_filter.slice_rows(values, *arrays, result, *sizes, terms.vertices.shape[1])
+    return result
 
 
 @pytest.mark.parametrize("kernel", [GAUSSIAN, BILATERAL, Kernel(sxy=80, srgb=13, weight=1)])
@@ -28,68 +47,73 @@ def test_filter_of_ones_follows_brute_force(
     kernel: Kernel, make_image: Callable[..., np.ndarray], oracle: ModuleType
 ) -> None:
     """Up to a constant factor, which the symmetric normalisation takes out."""
-    image = make_image(24, 31)
-    _, scale = cpu._with_norm(_features(image, kernel), features.feature_spans(kernel, 24, 31))
+    image = make_image(*SIZE)
+    norm = _filtered(*_built(image, kernel), np.ones(SIZE[0] * SIZE[1], np.float32))
     exact = oracle.kernel_matrix(image, kernel).sum(axis=1)
-    ratio = scale**-2 / exact
-    assert np.corrcoef(scale**-2, exact)[0, 1] > 0.98
+    ratio = norm / exact
+    assert np.corrcoef(norm, exact)[0, 1] > 0.98
     assert ratio.std() / ratio.mean() < 0.15
 
 
 @pytest.mark.parametrize("kernel", [GAUSSIAN, BILATERAL])
 def test_pixels_lie_inside_their_simplex(kernel: Kernel, make_image: Callable[..., np.ndarray]) -> None:
-    lattice = build_lattice(_features(make_image(24, 31), kernel), features.feature_spans(kernel, 24, 31))
-    assert lattice.weights.min() > -1e-5
-    np.testing.assert_allclose(lattice.weights.sum(axis=1), 1, atol=1e-5)
-    assert set(np.unique(lattice.vertices)) == set(range(lattice.num_vertices))
-    assert all(len(set(simplex)) == len(simplex) for simplex in lattice.vertices)
+    lattice, terms = _built(make_image(*SIZE), kernel)
+    assert terms.weights.min() > -1e-5
+    np.testing.assert_allclose(terms.weights.sum(axis=1), 1, atol=1e-5)
+    assert set(np.unique(terms.vertices)) == set(range(lattice.num_vertices))
+    assert all(len(set(simplex)) == len(simplex) for simplex in terms.vertices)
 
 
 def test_chains_hold_each_vertex_once_an_axis(make_image: Callable[..., np.ndarray]) -> None:
-    lattice = build_lattice(_features(make_image(24, 31), BILATERAL), features.feature_spans(BILATERAL, 24, 31))
-    assert (np.diff(lattice.chain_starts) >= 2).all()
-    assert lattice.chain_starts[-1] == len(lattice.chain_vertices)
+    lattice, _ = _built(make_image(*SIZE), BILATERAL)
+    assert lattice.chain_groups[:, 0].min() >= 2
+    assert lattice.chain_groups.prod(axis=1).sum() == len(lattice.chain_vertices)
     assert np.bincount(lattice.chain_vertices).max() <= 6
 
 
 def test_the_wide_codes_find_the_same_lattice(make_image: Callable[..., np.ndarray]) -> None:
-    values = _features(make_image(24, 31), BILATERAL)
-    narrow = build_lattice(values, features.feature_spans(BILATERAL, 24, 31))
-    wide = build_lattice(values, [1e5] * 5)
+    narrow, narrow_terms = _built(make_image(*SIZE), BILATERAL)
+    wide, wide_terms = _built(make_image(*SIZE), BILATERAL, spans=[1e5] * 5)
     assert features.key_strides([1e5] * 5)[0] < 0  # such ranges fit no 62 bits
-    np.testing.assert_array_equal(wide.vertices, narrow.vertices)
+    np.testing.assert_array_equal(wide_terms.vertices, narrow_terms.vertices)
     np.testing.assert_array_equal(wide.chain_vertices, narrow.chain_vertices)
+
+
+def test_a_table_that_grows_keeps_its_vertices() -> None:
+    """Every pixel in a simplex of its own: more vertices than the first table holds."""
+    kernel = Kernel(sxy=0.05, weight=1)
+    image = np.zeros((*SIZE, 3), np.uint8)
+    lattice, terms = _built(image, kernel)
+    assert lattice.num_vertices == len(np.unique(terms.vertices)) == terms.vertices.size
 
 
 @pytest.mark.parametrize("kernel", [GAUSSIAN, BILATERAL, Kernel(sxy=0.01, srgb=0.5, weight=1)])
 def test_torch_lattice_filters_as_the_compiled_one(kernel: Kernel, make_image: Callable[..., np.ndarray]) -> None:
-    image = make_image(24, 31)
-    _, scale = cpu._with_norm(_features(image, kernel), features.feature_spans(kernel, 24, 31))
+    image = make_image(*SIZE)
     lattice = torch_backend._normalised_lattice(torch.from_numpy(image)[None].float(), kernel)
-    signal = torch.rand(24 * 31, 1, generator=torch.Generator().manual_seed(0))
-    compiled = build_lattice(_features(image, kernel), features.feature_spans(kernel, 24, 31))
-    values = np.zeros((compiled.num_vertices, simd.LANES), np.float32)
-    weights = compiled.weights * scale[:, None]
-    cpu_filter.splat(values, compiled.vertices, weights, signal.numpy().repeat(simd.LANES, axis=1))
-    cpu_filter.blur(values, 0, compiled.chain_vertices, compiled.chain_starts)
-    expected = cpu_filter.slice_first_label(values, 0, compiled.vertices, weights)
-    np.testing.assert_allclose(lattice.filter(signal)[:, 0].numpy(), expected, rtol=1e-4)
+    signal = np.random.default_rng(0).random(SIZE[0] * SIZE[1], np.float32)
+    field = cpu_field.pixel_field(image.astype(np.float32), (kernel,))
+    order = cpu_field.tile_order(*SIZE)
+    expected = np.empty_like(signal)
+    expected[order] = _filtered(field.lattices[0][0], field, signal[order])
+    found = lattice.filter(torch.from_numpy(signal)[:, None])[:, 0].numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_the_vector_exponential() -> None:
+@pytest.mark.parametrize("lanes", [1, 4, 8, 24])
+def test_the_vector_exponential(lanes: int) -> None:
     @simd.jit
-    def exp_rows(values: np.ndarray) -> None:
-        for row in range(len(values)):
-            simd.store(values, row, 0, simd.exp(simd.load(values, row, 0)))
+    def exp_rows(values: np.ndarray, lanes: tuple[int, ...]) -> None:
+        for start in range(0, len(values), simd.constant(lanes)):
+            simd.store(values, start, simd.exp(simd.load(values, start, lanes)))
 
-    x = np.linspace(-86.99, 0, 100 * simd.LANES, dtype=np.float32).reshape(-1, simd.LANES)
+    x = np.linspace(-86.99, 88, 960, dtype=np.float32)
     y = x.copy()
-    exp_rows(y)
-    np.testing.assert_allclose(y, np.exp(x.astype(np.float64)), rtol=5e-7)
-    below = np.full((1, simd.LANES), -np.inf, np.float32)
-    below[0, 0] = -88
-    exp_rows(below)
-    assert (below == 0).all()
+    exp_rows(y, simd.size_of(lanes))
+    np.testing.assert_allclose(y, np.exp(x.astype(np.float64)), rtol=6e-7)
+    beyond = np.repeat(np.array([-np.inf, -88.5, 89, 200], np.float32), 24)
+    exp_rows(beyond, simd.size_of(lanes))
+    np.testing.assert_array_equal(beyond, np.repeat(np.array([0, 0, np.inf, np.inf], np.float32), 24))
 
 
 def test_code_without_a_place_for_its_cache_still_compiles() -> None:

@@ -6,6 +6,6 @@
 from __future__ import annotations
 
 from weakclip.crf.dense import dense_crf
-from weakclip.crf.params import COCO_CRF, LOSS_CRF, VOC_CRF, CRFParams, Kernel
+from weakclip.crf.params import COCO_CRF, LOSS_CRF, VOC_CRF, CRFParams, FeatureKernel, Kernel
 
-__all__ = ["COCO_CRF", "LOSS_CRF", "VOC_CRF", "CRFParams", "Kernel", "dense_crf"]
+__all__ = ["COCO_CRF", "LOSS_CRF", "VOC_CRF", "CRFParams", "FeatureKernel", "Kernel", "dense_crf"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from weakclip.crf.features import feature_spans
-from weakclip.crf.params import CRFParams
+from weakclip.crf.features import feature_spans, label_costs
+from weakclip.crf.params import CRFParams, FeatureKernel
 from weakclip.errors import DataError
 
 SUM_TOLERANCE = 1e-2
@@ -14,40 +14,57 @@ SUM_TOLERANCE = 1e-2
 _MAX_SPAN = 1e5
 
 
-def check_shapes(image: Any, probs: Any, *, channels_axis: int) -> None:
-    """Single image or batch, three channels at `channels_axis` (counted from the end), sizes that agree, K ≥ 1."""
-    image_shape, probs_shape = tuple(image.shape), tuple(probs.shape)
-    layout = "(H, W, 3)" if channels_axis == -1 else "(3, H, W)"
-    if len(image_shape) not in (3, 4) or image_shape[channels_axis] != 3:
-        raise DataError(f"dense CRF: the image has shape {image_shape}, expected {layout} or a batch of it")
-    if len(probs_shape) != len(image_shape):
+def check_shapes(image: Any, probs: Any, *, channels_last: bool) -> None:
+    """Single image or batch, sizes that agree, one channel and one label or more; `image` may be None."""
+    probs_shape = tuple(probs.shape)
+    layout = "(H, W, C)" if channels_last else "(C, H, W)"
+    if len(probs_shape) not in (3, 4) or 0 in probs_shape:
         raise DataError(
-            f"dense CRF: probabilities of shape {probs_shape} with an image of shape {image_shape}, expected "
-            f"(K, H, W) with {layout}, or a batch of both"
+            f"dense CRF: probabilities of shape {probs_shape}, expected (K, H, W) with an image {layout}, or a "
+            "batch of both, with at least one label and one pixel"
         )
-    size = [*image_shape[:-3], *(image_shape[-3:-1] if channels_axis == -1 else image_shape[-2:])]
-    if [*probs_shape[:-3], *probs_shape[-2:]] != size:
+    if image is None:
+        return
+    image_shape = tuple(image.shape)
+    if len(image_shape) != len(probs_shape):
         raise DataError(
-            f"dense CRF: probabilities of shape {probs_shape} do not fit the image of shape {image_shape}; "
-            "resize one of them to the other's height and width"
+            f"dense CRF: the image has shape {image_shape} and the probabilities {probs_shape}, expected {layout} and "
+            "(K, H, W), or a batch of both"
         )
-    if 0 in probs_shape:
-        raise DataError(f"dense CRF: probabilities of shape {probs_shape}, expected at least one label and one pixel")
+    size = [*image_shape[:-3], *(image_shape[-3:-1] if channels_last else image_shape[-2:])]
+    if [*probs_shape[:-3], *probs_shape[-2:]] != size or 0 in image_shape:
+        raise DataError(
+            f"dense CRF: probabilities of shape {probs_shape} do not fit the image of shape {image_shape}, which is "
+            f"read as {layout}; resize one of them to the other's height and width"
+        )
 
 
 def check_probs(probs: Any) -> None:
     """Finite, not negative, and summing to one over the labels, in `(B, K, H, W)`."""
-    lowest, total = float(probs.min()), probs.sum(1)
-    smallest, largest = float(total.min()), float(total.max())
-    if not (abs(lowest) < float("inf") and abs(smallest) < float("inf") and abs(largest) < float("inf")):
+    total = probs.sum(1)
+    check_range(float(probs.min()), float(total.min()), float(total.max()))
+
+
+def check_range(lowest: float, smallest: float, largest: float) -> None:
+    """What `check_probs` demands, of the lowest probability and of the smallest and largest sum over the labels."""
+    if not all(abs(number) < float("inf") for number in (lowest, smallest, largest)):
         raise DataError("dense CRF: the probabilities hold NaN or infinity, expected numbers from 0 to 1")
     if lowest < 0:
-        raise DataError(f"dense CRF: the lowest probability is {lowest:.4g}, expected 0 or more; are these logits?")
+        raise DataError(
+            f"dense CRF: the lowest probability is {lowest:.4g}, expected 0 or more; "
+            "for unary energies say energies=True"
+        )
     if smallest < 1 - SUM_TOLERANCE or largest > 1 + SUM_TOLERANCE:
         raise DataError(
             f"dense CRF: over its labels a pixel's probabilities sum to {smallest:.4g} … {largest:.4g}, "
             "expected 1; apply softmax first"
         )
+
+
+def check_energies(energies: Any) -> None:
+    """Finite unary energies."""
+    if not abs(float(energies.min())) < float("inf") or not abs(float(energies.max())) < float("inf"):
+        raise DataError("dense CRF: the unary energies hold NaN or infinity, expected finite numbers, e.g. −log p")
 
 
 def check_float_image(image: Any) -> None:
@@ -60,11 +77,40 @@ def check_float_image(image: Any) -> None:
         )
 
 
-def check_widths(params: CRFParams, height: int, width: int) -> None:
-    """Kernels so narrow that float32 cannot place the pixels on their lattice are refused."""
+def check_kernels(params: CRFParams, num_labels: int, size: tuple[int, int], channels: int | None, batch: int) -> None:
+    """Kernels that fit the image, the batch and the labels, and not so narrow that float32 cannot place the pixels.
+
+    `channels` is None where there is no image.
+    """
+    height, width = size
     for kernel in params.kernels:
-        if max(feature_spans(kernel, height, width)) > _MAX_SPAN:
+        label_costs(kernel.weight, num_labels)
+        if isinstance(kernel, FeatureKernel):
+            _check_features(kernel.features, size, batch)
+            continue
+        if kernel.srgb is not None and channels is None:
+            raise DataError(f"dense CRF: the kernel {kernel} compares colours, but the image is None; give one")
+        if isinstance(kernel.srgb, tuple) and len(kernel.srgb) != channels:
             raise DataError(
-                f"dense CRF: {kernel} is too narrow for an image of {height}×{width}: it spans more than "
+                f"dense CRF: the kernel {kernel} is for {len(kernel.srgb)} colour channels, the image has {channels}"
+            )
+        if max(feature_spans(kernel, height, width, channels or 0)) > _MAX_SPAN:
+            raise DataError(
+                f"dense CRF: the kernel {kernel} is too narrow for an image of {height}×{width}: it spans more than "
                 f"{_MAX_SPAN:.0e} standard deviations; use a wider kernel"
             )
+
+
+def _check_features(features: Any, size: tuple[int, int], batch: int) -> None:
+    shape = tuple(getattr(features, "shape", ()))
+    if len(shape) not in (3, 4) or shape[-2:] != size or 0 in shape or (len(shape) == 4 and shape[0] != batch):
+        raise DataError(
+            f"dense CRF: kernel features of shape {shape} for {batch} image(s) of {size[0]}×{size[1]}; expected "
+            "(D, H, W), or one such for each image"
+        )
+    reach = max(abs(float(features.min())), abs(float(features.max())))
+    if not reach <= _MAX_SPAN:
+        raise DataError(
+            f"dense CRF: kernel features reach {reach:.4g}, expected at most {_MAX_SPAN:.0e} standard deviations; "
+            "divide them by a larger width"
+        )

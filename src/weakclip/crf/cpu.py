@@ -7,7 +7,7 @@ not used. `NUMBA_NUM_THREADS` limits the threads.
 
 from __future__ import annotations
 
-import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
@@ -16,114 +16,162 @@ import numba
 import numpy as np
 
 from weakclip.crf import cpu_filter
-from weakclip.crf.cpu_lattice import Lattice, build_lattice
-from weakclip.crf.features import blur_gain, feature_spans
+from weakclip.crf.checks import check_range
+from weakclip.crf.cpu_field import Field, pixel_field, tile_order
+from weakclip.crf.features import label_costs
 from weakclip.crf.labels import merge_equal_planes
-from weakclip.crf.params import CRFParams, Kernel
-from weakclip.crf.simd import LANES
+from weakclip.crf.params import CRFParams, FeatureKernel
+from weakclip.crf.simd import size_of
+from weakclip.crf.workspace import workspace
 
 _NUMBA_SETTINGS: Any = numba.config  # its attributes are made from the environment
+_WIDEST = 32  # labels that are worked on as one vector
 
 
-def infer_batch(images: np.ndarray, probs: np.ndarray, params: CRFParams, *, threads: int | None = None) -> np.ndarray:
+def infer_batch(
+    images: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_probs: bool = False, threads: int | None = None
+) -> np.ndarray:
     """Marginals of a batch.
 
     Args:
-        images: `(B, H, W, 3)` float32, levels 0…255.
-        probs: `(B, K, H, W)` float32, normalised over K.
+        images: `(B, H, W, C)` float32, levels 0…255.
+        probs: `(B, K, H, W)` float32; checked, and normalised over K.
         params: kernels and iterations.
+        log_probs: whether `probs` holds logarithms, which are taken as they are.
         threads: how many images to work on at once; None uses all cores (`NUMBA_NUM_THREADS`).
 
     Returns:
         `(B, K, H, W)` float32.
+
+    Raises:
+        DataError: probabilities that are negative, not finite, or do not sum to one.
     """
     result = np.empty(probs.shape, dtype=np.float32)
 
     def infer_into(index: int) -> None:
-        result[index] = infer_image(images[index], probs[index], params)
+        infer_image(images[index], probs[index], _of_image(params, index), log_probs=log_probs, out=result[index])
 
     workers = min(len(images), threads or _NUMBA_SETTINGS.NUMBA_NUM_THREADS)
     if workers <= 1:
         for index in range(len(images)):
             infer_into(index)
     else:
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(infer_into, range(len(images))))
+        list(_pool(workers).map(infer_into, range(len(images))))
     return result
 
 
-def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams) -> np.ndarray:
-    """Marginals `(K, H, W)` of one image `(H, W, 3)`; arguments as in `infer_batch`."""
+@lru_cache(maxsize=4)
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """Threads that stay, and with them what they keep in their workspace."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="dense-crf")
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of these threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def _of_image(params: CRFParams, index: int) -> CRFParams:
+    """The same, with the features of one image of the batch."""
+    kernels = tuple(
+        FeatureKernel(features=kernel.features[index], weight=kernel.weight)
+        if isinstance(kernel, FeatureKernel) and kernel.features.ndim == 4
+        else kernel
+        for kernel in params.kernels
+    )
+    return CRFParams(kernels=kernels, iterations=params.iterations)
+
+
+def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_probs: bool, out: np.ndarray) -> None:
+    """Marginals of one image `(H, W, C)` into `out`, `(K, H, W)`; arguments as in `infer_batch`."""
     num_labels, height, width = probs.shape
-    distinct, column = merge_equal_planes(probs.reshape(num_labels, -1))
-    padded = -(-len(distinct) // LANES) * LANES
-    marginals = np.zeros((height * width, padded), dtype=np.float32)
-    marginals[:, : len(distinct)] = probs.reshape(num_labels, -1)[distinct].T
-    counts = np.zeros((1, padded), dtype=np.float32)
-    counts[0, : len(distinct)] = np.bincount(column)
-    _mean_field(marginals, counts, _normalised_lattices(image, params.kernels), params.iterations)
-    return marginals.T[column].reshape(probs.shape)
+    planes, result, order = probs.reshape(num_labels, -1), out.reshape(num_labels, -1), tile_order(height, width)
+    potts = all(not isinstance(kernel.weight, tuple) for kernel in params.kernels)
+    distinct, column = merge_equal_planes(planes) if potts else (np.arange(num_labels), np.arange(num_labels))
+    lanes = 4 if len(distinct) <= 4 else 8
+    padded = -(-len(distinct) // lanes) * lanes
+    rows = workspace.take("rows", (len(order), padded), np.float32)
+    cpu_filter.fill_rows(planes, distinct, order, rows)
+    counts = np.zeros(padded, dtype=np.float32)
+    counts[: len(distinct)] = np.bincount(column)
+    if not log_probs:
+        check_range(*cpu_filter.normalise_rows(rows.ravel(), counts, size_of(lanes), size_of(padded // lanes)))
+    marginals = workspace.take("marginals", (len(order), padded), np.float32)
+    potts_done = False
+    if potts and not log_probs:
+        field = pixel_field(image, params.kernels)
+        potts_done = _potts_mean_field(rows.ravel(), counts, field, params.iterations, marginals.ravel())
+    if not potts_done:
+        marginals = _mean_field(rows if log_probs else _log(rows), counts, image, params, num_labels)
+    if len(distinct) == num_labels:
+        cpu_filter.fill_planes(marginals, order, result)
+        return
+    columns = workspace.take("planes", (len(distinct), len(order)), np.float32)
+    cpu_filter.fill_planes(marginals, order, columns)
+    for label in range(num_labels):
+        result[label] = columns[column[label]]
+
+
+def _potts_mean_field(probs: np.ndarray, counts: np.ndarray, field: Field, iterations: int, result: np.ndarray) -> bool:
+    """`p · exp(Σ messages)`, normalised, into `result`; both `(N · padded labels,)`.
+
+    False where that overflowed: kernels so strong that a message exceeds 88.
+    """
+    if iterations == 0:
+        result[:] = probs
+        return True
+    width = len(counts)
+    whole = width if width <= _WIDEST else 8
+    sizes = (size_of(whole), size_of(width // whole), size_of(field.vertices.shape[1]))
+    values = workspace.take("values", (field.num_vertices * width,), np.float32)
+    target = workspace.take("target", values.shape, np.float32)
+    terms = (field.vertices.ravel(), field.weights.ravel())
+    values.fill(0)
+    cpu_filter.splat(values, *terms, probs, *sizes)
+    finite = True
+    for _ in range(iterations - 1):
+        field.blur(values, width)
+        target.fill(0)
+        finite &= cpu_filter.update_and_splat(values, *terms, probs, counts, target, *sizes)
+        values, target = target, values
+    field.blur(values, width)
+    return bool(finite & cpu_filter.update(values, *terms, probs, counts, result, *sizes))
+
+
+def _log(rows: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(rows)  # −inf for padding and for impossible labels, whose marginal stays 0
 
 
 def _mean_field(
-    marginals: np.ndarray, counts: np.ndarray, lattices: list[tuple[Lattice, np.ndarray]], iterations: int
-) -> None:
-    """Iterate `marginals`, `(N, padded labels)`, in place: `softmax(log p + Σ messages)`."""
-    if iterations == 0 or not lattices:
-        return
-    first_rows = np.cumsum([0, *(lattice.num_vertices for lattice, _ in lattices)])
-    starts = first_rows[:-1].astype(np.int32)
-    vertices = np.concatenate([x.vertices + start for (x, _), start in zip(lattices, starts, strict=True)], axis=1)
-    weights = np.concatenate([scaled for _, scaled in lattices], axis=1)
-    with np.errstate(divide="ignore"):
-        log_probs = np.log(marginals)  # −inf for padding and for impossible labels, whose marginal stays 0
-    values = np.zeros((first_rows[-1], marginals.shape[1]), dtype=np.float32)
-    target = np.empty_like(values)
-    cpu_filter.splat(values, vertices, weights, marginals)
-    for iteration in range(iterations):
-        for (lattice, _), start in zip(lattices, first_rows, strict=False):
-            cpu_filter.blur(values, start, lattice.chain_vertices, lattice.chain_starts)
-        if iteration + 1 < iterations:
-            target.fill(0)
-            cpu_filter.update_and_splat(values, vertices, weights, log_probs, counts, target)
-            values, target = target, values
-    cpu_filter.update(values, vertices, weights, log_probs, counts, marginals)
-
-
-def _normalised_lattices(image: np.ndarray, kernels: tuple[Kernel, ...]) -> list[tuple[Lattice, np.ndarray]]:
-    """Each kernel's lattice, with its weights times `√(weight · gain) / √norm` (the symmetric normalisation)."""
-    height, width, _ = image.shape
-    result = []
-    for kernel in kernels:
-        if kernel.srgb is None:
-            lattice, scale = _spatial_lattice(height, width, kernel.sxy)
+    log_probs: np.ndarray, counts: np.ndarray, image: np.ndarray, params: CRFParams, num_labels: int
+) -> np.ndarray:
+    """Any compatibility, and messages of any size: kernel by kernel, with the largest exponent subtracted."""
+    width, potts = len(counts), all(not isinstance(kernel.weight, tuple) for kernel in params.kernels)
+    sizes = (size_of(4 if width == 4 else 8), size_of(width // (4 if width == 4 else 8)))
+    fields = [pixel_field(image, (kernel,), normalised_only=True).kept() for kernel in params.kernels]
+    costs = [np.zeros((width, width), np.float32) for _ in fields]
+    for matrix, kernel in zip(costs, params.kernels, strict=True):
+        if potts:
+            matrix[:] = label_costs(kernel.weight, width)
         else:
-            colours = image.reshape(-1, 3) / np.float32(kernel.srgb)
-            features = np.concatenate([_positions(height, width, kernel.sxy), colours], axis=1)
-            lattice, scale = _with_norm(features, feature_spans(kernel, height, width))
-        result.append((lattice, lattice.weights * (scale * np.float32(math.sqrt(kernel.weight)))[:, None]))
-    return result
+            matrix[:num_labels, :num_labels] = label_costs(kernel.weight, num_labels)
+    log_probs = np.where(counts > 0, log_probs, -np.inf)
+    marginals, message = _softmax(log_probs, counts), np.empty_like(log_probs)
+    for _ in range(params.iterations):
+        energy = log_probs.copy()
+        for field, matrix in zip(fields, costs, strict=True):
+            terms = (field.vertices.ravel(), field.weights.ravel())
+            values = np.zeros(field.num_vertices * width, np.float32)
+            term_size = size_of(field.vertices.shape[1])
+            cpu_filter.splat(values, *terms, marginals.ravel(), *sizes, term_size)
+            field.blur(values, width)
+            cpu_filter.slice_rows(values, *terms, message.ravel(), *sizes, term_size)
+            energy -= message @ matrix
+        marginals = _softmax(energy, counts)
+    return marginals
 
 
-def _positions(height: int, width: int, sxy: float) -> np.ndarray:
-    y, x = np.mgrid[:height, :width].astype(np.float32) / np.float32(sxy)
-    return np.stack([x.ravel(), y.ravel()], axis=1)
-
-
-@lru_cache(maxsize=8)
-def _spatial_lattice(height: int, width: int, sxy: float) -> tuple[Lattice, np.ndarray]:
-    """The lattice of a Gaussian kernel depends on the image's size only. What it holds is never written to."""
-    spans = feature_spans(Kernel(sxy=sxy, weight=1.0), height, width)
-    return _with_norm(_positions(height, width, sxy), spans)
-
-
-def _with_norm(features: np.ndarray, spans: list[float]) -> tuple[Lattice, np.ndarray]:
-    """A lattice and, for every pixel, `√(gain / norm)`, norm being the filter's response to ones."""
-    lattice = build_lattice(features, spans)
-    values = np.zeros((lattice.num_vertices, LANES), dtype=np.float32)
-    ones = np.ones((len(features), LANES), dtype=np.float32)
-    cpu_filter.splat(values, lattice.vertices, lattice.weights, ones)
-    cpu_filter.blur(values, 0, lattice.chain_vertices, lattice.chain_starts)
-    norm = cpu_filter.slice_first_label(values, 0, lattice.vertices, lattice.weights)
-    gain = np.float32(blur_gain(features.shape[1]))
-    return lattice, np.sqrt(gain) / np.sqrt(gain * norm + np.float32(1e-20))
+def _softmax(energy: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Over the last axis, each column standing for `counts` labels."""
+    exponentials = np.exp(energy - energy.max(axis=1, keepdims=True))
+    return exponentials / (exponentials @ counts)[:, None]

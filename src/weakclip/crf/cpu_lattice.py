@@ -8,6 +8,7 @@ References:
     Adams, Baek and Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", Eurographics 2010.
 """
 
+# ruff: noqa: PLR0917  (compiled functions take their arrays by position)
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -15,175 +16,262 @@ from typing import Any
 
 import numpy as np
 
-from weakclip.crf.features import key_strides, lattice_scale, neighbour_steps
-from weakclip.crf.simd import jit
+from weakclip.crf.features import has_phantom, key_strides, lattice_scale, neighbour_steps
+from weakclip.crf.simd import (
+    add,
+    broadcast,
+    constant,
+    item,
+    jit,
+    less,
+    load,
+    multiply,
+    nearest,
+    put,
+    size_of,
+    store,
+    subtract,
+)
+from weakclip.crf.workspace import workspace
 
-_EMPTY = np.int32(-1)
+_NONE = np.int64(-(2**63))  # no vertex has this code
 _HASH = np.int64(-7046029254386353131)  # 2⁶⁴ / golden ratio, odd, as a signed number
+BLOCK = 8
+"""Pixels that are embedded at once; features are padded to a multiple of it."""
+_BLOCK = size_of(BLOCK)
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """The lattice of N pixels: V vertices, and the chains along which they are blurred.
+    """The vertices of a lattice as the blur sees them.
 
     Args:
-        vertices: `(N, d+1)` int32, the vertices of each pixel's simplex.
-        weights: `(N, d+1)` float32, its barycentric coordinates.
         num_vertices: V.
-        chain_vertices: `(·,)` int32, runs of vertices that follow each other along an axis; axis after axis.
-            A vertex without a neighbour along an axis is in no run of that axis: the blur leaves it as it is.
-        chain_starts: `(C+1,)` int64, where each of the C runs starts in `chain_vertices`.
+        chain_vertices: `(·,)` int32, runs of vertices that follow each other along an axis; axis after axis, and
+            for each axis by ascending length. A vertex without a neighbour along an axis is in no run of that axis:
+            the blur leaves it as it is.
+        chain_groups: `(G, 2)` int64, `(length, number of runs)` for the runs of equal length that follow each other.
+    """
+
+    num_vertices: int
+    chain_vertices: np.ndarray
+    chain_groups: np.ndarray
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The vertices to which a pixel is written and from which it is read, over all kernels.
+
+    Args:
+        vertices: `(N, terms)` int32, numbered through all lattices.
+        weights: `(N, terms)` float32.
     """
 
     vertices: np.ndarray
     weights: np.ndarray
-    num_vertices: int
-    chain_vertices: np.ndarray
-    chain_starts: np.ndarray
 
 
-def build_lattice(features: np.ndarray, spans: list[float]) -> Lattice:
-    """Find the lattice of `features`, `(N, d)` float32 in standard deviations, from 0 to `spans`."""
-    strides = key_strides(spans)
-    vertices, weights, codes, table = _embed(features, lattice_scale(features.shape[1]), strides)
-    chain_vertices, chain_starts = _chains(codes, table, neighbour_steps(strides))
-    return Lattice(vertices, weights, len(codes), chain_vertices, chain_starts)
+def build_lattice(
+    features: np.ndarray, spans: list[float], terms: Terms, column: int, first_vertex: int
+) -> tuple[Lattice, np.ndarray]:
+    """Find the lattice of N points.
+
+    Args:
+        features: `(d, N padded to BLOCK)` float32 in standard deviations, from 0 to `spans`.
+        spans: d largest values.
+        terms: filled from `column` on with the d + 1 vertices of each point's simplex and the barycentric coordinates.
+        column: which of the terms are this lattice's.
+        first_vertex: added to the vertices' numbers in `terms`.
+
+    Returns:
+        The lattice, and `(V,)` float32: the sum of the weights at each vertex.
+    """
+    (num_points, num_terms), size = terms.vertices.shape, len(spans) + 1
+    strides, scale = key_strides(spans), lattice_scale(len(spans))
+    codes = workspace.take("codes", (num_points * size,), np.int64)
+    ones = workspace.take("ones", (num_points * size,), np.float32)
+    slots = 1 << max(12, (num_points - 1).bit_length())
+    all_points = num_points + has_phantom(num_points)
+    start = count = 0
+    while True:
+        keys, ids = workspace.take("keys", (slots,), np.int64), workspace.take("ids", (slots,), np.int32)
+        _fill_table(codes, count, keys, ids)
+        start, count = _embed(
+            features, num_points, all_points, scale, strides, start, count, terms.vertices.ravel(),
+            terms.weights.ravel(), num_terms, column, first_vertex, codes, ones, keys, ids, size_of(size),
+        )  # fmt: skip
+        if start >= all_points:
+            break
+        slots *= 2
+    links = workspace.take("links", (3, count + 1), np.int32)
+    chain_vertices = workspace.take("chains", (size * count,), np.int32)
+    total, groups = _chains(codes[:count], keys, ids, neighbour_steps(strides), links, chain_vertices)
+    return Lattice(count, chain_vertices[:total].copy(), groups), ones[:count]
 
 
 @jit
-def _slot(table: Any, codes: Any, code: Any) -> Any:
-    """Where in the open-addressing `table` the vertex of this code is, or would be put."""
-    mask = len(table) - 1
+def _slot(keys: Any, code: Any) -> Any:
+    """Where in the open-addressing table `keys` this code is, or would be put."""
+    mask = len(keys) - 1
     slot = ((code * _HASH) >> 29) & mask
-    while table[slot] != _EMPTY and codes[table[slot]] != code:
+    while True:
+        found = item(keys, slot)
+        if found == code or found == _NONE:  # noqa: PLR1714, SIM109  (compiled: a tuple costs more)
+            return slot
         slot = (slot + 1) & mask
-    return slot
 
 
 @jit
-def _twice_as_large(table: Any, codes: Any, count: Any) -> Any:
-    larger = np.full(2 * len(table), _EMPTY, np.int32)
+def _fill_table(codes: Any, count: Any, keys: Any, ids: Any) -> None:
+    """Make a table of the first `count` codes: the code in each slot, and the vertex that it stands for."""
+    keys[:] = _NONE
     for vertex in range(count):
-        larger[_slot(larger, codes, codes[vertex])] = vertex
-    return larger
+        slot = _slot(keys, codes[vertex])
+        keys[slot], ids[slot] = codes[vertex], vertex
 
 
 @jit
-def _elevate(feature: Any, scale: Any, elevated: Any) -> None:
-    """Project d features onto the plane of d + 1 coordinates that sum to zero."""
-    total = np.float32(0.0)
-    for j in range(len(scale), 0, -1):
-        scaled = feature[j - 1] * scale[j - 1]
-        elevated[j] = total - np.float32(j) * scaled
-        total += scaled
-    elevated[0] = total
+def _embed_block(
+    features: Any, padded: Any, start: Any, scale: Any, elevated: Any, origins: Any, ranks: Any, shares: Any,
+    sides: Any,
+) -> None:  # fmt: skip
+    """The simplices of BLOCK pixels from `start` on. Every result is `((d+1) · BLOCK,)` float32.
 
-
-@jit
-def _find_simplex(elevated: Any, origin: Any, rank: Any) -> None:
-    """The simplex around a point: its vertex of remainder 0, and the order of the coordinates' distances from it."""
-    size = len(elevated)
-    excess = 0
+    `origins`: the simplex's vertex of remainder 0. `shares`: the point's distance from it in sides of a simplex.
+    `ranks`: the order of the distances.
+    """
+    size = constant(sides)
+    zero, one = broadcast(np.float32(0.0), _BLOCK), broadcast(np.float32(1.0), _BLOCK)
+    side, per_side = broadcast(np.float32(size), _BLOCK), broadcast(np.float32(1.0) / np.float32(size), _BLOCK)
+    total, excess = zero, zero
+    for j in range(size - 1, 0, -1):  # onto the plane of d + 1 coordinates that sum to zero
+        scaled = multiply(load(features, (j - 1) * padded + start, _BLOCK), broadcast(scale[j - 1], _BLOCK))
+        store(elevated, j * BLOCK, subtract(total, multiply(broadcast(np.float32(j), _BLOCK), scaled)))
+        total = add(total, scaled)
+    store(elevated, 0, total)
     for i in range(size):
-        nearest = np.rint(elevated[i] * (np.float32(1.0) / np.float32(size)))
-        origin[i] = nearest * np.float32(size)
-        excess += int(nearest)
-        rank[i] = 0
-    for i in range(size - 1):
-        distance = elevated[i] - origin[i]
+        point = load(elevated, i * BLOCK, _BLOCK)
+        whole = nearest(multiply(point, per_side))
+        excess = add(excess, whole)
+        store(origins, i * BLOCK, multiply(whole, side))
+        store(shares, i * BLOCK, subtract(point, multiply(whole, side)))
+    for i in range(size):
+        rank, distance = excess, load(shares, i * BLOCK, _BLOCK)
+        for j in range(i):  # of two equal ones, the later ranks higher
+            rank = add(rank, subtract(one, less(load(shares, j * BLOCK, _BLOCK), distance)))
         for j in range(i + 1, size):
-            if distance < elevated[j] - origin[j]:
-                rank[i] += 1
-            else:
-                rank[j] += 1
-    for i in range(size):  # a rounded point off the plane is brought back
-        rank[i] += excess
-        if rank[i] < 0:
-            rank[i] += size
-            origin[i] += np.float32(size)
-        elif rank[i] >= size:
-            rank[i] -= size
-            origin[i] -= np.float32(size)
-
-
-@jit
-def _barycentric(elevated: Any, origin: Any, rank: Any, weights: Any) -> None:
-    size = len(elevated)
-    last = np.float32(0.0)
-    weights[:] = np.float32(0.0)
+            rank = add(rank, less(distance, load(shares, j * BLOCK, _BLOCK)))
+        wrap = subtract(
+            less(rank, zero), less(subtract(side, one), rank)
+        )  # a rounded point off the plane is brought back
+        store(ranks, i * BLOCK, add(rank, multiply(wrap, side)))
+        store(origins, i * BLOCK, add(load(origins, i * BLOCK, _BLOCK), multiply(wrap, side)))
     for i in range(size):
-        share = (elevated[i] - origin[i]) * (np.float32(1.0) / np.float32(size))
-        position = size - 1 - rank[i]
-        weights[position] += share
-        if position + 1 < size:
-            weights[position + 1] -= share
-        else:
-            last -= share
-    weights[0] += np.float32(1.0) + last
+        distance = subtract(load(elevated, i * BLOCK, _BLOCK), load(origins, i * BLOCK, _BLOCK))
+        store(shares, i * BLOCK, multiply(distance, per_side))
 
 
 @jit
-def _embed(features: Any, scale: Any, strides: Any) -> Any:
-    """Vertices and weights of each pixel; the code of each vertex, in order of first touch; the hash table."""
-    num_pixels, dimensions = features.shape
-    size = dimensions + 1
-    vertices = np.empty((num_pixels, size), np.int32)
-    weights = np.empty((num_pixels, size), np.float32)
-    codes = np.empty(num_pixels * size, np.int64)
-    table = np.full(1 << 12, _EMPTY, np.int32)
-    elevated, origin = np.empty(size, np.float32), np.empty(size, np.float32)
-    rank = np.empty(size, np.int64)
-    count = 0
-    for pixel in range(num_pixels):
-        _elevate(features[pixel], scale, elevated)
-        _find_simplex(elevated, origin, rank)
-        _barycentric(elevated, origin, rank, weights[pixel])
-        for remainder in range(size):
+def _embed(
+    features: Any, num_pixels: Any, all_pixels: Any, scale: Any, strides: Any, start: Any, count: Any, vertices: Any,
+    weights: Any, num_terms: Any, column: Any, first_vertex: Any, codes: Any, ones: Any, keys: Any, ids: Any,
+    sides: Any,
+) -> Any:  # fmt: skip
+    """Embed from pixel `start` on, `count` vertices being known, until the table is three fifths full or all is done.
+
+    Returns the next `start` and `count`.
+    """
+    size, padded = constant(sides), features.shape[1]
+    flat = features.ravel()
+    elevated, origins = np.empty(size * BLOCK, np.float32), np.empty(size * BLOCK, np.float32)
+    ranks, shares = np.empty(size * BLOCK, np.float32), np.empty(size * BLOCK, np.float32)
+    share_at, move_at, moves = np.empty(size, np.float32), np.empty(size, np.int64), np.empty(size, np.int64)
+    for i in range(size):  # from the vertex of one remainder to the next: by one along all axes, back along one
+        moves[i] = strides[: size - 1].sum() - (size * strides[i] if i + 1 < size else 0)
+    while start < all_pixels and 5 * (count + size * BLOCK) <= 3 * len(keys):
+        _embed_block(flat, padded, start, scale, elevated, origins, ranks, shares, sides)
+        for pixel in range(start, min(start + BLOCK, all_pixels)):
             code = np.int64(0)
-            for i in range(dimensions):
-                step = remainder if rank[i] < size - remainder else remainder - size
-                code += (np.int64(origin[i]) + step) * strides[i]
-            if pixel > 0 and codes[vertices[pixel - 1, remainder]] == code:  # often in the same simplex
-                vertices[pixel, remainder] = vertices[pixel - 1, remainder]
-                continue
-            slot = _slot(table, codes, code)
-            if table[slot] == _EMPTY:
-                codes[count] = code
-                table[slot] = count
-                vertices[pixel, remainder] = count
-                count += 1
-                if 2 * count > len(table):
-                    table = _twice_as_large(table, codes, count)
-            else:
-                vertices[pixel, remainder] = table[slot]
-    return vertices, weights, codes[:count].copy(), table
+            for i in range(size):
+                lane = i * BLOCK + pixel - start
+                rank = np.intp(item(ranks, lane))
+                put(share_at, rank, item(shares, lane))
+                put(move_at, rank, item(moves, i))
+                if i + 1 < size:
+                    code += np.int64(item(origins, lane)) * item(strides, i)
+            for r in range(size):
+                if r == 0:
+                    weight = item(share_at, size - 1) + (np.float32(1.0) - item(share_at, 0))
+                else:
+                    weight = item(share_at, size - 1 - r) - item(share_at, size - r)
+                    code += item(move_at, size - r)
+                slot = _slot(keys, code)
+                vertex = np.intp(item(ids, slot))
+                if item(keys, slot) == _NONE:
+                    vertex = count
+                    put(codes, vertex, code)
+                    put(ones, vertex, np.float32(0.0))
+                    put(keys, slot, code)
+                    put(ids, slot, np.int32(vertex))
+                    count += 1
+                if pixel == num_pixels:  # the phantom: its vertices are there, and empty
+                    continue
+                put(ones, vertex, item(ones, vertex) + weight)
+                put(vertices, pixel * num_terms + column + r, np.int32(first_vertex + vertex))
+                put(weights, pixel * num_terms + column + r, weight)
+        start += BLOCK
+    return start, count
 
 
 @jit
-def _chains(codes: Any, table: Any, steps: Any) -> Any:
-    """All runs of two and more neighbouring vertices, axis after axis."""
+def _chains(codes: Any, keys: Any, ids: Any, steps: Any, links: Any, chain_vertices: Any) -> Any:
+    """All runs of two and more neighbouring vertices, axis after axis, for each axis sorted by length.
+
+    `links` is `(3, V+1)` int32 to work in. Returns how much of `chain_vertices` was filled, and the groups.
+    """
     num_vertices, num_axes = len(codes), len(steps)
-    chain_vertices = np.empty(num_axes * num_vertices, np.int32)
-    chain_starts = np.empty(num_axes * (num_vertices // 2) + 1, np.int64)
-    following = np.empty(num_vertices, np.int32)
-    has_previous = np.empty(num_vertices, np.bool_)
-    length, chains = 0, 0
+    groups = np.empty((num_axes * (2 + int(np.sqrt(2.0 * num_vertices))), 2), np.int64)
+    following, heads, run = links[0], links[1], links[2]
+    has_previous = np.empty(num_vertices + 1, np.uint8)  # the last one is for those without a next
+    places = np.zeros(num_vertices + 2, np.int64)
+    total, num_groups = 0, 0
     for axis in range(num_axes):
-        has_previous[:] = False
+        has_previous[:] = 0
         for vertex in range(num_vertices):
-            found = table[_slot(table, codes, codes[vertex] + steps[axis])]
-            following[vertex] = found
-            if found != _EMPTY:
-                has_previous[found] = True
+            slot = _slot(keys, item(codes, vertex) + steps[axis])
+            found = item(ids, slot) if item(keys, slot) != _NONE else np.int32(num_vertices)
+            put(following, vertex, found)
+            put(has_previous, np.intp(found), np.uint8(1))
+        chains = 0
         for vertex in range(num_vertices):
-            if has_previous[vertex] or following[vertex] == _EMPTY:
-                continue
-            chain_starts[chains] = length
-            chains += 1
-            current = np.int64(vertex)
-            while current != _EMPTY:
-                chain_vertices[length] = current
+            put(heads, chains, np.int32(vertex))
+            chains += int(item(following, vertex) < num_vertices) & int(1 - item(has_previous, vertex))
+        length, longest = 0, 0
+        for chain in range(chains):
+            current, start = np.intp(item(heads, chain)), length
+            while current < num_vertices:
+                put(run, length, np.int32(current))
                 length += 1
-                current = np.int64(following[current])
-    chain_starts[chains] = length
-    return chain_vertices[:length].copy(), chain_starts[: chains + 1].copy()
+                current = np.intp(item(following, current))
+            put(heads, chain, np.int32(length - start))
+            places[length - start] += 1
+            longest = max(longest, length - start)
+        place = total
+        for span in range(2, longest + 1):
+            number = places[span]
+            if number > 0:
+                groups[num_groups] = span, number
+                num_groups += 1
+            places[span] = place
+            place += span * number
+        source = 0
+        for chain in range(chains):
+            span = int(item(heads, chain))
+            place = item(places, span)
+            put(places, span, place + span)
+            for position in range(span):
+                put(chain_vertices, place + position, item(run, source + position))
+            source += span
+        places[: longest + 1] = 0
+        total += length
+    return total, groups[:num_groups].copy()

@@ -10,12 +10,14 @@ import math
 
 import numpy as np
 
-from weakclip.crf.params import Kernel
+from weakclip.crf.params import Kernel, Weight
+from weakclip.errors import DataError
 
-_WIDE_STRIDES = (  # odd, without structure
-    *(0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xFF51AFD7ED558CCD),
-    0xC4CEB9FE1A85EC53,
-)
+
+def _wide_strides(count: int) -> np.ndarray:
+    """Odd numbers without structure, `(count,)` int64: powers of 2⁶⁴ over the golden ratio."""
+    powers = np.cumprod(np.full(count, 0x9E3779B97F4A7C15, dtype=np.uint64))
+    return powers.view(np.int64)
 
 
 def lattice_scale(dimensions: int) -> np.ndarray:
@@ -36,10 +38,46 @@ def blur_gain(dimensions: int) -> float:
     return 1.0 / (1.0 + 2.0**-dimensions)
 
 
-def feature_spans(kernel: Kernel, height: int, width: int) -> list[float]:
-    """Largest value of each feature (x, y and, for a bilateral kernel, three colours); the smallest is 0."""
-    spans = [(width - 1) / kernel.sxy, (height - 1) / kernel.sxy]
-    return spans if kernel.srgb is None else [*spans, *[255.0 / kernel.srgb] * 3]
+def has_phantom(num_points: int) -> bool:
+    """Whether a point at the origin of all features is added to the lattice, of weight 0.
+
+    The original implementation places points in groups of four and fills the last group with such points. The
+    vertices that they add are empty, but the blur passes through them.
+    """
+    return num_points % 4 != 0
+
+
+def position_widths(kernel: Kernel) -> tuple[float, float]:
+    """Standard deviations along x and y."""
+    return kernel.sxy if isinstance(kernel.sxy, tuple) else (kernel.sxy, kernel.sxy)
+
+
+def colour_widths(kernel: Kernel, channels: int) -> np.ndarray:
+    """Standard deviations of the colour channels, `(channels,)` float32; `kernel.srgb` must be there."""
+    return np.broadcast_to(np.asarray(kernel.srgb, np.float32), (channels,))
+
+
+def feature_spans(kernel: Kernel, height: int, width: int, channels: int) -> list[float]:
+    """Range of each feature: x, y and, for a bilateral kernel, the colours of 0…255."""
+    sx, sy = position_widths(kernel)
+    spans = [(width - 1) / sx, (height - 1) / sy]
+    return spans if kernel.srgb is None else [*spans, *(255.0 / colour_widths(kernel, channels).astype(float)).tolist()]
+
+
+def label_costs(weight: Weight, num_labels: int) -> np.ndarray:
+    """The matrix `(K, K)` float32 of what labels cost each other, symmetric; see `Kernel`.
+
+    Raises:
+        DataError: a vector or matrix for another number of labels.
+    """
+    costs = np.asarray(weight, np.float32)
+    if costs.ndim == 0:
+        return -costs * np.eye(num_labels, dtype=np.float32)
+    if len(costs) != num_labels:
+        raise DataError(
+            f"dense CRF: a kernel weight has shape {costs.shape} for {num_labels} labels; give one cost a label"
+        )
+    return np.diag(costs) if costs.ndim == 1 else (costs + costs.T) / 2
 
 
 def key_strides(spans: list[float], num_images: int = 1) -> np.ndarray:
@@ -51,7 +89,7 @@ def key_strides(spans: list[float], num_images: int = 1) -> np.ndarray:
     n²/2⁶⁵, 1e-7 for a million vertices.
 
     Args:
-        spans: largest value of each of the d ≤ 5 features.
+        spans: range of each of the d features.
         num_images: how many images share a table of vertices.
 
     Returns:
@@ -65,7 +103,7 @@ def key_strides(spans: list[float], num_images: int = 1) -> np.ndarray:
     if math.prod(ranges) * num_images < 2**62:
         strides = [math.prod(ranges[i + 1 :]) for i in range(dimensions)]
         return np.array([*strides, math.prod(ranges)], dtype=np.int64)
-    return np.array([*_WIDE_STRIDES[:dimensions], _WIDE_STRIDES[-1]], dtype=np.uint64).view(np.int64)
+    return _wide_strides(dimensions + 1)
 
 
 def neighbour_steps(strides: np.ndarray) -> np.ndarray:

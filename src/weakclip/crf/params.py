@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from weakclip.errors import DataError
 
+Weight = float | tuple[float, ...] | tuple[tuple[float, ...], ...]
 
-def _require(value: float, name: str, expected: str, ok: bool) -> None:
+
+def _require(value: object, name: str, expected: str, ok: bool) -> None:
     if not ok:
         raise DataError(f"dense CRF: {name} is {value!r}, expected {expected}")
 
@@ -21,31 +24,94 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _frozen(value: Any) -> Any:
+    """Numbers as they are; arrays and lists as tuples, so that kernels can be compared and hashed."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _short(value: Any) -> str:
+    return f"({' '.join(map(_short, value))})" if isinstance(value, tuple) else f"{value:g}"
+
+
+def _require_widths(value: Any, name: str, counts: str, ok: bool) -> None:
+    widths = value if isinstance(value, tuple) else (value,)
+    ok = ok and len(widths) > 0 and all(_is_number(width) and width > 0 for width in widths)
+    _require(value, f"kernel width {name}", f"a number above 0 ({counts})", ok)
+
+
+def _checked_weight(value: Any) -> Weight:
+    weight: Weight = _frozen(value)
+    if not isinstance(weight, tuple):
+        _require(
+            weight, "kernel weight", "a number of 0 or more, a vector or a matrix", _is_number(weight) and weight >= 0
+        )
+        return weight
+    matrix = all(isinstance(row, tuple) for row in weight)
+    rows = weight if matrix else (weight,)
+    square = all(len(row) == len(weight) for row in rows)  # type: ignore[arg-type]
+    numbers = all(_is_number(number) for row in rows for number in row)  # type: ignore[union-attr]
+    _require(
+        value, "kernel weight", "K finite label costs, or a square matrix of them", bool(weight) and square and numbers
+    )
+    return weight
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """One pairwise term: a Gaussian over positions, or over positions and colours, with a Potts compatibility.
+    """One pairwise term: a Gaussian over positions, or over positions and colours.
 
-    `k(i, j) = weight · exp(−|x_i − x_j|² / 2 sxy² − |c_i − c_j|² / 2 srgb²)`; the colour part is there if `srgb` is.
+    `k(i, j) = exp(−|x_i − x_j|² / 2 sxy² − |c_i − c_j|² / 2 srgb²)`; the colour part is there if `srgb` is.
 
     Args:
-        sxy: standard deviation over positions, in pixels, > 0.
-        weight: strength of the term (Potts: what two unlike labels cost), ≥ 0.
-        srgb: standard deviation over colours, in levels of 0…255, > 0; None makes the kernel purely spatial.
+        sxy: standard deviation over positions, in pixels, > 0; or a pair, along x and along y.
+        weight: strength ≥ 0 of a Potts compatibility (what two unlike labels cost), or, with pydensecrf's meaning and
+            signs, what labels cost each other: `(K,)`, the diagonal of a matrix, or `(K, K)`, of which the symmetric
+            part counts. A Potts weight w equals the vector of −w.
+        srgb: standard deviation over colours, in levels of 0…255, > 0, or one for each channel; None makes the kernel
+            purely spatial.
 
     Raises:
-        DataError: a width that is not positive, or a weight that is negative or not finite.
+        DataError: a width that is not positive, or a weight that is negative, not finite or of no such shape.
     """
 
-    sxy: float
-    weight: float
-    srgb: float | None = None
+    sxy: float | tuple[float, float]
+    weight: Weight
+    srgb: float | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        _require(self.sxy, "kernel width sxy", "a number above 0 (pixels)", _is_number(self.sxy) and self.sxy > 0)
-        _require(self.weight, "kernel weight", "a number of 0 or more", _is_number(self.weight) and self.weight >= 0)
+        for name in ("sxy", "srgb"):
+            object.__setattr__(self, name, _frozen(getattr(self, name)))
+        _require_widths(self.sxy, "sxy", "pixels", not isinstance(self.sxy, tuple) or len(self.sxy) == 2)
         if self.srgb is not None:
-            ok = _is_number(self.srgb) and self.srgb > 0
-            _require(self.srgb, "kernel width srgb", "a number above 0 (colour levels), or None for no colours", ok)
+            _require_widths(self.srgb, "srgb", "colour levels; None for no colours", True)
+        object.__setattr__(self, "weight", _checked_weight(self.weight))
+
+    def __str__(self) -> str:
+        colours = "" if self.srgb is None else f" srgb {_short(self.srgb)}"
+        return f"sxy {_short(self.sxy)}{colours} weight {_short(self.weight)}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureKernel:
+    """A pairwise term over features of one's own: `k(i, j) = exp(−|f_i − f_j|² / 2)`.
+
+    Args:
+        features: numpy array or torch tensor `(D, H, W)`, or `(B, D, H, W)` for a batch, in standard deviations.
+        weight: as in `Kernel`.
+
+    Raises:
+        DataError: a weight as refused by `Kernel`. What is wrong with the features is said when they are used.
+    """
+
+    features: Any
+    weight: Weight
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", _checked_weight(self.weight))
+
+    def __str__(self) -> str:
+        return f"features {tuple(getattr(self.features, 'shape', ()))} weight {_short(self.weight)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +119,19 @@ class CRFParams:
     """A dense CRF: its kernels, and the number of mean-field iterations.
 
     Args:
-        kernels: any number of `Kernel`s; their messages are added.
+        kernels: any number of them; their messages are added.
         iterations: mean-field updates, ≥ 0; with 0 the result is the normalised input.
 
     Raises:
-        DataError: something in `kernels` that is no `Kernel`, or a number of iterations that is no whole number ≥ 0.
+        DataError: something in `kernels` that is no kernel, or a number of iterations that is no whole number ≥ 0.
     """
 
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[Kernel | FeatureKernel, ...]
     iterations: int = 10
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kernels, tuple) or not all(isinstance(kernel, Kernel) for kernel in self.kernels):
-            raise DataError(f"dense CRF: kernels is {self.kernels!r}, expected a tuple of Kernel")
+        ok = isinstance(self.kernels, tuple) and all(isinstance(x, (Kernel, FeatureKernel)) for x in self.kernels)
+        _require(self.kernels, "kernels", "a tuple of Kernel or FeatureKernel", ok)
         whole = isinstance(self.iterations, int) and not isinstance(self.iterations, bool)
         _require(self.iterations, "iterations", "a whole number of 0 or more", whole and self.iterations >= 0)
 

@@ -13,8 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weakclip.crf.features import blur_gain, feature_spans, key_strides, lattice_scale, neighbour_steps
-from weakclip.crf.params import CRFParams, Kernel
+from weakclip.crf.features import (
+    blur_gain,
+    colour_widths,
+    feature_spans,
+    has_phantom,
+    key_strides,
+    label_costs,
+    lattice_scale,
+    neighbour_steps,
+    position_widths,
+)
+from weakclip.crf.params import CRFParams, FeatureKernel, Kernel
 
 
 @dataclass(frozen=True)
@@ -46,47 +56,64 @@ class Lattice:
         return result
 
 
-def infer_batch(images: Tensor, probs: Tensor, params: CRFParams) -> Tensor:
+def infer_batch(images: Tensor, log_probs: Tensor, params: CRFParams) -> Tensor:
     """Marginals of a batch.
 
     Args:
-        images: `(B, H, W, 3)` float32, levels 0…255.
-        probs: `(B, K, H, W)` float32, normalised over K, on the same device.
+        images: `(B, H, W, C)` float32, levels 0…255.
+        log_probs: `(B, K, H, W)` float32 on the same device.
         params: kernels and iterations.
 
     Returns:
         `(B, K, H, W)` float32.
     """
-    batch, num_labels, height, width = probs.shape
-    marginals = probs.permute(0, 2, 3, 1).reshape(-1, num_labels)
-    log_probs = marginals.log()
+    batch, num_labels, height, width = log_probs.shape
+    unary = log_probs.permute(0, 2, 3, 1).reshape(-1, num_labels)
+    marginals = unary.softmax(dim=1)
     lattices = [_normalised_lattice(images, kernel) for kernel in params.kernels]
+    costs = [torch.from_numpy(label_costs(kernel.weight, num_labels)).to(unary.device) for kernel in params.kernels]
     for _ in range(params.iterations):
-        energy = log_probs.clone()
-        for lattice in lattices:
-            energy += lattice.filter(marginals)
+        energy = unary.clone()
+        for lattice, matrix in zip(lattices, costs, strict=True):
+            energy -= lattice.filter(marginals) @ matrix
         marginals = energy.softmax(dim=1)
     return marginals.reshape(batch, height, width, num_labels).permute(0, 3, 1, 2).contiguous()
 
 
-def _normalised_lattice(images: Tensor, kernel: Kernel) -> Lattice:
-    """The lattice of one kernel, its weights times `√(weight · gain / norm)` (the symmetric normalisation)."""
-    batch, height, width, _ = images.shape
-    y = torch.arange(height, dtype=torch.float32, device=images.device) / kernel.sxy
-    x = torch.arange(width, dtype=torch.float32, device=images.device) / kernel.sxy
+def kernel_features(images: Tensor, kernel: Kernel | FeatureKernel) -> tuple[Tensor, list[float]]:
+    """What a kernel compares, `(B, H, W, d)` float32 in standard deviations, and the range of each feature."""
+    batch, height, width, channels = images.shape
+    if isinstance(kernel, FeatureKernel):
+        features = torch.as_tensor(kernel.features, dtype=torch.float32, device=images.device)
+        features = features.expand(batch, *features.shape[-3:]).permute(0, 2, 3, 1)
+        return features, (features.amax((0, 1, 2)).clamp(min=0) - features.amin((0, 1, 2)).clamp(max=0)).tolist()
+    sx, sy = position_widths(kernel)
+    y = torch.arange(height, dtype=torch.float32, device=images.device) / sy
+    x = torch.arange(width, dtype=torch.float32, device=images.device) / sx
     features = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).expand(batch, height, width, 2)
     if kernel.srgb is not None:
-        features = torch.cat([features, images / kernel.srgb], dim=-1)
+        colours = images / torch.from_numpy(colour_widths(kernel, channels).copy()).to(images.device)
+        features = torch.cat([features, colours], dim=-1)
+    return features, feature_spans(kernel, height, width, channels)
+
+
+def _normalised_lattice(images: Tensor, kernel: Kernel | FeatureKernel) -> Lattice:
+    """The lattice of one kernel, its weights times `√(gain / norm)` (the symmetric normalisation)."""
+    batch, height, width, _ = images.shape
+    features, spans = kernel_features(images, kernel)
     dimensions = features.shape[-1]
-    strides = key_strides(feature_spans(kernel, height, width), batch)
-    image_codes = torch.arange(batch, device=images.device).repeat_interleave(height * width) * int(strides[-1])
+    strides = key_strides(spans, batch)
+    num_points = height * width
+    features = torch.nn.functional.pad(features.reshape(batch, -1, dimensions), (0, 0, 0, int(has_phantom(num_points))))
+    image_codes = torch.arange(batch, device=images.device).repeat_interleave(features.shape[1]) * int(strides[-1])
     codes, weights = _embed(features.reshape(-1, dimensions), torch.from_numpy(strides[:-1]).to(images.device))
     unique, vertices = torch.unique(codes + image_codes[:, None], return_inverse=True)
+    vertices, weights = (x.view(batch, -1, dimensions + 1)[:, :num_points].flatten(0, 1) for x in (vertices, weights))
     neighbours = torch.stack([_find(unique, [step, -step]) for step in neighbour_steps(strides).tolist()])
     lattice = Lattice(vertices, weights, neighbours)
     gain = blur_gain(dimensions)
     norm = gain * lattice.filter(torch.ones_like(weights[:, :1]))
-    return Lattice(vertices, weights * math.sqrt(gain * kernel.weight) / (norm + 1e-20).sqrt(), neighbours)
+    return Lattice(vertices, weights * math.sqrt(gain) / (norm + 1e-20).sqrt(), neighbours)
 
 
 def _find(codes: Tensor, steps: list[int]) -> Tensor:

@@ -1,0 +1,133 @@
+"""All kernels of one image as the inner loops see them: each pixel's vertices and weights, and the lattices to blur."""
+
+# ruff: noqa: PLR0917
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from weakclip.crf import cpu_filter
+from weakclip.crf.cpu_lattice import BLOCK, Lattice, Terms, build_lattice
+from weakclip.crf.features import blur_gain, colour_widths, feature_spans, position_widths
+from weakclip.crf.params import FeatureKernel, Kernel
+from weakclip.crf.simd import size_of
+from weakclip.crf.workspace import workspace
+
+_TILE = 16  # pixels a side; neighbours in the image are neighbours in memory
+
+
+@dataclass(frozen=True)
+class Field(Terms):
+    """Terms over all kernels, each lattice with its first vertex in the common table, and that table's length."""
+
+    lattices: tuple[tuple[Lattice, int], ...]
+    num_vertices: int
+
+    def blur(self, values: np.ndarray, width: int) -> None:
+        """Blur `values`, `(num_vertices · width,)`, in place."""
+        lanes = 4 if width == 4 else 8
+        for lattice, first_vertex in self.lattices:
+            chains = (lattice.chain_vertices, lattice.chain_groups)
+            cpu_filter.blur(values, first_vertex, *chains, size_of(lanes), size_of(width // lanes))
+
+    def kept(self) -> Field:
+        """The same in memory of its own."""
+        return dataclasses.replace(self, vertices=self.vertices.copy(), weights=self.weights.copy())
+
+
+@lru_cache(maxsize=8)
+def tile_order(height: int, width: int) -> np.ndarray:
+    """`(N,)` int32: the pixels, counted row by row, in the order of tiles."""
+    y, x = np.mgrid[:height, :width]
+    key = (y // _TILE, x // _TILE, y % _TILE, x % _TILE)
+    return np.lexsort([part.ravel() for part in reversed(key)]).astype(np.int32)
+
+
+def pixel_field(
+    image: np.ndarray, kernels: Sequence[Kernel | FeatureKernel], *, normalised_only: bool = False
+) -> Field:
+    """The field of `image`, `(H, W, C)` float32; valid until the thread's next call.
+
+    The weights have the symmetric normalisation in them and, unless `normalised_only`, the square root of each
+    kernel's strength, so that slicing with the weights that splatted gives the finished message.
+    """
+    height, width, _ = image.shape
+    sizes = [_dimensions(kernel, image.shape[2]) + 1 for kernel in kernels]
+    shape = (height * width, sum(sizes))
+    terms = Terms(workspace.take("vertices", shape, np.int32), workspace.take("weights", shape, np.float32))
+    lattices: list[tuple[Lattice, int]] = []
+    column = first_vertex = 0
+    for kernel, size in zip(kernels, sizes, strict=True):
+        strength = 1.0 if normalised_only or isinstance(kernel.weight, tuple) else kernel.weight
+        if isinstance(kernel, Kernel) and kernel.srgb is None:
+            lattice, own = _spatial_lattice(height, width, position_widths(kernel))
+            cpu_filter.copy_terms(
+                own.vertices.ravel(), own.weights.ravel(), first_vertex, np.float32(math.sqrt(strength)),
+                terms.vertices.ravel(), terms.weights.ravel(), shape[1], column, size_of(size),
+            )  # fmt: skip
+        else:
+            features, spans = _features(kernel, image)
+            lattice = _normalised_lattice(features, spans, terms, column, first_vertex, strength)
+        lattices.append((lattice, first_vertex))
+        first_vertex += lattice.num_vertices
+        column += size
+    return Field(terms.vertices, terms.weights, tuple(lattices), first_vertex)
+
+
+def _dimensions(kernel: Kernel | FeatureKernel, channels: int) -> int:
+    if isinstance(kernel, FeatureKernel):
+        return len(kernel.features)
+    return 2 if kernel.srgb is None else 2 + channels
+
+
+def _features(kernel: Kernel | FeatureKernel, image: np.ndarray) -> tuple[np.ndarray, list[float]]:
+    """`(d, N padded to BLOCK)` float32 in the order of tiles, and the range of each."""
+    height, width, channels = image.shape
+    order = tile_order(height, width)
+    shape = (_dimensions(kernel, channels), len(order) + -len(order) % BLOCK)
+    features = workspace.take("features", shape, np.float32)
+    features[:, len(order) :] = 0
+    if isinstance(kernel, FeatureKernel):
+        given = np.asarray(kernel.features, np.float32).reshape(shape[0], -1)
+        features[:, : len(order)] = given[:, order]
+        return features, (given.max(axis=1, initial=0) - given.min(axis=1, initial=0)).tolist()
+    positions = _positions(height, width, position_widths(kernel))
+    colours = image.reshape(-1, channels)
+    cpu_filter.fill_features(positions, colours, order, colour_widths(kernel, channels), features)
+    return features, feature_spans(kernel, height, width, channels)
+
+
+@lru_cache(maxsize=8)
+def _positions(height: int, width: int, widths: tuple[float, float]) -> np.ndarray:
+    order = tile_order(height, width)
+    x, y = (np.arange(n, dtype=np.float32) / np.float32(s) for n, s in zip((width, height), widths, strict=True))
+    return np.stack([x[order % width], y[order // width]])
+
+
+@lru_cache(maxsize=8)
+def _spatial_lattice(height: int, width: int, widths: tuple[float, float]) -> tuple[Lattice, Terms]:
+    """The lattice of a Gaussian kernel depends on the image's size only. What it holds is never written to."""
+    positions = _positions(height, width, widths)
+    shape = (positions.shape[1], 3)
+    terms = Terms(np.empty(shape, np.int32), np.empty(shape, np.float32))
+    padded = np.pad(positions, ((0, 0), (0, -shape[0] % BLOCK)))
+    spans = feature_spans(Kernel(sxy=widths, weight=1.0), height, width, 0)
+    return _normalised_lattice(padded, spans, terms, 0, 0, 1.0), terms
+
+
+def _normalised_lattice(
+    features: np.ndarray, spans: list[float], terms: Terms, column: int, first_vertex: int, strength: float
+) -> Lattice:
+    """As `build_lattice`, with weights times `√strength` and normalised symmetrically."""
+    lattice, ones = build_lattice(features, spans, terms, column, first_vertex)
+    cpu_filter.blur(ones, 0, lattice.chain_vertices, lattice.chain_groups, size_of(1), size_of(1))
+    cpu_filter.normalise(
+        ones, terms.vertices.ravel(), terms.weights.ravel(), terms.vertices.shape[1], column, first_vertex,
+        np.float32(blur_gain(len(spans))), np.float32(strength), size_of(len(spans) + 1),
+    )  # fmt: skip
+    return lattice
