@@ -156,10 +156,14 @@ class MCTformer(nn.Module):
         Args:
             images: `(B, 3, H, W)` RGB, uint8 0…255 or float 0…1; pixels beyond the last whole patch are not seen.
         """
-        class_tokens, features, _ = self._encode(images)
-        class_maps = self.head(features).float()
+        tokens, grid = self._embed(images)
+        class_tokens = []
+        for block in self.blocks:
+            tokens, _ = block(tokens)
+            class_tokens.append(tokens[:, : self.num_classes - 1])
         stacked = torch.stack(class_tokens).float()
-        return MCTformerOutput(stacked[-1].mean(dim=-1), rank_pool(class_maps, self.rank_decay), stacked)
+        patch_logits = rank_pool(self._class_maps(tokens, grid).float(), self.rank_decay)
+        return MCTformerOutput(stacked[-1].mean(dim=-1), patch_logits, stacked)
 
     @torch.no_grad()
     def localize(self, images: Tensor, *, attention_layers: int = 3) -> Localization:
@@ -172,32 +176,33 @@ class MCTformer(nn.Module):
             images: as in `forward`.
             attention_layers: how many of the last layers' class-to-patch attentions are averaged.
         """
-        class_tokens, features, weights = self._encode(images)
-        class_maps = self.head(features)
-        attention = torch.stack([layer.mean(dim=1) for layer in weights])
-        count = self.num_classes - 1
-        looked_at = attention[-attention_layers:].mean(dim=0)[:, :count, count:].view_as(class_maps)
-        logits = (class_tokens[-1].mean(dim=-1) + rank_pool(class_maps, self.rank_decay)) / 2
-        return Localization(logits, (looked_at * class_maps.relu()).sqrt(), attention.sum(dim=0)[:, count:, count:])
-
-    def _encode(self, images: Tensor) -> tuple[list[Tensor], Tensor, list[Tensor]]:
-        """Class tokens `(B, K-1, D)` and attention `(B, heads, N, N)` of each layer; last patches `(B, D, h, w)`."""
-        pixels = images if images.is_floating_point() else images.float() / 255
-        patches = self.patch_embed((pixels - self.pixel_mean) / self.pixel_std)
-        grid, count = patches.shape[-2:], self.num_classes - 1
-        patch_tokens = patches.flatten(2).transpose(1, 2) + self._positions(grid)
-        first = (self.cls_token + self.pos_embed_cls).expand(len(images), -1, -1)
-        tokens = torch.cat([first, patch_tokens], dim=1)
-        class_tokens, attention = [], []
+        tokens, grid = self._embed(images)
+        layers = []
         for block in self.blocks:
             tokens, weights = block(tokens)
-            class_tokens.append(tokens[:, :count])
-            attention.append(weights)
-        return class_tokens, tokens[:, count:].transpose(1, 2).unflatten(2, grid), attention
+            layers.append(weights.mean(dim=1))
+        attention, class_maps, count = torch.stack(layers), self._class_maps(tokens, grid), self.num_classes - 1
+        looked_at = attention[-attention_layers:].mean(dim=0)[:, :count, count:].view_as(class_maps)
+        logits = (tokens[:, :count].mean(dim=-1) + rank_pool(class_maps, self.rank_decay)) / 2
+        return Localization(logits, (looked_at * class_maps.relu()).sqrt(), attention.sum(dim=0)[:, count:, count:])
 
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
+    def _embed(self, images: Tensor) -> tuple[Tensor, torch.Size]:
+        """Input of the first layer `(B, K-1+hw, D)`, class tokens first, and the grid `h, w`."""
+        pixels = images if images.is_floating_point() else images.float() / 255
+        patches = self.patch_embed((pixels - self.pixel_mean) / self.pixel_std)
+        grid = patches.shape[-2:]
+        class_tokens = (self.cls_token + self.pos_embed_cls).expand(len(images), -1, -1)
+        return torch.cat([class_tokens, patches.flatten(2).transpose(1, 2) + self._positions(grid)], dim=1), grid
+
+    def _class_maps(self, tokens: Tensor, grid: torch.Size) -> Tensor:
+        """`(B, K-1, h, w)` of the last layer's tokens."""
+        patches = tokens[:, self.num_classes - 1 :].transpose(1, 2).unflatten(2, grid)
+        class_maps: Tensor = self.head(patches)
+        return class_maps
+
+    def _positions(self, grid: torch.Size) -> Tensor:
         """Position embeddings of the patches for any grid, `(1, hw, D)`."""
-        if tuple(grid) == (self.side, self.side):
+        if grid == (self.side, self.side):
             return self.pos_embed_pat
         square = self.pos_embed_pat.transpose(1, 2).unflatten(2, (self.side, self.side))
         return F.interpolate(square, size=grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
