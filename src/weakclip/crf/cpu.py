@@ -94,7 +94,9 @@ def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_
     counts = np.zeros(padded, dtype=np.float32)
     counts[: len(distinct)] = np.bincount(column)
     if not log_probs:
-        check_range(*cpu_rows.normalise_rows(rows.ravel(), counts, size_of(lanes), size_of(padded // lanes)))
+        least, sizes = np.empty(lanes, np.float32), (size_of(lanes), size_of(padded // lanes))
+        sums = cpu_rows.normalise_rows(rows.ravel(), counts, least, *sizes)
+        check_range(float(least.min()), *sums)
     marginals = workspace.take("marginals", (len(order), padded), np.float32)
     potts_done = False
     if potts and not log_probs:

@@ -11,6 +11,7 @@ References:
 # ruff: noqa: PLR0917  (compiled functions take their arrays by position)
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,16 +94,23 @@ def build_lattice(features: np.ndarray, spans: list[float], terms: Terms, column
         table = workspace.take("table", (slots,), np.int32)
         _fill_table(table, codes, count)
         start, count = _embed(
-            features, num_points, all_points, scale, strides, start, count, terms.offsets.ravel(),
-            terms.weights.ravel(), num_terms, column, codes, ones, table, size_of(size),
+            features.ravel(), features.shape[1], num_points, all_points, scale, strides, start, count,
+            terms.offsets.ravel(), terms.weights.ravel(), num_terms, column, codes, ones, table, size_of(size),
         )  # fmt: skip
         if start >= all_points:
             break
         slots *= 2
-    links = workspace.take("links", (3, count + 1), np.int32)
     chain_vertices = workspace.take("chains", (size * count,), np.int32)
-    total, groups = _chains(codes[:count], table, neighbour_steps(strides), links, chain_vertices)
-    return Lattice(count, chain_vertices[:total].copy(), groups), ones[:count]
+    groups = workspace.take("groups", (2 * size * (2 + math.isqrt(2 * count)),), np.int64)
+    links = [workspace.take(name, (count + 1,), np.int32) for name in ("following", "heads", "run")]
+    has_previous = workspace.take("has_previous", (count + 1,), np.uint8)
+    places = workspace.take("places", (count + 2,), np.int64)
+    places[:] = 0
+    total, num_groups = _chains(
+        codes, count, table, neighbour_steps(strides), chain_vertices, groups, *links, has_previous, places
+    )
+    kept_groups = groups[: 2 * num_groups].reshape(-1, 2).copy()
+    return Lattice(count, chain_vertices[:total].copy(), kept_groups), ones[:count]
 
 
 @jit
@@ -120,9 +128,10 @@ def _slot(table: Any, codes: Any, code: Any) -> Any:
 @jit
 def _fill_table(table: Any, codes: Any, count: Any) -> None:
     """Make a table of the first `count` codes' vertices, −1 where a slot is free."""
-    table[:] = -1
+    for slot in range(len(table)):
+        put(table, slot, np.int32(-1))
     for vertex in range(count):
-        table[_slot(table, codes, codes[vertex])] = vertex
+        put(table, _slot(table, codes, item(codes, vertex)), np.int32(vertex))
 
 
 @jit
@@ -168,22 +177,24 @@ def _embed_block(
 
 @jit
 def _embed(
-    features: Any, num_pixels: Any, all_pixels: Any, scale: Any, strides: Any, start: Any, count: Any, vertices: Any,
-    weights: Any, num_terms: Any, column: Any, codes: Any, ones: Any, table: Any, sides: Any,
+    features: Any, padded: Any, num_pixels: Any, all_pixels: Any, scale: Any, strides: Any, start: Any, count: Any,
+    vertices: Any, weights: Any, num_terms: Any, column: Any, codes: Any, ones: Any, table: Any, sides: Any,
 ) -> Any:  # fmt: skip
     """Embed from pixel `start` on, `count` vertices being known, until the table is three fifths full or all is done.
 
     Returns the next `start` and `count`.
     """
-    size, padded = constant(sides), features.shape[1]
-    flat = features.ravel()
+    size = constant(sides)
     elevated, origins = np.empty(size * BLOCK, np.float32), np.empty(size * BLOCK, np.float32)
     ranks, shares = np.empty(size * BLOCK, np.float32), np.empty(size * BLOCK, np.float32)
     share_at, move_at, moves = np.empty(size, np.float32), np.empty(size, np.int64), np.empty(size, np.int64)
+    all_strides = np.int64(0)
+    for i in range(size - 1):
+        all_strides += item(strides, i)
     for i in range(size):  # from the vertex of one remainder to the next: by one along all axes, back along one
-        moves[i] = strides[: size - 1].sum() - (size * strides[i] if i + 1 < size else 0)
+        put(moves, i, all_strides - (size * item(strides, i) if i + 1 < size else 0))
     while start < all_pixels and 5 * (count + size * BLOCK) <= 3 * len(table):
-        _embed_block(flat, padded, start, scale, elevated, origins, ranks, shares, sides)
+        _embed_block(features, padded, start, scale, elevated, origins, ranks, shares, sides)
         for pixel in range(start, min(start + BLOCK, all_pixels)):
             code = np.int64(0)
             for i in range(size):
@@ -217,21 +228,21 @@ def _embed(
 
 
 @jit
-def _chains(codes: Any, table: Any, steps: Any, links: Any, chain_vertices: Any) -> Any:
-    """All runs of two and more neighbouring vertices, axis after axis, for each axis sorted by length.
+def _chains(
+    codes: Any, num_vertices: Any, table: Any, steps: Any, chain_vertices: Any, groups: Any, following: Any,
+    heads: Any, run: Any, has_previous: Any, places: Any,
+) -> Any:  # fmt: skip
+    """Fill `chain_vertices` with all runs of two and more neighbours, axis after axis, for each axis sorted by length.
 
-    `links` is `(3, V+1)` int32 to work in. Returns how much of `chain_vertices` was filled, and the groups.
+    `groups` is filled with `(length, number)`, flat; the arrays after it are to work in, `places` holding zeros.
+    Returns how much of `chain_vertices` was filled, and the number of groups.
     """
-    num_vertices, num_axes = len(codes), len(steps)
-    groups = np.empty((num_axes * (2 + int(np.sqrt(2.0 * num_vertices))), 2), np.int64)
-    following, heads, run = links[0], links[1], links[2]
-    has_previous = np.empty(num_vertices + 1, np.uint8)  # the last one is for those without a next
-    places = np.zeros(num_vertices + 2, np.int64)
     total, num_groups = 0, 0
-    for axis in range(num_axes):
-        has_previous[:] = 0
+    for axis in range(len(steps)):
+        for vertex in range(num_vertices + 1):  # the last one is for those without a next
+            put(has_previous, vertex, np.uint8(0))
         for vertex in range(num_vertices):
-            found = item(table, _slot(table, codes, item(codes, vertex) + steps[axis]))
+            found = item(table, _slot(table, codes, item(codes, vertex) + item(steps, axis)))
             found = found if found >= 0 else np.int32(num_vertices)
             put(following, vertex, found)
             put(has_previous, np.intp(found), np.uint8(1))
@@ -247,15 +258,16 @@ def _chains(codes: Any, table: Any, steps: Any, links: Any, chain_vertices: Any)
                 length += 1
                 current = np.intp(item(following, current))
             put(heads, chain, np.int32(length - start))
-            places[length - start] += 1
+            put(places, length - start, item(places, length - start) + 1)
             longest = max(longest, length - start)
         place = total
         for span in range(2, longest + 1):
-            number = places[span]
+            number = item(places, span)
             if number > 0:
-                groups[num_groups] = span, number
+                put(groups, 2 * num_groups, span)
+                put(groups, 2 * num_groups + 1, number)
                 num_groups += 1
-            places[span] = place
+            put(places, span, place)
             place += span * number
         source = 0
         for chain in range(chains):
@@ -265,6 +277,7 @@ def _chains(codes: Any, table: Any, steps: Any, links: Any, chain_vertices: Any)
             for position in range(span):
                 put(chain_vertices, place + position, item(run, source + position))
             source += span
-        places[: longest + 1] = 0
+        for span in range(longest + 1):
+            put(places, span, 0)
         total += length
-    return total, groups[:num_groups].copy()
+    return total, num_groups

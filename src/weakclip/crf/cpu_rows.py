@@ -73,10 +73,11 @@ def fill_rows(planes: Any, distinct: Any, order: Any, rows: Any, width: Any) -> 
 
 
 @jit
-def normalise_rows(rows: Any, counts: Any, lanes: Any, blocks: Any) -> Any:
+def normalise_rows(rows: Any, counts: Any, least: Any, lanes: Any, blocks: Any) -> Any:
     """Make every row, flat, sum to one, each column counting `counts` times.
 
-    Returns the lowest number, and the smallest and largest sum; one of them is not finite if any number is not.
+    Fills `least`, `(lanes,)`, with the lowest number in each lane, and returns the smallest and largest sum; one of
+    them is not finite if any number is not.
     """
     width = constant(blocks) * constant(lanes)
     lowest = broadcast(np.float32(np.inf), lanes)
@@ -93,9 +94,8 @@ def normalise_rows(rows: Any, counts: Any, lanes: Any, blocks: Any) -> Any:
         for b in range(constant(blocks)):
             at = start + b * constant(lanes)
             store(rows, at, multiply(factor, load(rows, at, lanes)))
-    least = np.empty(constant(lanes), np.float32)
     store(least, 0, lowest)
-    return least.min(), smallest, largest if np.isfinite(all_totals) else np.float32(np.inf)
+    return smallest, largest if np.isfinite(all_totals) else np.float32(np.inf)
 
 
 @jit

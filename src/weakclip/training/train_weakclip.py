@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +44,15 @@ class LossSettings:
 class WeakCLIPLoss:
     """`seeding + boundary + 0.4 · matching` of a batch.
 
+    The dense CRF works in another thread, and on other cores, while the losses that do not need it are computed.
+
     Args:
         settings: grid, weight and dense CRF.
     """
 
     def __init__(self, settings: LossSettings) -> None:
         self.settings = settings
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="boundary-crf")
 
     def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The total and its parts.
@@ -64,12 +68,11 @@ class WeakCLIPLoss:
         images, seeds = batch["image"], batch["mask"]
         output = model(images)
         probs = grid_probabilities(output.logits, size)
-        crf_probs = dense_crf(_on_grid(images, size), probs.detach(), self.settings.crf)
-        parts = {
-            "seeding_loss": seeding_loss(probs, grid_seeds(seeds, size)),
-            "boundary_loss": boundary_loss(probs, crf_probs),
-            "matching_loss": matching_loss(output.match_map, seeds, weight=self.settings.matching_weight),
-        }
+        crf = self._beside.submit(dense_crf, _on_grid(images, size), probs.detach(), self.settings.crf)
+        seeding = seeding_loss(probs, grid_seeds(seeds, size))
+        matching = matching_loss(output.match_map, seeds, weight=self.settings.matching_weight)
+        boundary = boundary_loss(probs, crf.result())
+        parts = {"seeding_loss": seeding, "boundary_loss": boundary, "matching_loss": matching}
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
 
