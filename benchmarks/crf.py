@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
@@ -140,16 +139,24 @@ def measure(case: Case, photos: list[Image.Image], threads: int, repeats: int) -
 
 
 def _peak_in_child(side: Side, case: Case, photo: Image.Image, pipe: multiprocessing.connection.Connection) -> None:
+    """Send MiB: the peak of a call above what the process held before it."""
     images, probs = (part[None] for part in problem(case, photo, 0))
-    tiny = Case("", 8, 8, 2, 0, case.params)
+    tiny = Case("", 8, 8, case.labels, case.absent, case.params)
     side(tiny, *(part[None] for part in problem(tiny, photo, 0)))  # imports and compiled code are in the baseline
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew
+    before = _status("VmRSS")
     side(case, images, probs)
-    pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    pipe.send((_status("VmHWM") - before) / 1024)
+
+
+def _status(field: str) -> int:
+    """A number of KiB of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def peak_memory(side: Side, case: Case, photo: Image.Image) -> float:
-    """MiB by which the peak of a fresh process grows in one call, inputs not counted."""
+    """MiB by which the peak of a fresh process grows in one call, inputs not counted. Linux only."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_peak_in_child, args=(side, case, photo, sender))

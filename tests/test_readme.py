@@ -1,4 +1,4 @@
-"""What the README says is what happens: its commands run, its Python runs, its links lead somewhere."""
+"""What the README says is what happens: its commands run, its Python and that of docs/ runs, its links lead somewhere."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
 
 
 def commands(program: str) -> list[str]:
@@ -65,6 +67,21 @@ def test_other_commands_name_what_exists():
         words = shlex.split(line)
         if words[1] == "run":
             load_config(words[2], [words[words.index("--set") + 1]] if "--set" in words else [])
+        elif words[1] == "study":
+            load_config(words[3])
+
+
+def test_the_crf_command_runs(tmp_path, monkeypatch):
+    from weakclip.cli import app
+
+    (command,) = [line for line in commands("weakclip") if line.startswith("weakclip crf")]
+    Image.new("RGB", (12, 9), (200, 30, 30)).save(tmp_path / "photo.jpg")
+    np.save(tmp_path / "probs.npy", np.full((2, 9, 12), 0.5, np.float32))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, shlex.split(command)[1:], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    with Image.open("mask.png") as mask:
+        assert mask.size == (12, 9) and mask.mode == "P"
 
 
 def test_stage_commands_of_the_table_exist():
@@ -74,9 +91,9 @@ def test_stage_commands_of_the_table_exist():
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0, command
 
 
-@pytest.mark.parametrize("block", blocks("python"))
+@pytest.mark.parametrize("block", [block for page in PAGES for block in blocks("python", page)])
 def test_python_blocks_run(block, capsys):
-    exec(compile(block, "README.md", "exec"), {})
+    exec(compile(block, "a page", "exec"), {})
     assert capsys.readouterr().out
 
 
