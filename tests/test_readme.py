@@ -1,4 +1,4 @@
-"""What the README says is what happens: its commands run, its Python and that of docs/ runs, its links lead somewhere."""
+"""What the README says is what happens: commands and Python run (in docs/ too), links lead somewhere."""
 
 from __future__ import annotations
 

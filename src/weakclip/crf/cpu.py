@@ -34,7 +34,7 @@ def infer_batch(
     """Marginals of a batch.
 
     Args:
-        images: `(B, H, W, C)` float32, levels 0…255.
+        images: `(B, H, W, C)` uint8 or float32, levels 0…255.
         probs: `(B, K, H, W)` float32; checked, and normalised over K.
         params: kernels and iterations.
         log_probs: whether `probs` holds logarithms, which are taken as they are.
@@ -89,43 +89,46 @@ def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_
     distinct, column = merge_equal_planes(planes) if potts else (np.arange(num_labels), np.arange(num_labels))
     lanes = 4 if len(distinct) <= 4 else 8
     padded = -(-len(distinct) // lanes) * lanes
-    rows = workspace.take("rows", (len(order), padded), np.float32)
-    cpu_rows.fill_rows(planes.ravel(), distinct, order, rows.ravel(), padded)
     counts = np.zeros(padded, dtype=np.float32)
     counts[: len(distinct)] = np.bincount(column)
-    if not log_probs:
-        least, sizes = np.empty(lanes, np.float32), (size_of(lanes), size_of(padded // lanes))
-        sums = cpu_rows.normalise_rows(rows.ravel(), counts, least, *sizes)
-        check_range(float(least.min()), *sums)
-    marginals = workspace.take("marginals", (len(order), padded), np.float32)
-    potts_done = False
-    if potts and not log_probs:
+    rows = workspace.take("rows", (len(order), padded), np.float32)
+
+    def fill() -> None:
+        cpu_rows.fill_rows(planes.ravel(), distinct, order, rows.ravel(), padded)
+        if not log_probs:
+            least, sizes = np.empty(lanes, np.float32), (size_of(lanes), size_of(padded // lanes))
+            sums = cpu_rows.normalise_rows(rows.ravel(), counts, least, *sizes)
+            check_range(float(least.min()), *sums)
+
+    fill()
+    fast = potts and not log_probs
+    if fast:
         field = pixel_field(image, params.kernels, padded)
-        potts_done = _potts_mean_field(rows.ravel(), counts, field, params.iterations, marginals.ravel())
-    if not potts_done:
-        marginals = _mean_field(rows if log_probs else _log(rows), counts, image, params, num_labels)
+        fast = _potts_mean_field(rows.ravel(), counts, field, params.iterations)
+        if not fast:
+            fill()
+    marginals = rows if fast else _mean_field(rows if log_probs else _log(rows), counts, image, params, num_labels)
     if len(distinct) == num_labels:
         cpu_rows.fill_planes(marginals.ravel(), order, result.ravel(), padded)
         return
-    columns = workspace.take("planes", (len(distinct), len(order)), np.float32)
+    columns = workspace.take("second", (len(distinct), len(order)), np.float32)
     cpu_rows.fill_planes(marginals.ravel(), order, columns.ravel(), padded)
     for label in range(num_labels):
         result[label] = columns[column[label]]
 
 
-def _potts_mean_field(probs: np.ndarray, counts: np.ndarray, field: Field, iterations: int, result: np.ndarray) -> bool:
-    """`p · exp(Σ messages)`, normalised, into `result`; both `(N · padded labels,)`.
+def _potts_mean_field(probs: np.ndarray, counts: np.ndarray, field: Field, iterations: int) -> bool:
+    """`probs`, `(N · padded labels,)`, becomes `p · exp(Σ messages)`, normalised.
 
-    False where that overflowed: kernels so strong that a message exceeds 88.
+    False where that overflowed: kernels so strong that a message exceeds 88. `probs` is then lost.
     """
     if iterations == 0:
-        result[:] = probs
         return True
     width = len(counts)
     whole = width if width <= _WIDEST else 8
     sizes = (size_of(whole), size_of(width // whole), size_of(field.offsets.shape[1]))
-    values = workspace.take("values", (field.num_vertices * width,), np.float32)
-    target = workspace.take("target", values.shape, np.float32)
+    values = workspace.take("first", (field.num_vertices * width,), np.float32)
+    target = workspace.take("second", values.shape, np.float32)
     terms = (field.offsets.ravel(), field.weights.ravel())
     values.fill(0)
     cpu_filter.splat(values, *terms, probs, *sizes)
@@ -136,7 +139,7 @@ def _potts_mean_field(probs: np.ndarray, counts: np.ndarray, field: Field, itera
         finite &= cpu_filter.update_and_splat(values, *terms, probs, counts, target, *sizes)
         values, target = target, values
     field.blur(values)
-    return bool(finite & cpu_filter.update(values, *terms, probs, counts, result, *sizes))
+    return bool(finite & cpu_filter.update(values, *terms, probs, counts, *sizes))
 
 
 def _log(rows: np.ndarray) -> np.ndarray:

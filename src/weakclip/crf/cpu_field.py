@@ -38,7 +38,11 @@ class Field(Terms):
 
     def kept(self) -> Field:
         """The same in memory of its own."""
-        return dataclasses.replace(self, offsets=self.offsets.copy(), weights=self.weights.copy())
+        lattices = tuple(
+            (dataclasses.replace(lattice, chain_vertices=lattice.chain_vertices.copy()), first)
+            for lattice, first in self.lattices
+        )
+        return dataclasses.replace(self, offsets=self.offsets.copy(), weights=self.weights.copy(), lattices=lattices)
 
 
 @lru_cache(maxsize=8)
@@ -94,7 +98,7 @@ def _features(kernel: Kernel | FeatureKernel, image: np.ndarray) -> tuple[np.nda
     height, width, channels = image.shape
     order = tile_order(height, width)
     shape = (_dimensions(kernel, channels), len(order) + -len(order) % BLOCK)
-    features = workspace.take("features", shape, np.float32)
+    features = workspace.take("first", shape, np.float32)
     features[:, len(order) :] = 0
     if isinstance(kernel, FeatureKernel):
         given = np.asarray(kernel.features, np.float32).reshape(shape[0], -1)
@@ -106,7 +110,6 @@ def _features(kernel: Kernel | FeatureKernel, image: np.ndarray) -> tuple[np.nda
     return features, feature_spans(kernel, height, width, channels)
 
 
-@lru_cache(maxsize=8)
 def _positions(height: int, width: int, widths: tuple[float, float]) -> np.ndarray:
     order = tile_order(height, width)
     x, y = (np.arange(n, dtype=np.float32) / np.float32(s) for n, s in zip((width, height), widths, strict=True))
@@ -121,7 +124,8 @@ def _spatial_lattice(height: int, width: int, widths: tuple[float, float]) -> tu
     terms = Terms(np.empty(shape, np.uint32), np.empty(shape, np.float32))
     padded = np.pad(positions, ((0, 0), (0, -shape[0] % BLOCK)))
     spans = feature_spans(Kernel(sxy=widths, weight=1.0), height, width, 0)
-    return _normalised_lattice(padded, spans, terms, (0, 3, size_of(3), 0, 1, np.float32(1.0))), terms
+    lattice = _normalised_lattice(padded, spans, terms, (0, 3, size_of(3), 0, 1, np.float32(1.0)))
+    return dataclasses.replace(lattice, chain_vertices=lattice.chain_vertices.copy()), terms
 
 
 def _normalised_lattice(

@@ -135,14 +135,14 @@ def update_and_splat(
 
 @jit
 def update(
-    values: Any, offsets: Any, weights: Any, probs: Any, counts: Any, result: Any, lanes: Any, blocks: Any, terms: Any
+    values: Any, offsets: Any, weights: Any, probs: Any, counts: Any, lanes: Any, blocks: Any, terms: Any
 ) -> Any:
-    """The last mean-field update: as `update_and_splat`, but the marginals are written to `result`, like `probs`."""
+    """The last mean-field update: as `update_and_splat`, but the marginals take the place of `probs`."""
     width = constant(blocks) * constant(lanes)
-    check = _ZERO  # becomes NaN with the first sum that is not finite
+    check = _ZERO
     for pixel in range(len(probs) // width):
         start = pixel * width
-        total = _update_row(values, offsets, weights, probs, counts, pixel, result, start, lanes, blocks, terms)
+        total = _update_row(values, offsets, weights, probs, counts, pixel, probs, start, lanes, blocks, terms)
         check += total * _ZERO
     return check == _ZERO
 

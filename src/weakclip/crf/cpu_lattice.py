@@ -35,6 +35,7 @@ from weakclip.crf.simd import (
 )
 from weakclip.crf.workspace import workspace
 
+_LINK_BYTES = 29  # a vertex: its code, and what the chains are found with
 _HASH = np.int64(-7046029254386353131)  # 2⁶⁴ / golden ratio, odd, as a signed number
 BLOCK = 8
 """Pixels that are embedded at once; features are padded to a multiple of it."""
@@ -72,7 +73,7 @@ class Terms:
 
 
 def build_lattice(features: np.ndarray, spans: list[float], terms: Terms, column: int) -> tuple[Lattice, np.ndarray]:
-    """Find the lattice of N points.
+    """Find the lattice of N points; it lies in the thread's workspace.
 
     Args:
         features: `(d, N padded to BLOCK)` float32 in standard deviations, from 0 to `spans`.
@@ -85,10 +86,12 @@ def build_lattice(features: np.ndarray, spans: list[float], terms: Terms, column
     """
     (num_points, num_terms), size = terms.offsets.shape, len(spans) + 1
     strides, scale = key_strides(spans), lattice_scale(len(spans))
-    codes = workspace.take("codes", (num_points * size,), np.int64)
-    ones = workspace.take("ones", (num_points * size,), np.float32)
-    slots = 1 << max(12, (num_points - 1).bit_length())
     all_points = num_points + has_phantom(num_points)
+    most = all_points * size
+    memory = workspace.take("second", (_LINK_BYTES * (most + 2),), np.uint8)  # touched only as far as it is needed
+    codes = memory[: 8 * most].view(np.int64)
+    ones = workspace.take("ones", (most,), np.float32)
+    slots = 1 << max(12, (num_points - 1).bit_length())
     start = count = 0
     while True:
         table = workspace.take("table", (slots,), np.int32)
@@ -100,17 +103,19 @@ def build_lattice(features: np.ndarray, spans: list[float], terms: Terms, column
         if start >= all_points:
             break
         slots *= 2
-    chain_vertices = workspace.take("chains", (size * count,), np.int32)
+    chain_vertices = workspace.take(f"chains {column}", (size * count,), np.int32)
     groups = workspace.take("groups", (2 * size * (2 + math.isqrt(2 * count)),), np.int64)
-    links = [workspace.take(name, (count + 1,), np.int32) for name in ("following", "heads", "run")]
-    has_previous = workspace.take("has_previous", (count + 1,), np.uint8)
-    places = workspace.take("places", (count + 2,), np.int64)
+    sizes = np.cumsum([8 * count, 8 * (count + 2), *3 * [4 * (count + 1)], count + 1])
+    places, *links, has_previous = (
+        memory[begin:end].view(dtype)
+        for begin, end, dtype in zip(sizes, sizes[1:], (np.int64, *3 * [np.int32], np.uint8), strict=False)
+    )
     places[:] = 0
     total, num_groups = _chains(
         codes, count, table, neighbour_steps(strides), chain_vertices, groups, *links, has_previous, places
     )
     kept_groups = groups[: 2 * num_groups].reshape(-1, 2).copy()
-    return Lattice(count, chain_vertices[:total].copy(), kept_groups), ones[:count]
+    return Lattice(count, chain_vertices[:total], kept_groups), ones[:count]
 
 
 @jit

@@ -113,4 +113,4 @@ def fill_features(positions: Any, image: Any, order: Any, srgb: Any, features: A
     for index in range(len(order)):
         features[0, index], features[1, index] = positions[0, index], positions[1, index]
         for c in range(image.shape[1]):
-            features[2 + c, index] = image[order[index], c] / srgb[c]
+            features[2 + c, index] = np.float32(image[order[index], c]) / srgb[c]

@@ -111,10 +111,10 @@ def _infer_numpy(
     if image is None:
         images = np.zeros((len(batch), *size, 1), np.float32)
     else:
-        images = np.ascontiguousarray(image, np.float32).reshape(-1, *size, image.shape[-1])
+        images = np.ascontiguousarray(image).reshape(-1, *size, image.shape[-1])
         if image.dtype != np.uint8:
             check_float_image(images)
-            images = images * np.float32(255)
+            images = images.astype(np.float32) * np.float32(255)
     _check_kernels(params, probs, None if image is None else image.shape[-1])
     as_log = False
     if energies:

@@ -16,10 +16,11 @@ class Workspace(threading.local):
 
     def take(self, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         """An array of any content, valid until the same name is taken again."""
-        size = math.prod(shape)
+        size = math.prod(shape) * np.dtype(dtype).itemsize
         if name not in self.kept or self.kept[name].size < size:
-            self.kept[name] = np.empty(size, dtype)
-        return self.kept[name][:size].reshape(shape)
+            self.kept.pop(name, None)  # before the larger one is made
+            self.kept[name] = np.empty(size, np.uint8)
+        return self.kept[name][:size].view(dtype).reshape(shape)
 
 
 workspace = Workspace()
