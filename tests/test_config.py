@@ -123,3 +123,21 @@ def test_limited_training_stays_valid() -> None:
     assert config.train.steps == 3
     assert config.train.warmup_steps <= 3
     assert limit_training(load_config("demo"), 10**9) == load_config("demo")
+
+
+@pytest.mark.parametrize("override", ["train.learning_rate=.nan", "seeds.masks.background_power=.inf"])
+def test_numbers_are_finite(override: str) -> None:
+    with pytest.raises(ConfigError, match=f"{override.split('=', maxsplit=1)[0]}: a finite number expected"):
+        load_config("demo", [override])
+
+
+@pytest.mark.parametrize("override", ["seed=-1", "evaluate.pictures=-1"])
+def test_counts_are_not_negative(override: str) -> None:
+    with pytest.raises(ConfigError, match="expected; found -1"):
+        load_config("demo", [override])
+
+
+def test_file_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "bin.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"bin\.yaml: cannot be read as a text file"):
+        load_config(tmp_path / "bin.yaml")

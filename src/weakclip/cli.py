@@ -77,9 +77,9 @@ def run(
 
 
 @app.command()
-def seeds(config: Config, out: Out, set_: Set = None) -> None:
+def seeds(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None) -> None:
     """Stage 1: class activation maps and seed masks from the frozen CLIP, or from elsewhere."""
-    _one_stage("seeds", config, out, set_)
+    _one_stage("seeds", config, out, set_, limit_steps)
 
 
 @app.command()
@@ -221,6 +221,7 @@ def main() -> None:
     """Run the command line: what the user can mend is one line on standard error and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("weakclip").setLevel(logging.INFO)
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # its retries; what failed is said in one line
     try:
         app()
     except WeakCLIPError as error:

@@ -1,4 +1,4 @@
-"""Scores of masks and networks against the true masks: the only place that reads pixel labels.
+"""Scores of masks and networks against the true masks. Nothing of what `weakclip run` trains reads them, but `--full`.
 
 Every score says what it is about: the split, how many images, and whether dense CRF and several scales were used.
 """

@@ -215,3 +215,11 @@ def test_splits_that_share_an_image_or_do_not_exist_are_refused(root: Path) -> N
     (root / "val.txt").write_text("")
     with pytest.raises(DataError, match="split 'val' has no images"):
         FolderDataset(root, "val")
+
+
+def test_masks_that_fit_no_image_are_noted(root: Path) -> None:
+    assert FolderDataset(root).notes == ()
+    for name in ("a.png", "typo.png", "b.jpg"):
+        write_image(root / "masks" / name)
+    (note,) = FolderDataset(root).notes
+    assert "masks: 2 files left out, the first b.jpg" in note

@@ -73,10 +73,17 @@ def test_finished_stage_whose_folder_is_gone_is_made_again(tmp_path: Path) -> No
     assert manifest.state("seeds", KEY) == "unfinished"
 
 
+def test_finished_stage_that_lost_a_file_is_not_done(tmp_path: Path) -> None:
+    manifest = finished(tmp_path / "run")
+    assert manifest.state("seeds", KEY) == "done"
+    (tmp_path / "run/1_seeds/mask.png").unlink()
+    assert manifest.state("seeds", KEY) == "unfinished"
+
+
 def test_files_without_a_record_do_not_enter_a_new_stage(tmp_path: Path) -> None:
     manifest = Manifest.open(tmp_path / "run")
     folder = tmp_path / "run/1_seeds"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "mask.png").write_text("of unknown origin")
     assert list(manifest.start("seeds", KEY).iterdir()) == []
 

@@ -132,6 +132,15 @@ def test_stopped_stage_keeps_the_images_that_it_has(config: RunConfig, ran: Path
     assert lost.read_bytes() == content
 
 
+def test_weights_and_masks_that_were_lost_are_made_again(config: RunConfig, ran: Path) -> None:
+    expected = results(ran)
+    (ran / "2_train/model.safetensors").unlink()
+    for mask in (ran / "3_pseudo_masks/masks").iterdir():
+        mask.unlink()
+    run_pipeline(config, ran)
+    assert results(ran) == expected
+
+
 def test_changed_setting_redoes_its_stage_and_those_after(
     config_file: Path, ran: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -172,6 +181,7 @@ def test_failing_stage_loses_nothing_that_is_done(config_file: Path, config: Run
 def test_stage_without_its_input_is_one_clear_line(config: RunConfig, config_file: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="train needs seeds, which has not been run; run `weakclip seeds`"):
         run_stage(config, tmp_path / "run", "train")
+    assert not (tmp_path / "run").exists()
     run_stage(config, tmp_path / "run", "seeds")
     other = load_config(config_file, ["seeds.masks.background_power=2"])
     with pytest.raises(RunError, match=r"made with other settings \(seeds.masks.background_power: 1.0 → 2.0\)"):

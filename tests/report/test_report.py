@@ -121,6 +121,21 @@ def test_foreign_folder_is_one_clear_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("content", ["[]", '{"stages": []}', '{"stages": {"seeds": 5}}'])
+def test_manifest_of_something_else_is_one_clear_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(RunError, match="not written by weakclip"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_scores_of_another_version_are_one_clear_line(run_folder: Path) -> None:
+    path = next(run_folder.glob("5_evaluate/metrics.json"))
+    path.write_text('{"scores": [{"unheard_of": 1}]}')
+    with pytest.raises(RunError, match="no scores of this version"):
+        write_report(run_folder)
+
+
 def test_picture_paths_cannot_leave_the_run_folder(run_folder: Path) -> None:
     outside = run_folder.parent / "outside.png"
     write_png(outside, np.zeros((2, 2, 3), np.uint8))

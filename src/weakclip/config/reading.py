@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,7 +51,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: no such file, no YAML, an unknown key (the nearest one is suggested), a wrong type or range.
     """
     path = config_path(source)
-    values = _read_yaml(path.read_text(encoding="utf-8"), str(path))
+    values = _read_yaml(_read_text(path), str(path))
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -73,17 +74,20 @@ def parse_config(values: Mapping[str, Any], *, origin: str) -> RunConfig:
     return config
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a text file ({error}); expected YAML") from None
+
+
 def load_crf(path: str | Path) -> CRFParams:
     """Read a dense CRF from a YAML file: the `crf:` section of a configuration, with or without that key.
 
     Raises:
         ConfigError: as `load_config`.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a text file ({error}); expected YAML with kernels") from None
-    values = _read_yaml(text, str(path))
+    values = _read_yaml(_read_text(Path(path)), str(path))
     params: CRFParams = _build(CRFParams, values["crf"] if set(values) == {"crf"} else values, str(path), ("crf",))
     return params
 
@@ -174,6 +178,8 @@ def _build_parts(hint: Any, value: Any, origin: str, path: tuple[str, ...]) -> A
     if nested is not None and value is not None:
         return _build(nested, value, origin, path)
     item = _dataclass_in(next(iter(typing.get_args(hint)), None))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{origin}: {'.'.join(path)}: a finite number expected; found {value}")
     if item is not None and isinstance(value, list):
         return tuple(_build(item, part, origin, (*path, str(index))) for index, part in enumerate(value))
     return value

@@ -107,6 +107,10 @@ class EvaluateSettings:
     crf: CRFParams | None = None
     pictures: int = 8
 
+    def __post_init__(self) -> None:
+        if self.pictures < 0:
+            raise ConfigError(f"pictures: 0 or more expected; found {self.pictures}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -139,6 +143,10 @@ class RunConfig:
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     seed: int = 0
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed: a whole number from 0 to 2³² − 1 expected; found {self.seed}")
 
 
 def limit_training(config: RunConfig, steps: int) -> RunConfig:

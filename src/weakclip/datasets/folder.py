@@ -58,7 +58,7 @@ class FolderDataset(ImageFileDataset):
         stored = {path.relative_to(self.root / "masks").with_suffix("").as_posix(): path for path in _masks(self.root)}
         self._masks = [stored.get(name) for name in names]
         self.has_masks = any(self._masks)
-        super().__init__(class_set, split or ALL, names)
+        super().__init__(class_set, split or ALL, names, notes=_stray_masks(self.root, images))
 
     @staticmethod
     def splits(root: Path | str) -> tuple[str, ...]:
@@ -123,6 +123,18 @@ def _image_files(folder: Path) -> Iterable[str]:
         for name in files:
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
                 yield (Path(current) / name).relative_to(folder).as_posix()
+
+
+def _stray_masks(root: Path, images: _Images) -> list[str]:
+    """A note if `masks/` holds files that belong to no image of any split."""
+    names = {_stem(file) for file in images.files}
+    files = [path.relative_to(root / "masks") for path in (root / "masks").rglob("*") if path.is_file()]
+    stray = [path for path in files if path.suffix != ".png" or path.with_suffix("").as_posix() not in names]
+    stray = sorted(path for path in stray if not path.name.startswith("."))
+    if not stray:
+        return []
+    count = f"{len(stray)} file{'s' if len(stray) > 1 else ''}"
+    return [f"{root / 'masks'}: {count} left out, the first {stray[0]}; masks are PNGs called like their image"]
 
 
 def _masks(root: Path) -> Iterable[Path]:

@@ -60,7 +60,7 @@ def open_split(settings: DataSettings, split: str, limit: int | None) -> ImageLa
 
 
 def _open_folder(settings: DataSettings, split: str) -> ImageLabelDataset:
-    root = str(settings.root)
+    root = Path(str(settings.root)).expanduser()
     if settings.dataset == "voc12":
         from weakclip.datasets.voc import VOC12Dataset
 

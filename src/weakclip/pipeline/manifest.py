@@ -64,7 +64,7 @@ class Manifest:
 
     @classmethod
     def open(cls, folder: Path | str) -> Manifest:
-        """Read the manifest of a run folder; make the folder where there is none.
+        """Read the manifest of a run folder; where there is none, nothing is written before `save`.
 
         Raises:
             RunError: a non-empty folder that no run wrote, a file in its place, or an unreadable manifest.
@@ -79,16 +79,18 @@ class Manifest:
             raise RunError(
                 f"{folder}: is not empty and no run of weakclip (no {MANIFEST}); choose a new or empty folder"
             )
-        manifest = cls(folder, {})
-        try:
-            manifest.save()
-        except OSError as error:
-            raise RunError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
-        return manifest
+        return cls(folder, {})
 
     def save(self) -> None:
-        """Write `manifest.json`, whole or not at all."""
-        write_json(self.folder / MANIFEST, {"format": 1, "stages": self.records})
+        """Write `manifest.json`, whole or not at all.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
+        try:
+            write_json(self.folder / MANIFEST, {"format": 1, "stages": self.records})
+        except OSError as error:
+            raise RunError(f"{self.folder}: cannot be written ({error.strerror}); choose another folder") from None
 
     def stage_folder(self, stage: str) -> Path:
         """The folder of a stage's artefacts."""
@@ -101,7 +103,12 @@ class Manifest:
             return "new"
         if record.get("key") != key.digest:
             return "changed"
-        return "done" if record.get("done") and self.stage_folder(stage).is_dir() else "unfinished"
+        complete = record.get("done") and self._count_files(stage) >= record.get("files", 0)
+        return "done" if complete and self.stage_folder(stage).is_dir() else "unfinished"
+
+    def _count_files(self, stage: str) -> int:
+        """Files of a stage: fewer than it had when it was done, and some of its result was lost."""
+        return sum(path.is_file() for path in self.stage_folder(stage).rglob("*"))
 
     def differences(self, stage: str, key: StageKey) -> list[str]:
         """What changed since the stage last ran, in words: keys with old and new value, data, upstream stages, code."""
@@ -136,7 +143,7 @@ class Manifest:
 
     def finish(self, stage: str, seconds: float) -> None:
         """Note that the stage's result is complete."""
-        self.records[stage].update(done=True, seconds=round(seconds, 2))
+        self.records[stage].update(done=True, seconds=round(seconds, 2), files=self._count_files(stage))
         self.save()
 
 

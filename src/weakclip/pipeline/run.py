@@ -96,6 +96,7 @@ def _plan(context: RunContext, wanted: Sequence[str]) -> tuple[Manifest, dict[st
         for upstream in STAGES[stage].upstream:
             if upstream not in wanted and manifest.state(upstream, keys[upstream]) != "done":
                 _complain(manifest, stage, upstream, keys[upstream])
+    manifest.save()
     for stage in wanted:
         _announce(manifest, stage, keys[stage])
     with atomic_write(context.out / "config.yaml", "w") as file:

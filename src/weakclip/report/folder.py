@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,9 @@ def read_run(folder: Path | str) -> RunSummary:
     folder = Path(folder)
     if not (folder / "manifest.json").is_file():
         raise RunError(f"{folder}: not a run folder (no manifest.json); give the folder of `weakclip run --out`")
-    records = _read_json(folder / "manifest.json").get("stages", {})
+    records = _read_json(folder / "manifest.json").get("stages")
+    if not isinstance(records, dict) or not all(isinstance(record, dict) for record in records.values()):
+        raise RunError(f"{folder}/manifest.json: not written by weakclip (no stages); give the folder of a run")
     present = [stage for stage in STAGE_FOLDERS if stage in records]
     config = folder / "config.yaml"
     sheet = _read_json(folder / STAGE_FOLDERS["evaluate"] / "pictures.json")
@@ -111,11 +113,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _hex_color(color: Sequence[int]) -> str:
-    red, green, blue = color
-    return f"#{red:02x}{green:02x}{blue:02x}"
-
-
 def _stage(stage: str, records: Mapping[str, Any]) -> StageSummary:
     record = records[stage]
     upstream = {name: key for name, key in record.get("inputs", {}).items() if name in STAGE_FOLDERS}
@@ -132,7 +129,11 @@ def _scores(folder: Path, stages: Iterable[str]) -> Iterable[Scores]:
     for stage in stages:
         if stage.startswith("evaluate"):
             for entry in _read_json(folder / STAGE_FOLDERS[stage] / "metrics.json").get("scores", ()):
-                yield Scores(**entry)
+                try:
+                    yield Scores(**entry)
+                except TypeError as error:
+                    path = folder / STAGE_FOLDERS[stage]
+                    raise RunError(f"{path}/metrics.json: no scores of this version ({error}); delete {path}") from None
 
 
 def _curves(folder: Path, stage: str) -> Curves | None:

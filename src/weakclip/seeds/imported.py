@@ -123,7 +123,7 @@ class ImportedMasks:
 
 
 def _existing(folder: Path | str) -> Path:
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected imported seeds")
     return folder

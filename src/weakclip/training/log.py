@@ -40,14 +40,15 @@ class TrainLog:
         self.count += 1
         self._images += images
 
-    def write(self, step: int, extra: dict[str, float]) -> None:
-        """Append a line after each `every` steps; between them, do nothing.
+    def write(self, step: int, extra: dict[str, float], *, last: bool = False) -> None:
+        """Append a line after each `every` steps and after the last one; between them, do nothing.
 
         Args:
             step: steps done.
             extra: values of this very step (learning rate), not averaged.
+            last: whether it was the last step.
         """
-        if step % self.every:
+        if step % self.every and not last:
             return
         now = time.perf_counter()
         means = {name: value / self.count for name, value in self.sums.items()}

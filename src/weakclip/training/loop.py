@@ -149,14 +149,14 @@ class _Run:
         if not (math.isfinite(named["loss"]) and math.isfinite(named["gradient_norm"])):
             raise RunError(
                 f"step {self.step + 1}: the loss is {named['loss']} and its gradient's norm {named['gradient_norm']}; "
-                f"lower learning_rate ({self.settings.learning_rate}) or set precision to fp32, and start again from "
-                f"{self.path}"
+                f"lower learning_rate ({self.settings.learning_rate}) or set precision to fp32; training then "
+                f"starts anew (its last good checkpoint is {self.path})"
             )
         self.optimizer.step()
         self.averages.update(self.step)
         self.step += 1
         self.log.add(named, images=self.settings.batch_size)
-        self.log.write(self.step, {"learning_rate": rate})
+        self.log.write(self.step, {"learning_rate": rate}, last=self.step == self.settings.steps)
 
     def save(self) -> None:
         """Write the checkpoint; companions wait for process 0."""
