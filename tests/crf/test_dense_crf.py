@@ -61,6 +61,15 @@ def test_the_order_of_kernels_does_not_matter(backend: Backend, make_image: Make
     np.testing.assert_allclose(dense_crf(image, probs, turned, backend=backend), expected, atol=1e-4)
 
 
+def test_a_kernel_first_kept_after_another_was_built_disturbs_nothing(make_image: Make, make_probs: Make) -> None:
+    """The bilateral lattice is in the workspace when the spatial one is made for the first time."""
+    image, probs = make_image(21, 27), make_probs(4, 21, 27)
+    kernels = (Kernel(sxy=9, srgb=20, weight=2), Kernel(sxy=2.25, weight=1))  # a width that no other test keeps
+    found = dense_crf(image, probs, CRFParams(kernels=kernels, iterations=4), backend="numba")
+    expected = dense_crf(image, probs, CRFParams(kernels=kernels, iterations=4), backend="torch")
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_batch_equals_its_images_one_by_one(backend: Backend, make_image: Make, make_probs: Make) -> None:
     images = np.stack([make_image(18, 22, seed) for seed in range(5)])
@@ -90,6 +99,8 @@ def test_tensors_in_tensors_out(backend: Backend, make_image: Make, make_probs: 
         assert marginals.dtype == torch.float32 and marginals.device == probs_tensor.device
         assert not marginals.requires_grad
         np.testing.assert_allclose(marginals.cpu().numpy(), expected, atol=1e-3)
+    half = dense_crf((image_tensor / 255).bfloat16(), probs_tensor.bfloat16(), LOSS_CRF, backend=backend)
+    assert half.dtype == torch.float32 and half.shape == probs_tensor.shape
     batch = dense_crf(image_tensor[None], probs_tensor[None], LOSS_CRF, backend=backend)
     np.testing.assert_allclose(batch[0].cpu().numpy(), expected, atol=1e-4)
 

@@ -103,7 +103,8 @@ def build_lattice(features: np.ndarray, spans: list[float], terms: Terms, column
         if start >= all_points:
             break
         slots *= 2
-    chain_vertices = workspace.take(f"chains {column}", (size * count,), np.int32)
+    name = f"chains {column} of {num_terms}"  # not those of another kernel of the image, or of a kernel that is kept
+    chain_vertices = workspace.take(name, (size * count,), np.int32)
     groups = workspace.take("groups", (2 * size * (2 + math.isqrt(2 * count)),), np.int64)
     sizes = np.cumsum([8 * count, 8 * (count + 2), *3 * [4 * (count + 1)], count + 1])
     places, *links, has_previous = (

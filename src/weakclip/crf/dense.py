@@ -143,6 +143,8 @@ def _infer_torch(
     if image is not None and image.device != probs.device:
         raise DataError(f"dense CRF: the image is on {image.device} and the probabilities on {probs.device}; move one")
     if (probs.device.type == "cpu" or backend == "numba") and _numba_backend(backend) is not None:
+        if image is not None and image.is_floating_point():
+            image = image.float()  # numpy knows no bfloat16
         levels = None if image is None else np.moveaxis(image.detach().cpu().numpy(), -3, -1)
         given = probs.detach().float().cpu().numpy()
         return torch.from_numpy(_infer_numpy(levels, given, params, backend, energies, exact)).to(probs.device)
