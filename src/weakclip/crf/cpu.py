@@ -26,6 +26,7 @@ from weakclip.crf.workspace import workspace
 
 _NUMBA_SETTINGS: Any = numba.config  # its attributes are made from the environment
 _WIDEST = 32  # labels that are worked on as one vector
+_PADDING = 16  # probabilities that are worked on at once, at the end even beyond the last
 
 
 def infer_batch(
@@ -91,55 +92,62 @@ def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_
     padded = -(-len(distinct) // lanes) * lanes
     counts = np.zeros(padded, dtype=np.float32)
     counts[: len(distinct)] = np.bincount(column)
-    rows = workspace.take("rows", (len(order), padded), np.float32)
+    number = len(order) * padded
+    flat = workspace.take("rows", (number + _PADDING,), np.float32)
+    flat[number:] = 1
+    rows = flat[:number]
 
     def fill() -> None:
-        cpu_rows.fill_rows(planes.ravel(), distinct, order, rows.ravel(), padded)
+        cpu_rows.fill_rows(planes.ravel(), distinct, order, rows, padded)
         if not log_probs:
             least, sizes = np.empty(lanes, np.float32), (size_of(lanes), size_of(padded // lanes))
-            sums = cpu_rows.normalise_rows(rows.ravel(), counts, least, *sizes)
+            sums = cpu_rows.normalise_rows(rows, counts, least, *sizes)
             check_range(float(least.min()), *sums)
 
     fill()
     fast = potts and not log_probs
     if fast:
         field = pixel_field(image, params.kernels, padded)
-        fast = _potts_mean_field(rows.ravel(), counts, field, params.iterations)
+        fast = _potts_mean_field(flat, counts, field, params.iterations)
         if not fast:
             fill()
-    marginals = rows if fast else _mean_field(rows if log_probs else _log(rows), counts, image, params, num_labels)
+    if not fast:
+        table = rows.reshape(-1, padded)
+        rows = _mean_field(table if log_probs else _log(table), counts, image, params, num_labels).ravel()
     if len(distinct) == num_labels:
-        cpu_rows.fill_planes(marginals.ravel(), order, result.ravel(), padded)
+        cpu_rows.fill_planes(rows, order, result.ravel(), padded)
         return
     columns = workspace.take("second", (len(distinct), len(order)), np.float32)
-    cpu_rows.fill_planes(marginals.ravel(), order, columns.ravel(), padded)
+    cpu_rows.fill_planes(rows, order, columns.ravel(), padded)
     for label in range(num_labels):
         result[label] = columns[column[label]]
 
 
 def _potts_mean_field(probs: np.ndarray, counts: np.ndarray, field: Field, iterations: int) -> bool:
-    """`probs`, `(N · padded labels,)`, becomes `p · exp(Σ messages)`, normalised.
+    """`probs`, `(N · padded labels + _PADDING,)`, becomes `p · exp(Σ messages)`, normalised.
 
     False where that overflowed: kernels so strong that a message exceeds 88. `probs` is then lost.
     """
-    if iterations == 0:
+    if iterations == 0 or not field.lattices:
         return True
     width = len(counts)
     whole = width if width <= _WIDEST else 8
-    sizes = (size_of(whole), size_of(width // whole), size_of(field.offsets.shape[1]))
-    values = workspace.take("first", (field.num_vertices * width,), np.float32)
-    target = workspace.take("second", values.shape, np.float32)
-    terms = (field.offsets.ravel(), field.weights.ravel())
-    values.fill(0)
-    cpu_filter.splat(values, *terms, probs, *sizes)
-    finite = True
-    for _ in range(iterations - 1):
-        field.blur(values)
-        target.fill(0)
-        finite &= cpu_filter.update_and_splat(values, *terms, probs, counts, target, *sizes)
-        values, target = target, values
-    field.blur(values)
-    return bool(finite & cpu_filter.update(values, *terms, probs, counts, *sizes))
+    shape = (field.num_vertices * width,)
+    lattices, first_vertices = zip(*field.lattices, strict=True)
+    return bool(
+        cpu_filter.mean_field(
+            probs,
+            np.tile(counts, -(-_PADDING // width)),
+            field.offsets.ravel(),
+            field.weights.ravel(),
+            tuple(lattice.chain_vertices for lattice in lattices),
+            tuple(lattice.chain_groups for lattice in lattices),
+            first_vertices,
+            (workspace.take("first", shape, np.float32), workspace.take("second", shape, np.float32)),
+            iterations,
+            *(size_of(min(width, 8)), size_of(whole), size_of(width // whole), size_of(field.offsets.shape[1])),
+        )
+    )
 
 
 def _log(rows: np.ndarray) -> np.ndarray:
@@ -168,9 +176,10 @@ def _mean_field(
             terms = (field.offsets.ravel(), field.weights.ravel())
             values = np.zeros(field.num_vertices * width, np.float32)
             term_size = size_of(field.offsets.shape[1])
-            cpu_filter.splat(values, *terms, marginals.ravel(), *sizes, term_size)
+            everything = (0, len(field.offsets))
+            cpu_filter.splat_rows(values, *terms, *everything, marginals.ravel(), 0, *sizes, term_size)
             field.blur(values)
-            cpu_filter.slice_rows(values, *terms, message.ravel(), *sizes, term_size)
+            cpu_filter.slice_rows(values, *terms, *everything, message.ravel(), 0, *sizes, term_size)
             energy -= message @ matrix
         marginals = _softmax(energy, counts)
     return marginals

@@ -18,28 +18,40 @@ from weakclip.crf.simd import (
     add,
     broadcast,
     constant,
+    divide,
     exp,
     item,
     jit,
     load,
     multiply,
     multiply_add,
+    put,
+    size_of,
     store,
+    sum_groups,
     sum_lanes,
 )
 
 _ZERO = np.float32(0.0)
+_CHUNK = 64  # pixels whose messages stay in the first cache; a multiple of 4
+_16 = size_of(16)
 
 
 @jit
-def splat(values: Any, offsets: Any, weights: Any, rows: Any, lanes: Any, blocks: Any, terms: Any) -> None:
-    """Write every pixel's label probabilities, `rows`, to its vertices: `values += weight · probability`."""
+def splat_rows(
+    values: Any, offsets: Any, weights: Any, first: Any, number: Any, rows: Any, first_row: Any, lanes: Any,
+    blocks: Any, terms: Any,
+) -> None:  # fmt: skip
+    """Write `number` pixels from `first` on to their vertices: `values += weight · probability`.
+
+    Their label probabilities are the `rows` from `first_row` on.
+    """
     width = constant(blocks) * constant(lanes)
-    for pixel in range(len(rows) // width):
+    for pixel in range(number):
         for b in range(constant(blocks)):
             k = b * constant(lanes)
-            probs = load(rows, pixel * width + k, lanes)
-            _splat_vector(values, offsets, weights, pixel * constant(terms), k, probs, lanes, terms)
+            probs = load(rows, (first_row + pixel) * width + k, lanes)
+            _splat_vector(values, offsets, weights, (first + pixel) * constant(terms), k, probs, lanes, terms)
 
 
 @jit
@@ -63,14 +75,31 @@ def _message(values: Any, offsets: Any, weights: Any, first: Any, k: Any, lanes:
 
 
 @jit
-def slice_rows(values: Any, offsets: Any, weights: Any, result: Any, lanes: Any, blocks: Any, terms: Any) -> None:
-    """Read all labels back at every pixel: the message, into `result`."""
+def slice_rows(
+    values: Any, offsets: Any, weights: Any, first: Any, number: Any, rows: Any, first_row: Any, lanes: Any,
+    blocks: Any, terms: Any,
+) -> None:  # fmt: skip
+    """Read `number` pixels from `first` on back from their vertices, into the `rows` from `first_row` on."""
     width = constant(blocks) * constant(lanes)
-    for pixel in range(len(result) // width):
+    for pixel in range(number):
         for b in range(constant(blocks)):
             k = b * constant(lanes)
-            message = _message(values, offsets, weights, pixel * constant(terms), k, lanes, terms)
-            store(result, pixel * width + k, message)
+            message = _message(values, offsets, weights, (first + pixel) * constant(terms), k, lanes, terms)
+            store(rows, (first_row + pixel) * width + k, message)
+
+
+@jit
+def clear(values: Any) -> None:
+    """Zeros throughout."""
+    for at in range(len(values)):
+        put(values, at, _ZERO)
+
+
+@jit
+def copy(source: Any, rows: Any, first: Any, number: Any) -> None:
+    """`rows[first : first + number] = source[:number]`."""
+    for at in range(number):
+        put(rows, first + at, item(source, at))
 
 
 @jit
@@ -108,70 +137,74 @@ def blur(values: Any, first_vertex: Any, chain_vertices: Any, chain_groups: Any,
 
 
 @jit
-def update_and_splat(
-    values: Any, offsets: Any, weights: Any, probs: Any, counts: Any, target: Any, lanes: Any, blocks: Any, terms: Any
-) -> Any:
-    """One mean-field update: slice `values`, softmax, and splat the new marginals to `target`, which holds zeros.
+def mean_field(
+    probs: Any, counts: Any, offsets: Any, weights: Any, chains: Any, groups: Any, first_vertices: Any,
+    tables: Any, iterations: Any, narrow: Any, lanes: Any, blocks: Any, terms: Any,
+) -> Any:  # fmt: skip
+    """All iterations: `probs`, `(N · width,)` and padded to a multiple of 16, becomes `p · exp(Σ messages)`, normalised.
 
-    A pixel's new marginals are `p · exp(message)` over their sum. Messages are not negative, so that the sum is at
-    least one; it is infinite, and False is returned, where a message is above 88. `counts` says how many equal labels
-    each column stands for, 0 for padding.
+    Messages are not negative, so that the sum which divides is at least one; it is infinite, and False is returned,
+    where a message is above 88. `counts` says how many equal labels each column stands for, 0 for padding; it is
+    repeated to 16 or more lanes. `chains`, `groups` and `first_vertices` are of each lattice what `blur` takes, and
+    `tables` are two to hold the vertices' values.
     """
     width = constant(blocks) * constant(lanes)
-    row = np.empty(width, np.float32)
+    number = len(offsets) // constant(terms)
+    messages = np.zeros(_CHUNK * width, np.float32)
+    values, target = tables
+    clear(values)
+    for start in range(0, number, _CHUNK):
+        splat_rows(values, offsets, weights, start, min(_CHUNK, number - start), probs, start, lanes, blocks, terms)
     check = _ZERO  # becomes NaN with the first sum that is not finite
-    for pixel in range(len(probs) // width):
-        first = pixel * constant(terms)
-        if constant(blocks) == 1:
-            marginals, total = _update_vector(values, offsets, weights, probs, counts, pixel, lanes, terms)
-            _splat_vector(target, offsets, weights, first, 0, marginals, lanes, terms)
-        else:
-            total = _update_row(values, offsets, weights, probs, counts, pixel, row, 0, lanes, blocks, terms)
-            for k in range(0, width, constant(lanes)):
-                _splat_vector(target, offsets, weights, first, k, load(row, k, lanes), lanes, terms)
-        check += total * _ZERO
+    for iteration in range(iterations):
+        for lattice in range(len(chains)):
+            blur(values, first_vertices[lattice], chains[lattice], groups[lattice], narrow, width // len(narrow))
+        last = iteration == iterations - 1
+        clear(target)
+        for start in range(0, number, _CHUNK):
+            count = min(_CHUNK, number - start)
+            slice_rows(values, offsets, weights, start, count, messages, 0, lanes, blocks, terms)
+            check += _softmax(probs, start * width, count, counts, messages, lanes, blocks)
+            if last:
+                copy(messages, probs, start * width, count * width)
+            else:
+                splat_rows(target, offsets, weights, start, count, messages, 0, lanes, blocks, terms)
+        values, target = target, values
     return check == _ZERO
 
 
 @jit
-def update(
-    values: Any, offsets: Any, weights: Any, probs: Any, counts: Any, lanes: Any, blocks: Any, terms: Any
-) -> Any:
-    """The last mean-field update: as `update_and_splat`, but the marginals take the place of `probs`."""
+def _softmax(probs: Any, first: Any, number: Any, counts: Any, messages: Any, lanes: Any, blocks: Any) -> Any:
+    """Turn the messages of `number` pixels, whose probabilities begin at `first`, into marginals, in place.
+
+    Returns 0, or NaN if a sum is not finite.
+    """
+    width = constant(blocks) * constant(lanes)
+    check = broadcast(_ZERO, _16)
+    if width > 8:
+        for at in range(0, number * width, 16):
+            store(messages, at, multiply(load(probs, first + at, _16), exp(load(messages, at, _16))))
+        return _normalise(messages, number, counts, lanes, blocks)
+    for at in range(0, number * width, 16):
+        unnormalised = multiply(load(probs, first + at, _16), exp(load(messages, at, _16)))
+        total = sum_groups(multiply(load(counts, 0, _16), unnormalised), lanes)
+        check = multiply_add(total, broadcast(_ZERO, _16), check)
+        store(messages, at, divide(unnormalised, total))
+    return sum_lanes(check)
+
+
+@jit
+def _normalise(rows: Any, number: Any, counts: Any, lanes: Any, blocks: Any) -> Any:
+    """Divide each of `number` rows by its sum, in place; returns as `_softmax`."""
     width = constant(blocks) * constant(lanes)
     check = _ZERO
-    for pixel in range(len(probs) // width):
-        start = pixel * width
-        total = _update_row(values, offsets, weights, probs, counts, pixel, probs, start, lanes, blocks, terms)
+    for start in range(0, number * width, width):
+        sums = broadcast(_ZERO, lanes)
+        for k in range(0, width, constant(lanes)):
+            sums = multiply_add(load(counts, k, lanes), load(rows, start + k, lanes), sums)
+        total = sum_lanes(sums)
         check += total * _ZERO
-    return check == _ZERO
-
-
-@jit
-def _update_vector(
-    values: Any, offsets: Any, weights: Any, probs: Any, counts: Any, pixel: Any, lanes: Any, terms: Any
-) -> Any:
-    """New marginals of one pixel whose labels are one vector, and what they were divided by."""
-    message = _message(values, offsets, weights, pixel * constant(terms), 0, lanes, terms)
-    unnormalised = multiply(load(probs, pixel * constant(lanes), lanes), exp(message))
-    total = sum_lanes(multiply(load(counts, 0, lanes), unnormalised))
-    return multiply(broadcast(np.float32(1.0) / total, lanes), unnormalised), total
-
-
-@jit
-def _update_row(
-    values: Any, offsets: Any, weights: Any, probs: Any, counts: Any, pixel: Any, result: Any, row: Any, lanes: Any,
-    blocks: Any, terms: Any,
-) -> Any:  # fmt: skip
-    """New marginals of one pixel into `result` from `row` on; returns what they were divided by."""
-    width, sums = constant(blocks) * constant(lanes), broadcast(np.float32(0.0), lanes)
-    for k in range(0, width, constant(lanes)):
-        message = _message(values, offsets, weights, pixel * constant(terms), k, lanes, terms)
-        unnormalised = multiply(load(probs, pixel * width + k, lanes), exp(message))
-        store(result, row + k, unnormalised)
-        sums = multiply_add(load(counts, k, lanes), unnormalised, sums)
-    total = sum_lanes(sums)
-    factor = broadcast(np.float32(1.0) / total, lanes)
-    for k in range(row, row + width, constant(lanes)):
-        store(result, k, multiply(factor, load(result, k, lanes)))
-    return total
+        factor = broadcast(np.float32(1.0) / total, lanes)
+        for k in range(start, start + width, constant(lanes)):
+            store(rows, k, multiply(factor, load(rows, k, lanes)))
+    return check

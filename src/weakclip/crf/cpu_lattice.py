@@ -20,23 +20,28 @@ import numpy as np
 from weakclip.crf.features import has_phantom, key_strides, lattice_scale, neighbour_steps
 from weakclip.crf.simd import (
     add,
+    bits_and,
     broadcast,
     constant,
     item,
     jit,
-    less,
     load,
     multiply,
     nearest,
     put,
+    shift_right,
     size_of,
     store,
     subtract,
+    where_equal,
+    where_less,
+    whole,
 )
 from weakclip.crf.workspace import workspace
 
 _LINK_BYTES = 29  # a vertex: its code, and what the chains are found with
 _HASH = np.int64(-7046029254386353131)  # 2⁶⁴ / golden ratio, odd, as a signed number
+_HASH_SHIFT = np.int64(29)
 BLOCK = 8
 """Pixels that are embedded at once; features are padded to a multiple of it."""
 _BLOCK = size_of(BLOCK)
@@ -120,15 +125,19 @@ def build_lattice(features: np.ndarray, spans: list[float], terms: Terms, column
 
 
 @jit
-def _slot(table: Any, codes: Any, code: Any) -> Any:
-    """Where in the open-addressing `table` of vertices this code's is, or would be put."""
-    mask = len(table) - 1
-    slot = ((code * _HASH) >> 29) & mask
+def _home(code: Any, table: Any) -> Any:
+    """Where in the open-addressing `table` of vertices to begin looking for a code."""
+    return ((code * _HASH) >> _HASH_SHIFT) & (len(table) - 1)
+
+
+@jit
+def _slot(table: Any, codes: Any, code: Any, slot: Any) -> Any:
+    """Where in `table` this code's vertex is, or would be put, looking from `slot` on."""
     while True:
         vertex = np.intp(item(table, slot))
         if vertex < 0 or item(codes, vertex) == code:
             return slot
-        slot = (slot + 1) & mask
+        slot = (slot + 1) & (len(table) - 1)
 
 
 @jit
@@ -137,17 +146,17 @@ def _fill_table(table: Any, codes: Any, count: Any) -> None:
     for slot in range(len(table)):
         put(table, slot, np.int32(-1))
     for vertex in range(count):
-        put(table, _slot(table, codes, item(codes, vertex)), np.int32(vertex))
+        code = item(codes, vertex)
+        put(table, _slot(table, codes, code, _home(code, table)), np.int32(vertex))
 
 
 @jit
 def _embed_block(
-    features: Any, padded: Any, start: Any, scale: Any, elevated: Any, origins: Any, ranks: Any, shares: Any,
-    sides: Any,
-) -> None:  # fmt: skip
+    features: Any, padded: Any, start: Any, scale: Any, points: Any, origins: Any, ranks: Any, sides: Any
+) -> None:
     """The simplices of BLOCK pixels from `start` on. Every result is `((d+1) · BLOCK,)` float32.
 
-    `origins`: the simplex's vertex of remainder 0. `shares`: the point's distance from it in sides of a simplex.
+    `origins`: the simplex's vertex of remainder 0. `points`: the point's distance from it in sides of a simplex.
     `ranks`: the order of the distances.
     """
     size = constant(sides)
@@ -156,29 +165,63 @@ def _embed_block(
     total, excess = zero, zero
     for j in range(size - 1, 0, -1):  # onto the plane of d + 1 coordinates that sum to zero
         scaled = multiply(load(features, (j - 1) * padded + start, _BLOCK), broadcast(scale[j - 1], _BLOCK))
-        store(elevated, j * BLOCK, subtract(total, multiply(broadcast(np.float32(j), _BLOCK), scaled)))
+        store(points, j * BLOCK, subtract(total, multiply(broadcast(np.float32(j), _BLOCK), scaled)))
         total = add(total, scaled)
-    store(elevated, 0, total)
+    store(points, 0, total)
     for i in range(size):
-        point = load(elevated, i * BLOCK, _BLOCK)
-        whole = nearest(multiply(point, per_side))
-        excess = add(excess, whole)
-        store(origins, i * BLOCK, multiply(whole, side))
-        store(shares, i * BLOCK, subtract(point, multiply(whole, side)))
+        whole_sides = nearest(multiply(load(points, i * BLOCK, _BLOCK), per_side))
+        excess = add(excess, whole_sides)
+        store(origins, i * BLOCK, multiply(whole_sides, side))
     for i in range(size):
-        rank, distance = excess, load(shares, i * BLOCK, _BLOCK)
-        for j in range(i):  # of two equal ones, the later ranks higher
-            rank = add(rank, subtract(one, less(load(shares, j * BLOCK, _BLOCK), distance)))
-        for j in range(i + 1, size):
-            rank = add(rank, less(distance, load(shares, j * BLOCK, _BLOCK)))
-        wrap = subtract(
-            less(rank, zero), less(subtract(side, one), rank)
-        )  # a rounded point off the plane is brought back
-        store(ranks, i * BLOCK, add(rank, multiply(wrap, side)))
-        store(origins, i * BLOCK, add(load(origins, i * BLOCK, _BLOCK), multiply(wrap, side)))
+        rank, distance = excess, subtract(load(points, i * BLOCK, _BLOCK), load(origins, i * BLOCK, _BLOCK))
+        for j in range(size):
+            other = subtract(load(points, j * BLOCK, _BLOCK), load(origins, j * BLOCK, _BLOCK))
+            if j < i:  # of two equal ones, the later ranks higher
+                rank = add(rank, where_less(other, distance, zero, one))
+            elif j > i:
+                rank = add(rank, where_less(distance, other, one, zero))
+        store(ranks, i * BLOCK, rank)
     for i in range(size):
-        distance = subtract(load(elevated, i * BLOCK, _BLOCK), load(origins, i * BLOCK, _BLOCK))
-        store(shares, i * BLOCK, multiply(distance, per_side))
+        rank, last = load(ranks, i * BLOCK, _BLOCK), subtract(side, one)
+        wrap = where_less(rank, zero, side, where_less(last, rank, subtract(zero, side), zero))  # back onto the plane
+        origin = add(load(origins, i * BLOCK, _BLOCK), wrap)
+        store(ranks, i * BLOCK, add(rank, wrap))
+        store(origins, i * BLOCK, origin)
+        store(points, i * BLOCK, multiply(subtract(load(points, i * BLOCK, _BLOCK), origin), per_side))
+
+
+@jit
+def _vertices_of_block(
+    points: Any, origins: Any, ranks: Any, strides: Any, table: Any, codes: Any, slots: Any, weights: Any, sides: Any
+) -> None:
+    """Of what `_embed_block` found: the vertices' codes and places in the table, int64, and the weights, float32.
+
+    All are `((d+1) · BLOCK,)`, remainder after remainder.
+    """
+    size, zero = constant(sides), broadcast(np.float32(0.0), _BLOCK)
+    code, all_strides = broadcast(np.int64(0), _BLOCK), np.int64(0)
+    for i in range(size - 1):
+        all_strides += item(strides, i)
+        stride = broadcast(item(strides, i), _BLOCK)
+        code = add(code, multiply(whole(load(origins, i * BLOCK, _BLOCK)), stride))
+    mask, shift = broadcast(np.int64(len(table) - 1), _BLOCK), broadcast(_HASH_SHIFT, _BLOCK)
+    first, previous = zero, zero
+    for r in range(size):  # from the vertex of one remainder to the next: by one along all axes, back along one
+        rank, ranked = broadcast(np.float32(size - 1 - r), _BLOCK), zero
+        move = broadcast(np.int64(0), _BLOCK)
+        for i in range(size):
+            one = all_strides - (size * item(strides, i) if i + 1 < size else 0)
+            ranked = where_equal(load(ranks, i * BLOCK, _BLOCK), rank, load(points, i * BLOCK, _BLOCK), ranked)
+            move = where_equal(load(ranks, i * BLOCK, _BLOCK), rank, broadcast(one, _BLOCK), move)
+        store(codes, r * BLOCK, code)
+        hashed = shift_right(multiply(code, broadcast(_HASH, _BLOCK)), shift)
+        store(slots, r * BLOCK, bits_and(hashed, mask))
+        if r == 0:
+            first = ranked
+        else:
+            store(weights, r * BLOCK, subtract(ranked, previous))
+        code, previous = add(code, move), ranked
+    store(weights, 0, add(first, subtract(broadcast(np.float32(1.0), _BLOCK), previous)))
 
 
 @jit
@@ -191,32 +234,17 @@ def _embed(
     Returns the next `start` and `count`.
     """
     size = constant(sides)
-    elevated, origins = np.empty(size * BLOCK, np.float32), np.empty(size * BLOCK, np.float32)
+    points, origins = np.empty(size * BLOCK, np.float32), np.empty(size * BLOCK, np.float32)
     ranks, shares = np.empty(size * BLOCK, np.float32), np.empty(size * BLOCK, np.float32)
-    share_at, move_at, moves = np.empty(size, np.float32), np.empty(size, np.int64), np.empty(size, np.int64)
-    all_strides = np.int64(0)
-    for i in range(size - 1):
-        all_strides += item(strides, i)
-    for i in range(size):  # from the vertex of one remainder to the next: by one along all axes, back along one
-        put(moves, i, all_strides - (size * item(strides, i) if i + 1 < size else 0))
+    block_codes, slots = np.empty(size * BLOCK, np.int64), np.empty(size * BLOCK, np.int64)
     while start < all_pixels and 5 * (count + size * BLOCK) <= 3 * len(table):
-        _embed_block(features, padded, start, scale, elevated, origins, ranks, shares, sides)
+        _embed_block(features, padded, start, scale, points, origins, ranks, sides)
+        _vertices_of_block(points, origins, ranks, strides, table, block_codes, slots, shares, sides)
         for pixel in range(start, min(start + BLOCK, all_pixels)):
-            code = np.int64(0)
-            for i in range(size):
-                lane = i * BLOCK + pixel - start
-                rank = np.intp(item(ranks, lane))
-                put(share_at, rank, item(shares, lane))
-                put(move_at, rank, item(moves, i))
-                if i + 1 < size:
-                    code += np.int64(item(origins, lane)) * item(strides, i)
             for r in range(size):
-                if r == 0:
-                    weight = item(share_at, size - 1) + (np.float32(1.0) - item(share_at, 0))
-                else:
-                    weight = item(share_at, size - 1 - r) - item(share_at, size - r)
-                    code += item(move_at, size - r)
-                slot = _slot(table, codes, code)
+                lane = r * BLOCK + pixel - start
+                code = item(block_codes, lane)
+                slot = _slot(table, codes, code, item(slots, lane))
                 vertex = np.intp(item(table, slot))
                 if vertex < 0:
                     vertex = count
@@ -226,6 +254,7 @@ def _embed(
                     count += 1
                 if pixel == num_pixels:  # the phantom: its vertices are there, and empty
                     continue
+                weight = item(shares, lane)
                 put(ones, vertex, item(ones, vertex) + weight)
                 put(vertices, pixel * num_terms + column + r, np.uint32(vertex))
                 put(weights, pixel * num_terms + column + r, weight)
@@ -248,7 +277,8 @@ def _chains(
         for vertex in range(num_vertices + 1):  # the last one is for those without a next
             put(has_previous, vertex, np.uint8(0))
         for vertex in range(num_vertices):
-            found = item(table, _slot(table, codes, item(codes, vertex) + item(steps, axis)))
+            code = item(codes, vertex) + item(steps, axis)
+            found = item(table, _slot(table, codes, code, _home(code, table)))
             found = found if found >= 0 else np.int32(num_vertices)
             put(following, vertex, found)
             put(has_previous, np.intp(found), np.uint8(1))

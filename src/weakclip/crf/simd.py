@@ -41,18 +41,22 @@ def _operation(function: Callable[..., Any]) -> Any:
     return intrinsic(function)
 
 
-class FloatVector(types.Type):
-    """numba's name for a vector of so many lanes."""
+class Vector(types.Type):
+    """numba's name for a vector of so many lanes of float32 or int64."""
 
-    def __init__(self, lanes: int) -> None:
-        self.lanes = lanes
-        super().__init__(name=f"float32x{lanes}")
+    def __init__(self, element: types.Type, lanes: int) -> None:
+        self.element, self.lanes = element, lanes
+        super().__init__(name=f"{element}x{lanes}")
 
 
-@register_model(FloatVector)
-class _FloatVectorModel(models.PrimitiveModel):
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, numba_type: Any) -> None:
-        super().__init__(manager, numba_type, _floats(numba_type.lanes))
+        super().__init__(manager, numba_type, _lanes_of(numba_type))
+
+
+def _lanes_of(vector: Vector) -> Any:
+    return (_floats if vector.element == types.float32 else _longs)(vector.lanes)
 
 
 def _floats(lanes: int) -> Any:
@@ -61,6 +65,10 @@ def _floats(lanes: int) -> Any:
 
 def _ints(lanes: int) -> Any:
     return ir.VectorType(ir.IntType(32), lanes)
+
+
+def _longs(lanes: int) -> Any:
+    return ir.VectorType(ir.IntType(64), lanes)
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, args: Any) -> Any:
@@ -104,13 +112,14 @@ def put(typing_context: Any, array: Any, offset: Any, value: Any) -> Any:
 
 @_operation
 def load(typing_context: Any, array: Any, offset: Any, lanes: Any) -> Any:
-    """`array[offset : offset + lanes]` of a one-dimensional float32 array; `lanes` from `size_of`."""
+    """`array[offset : offset + lanes]` of a one-dimensional array of float32 or int64; `lanes` from `size_of`."""
+    vector = Vector(array.dtype, len(lanes))
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = _pointer(context, builder, signature.args[0], args)
-        return builder.load(builder.bitcast(pointer, ir.PointerType(_floats(len(lanes)))), align=4)
+        return builder.load(builder.bitcast(pointer, ir.PointerType(_lanes_of(vector))), align=4)
 
-    return FloatVector(len(lanes))(array, types.intp, lanes), emit
+    return vector(array, types.intp, lanes), emit
 
 
 @_operation
@@ -119,91 +128,129 @@ def store(typing_context: Any, array: Any, offset: Any, value: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = _pointer(context, builder, signature.args[0], args)
-        builder.store(args[2], builder.bitcast(pointer, ir.PointerType(_floats(value.lanes))), align=4)
+        builder.store(args[2], builder.bitcast(pointer, ir.PointerType(_lanes_of(value))), align=4)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), emit
 
 
-def _emit_broadcast(builder: Any, value: Any, lanes: int) -> Any:
-    undefined = ir.Constant(_floats(lanes), ir.Undefined)
+def _emit_broadcast(builder: Any, value: Any, vector: Vector) -> Any:
+    undefined = ir.Constant(_lanes_of(vector), ir.Undefined)
     first = builder.insert_element(undefined, value, ir.IntType(32)(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(_ints(lanes), [0] * lanes))
+    return builder.shuffle_vector(first, undefined, ir.Constant(_ints(vector.lanes), [0] * vector.lanes))
 
 
 @_operation
 def broadcast(typing_context: Any, value: Any, lanes: Any) -> Any:
-    """The same float32 in every lane; `lanes` from `size_of`."""
+    """The same float32 or int64 in every lane; `lanes` from `size_of`."""
+    vector = Vector(value, len(lanes))
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _emit_broadcast(builder, args[0], len(lanes))
+        return _emit_broadcast(builder, args[0], vector)
 
-    return FloatVector(len(lanes))(types.float32, lanes), emit
+    return vector(value, lanes), emit
 
 
 @_operation
 def like(typing_context: Any, vector: Any, value: Any) -> Any:
-    """The same float32 in every lane, with as many lanes as `vector`."""
+    """The same number in every lane, with as many lanes as `vector`."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _emit_broadcast(builder, args[1], vector.lanes)
+        return _emit_broadcast(builder, args[1], vector)
 
-    return vector(vector, types.float32), emit
+    return vector(vector, vector.element), emit
 
 
-def _lanewise(arity: int, emit_lanes: Callable[..., Any]) -> Any:
-    """An operation on `arity` vectors that yields a vector."""
+def _lanewise(arity: int, emit_lanes: Callable[..., Any], element: Any = None) -> Any:
+    """An operation on `arity` vectors that yields a vector of the last one's type, or of other elements."""
+
+    def result(last: Any) -> Any:
+        return last if element is None else Vector(element, last.lanes)
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return emit_lanes(builder, signature.return_type.lanes, *args)
+        return emit_lanes(builder, signature.return_type, *args)
 
     def unary(typing_context: Any, a: Any) -> Any:
-        return a(a), emit
+        return result(a)(a), emit
 
     def binary(typing_context: Any, a: Any, b: Any) -> Any:
-        return a(a, b), emit
+        return result(b)(a, b), emit
 
     def ternary(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
-        return a(a, b, c), emit
+        return result(c)(a, b, c), emit
 
-    return _operation((unary, binary, ternary)[arity - 1])
+    def quaternary(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+        return result(d)(a, b, c, d), emit
+
+    return _operation((unary, binary, ternary, quaternary)[arity - 1])
+
+
+def _by_element(floats: str, longs: str) -> Callable[..., Any]:
+    """An instruction of LLVM by its name for either kind of element."""
+
+    def emit(builder: Any, vector: Vector, *args: Any) -> Any:
+        return getattr(builder, floats if vector.element == types.float32 else longs)(*args)
+
+    return emit
 
 
 def _call(name: str) -> Callable[..., Any]:
-    """LLVM's own function `name` on vectors."""
+    """LLVM's own function `name` on vectors of float32."""
 
-    def emit(builder: Any, lanes: int, *args: Any) -> Any:
-        function_type = ir.FunctionType(_floats(lanes), [_floats(lanes)] * len(args))
-        full_name = f"llvm.{name}.v{lanes}f32"
+    def emit(builder: Any, vector: Vector, *args: Any) -> Any:
+        function_type = ir.FunctionType(_lanes_of(vector), [_lanes_of(vector)] * len(args))
+        full_name = f"llvm.{name}.v{vector.lanes}f32"
         return builder.call(cgutils.get_or_insert_function(builder.module, function_type, full_name), args)
 
     return emit
 
 
-def _emit_power_of_two(builder: Any, lanes: int, exponent: Any) -> Any:
-    bias, shift = ir.Constant(_ints(lanes), [127] * lanes), ir.Constant(_ints(lanes), [23] * lanes)
-    bits = builder.shl(builder.add(builder.fptosi(exponent, _ints(lanes)), bias), shift)
-    return builder.bitcast(bits, _floats(lanes))
+def _emit_exponent(builder: Any, vector: Vector, number: Any) -> Any:
+    bits = builder.bitcast(number, _ints(vector.lanes))
+    shifted = builder.shl(bits, ir.Constant(_ints(vector.lanes), [23] * vector.lanes))
+    return builder.bitcast(shifted, _lanes_of(vector))
 
 
-def _emit_compare(operator: str) -> Callable[..., Any]:
-    def emit(builder: Any, lanes: int, a: Any, b: Any) -> Any:
-        ones, zeros = (ir.Constant(_floats(lanes), [number] * lanes) for number in (1.0, 0.0))
-        return builder.select(builder.fcmp_ordered(operator, a, b), ones, zeros)
+def _emit_choose(operator: str) -> Callable[..., Any]:
+    def emit(builder: Any, vector: Vector, a: Any, b: Any, then: Any, otherwise: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(operator, a, b), then, otherwise)
 
     return emit
 
 
-add = _lanewise(2, lambda builder, lanes, a, b: builder.fadd(a, b))
-subtract = _lanewise(2, lambda builder, lanes, a, b: builder.fsub(a, b))
-multiply = _lanewise(2, lambda builder, lanes, a, b: builder.fmul(a, b))
-maximum = _lanewise(2, lambda builder, lanes, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
-minimum = _lanewise(2, lambda builder, lanes, a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b))
-less = _lanewise(2, _emit_compare("<"))  # 1 where a < b, else 0
+def _emit_whole(builder: Any, vector: Vector, number: Any) -> Any:
+    return builder.sext(builder.fptosi(number, _ints(vector.lanes)), _lanes_of(vector))
+
+
+add = _lanewise(2, _by_element("fadd", "add"))
+subtract = _lanewise(2, _by_element("fsub", "sub"))
+multiply = _lanewise(2, _by_element("fmul", "mul"))
+divide = _lanewise(2, _by_element("fdiv", "sdiv"))
+bits_and = _lanewise(2, lambda builder, vector, a, b: builder.and_(a, b))  # of int64
+shift_right = _lanewise(2, lambda builder, vector, a, b: builder.ashr(a, b))  # of int64
+maximum = _lanewise(2, lambda builder, vector, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
+minimum = _lanewise(2, lambda builder, vector, a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b))
+where_less = _lanewise(4, _emit_choose("<"))  # the third where a < b, else the fourth; a and b are float32
+where_equal = _lanewise(4, _emit_choose("=="))  # the third where a = b, else the fourth; a and b are float32
 multiply_add = _lanewise(3, _call("fmuladd"))  # a·b + c
 nearest = _lanewise(1, _call("rint"))  # whole number; halves to the even one
-_floor = _lanewise(1, _call("floor"))
-_power_of_two = _lanewise(1, _emit_power_of_two)  # of whole numbers from −127 (gives 0) to 128 (gives infinity)
+whole = _lanewise(1, _emit_whole, types.int64)  # of float32 within 32 bits
+_exponent = _lanewise(1, _emit_exponent)  # a float32's last bits as its exponent
+
+
+@_operation
+def sum_groups(typing_context: Any, vector: Any, size: Any) -> Any:
+    """In every lane, the sum of the `size` lanes of its group, a power of two; from `size_of`."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        total, half = args[0], len(size) // 2
+        while half:
+            moved = ir.Constant(_ints(vector.lanes), [lane ^ half for lane in range(vector.lanes)])
+            total = builder.fadd(total, builder.shuffle_vector(total, total, moved))
+            half //= 2
+        return total
+
+    return vector(vector, size), emit
 
 
 @_operation
@@ -227,26 +274,29 @@ def sum_lanes(typing_context: Any, vector: Any) -> Any:
 
 
 _F = np.float32
-_LOWEST, _HIGHEST = _F(-88.0), _F(89.0)
+_HIGHEST = _F(89.0)
 _LOG2_E = _F(1.44269504088896341)
 _LN2_HIGH, _LN2_LOW = _F(-0.693359375), _F(2.12194440e-4)  # together −ln 2; the first has few bits: n·it is exact
-_C0, _C1, _C2, _C3, _C4, _C5 = _F(1 / 5040), _F(1 / 720), _F(1 / 120), _F(1 / 24), _F(1 / 6), _F(0.5)
+_SHIFT = _F(1.5 * 2**23 + 127)  # a number added to it is rounded to a whole one, and ends in the bits of an exponent
+_C6, _C5, _C4 = _F(0.0013933732407167554), _F(0.008363235741853714), _F(0.041666463017463684)
+_C3, _C2 = _F(0.16666576266288757), _F(0.5)
 
 
 @jit
 def exp(x: Any) -> Any:
-    """Exponential of each lane to about 1e-7; 0 below −88 and infinity above 88.4.
+    """Exponential of each lane to about 1e-7, for x ≥ −87; infinity above 88.4.
 
-    `exp(x) = 2ⁿ · exp(r)` with `|r| ≤ ln 2 / 2`, where the Taylor series to the 7th power leaves less than 1e-8.
+    `exp(x) = 2ⁿ · exp(r)` with `|r| ≤ ln 2 / 2`; there a polynomial through the Chebyshev nodes of
+    `(exp(r) − 1 − r) / r²` leaves 1e-8.
     """
-    bounded = minimum(maximum(x, like(x, _LOWEST)), like(x, _HIGHEST))
-    n = _floor(multiply_add(bounded, like(x, _LOG2_E), like(x, _F(0.5))))
+    bounded = minimum(x, like(x, _HIGHEST))
+    shifted = multiply_add(bounded, like(x, _LOG2_E), like(x, _SHIFT))
+    n = subtract(shifted, like(x, _SHIFT))
     r = multiply_add(n, like(x, _LN2_LOW), multiply_add(n, like(x, _LN2_HIGH), bounded))
-    y = multiply_add(r, like(x, _C0), like(x, _C1))
-    y = multiply_add(r, y, like(x, _C2))
-    y = multiply_add(r, y, like(x, _C3))
+    y = multiply_add(r, like(x, _C6), like(x, _C5))
     y = multiply_add(r, y, like(x, _C4))
-    y = multiply_add(r, y, like(x, _C5))
+    y = multiply_add(r, y, like(x, _C3))
+    y = multiply_add(r, y, like(x, _C2))
     y = multiply_add(r, y, like(x, _F(1.0)))
     y = multiply_add(r, y, like(x, _F(1.0)))
-    return multiply(y, _power_of_two(n))
+    return multiply(y, _exponent(shifted))
