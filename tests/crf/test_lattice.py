@@ -17,7 +17,7 @@ BILATERAL = Kernel(sxy=10, srgb=30, weight=1)
 SIZE = (24, 31)
 
 
-def _built(image: np.ndarray, kernel: Kernel, spans: list[float] | None = None) -> tuple[Lattice, Terms]:
+def _built(image: np.ndarray, kernel: Kernel, spans: tuple[float, ...] | None = None) -> tuple[Lattice, Terms]:
     """The lattice before its normalisation, pixels row by row."""
     positions = np.mgrid[: SIZE[0], : SIZE[1]][::-1].reshape(2, -1).astype(np.float32) / np.float32(kernel.sxy)
     if kernel.srgb is not None:
@@ -74,7 +74,7 @@ def test_chains_hold_each_vertex_once_an_axis(make_image: Callable[..., np.ndarr
 
 def test_the_wide_codes_find_the_same_lattice(make_image: Callable[..., np.ndarray]) -> None:
     narrow, narrow_terms = _built(make_image(*SIZE), BILATERAL)
-    wide, wide_terms = _built(make_image(*SIZE), BILATERAL, spans=[1e5] * 5)
+    wide, wide_terms = _built(make_image(*SIZE), BILATERAL, spans=(1e5,) * 5)
     assert features.key_strides([1e5] * 5)[0] < 0  # such ranges fit no 62 bits
     np.testing.assert_array_equal(wide_terms.offsets, narrow_terms.offsets)
     np.testing.assert_array_equal(wide.chain_vertices, narrow.chain_vertices)

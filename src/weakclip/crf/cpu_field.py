@@ -18,7 +18,8 @@ from weakclip.crf.workspace import workspace
 from weakclip.errors import DataError
 
 _MOST_VALUES = 2**32
-_TILE = 16  # pixels a side; neighbours in the image are neighbours in memory
+TILE = 16
+"""Pixels a side of a tile; neighbours in the image are neighbours in memory."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Field(Terms):
 def tile_order(height: int, width: int) -> np.ndarray:
     """`(N,)` int32: the pixels, counted row by row, in the order of tiles."""
     y, x = np.mgrid[:height, :width]
-    key = (y // _TILE, x // _TILE, y % _TILE, x % _TILE)
+    key = (y // TILE, x // TILE, y % TILE, x % TILE)
     return np.lexsort([part.ravel() for part in reversed(key)]).astype(np.int32)
 
 
@@ -93,44 +94,54 @@ def _dimensions(kernel: Kernel | FeatureKernel, channels: int) -> int:
     return 2 if kernel.srgb is None else 2 + channels
 
 
-def _features(kernel: Kernel | FeatureKernel, image: np.ndarray) -> tuple[np.ndarray, list[float]]:
+def _features(kernel: Kernel | FeatureKernel, image: np.ndarray) -> tuple[np.ndarray, tuple[float, ...]]:
     """`(d, N padded to BLOCK)` float32 in the order of tiles, and the range of each."""
     height, width, channels = image.shape
-    order = tile_order(height, width)
-    shape = (_dimensions(kernel, channels), len(order) + -len(order) % BLOCK)
+    number = height * width
+    shape = (_dimensions(kernel, channels), number + -number % BLOCK)
     features = workspace.take("first", shape, np.float32)
-    features[:, len(order) :] = 0
+    features[:, number:] = 0
     if isinstance(kernel, FeatureKernel):
         given = np.asarray(kernel.features, np.float32).reshape(shape[0], -1)
-        features[:, : len(order)] = given[:, order]
-        return features, (given.max(axis=1, initial=0) - given.min(axis=1, initial=0)).tolist()
-    positions = _positions(height, width, position_widths(kernel))
-    colours = image.reshape(-1, channels)
-    cpu_rows.fill_features(positions, colours, order, colour_widths(kernel, channels), features)
+        features[:, :number] = given[:, tile_order(height, width)]
+        return features, tuple((given.max(axis=1, initial=0) - given.min(axis=1, initial=0)).tolist())
+    places = _scaled_positions(height, width, position_widths(kernel))
+    if kernel.srgb is None:
+        cpu_rows.fill_positions(*places, features.ravel(), shape[1], TILE)
+    else:
+        widths = colour_widths(kernel, channels)
+        colours = (image.ravel(), widths, _levels(tuple(widths.tolist())))
+        cpu_rows.fill_positions(*places, features.ravel(), shape[1], TILE)
+        cpu_rows.fill_colours(*colours, height, width, features.ravel(), shape[1], TILE)
     return features, feature_spans(kernel, height, width, channels)
 
 
-def _positions(height: int, width: int, widths: tuple[float, float]) -> np.ndarray:
-    order = tile_order(height, width)
+@lru_cache(maxsize=8)
+def _scaled_positions(height: int, width: int, widths: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Each column's and each row's place in standard deviations, float32."""
     x, y = (np.arange(n, dtype=np.float32) / np.float32(s) for n, s in zip((width, height), widths, strict=True))
-    return np.stack([x[order % width], y[order // width]])
+    return x, y
+
+
+@lru_cache(maxsize=8)
+def _levels(srgb: tuple[float, ...]) -> np.ndarray:
+    """The levels 0…255 of every channel in standard deviations, `(C · 256,)` float32."""
+    return (np.arange(256, dtype=np.float32)[None] / np.array(srgb, np.float32)[:, None]).ravel()
 
 
 @lru_cache(maxsize=8)
 def _spatial_lattice(height: int, width: int, widths: tuple[float, float]) -> tuple[Lattice, Terms]:
     """The lattice of a Gaussian kernel depends on the image's size only. What it holds is never written to."""
-    positions = _positions(height, width, widths)
-    shape = (positions.shape[1], 3)
+    shape = (height * width, 3)
     terms = Terms(np.empty(shape, np.uint32), np.empty(shape, np.float32))
-    padded = np.pad(positions, ((0, 0), (0, -shape[0] % BLOCK)))
-    spans = feature_spans(Kernel(sxy=widths, weight=1.0), height, width, 0)
-    lattice = _normalised_lattice(padded, spans, terms, (0, 3, size_of(3), 0, 1, np.float32(1.0)))
+    features, spans = _features(Kernel(sxy=widths, weight=1.0), np.empty((height, width, 0), np.uint8))
+    lattice = _normalised_lattice(features, spans, terms, (0, 3, size_of(3), 0, 1, np.float32(1.0)))
     return dataclasses.replace(lattice, chain_vertices=lattice.chain_vertices.copy()), terms
 
 
 def _normalised_lattice(
     features: np.ndarray,
-    spans: list[float],
+    spans: tuple[float, ...],
     terms: Terms,
     place: tuple[int, int, tuple[int, ...], int, int, np.float32],
 ) -> Lattice:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,16 @@ class Terms:
     weights: np.ndarray
 
 
-def build_lattice(features: np.ndarray, spans: list[float], terms: Terms, column: int) -> tuple[Lattice, np.ndarray]:
+@lru_cache(maxsize=64)
+def _axes(spans: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scale of the features, strides of the codes, and the steps to a vertex's neighbours."""
+    strides = key_strides(spans)
+    return lattice_scale(len(spans)), strides, neighbour_steps(strides)
+
+
+def build_lattice(
+    features: np.ndarray, spans: tuple[float, ...], terms: Terms, column: int
+) -> tuple[Lattice, np.ndarray]:
     """Find the lattice of N points; it lies in the thread's workspace.
 
     Args:
@@ -90,7 +100,7 @@ def build_lattice(features: np.ndarray, spans: list[float], terms: Terms, column
         The lattice, and `(V,)` float32: the sum of the weights at each vertex.
     """
     (num_points, num_terms), size = terms.offsets.shape, len(spans) + 1
-    strides, scale = key_strides(spans), lattice_scale(len(spans))
+    scale, strides, steps = _axes(spans)
     all_points = num_points + has_phantom(num_points)
     most = all_points * size
     memory = workspace.take("second", (_LINK_BYTES * (most + 2),), np.uint8)  # touched only as far as it is needed
@@ -111,14 +121,13 @@ def build_lattice(features: np.ndarray, spans: list[float], terms: Terms, column
     name = f"chains {column} of {num_terms}"  # not those of another kernel of the image, or of a kernel that is kept
     chain_vertices = workspace.take(name, (size * count,), np.int32)
     groups = workspace.take("groups", (2 * size * (2 + math.isqrt(2 * count)),), np.int64)
-    sizes = np.cumsum([8 * count, 8 * (count + 2), *3 * [4 * (count + 1)], count + 1])
-    places, *links, has_previous = (
-        memory[begin:end].view(dtype)
-        for begin, end, dtype in zip(sizes, sizes[1:], (np.int64, *3 * [np.int32], np.uint8), strict=False)
-    )
-    places[:] = 0
+    links, begin = [], 8 * count  # the codes stay
+    for dtype in (np.int64, np.int32, np.int32, np.int32, np.uint8):
+        size_in_bytes = np.dtype(dtype).itemsize * (count + 2)
+        links.append(memory[begin : begin + size_in_bytes].view(dtype))
+        begin += size_in_bytes
     total, num_groups = _chains(
-        codes, count, table, neighbour_steps(strides), chain_vertices, groups, *links, has_previous, places
+        codes, count, table, steps, chain_vertices, groups, *links
     )
     kept_groups = groups[: 2 * num_groups].reshape(-1, 2).copy()
     return Lattice(count, chain_vertices[:total], kept_groups), ones[:count]
@@ -264,15 +273,17 @@ def _embed(
 
 @jit
 def _chains(
-    codes: Any, num_vertices: Any, table: Any, steps: Any, chain_vertices: Any, groups: Any, following: Any,
-    heads: Any, run: Any, has_previous: Any, places: Any,
+    codes: Any, num_vertices: Any, table: Any, steps: Any, chain_vertices: Any, groups: Any, places: Any,
+    following: Any, heads: Any, run: Any, has_previous: Any,
 ) -> Any:  # fmt: skip
     """Fill `chain_vertices` with all runs of two and more neighbours, axis after axis, for each axis sorted by length.
 
-    `groups` is filled with `(length, number)`, flat; the arrays after it are to work in, `places` holding zeros.
+    `groups` is filled with `(length, number)`, flat; the arrays after it are to work in.
     Returns how much of `chain_vertices` was filled, and the number of groups.
     """
     total, num_groups = 0, 0
+    for span in range(num_vertices + 2):
+        put(places, span, 0)
     for axis in range(len(steps)):
         for vertex in range(num_vertices + 1):  # the last one is for those without a next
             put(has_previous, vertex, np.uint8(0))

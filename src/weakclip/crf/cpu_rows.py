@@ -10,6 +10,7 @@ import numpy as np
 from weakclip.crf.simd import (
     broadcast,
     constant,
+    has_bytes,
     item,
     jit,
     load,
@@ -108,9 +109,34 @@ def fill_planes(rows: Any, order: Any, planes: Any, width: Any) -> None:
 
 
 @jit
-def fill_features(positions: Any, image: Any, order: Any, srgb: Any, features: Any) -> None:
-    """Positions `(2, N)` and colours over `srgb`, `(C,)`, as rows of `features`; `image` is `(H·W, C)`."""
-    for index in range(len(order)):
-        features[0, index], features[1, index] = positions[0, index], positions[1, index]
-        for c in range(image.shape[1]):
-            features[2 + c, index] = np.float32(image[order[index], c]) / srgb[c]
+def fill_positions(columns: Any, rows: Any, features: Any, padded: Any, tile: Any) -> None:
+    """The first two features, flat and of `padded` pixels each, in the order of tiles: x and y in deviations."""
+    index = 0
+    for top in range(0, len(rows), tile):
+        for left in range(0, len(columns), tile):
+            for y in range(top, min(top + tile, len(rows))):
+                for x in range(left, min(left + tile, len(columns))):
+                    put(features, index, item(columns, x))
+                    put(features, padded + index, item(rows, y))
+                    index += 1
+
+
+@jit
+def fill_colours(
+    image: Any, srgb: Any, levels: Any, height: Any, width: Any, features: Any, padded: Any, tile: Any
+) -> None:
+    """The features after `fill_positions`: `image`, flat, over `srgb`, `(C,)`, which for bytes stands in `levels`."""
+    channels, index = len(srgb), 2 * padded
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            right = min(left + tile, width)
+            for y in range(top, min(top + tile, height)):
+                for c in range(channels):
+                    at, place = (y * width + left) * channels + c, c * padded + index
+                    for x in range(right - left):
+                        colour = item(image, at + x * channels)
+                        if has_bytes(image):
+                            put(features, place + x, item(levels, c * 256 + np.intp(colour)))
+                        else:
+                            put(features, place + x, np.float32(colour) / item(srgb, c))
+                index += right - left

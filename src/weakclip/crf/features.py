@@ -7,6 +7,8 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -52,11 +54,12 @@ def colour_widths(kernel: Kernel, channels: int) -> np.ndarray:
     return np.broadcast_to(np.asarray(kernel.srgb, np.float32), (channels,))
 
 
-def feature_spans(kernel: Kernel, height: int, width: int, channels: int) -> list[float]:
+@lru_cache(maxsize=64)
+def feature_spans(kernel: Kernel, height: int, width: int, channels: int) -> tuple[float, ...]:
     """Range of each feature: x, y and, for a bilateral kernel, the colours of 0…255."""
     sx, sy = position_widths(kernel)
-    spans = [(width - 1) / sx, (height - 1) / sy]
-    return spans if kernel.srgb is None else [*spans, *(255.0 / colour_widths(kernel, channels).astype(float)).tolist()]
+    spans = ((width - 1) / sx, (height - 1) / sy)
+    return spans if kernel.srgb is None else (*spans, *(255.0 / colour_widths(kernel, channels).astype(float)).tolist())
 
 
 def label_costs(weight: Weight, num_labels: int) -> np.ndarray:
@@ -75,7 +78,7 @@ def label_costs(weight: Weight, num_labels: int) -> np.ndarray:
     return np.diag(costs) if costs.ndim == 1 else (costs + costs.T) / 2
 
 
-def key_strides(spans: list[float], num_images: int = 1) -> np.ndarray:
+def key_strides(spans: Sequence[float], num_images: int = 1) -> np.ndarray:
     """Multipliers that turn a vertex's d coordinates and its image's number into one int64, `Σ stride · coordinate`.
 
     The code is linear, so a neighbour's code is the vertex's code plus a constant. Where the coordinates' ranges

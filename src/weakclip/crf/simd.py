@@ -90,6 +90,16 @@ def constant(typing_context: Any, size: Any) -> Any:
 
 
 @_operation
+def has_bytes(typing_context: Any, array: Any) -> Any:
+    """Whether an array is of uint8, known to the compiler."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_constant(types.boolean, array.dtype == types.uint8)
+
+    return types.boolean(array), emit
+
+
+@_operation
 def item(typing_context: Any, array: Any, offset: Any) -> Any:
     """`array[offset]` of a one-dimensional array, for an offset that is in it."""
 
