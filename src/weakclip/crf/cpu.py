@@ -8,7 +8,8 @@ not used. `NUMBA_NUM_THREADS` limits the threads.
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import Any
 
@@ -49,15 +50,25 @@ def infer_batch(
     """
     result = np.empty(probs.shape, dtype=np.float32)
 
-    def infer_into(index: int) -> None:
-        infer_image(images[index], probs[index], _of_image(params, index), log_probs=log_probs, out=result[index])
+    pending = deque(range(len(images)))
+
+    def work() -> None:
+        while pending:
+            try:
+                index = pending.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            infer_image(images[index], probs[index], _of_image(params, index), log_probs=log_probs, out=result[index])
 
     workers = min(len(images), threads or _NUMBA_SETTINGS.NUMBA_NUM_THREADS)
-    if workers <= 1:
-        for index in range(len(images)):
-            infer_into(index)
-    else:
-        list(_pool(workers).map(infer_into, range(len(images))))
+    helpers = [_pool(workers - 1).submit(work) for _ in range(workers - 1)] if workers > 1 else []
+    try:
+        work()
+    finally:
+        pending.clear()
+        wait(helpers)
+    for helper in helpers:
+        helper.result()
     return result
 
 
@@ -73,6 +84,8 @@ if hasattr(os, "register_at_fork"):  # a forked process has none of these thread
 
 def _of_image(params: CRFParams, index: int) -> CRFParams:
     """The same, with the features of one image of the batch."""
+    if not any(isinstance(kernel, FeatureKernel) for kernel in params.kernels):
+        return params
     kernels = tuple(
         FeatureKernel(features=kernel.features[index], weight=kernel.weight)
         if isinstance(kernel, FeatureKernel) and kernel.features.ndim == 4
@@ -98,11 +111,11 @@ def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_
     rows = flat[:number]
 
     def fill() -> None:
-        cpu_rows.fill_rows(planes.ravel(), distinct, order, rows, padded)
-        if not log_probs:
-            least, sizes = np.empty(lanes, np.float32), (size_of(lanes), size_of(padded // lanes))
-            sums = cpu_rows.normalise_rows(rows, counts, least, *sizes)
-            check_range(float(least.min()), *sums)
+        if log_probs:
+            cpu_rows.fill_rows(planes.ravel(), distinct, order, rows, padded)
+        else:
+            sizes = (size_of(lanes), size_of(padded // lanes))
+            check_range(*cpu_rows.fill_probabilities(planes.ravel(), distinct, order, rows, counts, *sizes))
 
     fill()
     fast = potts and not log_probs
@@ -114,13 +127,9 @@ def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_
     if not fast:
         table = rows.reshape(-1, padded)
         rows = _mean_field(table if log_probs else _log(table), counts, image, params, num_labels).ravel()
-    if len(distinct) == num_labels:
-        cpu_rows.fill_planes(rows, order, result.ravel(), padded)
-        return
-    columns = workspace.take("second", (len(distinct), len(order)), np.float32)
-    cpu_rows.fill_planes(rows, order, columns.ravel(), padded)
-    for label in range(num_labels):
-        result[label] = columns[column[label]]
+    cpu_rows.fill_planes(rows, order, distinct, result.ravel(), padded)
+    for label in np.setdiff1d(np.arange(num_labels), distinct) if len(distinct) < num_labels else ():
+        result[label] = result[distinct[column[label]]]
 
 
 def _potts_mean_field(probs: np.ndarray, counts: np.ndarray, field: Field, iterations: int) -> bool:

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from weakclip.crf import cpu_filter, cpu_rows
-from weakclip.crf.cpu_lattice import BLOCK, Lattice, Terms, build_lattice
+from weakclip.crf.cpu_lattice import BLOCK, Lattice, Place, Terms, build_lattice
 from weakclip.crf.features import colour_widths, feature_spans, position_widths
 from weakclip.crf.params import FeatureKernel, Kernel
 from weakclip.crf.simd import size_of
@@ -69,14 +69,14 @@ def pixel_field(
     lattices: list[tuple[Lattice, int]] = []
     column = first_vertex = 0
     for kernel, count in zip(kernels, counts, strict=True):
-        strength = np.float32(1.0 if normalised_only or isinstance(kernel.weight, tuple) else kernel.weight)
-        place = (column, shape[1], size_of(count), first_vertex, width, strength)
+        strength = 1.0 if normalised_only or isinstance(kernel.weight, tuple) else kernel.weight
+        place = Place(column, first_vertex, width, strength)
         if isinstance(kernel, Kernel) and kernel.srgb is None:
             lattice, kept = _spatial_lattice(*size, position_widths(kernel))
-            kept_terms = (kept.offsets.ravel(), kept.weights.ravel())
-            cpu_rows.copy_terms(*kept_terms, terms.offsets.ravel(), terms.weights.ravel(), *place)
+            arrays = (kept.offsets.ravel(), kept.weights.ravel(), terms.offsets.ravel(), terms.weights.ravel())
+            cpu_rows.copy_terms(*arrays, column, shape[1], size_of(count), first_vertex, width, np.float32(strength))
         else:
-            lattice = _normalised_lattice(*_features(kernel, image), terms, place)
+            lattice = build_lattice(*_features(kernel, image), terms, place)
         lattices.append((lattice, first_vertex))
         first_vertex += lattice.num_vertices
         column += count
@@ -134,19 +134,6 @@ def _spatial_lattice(height: int, width: int, widths: tuple[float, float]) -> tu
     """The lattice of a Gaussian kernel depends on the image's size only. What it holds is never written to."""
     shape = (height * width, 3)
     terms = Terms(np.empty(shape, np.uint32), np.empty(shape, np.float32))
-    features, spans = _features(Kernel(sxy=widths, weight=1.0), np.empty((height, width, 0), np.uint8))
-    lattice = _normalised_lattice(features, spans, terms, (0, 3, size_of(3), 0, 1, np.float32(1.0)))
+    features = _features(Kernel(sxy=widths, weight=1.0), np.empty((height, width, 0), np.uint8))
+    lattice = build_lattice(*features, terms, Place(column=0, first_vertex=0, width=1, strength=1.0))
     return dataclasses.replace(lattice, chain_vertices=lattice.chain_vertices.copy()), terms
-
-
-def _normalised_lattice(
-    features: np.ndarray,
-    spans: tuple[float, ...],
-    terms: Terms,
-    place: tuple[int, int, tuple[int, ...], int, int, np.float32],
-) -> Lattice:
-    """As `build_lattice`, with the terms finished by `cpu_rows.normalise`, whose last arguments are `place`."""
-    lattice, ones = build_lattice(features, spans, terms, place[0])
-    cpu_filter.blur(ones, 0, lattice.chain_vertices, lattice.chain_groups, size_of(1), size_of(1))
-    cpu_rows.normalise(ones, terms.offsets.ravel(), terms.weights.ravel(), *place)
-    return lattice

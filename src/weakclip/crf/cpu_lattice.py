@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from weakclip.crf.cpu_filter import blur
+from weakclip.crf.cpu_rows import normalise
 from weakclip.crf.features import has_phantom, key_strides, lattice_scale, neighbour_steps
 from weakclip.crf.simd import (
     add,
@@ -41,11 +43,12 @@ from weakclip.crf.simd import (
 from weakclip.crf.workspace import workspace
 
 _LINK_BYTES = 29  # a vertex: its code, and what the chains are found with
+_SPARE_BYTES = 64
 _HASH = np.int64(-7046029254386353131)  # 2⁶⁴ / golden ratio, odd, as a signed number
 _HASH_SHIFT = np.int64(29)
 BLOCK = 8
 """Pixels that are embedded at once; features are padded to a multiple of it."""
-_BLOCK = size_of(BLOCK)
+_BLOCK, _1 = size_of(BLOCK), size_of(1)
 
 
 @dataclass(frozen=True)
@@ -85,52 +88,78 @@ def _axes(spans: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return lattice_scale(len(spans)), strides, neighbour_steps(strides)
 
 
-def build_lattice(
-    features: np.ndarray, spans: tuple[float, ...], terms: Terms, column: int
-) -> tuple[Lattice, np.ndarray]:
+@dataclass(frozen=True)
+class Place:
+    """Where among all kernels' terms and vertices those of one kernel are.
+
+    Args:
+        column: its first term.
+        first_vertex: its first vertex in the table of values.
+        width: floats that a vertex has in that table.
+        strength: √strength is in the weights.
+    """
+
+    column: int
+    first_vertex: int
+    width: int
+    strength: float
+
+
+def build_lattice(features: np.ndarray, spans: tuple[float, ...], terms: Terms, place: Place) -> Lattice:
     """Find the lattice of N points; it lies in the thread's workspace.
 
     Args:
         features: `(d, N padded to BLOCK)` float32 in standard deviations, from 0 to `spans`.
         spans: d largest values.
-        terms: filled with the d + 1 vertices of each point's simplex, as numbers from 0, and barycentric coordinates.
-        column: the first of the terms that are this lattice's.
+        terms: filled, from `place.column` on, with the d + 1 vertices of each point's simplex as offsets in the table,
+            and with their weights: barycentric coordinates times `√(strength / norm)`, norm being the filter's
+            response to ones.
+        place: where they go.
 
     Returns:
-        The lattice, and `(V,)` float32: the sum of the weights at each vertex.
+        The lattice.
     """
     (num_points, num_terms), size = terms.offsets.shape, len(spans) + 1
-    scale, strides, steps = _axes(spans)
     all_points = num_points + has_phantom(num_points)
     most = all_points * size
-    memory = workspace.take("second", (_LINK_BYTES * (most + 2),), np.uint8)  # touched only as far as it is needed
-    codes = memory[: 8 * most].view(np.int64)
-    ones = workspace.take("ones", (most,), np.float32)
-    slots = 1 << max(12, (num_points - 1).bit_length())
-    start = count = 0
+    bytes_needed = -(-_LINK_BYTES * most // 8) * 8 + _SPARE_BYTES
+    name = f"chains {place.column} of {num_terms}"  # not those of another kernel of the image, or of a kept one
+    chain_vertices = workspace.take(name, (size * most,), np.int32)  # touched only as far as it is needed
+    groups = workspace.take("groups", (size * (2 + math.isqrt(2 * most)), 2), np.int64)
+    count, length, num_groups = _build(
+        features.ravel(), features.shape[1], num_points, all_points, *_axes(spans),
+        terms.offsets.ravel(), terms.weights.ravel(), num_terms,
+        place.column, place.first_vertex, place.width, np.float32(place.strength),
+        workspace.take("second", (bytes_needed,), np.uint8), workspace.take("ones", (most,), np.float32),
+        workspace.take("table", (1 << max(12, (num_points - 1).bit_length()),), np.int32),
+        chain_vertices, groups, size_of(size),
+    )  # fmt: skip
+    return Lattice(count, chain_vertices[:length], groups[:num_groups].copy())
+
+
+@jit
+def _build(
+    features: Any, padded: Any, num_points: Any, all_points: Any, scale: Any, strides: Any, steps: Any,
+    vertices: Any, weights: Any, num_terms: Any, column: Any, first_vertex: Any, width: Any, strength: Any,
+    memory: Any, ones: Any, table: Any, chain_vertices: Any, groups: Any, sides: Any,
+) -> Any:  # fmt: skip
+    """As `build_lattice`; returns the numbers of vertices, of entries of `chain_vertices` and of groups."""
+    codes = memory.view(np.int64)
+    _fill_table(table, codes, 0)
+    start, count = 0, 0
     while True:
-        table = workspace.take("table", (slots,), np.int32)
-        _fill_table(table, codes, count)
         start, count = _embed(
-            features.ravel(), features.shape[1], num_points, all_points, scale, strides, start, count,
-            terms.offsets.ravel(), terms.weights.ravel(), num_terms, column, codes, ones, table, size_of(size),
+            features, padded, num_points, all_points, scale, strides, start, count,
+            vertices, weights, num_terms, column, codes, ones, table, sides,
         )  # fmt: skip
         if start >= all_points:
             break
-        slots *= 2
-    name = f"chains {column} of {num_terms}"  # not those of another kernel of the image, or of a kernel that is kept
-    chain_vertices = workspace.take(name, (size * count,), np.int32)
-    groups = workspace.take("groups", (2 * size * (2 + math.isqrt(2 * count)),), np.int64)
-    links, begin = [], 8 * count  # the codes stay
-    for dtype in (np.int64, np.int32, np.int32, np.int32, np.uint8):
-        size_in_bytes = np.dtype(dtype).itemsize * (count + 2)
-        links.append(memory[begin : begin + size_in_bytes].view(dtype))
-        begin += size_in_bytes
-    total, num_groups = _chains(
-        codes, count, table, steps, chain_vertices, groups, *links
-    )
-    kept_groups = groups[: 2 * num_groups].reshape(-1, 2).copy()
-    return Lattice(count, chain_vertices[:total], kept_groups), ones[:count]
+        table = np.empty(2 * len(table), np.int32)
+        _fill_table(table, codes, count)
+    length, num_groups = _chains(memory, count, table, steps, chain_vertices, groups)
+    blur(ones, 0, chain_vertices, groups[:num_groups], _1, _1)
+    normalise(ones, vertices, weights, column, num_terms, sides, first_vertex, width, strength)
+    return count, length, num_groups
 
 
 @jit
@@ -272,35 +301,37 @@ def _embed(
 
 
 @jit
-def _chains(
-    codes: Any, num_vertices: Any, table: Any, steps: Any, chain_vertices: Any, groups: Any, places: Any,
-    following: Any, heads: Any, run: Any, has_previous: Any,
-) -> Any:  # fmt: skip
+def _chains(memory: Any, count: Any, table: Any, steps: Any, chain_vertices: Any, groups: Any) -> Any:
     """Fill `chain_vertices` with all runs of two and more neighbours, axis after axis, for each axis sorted by length.
 
-    `groups` is filled with `(length, number)`, flat; the arrays after it are to work in.
-    Returns how much of `chain_vertices` was filled, and the number of groups.
+    `groups` is filled with `(length, number)`. `memory` begins with the codes of `count` vertices; what comes after
+    them is worked in. Returns how much of `chain_vertices` was filled, and the number of groups.
     """
+    codes, spare = memory.view(np.int64), count + 2
+    places, links = codes[count : count + spare], memory[8 * (count + spare) :]
+    following = links[: 4 * spare].view(np.int32)
+    heads, run = links[4 * spare : 8 * spare].view(np.int32), links[8 * spare : 12 * spare].view(np.int32)
+    has_previous = links[12 * spare : 13 * spare]
     total, num_groups = 0, 0
-    for span in range(num_vertices + 2):
+    for span in range(count + 2):
         put(places, span, 0)
     for axis in range(len(steps)):
-        for vertex in range(num_vertices + 1):  # the last one is for those without a next
+        for vertex in range(count + 1):  # the last one is for those without a next
             put(has_previous, vertex, np.uint8(0))
-        for vertex in range(num_vertices):
+        for vertex in range(count):
             code = item(codes, vertex) + item(steps, axis)
             found = item(table, _slot(table, codes, code, _home(code, table)))
-            found = found if found >= 0 else np.int32(num_vertices)
+            found = found if found >= 0 else np.int32(count)
             put(following, vertex, found)
             put(has_previous, np.intp(found), np.uint8(1))
         chains = 0
-        for vertex in range(num_vertices):
+        for vertex in range(count):
             put(heads, chains, np.int32(vertex))
-            chains += int(item(following, vertex) < num_vertices) & int(1 - item(has_previous, vertex))
+            chains += int(item(following, vertex) < count) & int(1 - item(has_previous, vertex))
         length, longest = 0, 0
         for chain in range(chains):
             current, start = np.intp(item(heads, chain)), length
-            while current < num_vertices:
+            while current < count:
                 put(run, length, np.int32(current))
                 length += 1
                 current = np.intp(item(following, current))
@@ -311,8 +342,7 @@ def _chains(
         for span in range(2, longest + 1):
             number = item(places, span)
             if number > 0:
-                put(groups, 2 * num_groups, span)
-                put(groups, 2 * num_groups + 1, number)
+                groups[num_groups, 0], groups[num_groups, 1] = span, number
                 num_groups += 1
             put(places, span, place)
             place += span * number

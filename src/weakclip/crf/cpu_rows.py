@@ -14,6 +14,7 @@ from weakclip.crf.simd import (
     item,
     jit,
     load,
+    lowest_lane,
     minimum,
     multiply,
     multiply_add,
@@ -63,49 +64,89 @@ def copy_terms(
 def fill_rows(planes: Any, distinct: Any, order: Any, rows: Any, width: Any) -> None:
     """`rows[i, k] = planes[distinct[k], order[i]]`, flat; the labels that pad `rows` become 0."""
     for start in range(0, len(order), _CHUNK):
-        stop = min(start + _CHUNK, len(order))
-        for k in range(len(distinct)):
-            plane = np.intp(item(distinct, k)) * len(order)
-            for index in range(start, stop):
-                put(rows, index * width + k, item(planes, plane + np.intp(item(order, index))))
-        for k in range(len(distinct), width):
-            for index in range(start, stop):
-                put(rows, index * width + k, np.float32(0.0))
+        _fill_chunk(planes, distinct, order, rows, width, start, min(start + _CHUNK, len(order)))
 
 
 @jit
-def normalise_rows(rows: Any, counts: Any, least: Any, lanes: Any, blocks: Any) -> Any:
-    """Make every row, flat, sum to one, each column counting `counts` times.
+def _fill_chunk(planes: Any, distinct: Any, order: Any, rows: Any, width: Any, start: Any, stop: Any) -> None:
+    """`fill_rows` for the pixels from `start` to `stop`."""
+    for k in range(len(distinct)):
+        plane = np.intp(item(distinct, k)) * len(order)
+        for index in range(start, stop):
+            put(rows, index * width + k, item(planes, plane + np.intp(item(order, index))))
+    for k in range(len(distinct), width):
+        for index in range(start, stop):
+            put(rows, index * width + k, np.float32(0.0))
 
-    Fills `least`, `(lanes,)`, with the lowest number in each lane, and returns the smallest and largest sum; one of
-    them is not finite if any number is not.
+
+@jit
+def fill_probabilities(
+    planes: Any, distinct: Any, order: Any, rows: Any, counts: Any, lanes: Any, blocks: Any
+) -> Any:
+    """`fill_rows`, and every row made to sum to one, each column counting `counts` times.
+
+    Returns the lowest number of all, and the smallest and largest sum; one of them is not finite if any number is not.
     """
     width = constant(blocks) * constant(lanes)
-    lowest = broadcast(np.float32(np.inf), lanes)
-    smallest, largest, all_totals = np.float32(np.inf), np.float32(-np.inf), np.float32(0.0)
-    for start in range(0, len(rows), width):
-        sums = broadcast(np.float32(0.0), lanes)
-        for b in range(constant(blocks)):
-            values = load(rows, start + b * constant(lanes), lanes)
-            lowest = minimum(lowest, values)
-            sums = multiply_add(load(counts, b * constant(lanes), lanes), values, sums)
-        total = sum_lanes(sums)
-        smallest, largest, all_totals = min(smallest, total), max(largest, total), all_totals + total
-        factor = broadcast(np.float32(1.0) / total, lanes)
-        for b in range(constant(blocks)):
-            at = start + b * constant(lanes)
-            store(rows, at, multiply(factor, load(rows, at, lanes)))
-    store(least, 0, lowest)
-    return smallest, largest if np.isfinite(all_totals) else np.float32(np.inf)
+    lowest, all_totals = broadcast(np.float32(np.inf), lanes), np.float32(0.0)
+    smallest, largest = np.float32(np.inf), np.float32(-np.inf)
+    for first in range(0, len(order), _CHUNK):
+        stop = min(first + _CHUNK, len(order))
+        _fill_chunk(planes, distinct, order, rows, width, first, stop)
+        for start in range(first * width, stop * width, width):
+            sums = broadcast(np.float32(0.0), lanes)
+            for k in range(0, width, constant(lanes)):
+                values = load(rows, start + k, lanes)
+                lowest = minimum(lowest, values)
+                sums = multiply_add(load(counts, k, lanes), values, sums)
+            total = sum_lanes(sums)
+            smallest, largest, all_totals = min(smallest, total), max(largest, total), all_totals + total
+            factor = broadcast(np.float32(1.0) / total, lanes)
+            for k in range(start, start + width, constant(lanes)):
+                store(rows, k, multiply(factor, load(rows, k, lanes)))
+    if not np.isfinite(all_totals):
+        largest = np.float32(np.inf)
+    return lowest_lane(lowest), smallest, largest
 
 
 @jit
-def fill_planes(rows: Any, order: Any, planes: Any, width: Any) -> None:
-    """`planes[k, order[i]] = rows[i, k]`, flat."""
+def fill_planes(rows: Any, order: Any, distinct: Any, planes: Any, width: Any) -> None:
+    """`planes[distinct[k], order[i]] = rows[i, k]`, flat."""
     for start in range(0, len(order), _CHUNK):
-        for k in range(len(planes) // len(order)):
+        for k in range(len(distinct)):
+            plane = np.intp(item(distinct, k)) * len(order)
             for index in range(start, min(start + _CHUNK, len(order))):
-                put(planes, k * len(order) + np.intp(item(order, index)), item(rows, index * width + k))
+                put(planes, plane + np.intp(item(order, index)), item(rows, index * width + k))
+
+
+@jit
+def find_equal_planes(planes: Any, distinct: Any, column: Any) -> Any:
+    """As `labels.merge_equal_planes`, whose results are filled in; returns the number of distinct planes."""
+    count, size = 0, len(planes) // len(column)
+    for label in range(len(column)):
+        kind = 0
+        while kind < count and not _equal(planes, np.intp(item(distinct, kind)) * size, label * size, size):
+            kind += 1
+        if kind == count:
+            put(distinct, kind, label)
+            count += 1
+        put(column, label, kind)
+    return count
+
+
+@jit
+def _equal(planes: Any, a: Any, b: Any, size: Any) -> Any:
+    """Whether `planes`, flat, holds the same `size` numbers from `a` and from `b` on."""
+    middle = size // 2  # planes that differ mostly differ there
+    if item(planes, a + middle) != item(planes, b + middle):
+        return False
+    for start in range(0, size, _CHUNK):
+        same = True
+        for index in range(start, min(start + _CHUNK, size)):
+            same &= item(planes, a + index) == item(planes, b + index)
+        if not same:
+            return False
+    return True
 
 
 @jit

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from weakclip.crf import cpu_rows
+
 
 def merge_equal_planes(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Find the distinct planes among K.
@@ -19,16 +21,7 @@ def merge_equal_planes(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         distinct: `(D,)` int64, the index of the first plane of each kind, ascending.
         column: `(K,)` int64, which of the D kinds each plane is.
     """
-    stride = max(1, planes.shape[1] // 64)
-    kinds: dict[bytes, list[int]] = {}  # a few samples of a plane → kinds that share them
-    distinct: list[int] = []
+    distinct = np.empty(len(planes), dtype=np.int64)
     column = np.empty(len(planes), dtype=np.int64)
-    for label, plane in enumerate(planes):
-        candidates = kinds.setdefault(plane[::stride].tobytes(), [])
-        same = next((kind for kind in candidates if np.array_equal(planes[distinct[kind]], plane)), None)
-        if same is None:
-            same = len(distinct)
-            distinct.append(label)
-            candidates.append(same)
-        column[label] = same
-    return np.array(distinct, dtype=np.int64), column
+    count = cpu_rows.find_equal_planes(planes.ravel(), distinct, column)
+    return distinct[:count], column

@@ -283,6 +283,19 @@ def sum_lanes(typing_context: Any, vector: Any) -> Any:
     return types.float32(vector), emit
 
 
+@_operation
+def lowest_lane(typing_context: Any, vector: Any) -> Any:
+    """The lowest of a vector's lanes."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lowest, *others = (builder.extract_element(args[0], ir.IntType(32)(lane)) for lane in range(vector.lanes))
+        for other in others:
+            lowest = builder.select(builder.fcmp_ordered("<", other, lowest), other, lowest)
+        return lowest
+
+    return types.float32(vector), emit
+
+
 _F = np.float32
 _HIGHEST = _F(89.0)
 _LOG2_E = _F(1.44269504088896341)
