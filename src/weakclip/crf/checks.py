@@ -84,7 +84,8 @@ def check_kernels(params: CRFParams, num_labels: int, size: tuple[int, int], cha
     """
     height, width = size
     for kernel in params.kernels:
-        label_costs(kernel.weight, num_labels)
+        if isinstance(kernel.weight, tuple):
+            label_costs(kernel.weight, num_labels)
         if isinstance(kernel, FeatureKernel):
             _check_features(kernel.features, size, batch)
             continue

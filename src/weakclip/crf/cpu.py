@@ -103,8 +103,7 @@ def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_
     distinct, column = merge_equal_planes(planes) if potts else (np.arange(num_labels), np.arange(num_labels))
     lanes = 4 if len(distinct) <= 4 else 8
     padded = -(-len(distinct) // lanes) * lanes
-    counts = np.zeros(padded, dtype=np.float32)
-    counts[: len(distinct)] = np.bincount(column)
+    counts = np.bincount(column, minlength=padded).astype(np.float32)
     number = len(order) * padded
     flat = workspace.take("rows", (number + _PADDING,), np.float32)
     flat[number:] = 1
@@ -128,8 +127,9 @@ def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_
         table = rows.reshape(-1, padded)
         rows = _mean_field(table if log_probs else _log(table), counts, image, params, num_labels).ravel()
     cpu_rows.fill_planes(rows, order, distinct, result.ravel(), padded)
-    for label in np.setdiff1d(np.arange(num_labels), distinct) if len(distinct) < num_labels else ():
-        result[label] = result[distinct[column[label]]]
+    for label, first in enumerate(distinct[column].tolist()):
+        if first != label:
+            result[label] = result[first]
 
 
 def _potts_mean_field(probs: np.ndarray, counts: np.ndarray, field: Field, iterations: int) -> bool:
@@ -146,7 +146,7 @@ def _potts_mean_field(probs: np.ndarray, counts: np.ndarray, field: Field, itera
     return bool(
         cpu_filter.mean_field(
             probs,
-            np.tile(counts, -(-_PADDING // width)),
+            counts,
             field.offsets.ravel(),
             field.weights.ravel(),
             tuple(lattice.chain_vertices for lattice in lattices),

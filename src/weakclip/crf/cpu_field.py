@@ -106,12 +106,9 @@ def _features(kernel: Kernel | FeatureKernel, image: np.ndarray) -> tuple[np.nda
         features[:, :number] = given[:, tile_order(height, width)]
         return features, tuple((given.max(axis=1, initial=0) - given.min(axis=1, initial=0)).tolist())
     places = _scaled_positions(height, width, position_widths(kernel))
-    if kernel.srgb is None:
-        cpu_rows.fill_positions(*places, features.ravel(), shape[1], TILE)
-    else:
-        widths = colour_widths(kernel, channels)
-        colours = (image.ravel(), widths, _levels(tuple(widths.tolist())))
-        cpu_rows.fill_positions(*places, features.ravel(), shape[1], TILE)
+    cpu_rows.fill_positions(*places, features.ravel(), shape[1], TILE)
+    if kernel.srgb is not None:
+        colours = (image.ravel(), *_levels(kernel, channels))
         cpu_rows.fill_colours(*colours, height, width, features.ravel(), shape[1], TILE)
     return features, feature_spans(kernel, height, width, channels)
 
@@ -124,9 +121,10 @@ def _scaled_positions(height: int, width: int, widths: tuple[float, float]) -> t
 
 
 @lru_cache(maxsize=8)
-def _levels(srgb: tuple[float, ...]) -> np.ndarray:
-    """The levels 0…255 of every channel in standard deviations, `(C · 256,)` float32."""
-    return (np.arange(256, dtype=np.float32)[None] / np.array(srgb, np.float32)[:, None]).ravel()
+def _levels(kernel: Kernel, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Deviations of the channels, `(C,)`, and the levels 0…255 of every channel over them, `(C · 256,)`, float32."""
+    widths = np.ascontiguousarray(colour_widths(kernel, channels))
+    return widths, (np.arange(256, dtype=np.float32)[None] / widths[:, None]).ravel()
 
 
 @lru_cache(maxsize=8)

@@ -144,13 +144,15 @@ def mean_field(
     """All iterations: `probs`, `(N · width,)` and padded to a multiple of 16, becomes `p · exp(Σ messages)`, normalised.
 
     Messages are not negative, so that the sum which divides is at least one; it is infinite, and False is returned,
-    where a message is above 88. `counts` says how many equal labels each column stands for, 0 for padding; it is
-    repeated to 16 or more lanes. `chains`, `groups` and `first_vertices` are of each lattice what `blur` takes, and
-    `tables` are two to hold the vertices' values.
+    where a message is above 88. `counts` says how many equal labels each column stands for, 0 for padding.
+    `chains`, `groups` and `first_vertices` are of each lattice what `blur` takes, `tables` two to hold the vertices'
+    values. `narrow` is a vector's size for what is fastest in parts of 8 labels.
     """
     width = constant(blocks) * constant(lanes)
     number = len(offsets) // constant(terms)
-    messages = np.zeros(_CHUNK * width, np.float32)
+    messages, repeated = np.zeros(_CHUNK * width, np.float32), np.empty(width + 16, np.float32)
+    for lane in range(len(repeated)):
+        put(repeated, lane, item(counts, lane % width))
     values, target = tables
     clear(values)
     for start in range(0, number, _CHUNK):
@@ -164,7 +166,7 @@ def mean_field(
         for start in range(0, number, _CHUNK):
             count = min(_CHUNK, number - start)
             slice_rows(values, offsets, weights, start, count, messages, 0, lanes, blocks, terms)
-            check += _softmax(probs, start * width, count, counts, messages, lanes, blocks)
+            check += _softmax(probs, start * width, count, repeated, messages, narrow, width // len(narrow))
             if last:
                 copy(messages, probs, start * width, count * width)
             else:
@@ -177,20 +179,18 @@ def mean_field(
 def _softmax(probs: Any, first: Any, number: Any, counts: Any, messages: Any, lanes: Any, blocks: Any) -> Any:
     """Turn the messages of `number` pixels, whose probabilities begin at `first`, into marginals, in place.
 
-    Returns 0, or NaN if a sum is not finite.
+    `counts` is repeated to 16 lanes. Returns 0, or NaN if a sum is not finite.
     """
     width = constant(blocks) * constant(lanes)
     check = broadcast(_ZERO, _16)
-    if width > 8:
-        for at in range(0, number * width, 16):
-            store(messages, at, multiply(load(probs, first + at, _16), exp(load(messages, at, _16))))
-        return _normalise(messages, number, counts, lanes, blocks)
     for at in range(0, number * width, 16):
         unnormalised = multiply(load(probs, first + at, _16), exp(load(messages, at, _16)))
-        total = sum_groups(multiply(load(counts, 0, _16), unnormalised), lanes)
-        check = multiply_add(total, broadcast(_ZERO, _16), check)
-        store(messages, at, divide(unnormalised, total))
-    return sum_lanes(check)
+        if width == 4:  # four pixels at once
+            total = sum_groups(multiply(load(counts, 0, _16), unnormalised), lanes)
+            check = multiply_add(total, broadcast(_ZERO, _16), check)
+            unnormalised = divide(unnormalised, total)
+        store(messages, at, unnormalised)
+    return sum_lanes(check) if width == 4 else _normalise(messages, number, counts, lanes, blocks)
 
 
 @jit

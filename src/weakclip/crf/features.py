@@ -68,9 +68,9 @@ def label_costs(weight: Weight, num_labels: int) -> np.ndarray:
     Raises:
         DataError: a vector or matrix for another number of labels.
     """
+    if not isinstance(weight, tuple):
+        return np.float32(-weight) * np.eye(num_labels, dtype=np.float32)
     costs = np.asarray(weight, np.float32)
-    if costs.ndim == 0:
-        return -costs * np.eye(num_labels, dtype=np.float32)
     if len(costs) != num_labels:
         raise DataError(
             f"dense CRF: a kernel weight has shape {costs.shape} for {num_labels} labels; give one cost a label"
