@@ -109,36 +109,32 @@ def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_
     flat[number:] = 1
     rows = flat[:number]
 
-    def fill() -> None:
-        if log_probs:
-            cpu_rows.fill_rows(planes.ravel(), distinct, order, rows, padded)
-        else:
-            sizes = (size_of(lanes), size_of(padded // lanes))
-            check_range(*cpu_rows.fill_probabilities(planes.ravel(), distinct, order, rows, counts, *sizes))
-
-    fill()
-    fast = potts and not log_probs
-    if fast:
+    if log_probs:
+        cpu_rows.fill_rows(planes.ravel(), distinct, order, rows, padded)
+    else:
+        sizes = (size_of(lanes), size_of(padded // lanes))
+        check_range(*cpu_rows.fill_probabilities(planes.ravel(), distinct, order, rows, counts, *sizes))
+    outcome = (order, distinct, result.ravel())
+    done = potts and not log_probs and params.iterations > 0 and len(params.kernels) > 0
+    if done:
         field = pixel_field(image, params.kernels, padded)
-        fast = _potts_mean_field(flat, counts, field, params.iterations)
-        if not fast:
-            fill()
-    if not fast:
+        done = _potts_mean_field(flat, counts, field, params.iterations, outcome)
+    if not done:
         table = rows.reshape(-1, padded)
-        rows = _mean_field(table if log_probs else _log(table), counts, image, params, num_labels).ravel()
-    cpu_rows.fill_planes(rows, order, distinct, result.ravel(), padded)
+        marginals = _mean_field(table if log_probs else _log(table), counts, image, params, num_labels)
+        cpu_rows.fill_planes(marginals.ravel(), 0, 0, len(order), *outcome, padded)
     for label, first in enumerate(distinct[column].tolist()):
         if first != label:
             result[label] = result[first]
 
 
-def _potts_mean_field(probs: np.ndarray, counts: np.ndarray, field: Field, iterations: int) -> bool:
-    """`probs`, `(N · padded labels + _PADDING,)`, becomes `p · exp(Σ messages)`, normalised.
+def _potts_mean_field(
+    probs: np.ndarray, counts: np.ndarray, field: Field, iterations: int, outcome: tuple[np.ndarray, ...]
+) -> bool:
+    """Marginals from `probs`, `(N · padded labels + _PADDING,)`, to `outcome`, the last arguments of `fill_planes`.
 
-    False where that overflowed: kernels so strong that a message exceeds 88. `probs` is then lost.
+    False where that overflowed: kernels so strong that a message exceeds 88.
     """
-    if iterations == 0 or not field.lattices:
-        return True
     width = len(counts)
     whole = width if width <= _WIDEST else 8
     shape = (field.num_vertices * width,)
@@ -154,6 +150,7 @@ def _potts_mean_field(probs: np.ndarray, counts: np.ndarray, field: Field, itera
             first_vertices,
             (workspace.take("first", shape, np.float32), workspace.take("second", shape, np.float32)),
             iterations,
+            *outcome,
             *(size_of(min(width, 8)), size_of(whole), size_of(width // whole), size_of(field.offsets.shape[1])),
         )
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from weakclip.crf.cpu_rows import fill_planes
 from weakclip.crf.simd import (
     add,
     broadcast,
@@ -96,13 +97,6 @@ def clear(values: Any) -> None:
 
 
 @jit
-def copy(source: Any, rows: Any, first: Any, number: Any) -> None:
-    """`rows[first : first + number] = source[:number]`."""
-    for at in range(number):
-        put(rows, first + at, item(source, at))
-
-
-@jit
 def blur(values: Any, first_vertex: Any, chain_vertices: Any, chain_groups: Any, lanes: Any, blocks: Any) -> None:
     """Blur one lattice with (½, 1, ½) along all its chains in turn, in place."""
     width = constant(blocks) * constant(lanes)
@@ -138,12 +132,12 @@ def blur(values: Any, first_vertex: Any, chain_vertices: Any, chain_groups: Any,
 
 @jit
 def mean_field(
-    probs: Any, counts: Any, offsets: Any, weights: Any, chains: Any, groups: Any, first_vertices: Any,
-    tables: Any, iterations: Any, narrow: Any, lanes: Any, blocks: Any, terms: Any,
+    probs: Any, counts: Any, offsets: Any, weights: Any, chains: Any, groups: Any, first_vertices: Any, tables: Any,
+    iterations: Any, order: Any, distinct: Any, planes: Any, narrow: Any, lanes: Any, blocks: Any, terms: Any,
 ) -> Any:  # fmt: skip
-    """All iterations: `probs`, `(N · width,)` and padded to a multiple of 16, becomes `p · exp(Σ messages)`, normalised.
+    """All iterations of `p · exp(Σ messages)`, normalised; `probs` is `(N · width,)`, padded to a multiple of 16.
 
-    Messages are not negative, so that the sum which divides is at least one; it is infinite, and False is returned,
+    The result goes to `planes` as in `fill_planes`. Messages are not negative, so that the sum which divides is at least one; it is infinite, and False is returned,
     where a message is above 88. `counts` says how many equal labels each column stands for, 0 for padding.
     `chains`, `groups` and `first_vertices` are of each lattice what `blur` takes, `tables` two to hold the vertices'
     values. `narrow` is a vector's size for what is fastest in parts of 8 labels.
@@ -168,7 +162,7 @@ def mean_field(
             slice_rows(values, offsets, weights, start, count, messages, 0, lanes, blocks, terms)
             check += _softmax(probs, start * width, count, repeated, messages, narrow, width // len(narrow))
             if last:
-                copy(messages, probs, start * width, count * width)
+                fill_planes(messages, 0, start, count, order, distinct, planes, width)
             else:
                 splat_rows(target, offsets, weights, start, count, messages, 0, lanes, blocks, terms)
         values, target = target, values

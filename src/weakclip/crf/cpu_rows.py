@@ -21,6 +21,7 @@ from weakclip.crf.simd import (
     put,
     store,
     sum_lanes,
+    transpose,
 )
 
 _CHUNK = 256  # rows that stay in the first cache while they are transposed
@@ -70,13 +71,32 @@ def fill_rows(planes: Any, distinct: Any, order: Any, rows: Any, width: Any) -> 
 @jit
 def _fill_chunk(planes: Any, distinct: Any, order: Any, rows: Any, width: Any, start: Any, stop: Any) -> None:
     """`fill_rows` for the pixels from `start` to `stop`."""
-    for k in range(len(distinct)):
-        plane = np.intp(item(distinct, k)) * len(order)
-        for index in range(start, stop):
-            put(rows, index * width + k, item(planes, plane + np.intp(item(order, index))))
-    for k in range(len(distinct), width):
-        for index in range(start, stop):
+    for k in range(0, len(distinct), 4):
+        a, b, c, d = _four_planes(distinct, k, len(order))
+        index = start
+        while index < stop:
+            pixel, to = np.intp(item(order, index)), index * width + k
+            if index + 3 < stop and item(order, index + 3) == pixel + 3:
+                froms, tos = (a + pixel, b + pixel, c + pixel, d + pixel), (to, to + width, to + 2 * width, to + 3 * width)
+                transpose(planes, froms, rows, tos)
+                index += 4
+            else:
+                for lane, plane in enumerate((a, b, c, d)):
+                    put(rows, to + lane, item(planes, plane + pixel))
+                index += 1
+    for index in range(start, stop):
+        for k in range(len(distinct), width):
             put(rows, index * width + k, np.float32(0.0))
+
+
+@jit
+def _four_planes(distinct: Any, k: Any, size: Any) -> Any:
+    """Where the planes of four labels from k on begin; those beyond the last are the first of the four again."""
+    a = np.intp(item(distinct, k)) * size
+    b = np.intp(item(distinct, k + 1)) * size if k + 1 < len(distinct) else a
+    c = np.intp(item(distinct, k + 2)) * size if k + 2 < len(distinct) else a
+    d = np.intp(item(distinct, k + 3)) * size if k + 3 < len(distinct) else a
+    return a, b, c, d
 
 
 @jit
@@ -110,13 +130,23 @@ def fill_probabilities(
 
 
 @jit
-def fill_planes(rows: Any, order: Any, distinct: Any, planes: Any, width: Any) -> None:
-    """`planes[distinct[k], order[i]] = rows[i, k]`, flat."""
-    for start in range(0, len(order), _CHUNK):
-        for k in range(len(distinct)):
-            plane = np.intp(item(distinct, k)) * len(order)
-            for index in range(start, min(start + _CHUNK, len(order))):
-                put(planes, plane + np.intp(item(order, index)), item(rows, index * width + k))
+def fill_planes(
+    rows: Any, first_row: Any, first: Any, number: Any, order: Any, distinct: Any, planes: Any, width: Any
+) -> None:
+    """`planes[distinct[k], order[first + i]] = rows[first_row + i, k]` for `number` pixels, flat."""
+    for k in range(0, len(distinct), 4):
+        a, b, c, d = _four_planes(distinct, k, len(order))
+        i = 0
+        while i < number:
+            pixel, at = np.intp(item(order, first + i)), (first_row + i) * width + k
+            if i + 3 < number and item(order, first + i + 3) == pixel + 3:
+                froms, tos = (at, at + width, at + 2 * width, at + 3 * width), (a + pixel, b + pixel, c + pixel, d + pixel)
+                transpose(rows, froms, planes, tos)
+                i += 4
+            else:
+                for lane, plane in enumerate((d, c, b, a)):  # a comes last: it may stand for the others
+                    put(planes, plane + pixel, item(rows, at + 3 - lane))
+                i += 1
 
 
 @jit

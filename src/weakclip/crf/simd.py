@@ -144,6 +144,28 @@ def store(typing_context: Any, array: Any, offset: Any, value: Any) -> Any:
     return types.void(array, types.intp, value), emit
 
 
+@_operation
+def transpose(typing_context: Any, source: Any, froms: Any, target: Any, tos: Any) -> Any:
+    """`target[tos[j] + i] = source[froms[i] + j]` for i and j below 4, in arrays of float32; the last `tos` goes first."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer_type, picks = ir.PointerType(_floats(4)), ((0, 4, 1, 5), (2, 6, 3, 7))
+        rows = []
+        for place in cgutils.unpack_tuple(builder, args[1]):
+            pointer = _pointer(context, builder, signature.args[0], (args[0], place))
+            rows.append(builder.load(builder.bitcast(pointer, pointer_type), align=4))
+        for _ in range(2):  # a perfect shuffle, twice
+            pairs = [(rows[i], rows[i + 2], ir.Constant(_ints(4), pick)) for i in range(2) for pick in picks]
+            rows = [builder.shuffle_vector(*pair) for pair in pairs]
+        for row, place in reversed(list(zip(rows, cgutils.unpack_tuple(builder, args[3]), strict=True))):
+            pointer = _pointer(context, builder, signature.args[2], (args[2], place))
+            builder.store(row, builder.bitcast(pointer, pointer_type), align=4)
+        return context.get_dummy_value()
+
+    places = types.UniTuple(types.intp, 4)
+    return types.void(source, places, target, places), emit
+
+
 def _emit_broadcast(builder: Any, value: Any, vector: Vector) -> Any:
     undefined = ir.Constant(_lanes_of(vector), ir.Undefined)
     first = builder.insert_element(undefined, value, ir.IntType(32)(0))
