@@ -21,6 +21,7 @@ from weakclip.crf.simd import (
     constant,
     divide,
     exp,
+    inner_jit,
     item,
     jit,
     load,
@@ -55,7 +56,7 @@ def splat_rows(
             _splat_vector(values, offsets, weights, (first + pixel) * constant(terms), k, probs, lanes, terms)
 
 
-@jit
+@inner_jit
 def _splat_vector(
     values: Any, offsets: Any, weights: Any, first: Any, k: Any, probs: Any, lanes: Any, terms: Any
 ) -> None:
@@ -65,7 +66,7 @@ def _splat_vector(
         store(values, at, multiply_add(broadcast(item(weights, first + t), lanes), probs, load(values, at, lanes)))
 
 
-@jit
+@inner_jit
 def _message(values: Any, offsets: Any, weights: Any, first: Any, k: Any, lanes: Any, terms: Any) -> Any:
     """What a pixel reads of the labels from `k` on; its terms begin at `first`."""
     message = broadcast(np.float32(0.0), lanes)
@@ -89,7 +90,7 @@ def slice_rows(
             store(rows, (first_row + pixel) * width + k, message)
 
 
-@jit
+@inner_jit
 def clear(values: Any) -> None:
     """Zeros throughout."""
     for at in range(len(values)):
@@ -169,7 +170,7 @@ def mean_field(
     return check == _ZERO
 
 
-@jit
+@inner_jit
 def _softmax(probs: Any, first: Any, number: Any, counts: Any, messages: Any, lanes: Any, blocks: Any) -> Any:
     """Turn the messages of `number` pixels, whose probabilities begin at `first`, into marginals, in place.
 
@@ -187,7 +188,7 @@ def _softmax(probs: Any, first: Any, number: Any, counts: Any, messages: Any, la
     return sum_lanes(check) if width == 4 else _normalise(messages, number, counts, lanes, blocks)
 
 
-@jit
+@inner_jit
 def _normalise(rows: Any, number: Any, counts: Any, lanes: Any, blocks: Any) -> Any:
     """Divide each of `number` rows by its sum, in place; returns as `_softmax`."""
     width = constant(blocks) * constant(lanes)

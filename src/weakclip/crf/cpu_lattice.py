@@ -26,6 +26,7 @@ from weakclip.crf.simd import (
     bits_and,
     broadcast,
     constant,
+    inner_jit,
     item,
     jit,
     load,
@@ -146,7 +147,7 @@ def _build(
     """As `build_lattice`; returns the numbers of vertices, of entries of `chain_vertices` and of groups."""
     codes = memory.view(np.int64)
     _fill_table(table, codes, 0)
-    start, count = 0, 0
+    start, count = np.int64(0), np.int64(0)
     while True:
         start, count = _embed(
             features, padded, num_points, all_points, scale, strides, start, count,
@@ -162,13 +163,13 @@ def _build(
     return count, length, num_groups
 
 
-@jit
+@inner_jit
 def _home(code: Any, table: Any) -> Any:
     """Where in the open-addressing `table` of vertices to begin looking for a code."""
     return ((code * _HASH) >> _HASH_SHIFT) & (len(table) - 1)
 
 
-@jit
+@inner_jit
 def _slot(table: Any, codes: Any, code: Any, slot: Any) -> Any:
     """Where in `table` this code's vertex is, or would be put, looking from `slot` on."""
     while True:
@@ -178,7 +179,7 @@ def _slot(table: Any, codes: Any, code: Any, slot: Any) -> Any:
         slot = (slot + 1) & (len(table) - 1)
 
 
-@jit
+@inner_jit
 def _fill_table(table: Any, codes: Any, count: Any) -> None:
     """Make a table of the first `count` codes' vertices, −1 where a slot is free."""
     for slot in range(len(table)):
@@ -188,7 +189,7 @@ def _fill_table(table: Any, codes: Any, count: Any) -> None:
         put(table, _slot(table, codes, code, _home(code, table)), np.int32(vertex))
 
 
-@jit
+@inner_jit
 def _embed_block(
     features: Any, padded: Any, start: Any, scale: Any, points: Any, origins: Any, ranks: Any, sides: Any
 ) -> None:
@@ -228,7 +229,7 @@ def _embed_block(
         store(points, i * BLOCK, multiply(subtract(load(points, i * BLOCK, _BLOCK), origin), per_side))
 
 
-@jit
+@inner_jit
 def _vertices_of_block(
     points: Any, origins: Any, ranks: Any, strides: Any, table: Any, codes: Any, slots: Any, weights: Any, sides: Any
 ) -> None:
@@ -262,7 +263,7 @@ def _vertices_of_block(
     store(weights, 0, add(first, subtract(broadcast(np.float32(1.0), _BLOCK), previous)))
 
 
-@jit
+@inner_jit
 def _embed(
     features: Any, padded: Any, num_pixels: Any, all_pixels: Any, scale: Any, strides: Any, start: Any, count: Any,
     vertices: Any, weights: Any, num_terms: Any, column: Any, codes: Any, ones: Any, table: Any, sides: Any,
@@ -300,7 +301,7 @@ def _embed(
     return start, count
 
 
-@jit
+@inner_jit
 def _chains(memory: Any, count: Any, table: Any, steps: Any, chain_vertices: Any, groups: Any) -> Any:
     """Fill `chain_vertices` with all runs of two and more neighbours, axis after axis, for each axis sorted by length.
 

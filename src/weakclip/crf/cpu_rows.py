@@ -11,6 +11,7 @@ from weakclip.crf.simd import (
     broadcast,
     constant,
     has_bytes,
+    inner_jit,
     item,
     jit,
     load,
@@ -27,7 +28,7 @@ from weakclip.crf.simd import (
 _CHUNK = 256  # rows that stay in the first cache while they are transposed
 
 
-@jit
+@inner_jit
 def normalise(
     ones: Any, offsets: Any, weights: Any, column: Any, terms: Any, size: Any, first_vertex: Any, width: Any,
     strength: Any,
@@ -68,7 +69,7 @@ def fill_rows(planes: Any, distinct: Any, order: Any, rows: Any, width: Any) -> 
         _fill_chunk(planes, distinct, order, rows, width, start, min(start + _CHUNK, len(order)))
 
 
-@jit
+@inner_jit
 def _fill_chunk(planes: Any, distinct: Any, order: Any, rows: Any, width: Any, start: Any, stop: Any) -> None:
     """`fill_rows` for the pixels from `start` to `stop`."""
     for k in range(0, len(distinct), 4):
@@ -89,7 +90,7 @@ def _fill_chunk(planes: Any, distinct: Any, order: Any, rows: Any, width: Any, s
             put(rows, index * width + k, np.float32(0.0))
 
 
-@jit
+@inner_jit
 def _four_planes(distinct: Any, k: Any, size: Any) -> Any:
     """Where the planes of four labels from k on begin; those beyond the last are the first of the four again."""
     a = np.intp(item(distinct, k)) * size
@@ -164,7 +165,7 @@ def find_equal_planes(planes: Any, distinct: Any, column: Any) -> Any:
     return count
 
 
-@jit
+@inner_jit
 def _equal(planes: Any, a: Any, b: Any, size: Any) -> Any:
     """Whether `planes`, flat, holds the same `size` numbers from `a` and from `b` on."""
     middle = size // 2  # planes that differ mostly differ there

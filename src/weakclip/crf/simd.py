@@ -23,12 +23,18 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 
-def jit(function: Callable[..., Any]) -> Any:
+def jit(function: Callable[..., Any], **options: Any) -> Any:
     """Compile without the GIL and without fastmath; cached on disk where some cache directory can be written."""
+    settings = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, **options}
     try:
-        return numba.njit(function, nogil=True, cache=True, error_model="numpy")
+        return numba.njit(function, cache=True, **settings)
     except RuntimeError:  # numba found no directory for its cache: compile anew in each process
-        return numba.njit(function, nogil=True, error_model="numpy")
+        return numba.njit(function, **settings)
+
+
+def inner_jit(function: Callable[..., Any]) -> Any:
+    """`jit` for what compiled code alone calls: it compiles sooner."""
+    return jit(function, no_cpython_wrapper=True)
 
 
 def size_of(number: int) -> tuple[int, ...]:
@@ -327,7 +333,7 @@ _C6, _C5, _C4 = _F(0.0013933732407167554), _F(0.008363235741853714), _F(0.041666
 _C3, _C2 = _F(0.16666576266288757), _F(0.5)
 
 
-@jit
+@inner_jit
 def exp(x: Any) -> Any:
     """Exponential of each lane to about 1e-7, for x ≥ −87; infinity above 88.4.
 
