@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
-from weakclip.crf import Kernel, cpu_field, cpu_filter, features, simd, torch_backend
+from weakclip.crf import Kernel, cpu_field, cpu_filter, features, simd, torch_backend, vector_math
 from weakclip.crf.cpu_lattice import BLOCK, Lattice, Place, Terms, build_lattice
 
 GAUSSIAN = Kernel(sxy=3, weight=1)
@@ -106,7 +111,7 @@ def test_the_vector_exponential(lanes: int) -> None:
     @simd.jit
     def exp_rows(values: np.ndarray, lanes: tuple[int, ...]) -> None:
         for start in range(0, len(values), simd.constant(lanes)):
-            simd.store(values, start, simd.exp(simd.load(values, start, lanes)))
+            simd.store(values, start, vector_math.exp(simd.load(values, start, lanes)))
 
     x = np.linspace(-86.99, 88, 960, dtype=np.float32)
     y = x.copy()
@@ -121,3 +126,30 @@ def test_code_without_a_place_for_its_cache_still_compiles() -> None:
     scope: dict[str, object] = {}
     exec("def double(x):\n    return 2 * x\n", scope)  # of no file: numba cannot cache it
     assert simd.jit(scope["double"])(21) == 42
+
+
+_MARGINALS = """
+import sys
+import numpy as np
+from weakclip.crf import LOSS_CRF, dense_crf
+rng = np.random.default_rng(0)
+image = rng.integers(0, 256, (24, 31, 3), dtype=np.uint8)
+for labels in (3, 6, 21):
+    probs = rng.random((labels, 24, 31), np.float32) + 0.1
+    sys.stdout.write(dense_crf(image, probs / probs.sum(0), LOSS_CRF).astype(np.float32).tobytes().hex())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names processors of x86-64")
+@pytest.mark.parametrize(("processor", "features"), [("x86-64", "+sse2"), ("haswell", "+avx2,+fma")])
+def test_older_processors_get_the_same_marginals(processor: str, features: str, tmp_path: Path) -> None:
+    """The same source, compiled for a processor without AVX-512, and for one without AVX."""
+
+    def marginals(name: str, **environment: str) -> np.ndarray:
+        environment = {**os.environ, **environment, "NUMBA_CACHE_DIR": str(tmp_path / name)}
+        ran = subprocess.run([sys.executable, "-c", _MARGINALS], env=environment, capture_output=True, check=True)
+        return np.frombuffer(bytes.fromhex(ran.stdout.decode()), np.float32)
+
+    older = marginals("older", NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES=features)
+    np.testing.assert_allclose(older, marginals("this"), atol=1e-4)

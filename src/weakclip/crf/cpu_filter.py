@@ -15,24 +15,8 @@ from typing import Any
 import numpy as np
 
 from weakclip.crf.cpu_rows import fill_planes
-from weakclip.crf.simd import (
-    add,
-    broadcast,
-    constant,
-    divide,
-    exp,
-    inner_jit,
-    item,
-    jit,
-    load,
-    multiply,
-    multiply_add,
-    put,
-    size_of,
-    store,
-    sum_groups,
-    sum_lanes,
-)
+from weakclip.crf.simd import broadcast, constant, inner_jit, item, jit, load, put, size_of, store
+from weakclip.crf.vector_math import add, divide, exp, multiply, multiply_add, sum_groups, sum_lanes
 
 _ZERO = np.float32(0.0)
 _CHUNK = 64  # pixels whose messages stay in the first cache; a multiple of 4
@@ -138,10 +122,11 @@ def mean_field(
 ) -> Any:  # fmt: skip
     """All iterations of `p · exp(Σ messages)`, normalised; `probs` is `(N · width,)`, padded to a multiple of 16.
 
-    The result goes to `planes` as in `fill_planes`. Messages are not negative, so that the sum which divides is at least one; it is infinite, and False is returned,
-    where a message is above 88. `counts` says how many equal labels each column stands for, 0 for padding.
-    `chains`, `groups` and `first_vertices` are of each lattice what `blur` takes, `tables` two to hold the vertices'
-    values. `narrow` is a vector's size for what is fastest in parts of 8 labels.
+    The result goes to `planes` as in `fill_planes`. Messages are not negative, so that the sum which divides is at
+    least one; it is infinite, and False is returned, where a message is above 88. `counts` says how many equal labels
+    each column stands for, 0 for padding. `chains`, `groups` and `first_vertices` are of each lattice what `blur`
+    takes, `tables` two to hold the vertices' values. `narrow` is a vector's size for what is fastest in parts of 8
+    labels.
     """
     width = constant(blocks) * constant(lanes)
     number = len(offsets) // constant(terms)

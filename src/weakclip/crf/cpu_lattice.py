@@ -18,24 +18,17 @@ from typing import Any
 
 import numpy as np
 
+from weakclip.crf.cpu_chains import HASH, HASH_SHIFT, fill_table, find_chains, find_slot
 from weakclip.crf.cpu_filter import blur
 from weakclip.crf.cpu_rows import normalise
 from weakclip.crf.features import has_phantom, key_strides, lattice_scale, neighbour_steps
-from weakclip.crf.simd import (
+from weakclip.crf.simd import broadcast, constant, inner_jit, item, jit, load, put, size_of, store
+from weakclip.crf.vector_math import (
     add,
     bits_and,
-    broadcast,
-    constant,
-    inner_jit,
-    item,
-    jit,
-    load,
     multiply,
     nearest,
-    put,
     shift_right,
-    size_of,
-    store,
     subtract,
     where_equal,
     where_less,
@@ -45,8 +38,6 @@ from weakclip.crf.workspace import workspace
 
 _LINK_BYTES = 29  # a vertex: its code, and what the chains are found with
 _SPARE_BYTES = 64
-_HASH = np.int64(-7046029254386353131)  # 2⁶⁴ / golden ratio, odd, as a signed number
-_HASH_SHIFT = np.int64(29)
 BLOCK = 8
 """Pixels that are embedded at once; features are padded to a multiple of it."""
 _BLOCK, _1 = size_of(BLOCK), size_of(1)
@@ -146,7 +137,7 @@ def _build(
 ) -> Any:  # fmt: skip
     """As `build_lattice`; returns the numbers of vertices, of entries of `chain_vertices` and of groups."""
     codes = memory.view(np.int64)
-    _fill_table(table, codes, 0)
+    fill_table(table, codes, 0)
     start, count = np.int64(0), np.int64(0)
     while True:
         start, count = _embed(
@@ -156,37 +147,11 @@ def _build(
         if start >= all_points:
             break
         table = np.empty(2 * len(table), np.int32)
-        _fill_table(table, codes, count)
-    length, num_groups = _chains(memory, count, table, steps, chain_vertices, groups)
+        fill_table(table, codes, count)
+    length, num_groups = find_chains(memory, count, table, steps, chain_vertices, groups)
     blur(ones, 0, chain_vertices, groups[:num_groups], _1, _1)
     normalise(ones, vertices, weights, column, num_terms, sides, first_vertex, width, strength)
     return count, length, num_groups
-
-
-@inner_jit
-def _home(code: Any, table: Any) -> Any:
-    """Where in the open-addressing `table` of vertices to begin looking for a code."""
-    return ((code * _HASH) >> _HASH_SHIFT) & (len(table) - 1)
-
-
-@inner_jit
-def _slot(table: Any, codes: Any, code: Any, slot: Any) -> Any:
-    """Where in `table` this code's vertex is, or would be put, looking from `slot` on."""
-    while True:
-        vertex = np.intp(item(table, slot))
-        if vertex < 0 or item(codes, vertex) == code:
-            return slot
-        slot = (slot + 1) & (len(table) - 1)
-
-
-@inner_jit
-def _fill_table(table: Any, codes: Any, count: Any) -> None:
-    """Make a table of the first `count` codes' vertices, −1 where a slot is free."""
-    for slot in range(len(table)):
-        put(table, slot, np.int32(-1))
-    for vertex in range(count):
-        code = item(codes, vertex)
-        put(table, _slot(table, codes, code, _home(code, table)), np.int32(vertex))
 
 
 @inner_jit
@@ -243,7 +208,7 @@ def _vertices_of_block(
         all_strides += item(strides, i)
         stride = broadcast(item(strides, i), _BLOCK)
         code = add(code, multiply(whole(load(origins, i * BLOCK, _BLOCK)), stride))
-    mask, shift = broadcast(np.int64(len(table) - 1), _BLOCK), broadcast(_HASH_SHIFT, _BLOCK)
+    mask, shift = broadcast(np.int64(len(table) - 1), _BLOCK), broadcast(HASH_SHIFT, _BLOCK)
     first, previous = zero, zero
     for r in range(size):  # from the vertex of one remainder to the next: by one along all axes, back along one
         rank, ranked = broadcast(np.float32(size - 1 - r), _BLOCK), zero
@@ -253,7 +218,7 @@ def _vertices_of_block(
             ranked = where_equal(load(ranks, i * BLOCK, _BLOCK), rank, load(points, i * BLOCK, _BLOCK), ranked)
             move = where_equal(load(ranks, i * BLOCK, _BLOCK), rank, broadcast(one, _BLOCK), move)
         store(codes, r * BLOCK, code)
-        hashed = shift_right(multiply(code, broadcast(_HASH, _BLOCK)), shift)
+        hashed = shift_right(multiply(code, broadcast(HASH, _BLOCK)), shift)
         store(slots, r * BLOCK, bits_and(hashed, mask))
         if r == 0:
             first = ranked
@@ -283,7 +248,7 @@ def _embed(
             for r in range(size):
                 lane = r * BLOCK + pixel - start
                 code = item(block_codes, lane)
-                slot = _slot(table, codes, code, item(slots, lane))
+                slot = find_slot(table, codes, code, item(slots, lane))
                 vertex = np.intp(item(table, slot))
                 if vertex < 0:
                     vertex = count
@@ -299,63 +264,3 @@ def _embed(
                 put(weights, pixel * num_terms + column + r, weight)
         start += BLOCK
     return start, count
-
-
-@inner_jit
-def _chains(memory: Any, count: Any, table: Any, steps: Any, chain_vertices: Any, groups: Any) -> Any:
-    """Fill `chain_vertices` with all runs of two and more neighbours, axis after axis, for each axis sorted by length.
-
-    `groups` is filled with `(length, number)`. `memory` begins with the codes of `count` vertices; what comes after
-    them is worked in. Returns how much of `chain_vertices` was filled, and the number of groups.
-    """
-    codes, spare = memory.view(np.int64), count + 2
-    places, links = codes[count : count + spare], memory[8 * (count + spare) :]
-    following = links[: 4 * spare].view(np.int32)
-    heads, run = links[4 * spare : 8 * spare].view(np.int32), links[8 * spare : 12 * spare].view(np.int32)
-    has_previous = links[12 * spare : 13 * spare]
-    total, num_groups = 0, 0
-    for span in range(count + 2):
-        put(places, span, 0)
-    for axis in range(len(steps)):
-        for vertex in range(count + 1):  # the last one is for those without a next
-            put(has_previous, vertex, np.uint8(0))
-        for vertex in range(count):
-            code = item(codes, vertex) + item(steps, axis)
-            found = item(table, _slot(table, codes, code, _home(code, table)))
-            found = found if found >= 0 else np.int32(count)
-            put(following, vertex, found)
-            put(has_previous, np.intp(found), np.uint8(1))
-        chains = 0
-        for vertex in range(count):
-            put(heads, chains, np.int32(vertex))
-            chains += int(item(following, vertex) < count) & int(1 - item(has_previous, vertex))
-        length, longest = 0, 0
-        for chain in range(chains):
-            current, start = np.intp(item(heads, chain)), length
-            while current < count:
-                put(run, length, np.int32(current))
-                length += 1
-                current = np.intp(item(following, current))
-            put(heads, chain, np.int32(length - start))
-            put(places, length - start, item(places, length - start) + 1)
-            longest = max(longest, length - start)
-        place = total
-        for span in range(2, longest + 1):
-            number = item(places, span)
-            if number > 0:
-                groups[num_groups, 0], groups[num_groups, 1] = span, number
-                num_groups += 1
-            put(places, span, place)
-            place += span * number
-        source = 0
-        for chain in range(chains):
-            span = int(item(heads, chain))
-            place = item(places, span)
-            put(places, span, place + span)
-            for position in range(span):
-                put(chain_vertices, place + position, item(run, source + position))
-            source += span
-        for span in range(longest + 1):
-            put(places, span, 0)
-        total += length
-    return total, num_groups

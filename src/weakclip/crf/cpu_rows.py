@@ -7,23 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from weakclip.crf.simd import (
-    broadcast,
-    constant,
-    has_bytes,
-    inner_jit,
-    item,
-    jit,
-    load,
-    lowest_lane,
-    minimum,
-    multiply,
-    multiply_add,
-    put,
-    store,
-    sum_lanes,
-    transpose,
-)
+from weakclip.crf.simd import broadcast, constant, has_bytes, inner_jit, item, jit, load, put, store, transpose
+from weakclip.crf.vector_math import lowest_lane, minimum, multiply, multiply_add, sum_lanes
 
 _CHUNK = 256  # rows that stay in the first cache while they are transposed
 
@@ -78,7 +63,10 @@ def _fill_chunk(planes: Any, distinct: Any, order: Any, rows: Any, width: Any, s
         while index < stop:
             pixel, to = np.intp(item(order, index)), index * width + k
             if index + 3 < stop and item(order, index + 3) == pixel + 3:
-                froms, tos = (a + pixel, b + pixel, c + pixel, d + pixel), (to, to + width, to + 2 * width, to + 3 * width)
+                froms, tos = (
+                    (a + pixel, b + pixel, c + pixel, d + pixel),
+                    (to, to + width, to + 2 * width, to + 3 * width),
+                )
                 transpose(planes, froms, rows, tos)
                 index += 4
             else:
@@ -101,9 +89,7 @@ def _four_planes(distinct: Any, k: Any, size: Any) -> Any:
 
 
 @jit
-def fill_probabilities(
-    planes: Any, distinct: Any, order: Any, rows: Any, counts: Any, lanes: Any, blocks: Any
-) -> Any:
+def fill_probabilities(planes: Any, distinct: Any, order: Any, rows: Any, counts: Any, lanes: Any, blocks: Any) -> Any:
     """`fill_rows`, and every row made to sum to one, each column counting `counts` times.
 
     Returns the lowest number of all, and the smallest and largest sum; one of them is not finite if any number is not.
@@ -141,7 +127,10 @@ def fill_planes(
         while i < number:
             pixel, at = np.intp(item(order, first + i)), (first_row + i) * width + k
             if i + 3 < number and item(order, first + i + 3) == pixel + 3:
-                froms, tos = (at, at + width, at + 2 * width, at + 3 * width), (a + pixel, b + pixel, c + pixel, d + pixel)
+                froms, tos = (
+                    (at, at + width, at + 2 * width, at + 3 * width),
+                    (a + pixel, b + pixel, c + pixel, d + pixel),
+                )
                 transpose(rows, froms, planes, tos)
                 i += 4
             else:

@@ -78,13 +78,14 @@ def infer_batch(images: Tensor, log_probs: Tensor, params: CRFParams) -> Tensor:
     return marginals.reshape(batch, height, width, num_labels).permute(0, 3, 1, 2).contiguous()
 
 
-def kernel_features(images: Tensor, kernel: Kernel | FeatureKernel) -> tuple[Tensor, list[float]]:
+def kernel_features(images: Tensor, kernel: Kernel | FeatureKernel) -> tuple[Tensor, tuple[float, ...]]:
     """What a kernel compares, `(B, H, W, d)` float32 in standard deviations, and the range of each feature."""
     batch, height, width, channels = images.shape
     if isinstance(kernel, FeatureKernel):
         features = torch.as_tensor(kernel.features, dtype=torch.float32, device=images.device)
         features = features.expand(batch, *features.shape[-3:]).permute(0, 2, 3, 1)
-        return features, (features.amax((0, 1, 2)).clamp(min=0) - features.amin((0, 1, 2)).clamp(max=0)).tolist()
+        spans = features.amax((0, 1, 2)).clamp(min=0) - features.amin((0, 1, 2)).clamp(max=0)
+        return features, tuple(spans.tolist())
     sx, sy = position_widths(kernel)
     y = torch.arange(height, dtype=torch.float32, device=images.device) / sy
     x = torch.arange(width, dtype=torch.float32, device=images.device) / sx

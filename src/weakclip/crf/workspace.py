@@ -7,7 +7,6 @@ import threading
 
 import numpy as np
 
-
 _PAGE = 4096
 _STAGGER = 17 * 64
 

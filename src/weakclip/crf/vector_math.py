@@ -1,0 +1,167 @@
+"""Arithmetic of the vectors of `simd`: lane by lane, over lanes, and the exponential."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.core import cgutils
+
+from weakclip.crf.simd import Vector, inner_jit, ints_of, lanes_of, like, operation
+
+
+def _lanewise(arity: int, emit_lanes: Callable[..., Any], element: Any = None) -> Any:
+    """An operation on `arity` vectors that yields a vector of the last one's type, or of other elements."""
+
+    def result(last: Any) -> Any:
+        return last if element is None else Vector(element, last.lanes)
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return emit_lanes(builder, signature.return_type, *args)
+
+    def unary(typing_context: Any, a: Any) -> Any:
+        return result(a)(a), emit
+
+    def binary(typing_context: Any, a: Any, b: Any) -> Any:
+        return result(b)(a, b), emit
+
+    def ternary(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+        return result(c)(a, b, c), emit
+
+    def quaternary(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+        return result(d)(a, b, c, d), emit
+
+    return operation((unary, binary, ternary, quaternary)[arity - 1])
+
+
+def _by_element(floats: str, longs: str) -> Callable[..., Any]:
+    """An instruction of LLVM by its name for either kind of element."""
+
+    def emit(builder: Any, vector: Vector, *args: Any) -> Any:
+        return getattr(builder, floats if vector.element == types.float32 else longs)(*args)
+
+    return emit
+
+
+def _call(name: str) -> Callable[..., Any]:
+    """LLVM's own function `name` on vectors of float32."""
+
+    def emit(builder: Any, vector: Vector, *args: Any) -> Any:
+        function_type = ir.FunctionType(lanes_of(vector), [lanes_of(vector)] * len(args))
+        full_name = f"llvm.{name}.v{vector.lanes}f32"
+        return builder.call(cgutils.get_or_insert_function(builder.module, function_type, full_name), args)
+
+    return emit
+
+
+def _emit_exponent(builder: Any, vector: Vector, number: Any) -> Any:
+    bits = builder.bitcast(number, ints_of(vector.lanes))
+    shifted = builder.shl(bits, ir.Constant(ints_of(vector.lanes), [23] * vector.lanes))
+    return builder.bitcast(shifted, lanes_of(vector))
+
+
+def _emit_choose(operator: str) -> Callable[..., Any]:
+    def emit(builder: Any, vector: Vector, *args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(operator, *args[:2]), *args[2:])
+
+    return emit
+
+
+def _emit_whole(builder: Any, vector: Vector, number: Any) -> Any:
+    return builder.sext(builder.fptosi(number, ints_of(vector.lanes)), lanes_of(vector))
+
+
+add = _lanewise(2, _by_element("fadd", "add"))
+subtract = _lanewise(2, _by_element("fsub", "sub"))
+multiply = _lanewise(2, _by_element("fmul", "mul"))
+divide = _lanewise(2, _by_element("fdiv", "sdiv"))
+bits_and = _lanewise(2, lambda builder, vector, a, b: builder.and_(a, b))  # of int64
+shift_right = _lanewise(2, lambda builder, vector, a, b: builder.ashr(a, b))  # of int64
+maximum = _lanewise(2, lambda builder, vector, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
+minimum = _lanewise(2, lambda builder, vector, a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b))
+where_less = _lanewise(4, _emit_choose("<"))  # the third where a < b, else the fourth; a and b are float32
+where_equal = _lanewise(4, _emit_choose("=="))  # the third where a = b, else the fourth; a and b are float32
+multiply_add = _lanewise(3, _call("fmuladd"))  # a·b + c
+nearest = _lanewise(1, _call("rint"))  # whole number; halves to the even one
+whole = _lanewise(1, _emit_whole, types.int64)  # of float32 within 32 bits
+_exponent = _lanewise(1, _emit_exponent)  # a float32's last bits as its exponent
+
+
+@operation
+def sum_groups(typing_context: Any, vector: Any, size: Any) -> Any:
+    """In every lane, the sum of the `size` lanes of its group, a power of two; from `size_of`."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        total, half = args[0], len(size) // 2
+        while half:
+            moved = ir.Constant(ints_of(vector.lanes), [lane ^ half for lane in range(vector.lanes)])
+            total = builder.fadd(total, builder.shuffle_vector(total, total, moved))
+            half //= 2
+        return total
+
+    return vector(vector, size), emit
+
+
+@operation
+def sum_lanes(typing_context: Any, vector: Any) -> Any:
+    """The sum of a vector's 1, 2, 4 or 8·n lanes."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        part = min(vector.lanes, 8)
+        picks = [ir.Constant(ints_of(part), list(range(at, at + part))) for at in range(0, vector.lanes, part)]
+        total, *others = (builder.shuffle_vector(args[0], args[0], pick) for pick in picks)
+        for other in others:
+            total = builder.fadd(total, other)
+        half = part // 2
+        while half:
+            moved = ir.Constant(ints_of(part), [(lane + half) % part for lane in range(part)])
+            total = builder.fadd(total, builder.shuffle_vector(total, total, moved))
+            half //= 2
+        return builder.extract_element(total, ir.IntType(32)(0))
+
+    return types.float32(vector), emit
+
+
+@operation
+def lowest_lane(typing_context: Any, vector: Any) -> Any:
+    """The lowest of a vector's lanes."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lowest, *others = (builder.extract_element(args[0], ir.IntType(32)(lane)) for lane in range(vector.lanes))
+        for other in others:
+            lowest = builder.select(builder.fcmp_ordered("<", other, lowest), other, lowest)
+        return lowest
+
+    return types.float32(vector), emit
+
+
+_F = np.float32
+_HIGHEST = _F(89.0)
+_LOG2_E = _F(1.44269504088896341)
+_LN2_HIGH, _LN2_LOW = _F(-0.693359375), _F(2.12194440e-4)  # together −ln 2; the first has few bits: n·it is exact
+_SHIFT = _F(1.5 * 2**23 + 127)  # a number added to it is rounded to a whole one, and ends in the bits of an exponent
+_C6, _C5, _C4 = _F(0.0013933732407167554), _F(0.008363235741853714), _F(0.041666463017463684)
+_C3, _C2 = _F(0.16666576266288757), _F(0.5)
+
+
+@inner_jit
+def exp(x: Any) -> Any:
+    """Exponential of each lane to about 1e-7, for x ≥ −87; infinity above 88.4.
+
+    `exp(x) = 2ⁿ · exp(r)` with `|r| ≤ ln 2 / 2`; there a polynomial through the Chebyshev nodes of
+    `(exp(r) − 1 − r) / r²` leaves 1e-8.
+    """
+    bounded = minimum(x, like(x, _HIGHEST))
+    shifted = multiply_add(bounded, like(x, _LOG2_E), like(x, _SHIFT))
+    n = subtract(shifted, like(x, _SHIFT))
+    r = multiply_add(n, like(x, _LN2_LOW), multiply_add(n, like(x, _LN2_HIGH), bounded))
+    y = multiply_add(r, like(x, _C6), like(x, _C5))
+    y = multiply_add(r, y, like(x, _C4))
+    y = multiply_add(r, y, like(x, _C3))
+    y = multiply_add(r, y, like(x, _C2))
+    y = multiply_add(r, y, like(x, _F(1.0)))
+    y = multiply_add(r, y, like(x, _F(1.0)))
+    return multiply(y, _exponent(shifted))
