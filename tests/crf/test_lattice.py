@@ -43,7 +43,7 @@ def _filtered(lattice: Lattice, terms: Terms, signal: np.ndarray) -> np.ndarray:
     num_terms = simd.size_of(terms.offsets.shape[1])
     values, result = np.zeros(lattice.num_vertices, np.float32), np.empty_like(signal)
     cpu_filter.splat_rows(values, *arrays, 0, len(signal), signal, 0, *sizes, num_terms)
-    cpu_filter.blur(values, 0, lattice.chain_vertices, lattice.chain_groups, *sizes)
+    cpu_filter.blur(values, 0, lattice.chain_vertices, lattice.chain_groups, simd.size_of(1), 1)
     cpu_filter.slice_rows(values, *arrays, 0, len(signal), result, 0, *sizes, num_terms)
     return result
 

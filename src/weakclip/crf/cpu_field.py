@@ -32,10 +32,9 @@ class Field(Terms):
 
     def blur(self, values: np.ndarray) -> None:
         """Blur `values`, `(num_vertices · width,)`, in place."""
-        lanes = 4 if self.width == 4 else 8
         for lattice, first_vertex in self.lattices:
             chains = (lattice.chain_vertices, lattice.chain_groups)
-            cpu_filter.blur(values, first_vertex, *chains, size_of(lanes), size_of(self.width // lanes))
+            cpu_filter.blur(values, first_vertex, *chains, size_of(min(self.width, 8)), self.width)
 
     def kept(self) -> Field:
         """The same in memory of its own."""

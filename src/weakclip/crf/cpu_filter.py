@@ -82,37 +82,38 @@ def clear(values: Any) -> None:
 
 
 @jit
-def blur(values: Any, first_vertex: Any, chain_vertices: Any, chain_groups: Any, lanes: Any, blocks: Any) -> None:
-    """Blur one lattice with (½, 1, ½) along all its chains in turn, in place."""
-    width = constant(blocks) * constant(lanes)
-    half, zero = broadcast(np.float32(0.5), lanes), broadcast(np.float32(0.0), lanes)
-    begin = 0
+def blur(values: Any, first_vertex: Any, chain_vertices: Any, chain_groups: Any, narrow: Any, width: Any) -> None:
+    """Blur one lattice with (½, 1, ½) along all its chains in turn, in place.
+
+    Labels are taken 16 at a time, and what is left of `width` at once; `narrow`, from `size_of`, is as many or more.
+    """
+    rest, begin = constant(width) % 16, 0
     for group in range(len(chain_groups)):
         length, number = chain_groups[group]
-        if length == 2:
-            for chain in range(number):
-                a = (first_vertex + np.intp(item(chain_vertices, begin + 2 * chain))) * width
-                b = (first_vertex + np.intp(item(chain_vertices, begin + 2 * chain + 1))) * width
-                for block in range(constant(blocks)):
-                    k = block * constant(lanes)
-                    first, second = load(values, a + k, lanes), load(values, b + k, lanes)
-                    store(values, a + k, multiply_add(half, second, first))
-                    store(values, b + k, multiply_add(half, first, second))
-        else:
-            for chain in range(number):
-                start = begin + chain * length
-                for block in range(constant(blocks)):
-                    k = block * constant(lanes)
-                    previous = zero
-                    at = (first_vertex + np.intp(item(chain_vertices, start))) * width + k
-                    current = load(values, at, lanes)
-                    for position in range(start + 1, start + length):
-                        next_at = (first_vertex + np.intp(item(chain_vertices, position))) * width + k
-                        following = load(values, next_at, lanes)
-                        store(values, at, multiply_add(half, add(previous, following), current))
-                        previous, current, at = current, following, next_at
-                    store(values, at, multiply_add(half, previous, current))
+        for start in range(begin, begin + number * length, length):
+            for k in range(0, constant(width) - rest, 16):
+                _blur_chain(values, first_vertex, chain_vertices, start, length, k, width, _16)
+            if rest > 0:
+                _blur_chain(values, first_vertex, chain_vertices, start, length, constant(width) - rest, width, narrow)
         begin += length * number
+
+
+@inner_jit
+def _blur_chain(
+    values: Any, first_vertex: Any, chain_vertices: Any, start: Any, length: Any, k: Any, width: Any, lanes: Any
+) -> None:
+    """Blur the labels from k on along the chain that begins at `start`."""
+    half = broadcast(np.float32(0.5), lanes)
+    at = (first_vertex + np.intp(item(chain_vertices, start))) * constant(width) + k
+    next_at = (first_vertex + np.intp(item(chain_vertices, start + 1))) * constant(width) + k
+    current, following = load(values, at, lanes), load(values, next_at, lanes)
+    store(values, at, multiply_add(half, following, current))
+    for position in range(start + 2, start + length):
+        previous, current, at = current, following, next_at
+        next_at = (first_vertex + np.intp(item(chain_vertices, position))) * constant(width) + k
+        following = load(values, next_at, lanes)
+        store(values, at, multiply_add(half, add(previous, following), current))
+    store(values, next_at, multiply_add(half, current, following))
 
 
 @jit
@@ -140,7 +141,7 @@ def mean_field(
     check = _ZERO  # becomes NaN with the first sum that is not finite
     for iteration in range(iterations):
         for lattice in range(len(chains)):
-            blur(values, first_vertices[lattice], chains[lattice], groups[lattice], narrow, width // len(narrow))
+            blur(values, first_vertices[lattice], chains[lattice], groups[lattice], narrow, width)
         last = iteration == iterations - 1
         clear(target)
         for start in range(0, number, _CHUNK):
