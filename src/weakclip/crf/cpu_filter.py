@@ -85,7 +85,7 @@ def clear(values: Any) -> None:
 def blur(values: Any, first_vertex: Any, chain_vertices: Any, chain_groups: Any, narrow: Any, width: Any) -> None:
     """Blur one lattice with (½, 1, ½) along all its chains in turn, in place.
 
-    Labels are taken 16 at a time, and what is left of `width` at once; `narrow`, from `size_of`, is as many or more.
+    Labels are taken 16 at a time, and what is left of `width` at once: `narrow`, from `size_of`, is that many.
     """
     rest, begin = constant(width) % 16, 0
     for group in range(len(chain_groups)):
