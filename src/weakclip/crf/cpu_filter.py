@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from weakclip.crf.cpu_rows import fill_planes
-from weakclip.crf.simd import broadcast, constant, inner_jit, item, jit, load, put, size_of, store
+from weakclip.crf.simd import broadcast, constant, inner_jit, item, item_pair, jit, load, put, size_of, store
 from weakclip.crf.vector_math import add, divide, exp, multiply, multiply_add, sum_groups, sum_lanes
 
 _ZERO = np.float32(0.0)
@@ -45,18 +45,31 @@ def _splat_vector(
     values: Any, offsets: Any, weights: Any, first: Any, k: Any, probs: Any, lanes: Any, terms: Any
 ) -> None:
     """Write a pixel's labels from `k` on to its vertices; its terms begin at `first`."""
-    for t in range(constant(terms)):
-        at = np.intp(item(offsets, first + t)) + k
-        store(values, at, multiply_add(broadcast(item(weights, first + t), lanes), probs, load(values, at, lanes)))
+    for t in range(0, constant(terms) - 1, 2):
+        for place, at in enumerate(item_pair(offsets, first + t)):
+            _splat_term(values, at + k, item(weights, first + t + place), probs, lanes)
+    if constant(terms) % 2 == 1:
+        last = first + constant(terms) - 1
+        _splat_term(values, np.intp(item(offsets, last)) + k, item(weights, last), probs, lanes)
+
+
+@inner_jit
+def _splat_term(values: Any, at: Any, weight: Any, probs: Any, lanes: Any) -> None:
+    store(values, at, multiply_add(broadcast(weight, lanes), probs, load(values, at, lanes)))
 
 
 @inner_jit
 def _message(values: Any, offsets: Any, weights: Any, first: Any, k: Any, lanes: Any, terms: Any) -> Any:
     """What a pixel reads of the labels from `k` on; its terms begin at `first`."""
     message = broadcast(np.float32(0.0), lanes)
-    for t in range(constant(terms)):
-        at = np.intp(item(offsets, first + t)) + k
-        message = multiply_add(broadcast(item(weights, first + t), lanes), load(values, at, lanes), message)
+    for t in range(0, constant(terms) - 1, 2):
+        a, b = item_pair(offsets, first + t)
+        message = multiply_add(broadcast(item(weights, first + t), lanes), load(values, a + k, lanes), message)
+        message = multiply_add(broadcast(item(weights, first + t + 1), lanes), load(values, b + k, lanes), message)
+    if constant(terms) % 2 == 1:
+        last = first + constant(terms) - 1
+        at = np.intp(item(offsets, last)) + k
+        message = multiply_add(broadcast(item(weights, last), lanes), load(values, at, lanes), message)
     return message
 
 

@@ -12,6 +12,7 @@ numba's cache notices changes of a compiled function's own file only: after a ch
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
+
+_LITTLE_ENDIAN = sys.byteorder == "little"
 
 
 def jit(function: Callable[..., Any], *, called_from_python: bool = True) -> Any:
@@ -117,6 +120,20 @@ def item(typing_context: Any, array: Any, offset: Any) -> Any:
         return builder.load(_pointer(context, builder, signature.args[0], args))
 
     return array.dtype(array, types.intp), emit
+
+
+@operation
+def item_pair(typing_context: Any, array: Any, offset: Any) -> Any:
+    """`array[offset], array[offset + 1]` of a one-dimensional uint32 array in one load."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        long = ir.IntType(64)
+        pointer = builder.bitcast(_pointer(context, builder, signature.args[0], args), ir.PointerType(long))
+        both = builder.load(pointer, align=4)
+        halves = [builder.and_(both, long(2**32 - 1)), builder.lshr(both, long(32))]
+        return context.make_tuple(builder, signature.return_type, halves if _LITTLE_ENDIAN else halves[::-1])
+
+    return types.UniTuple(types.int64, 2)(array, types.intp), emit
 
 
 @operation
