@@ -187,9 +187,7 @@ def test_another_instances_file_never_meets_the_old_index_and_masks(tmp_path: Pa
     assert COCO14Dataset(tmp_path, "train").mask(1).max() == 17
     file = tmp_path / "annotations/instances_train2014.json"
     time = file.stat().st_mtime_ns
-    write(
-        tmp_path, [annotation(8, 19, mark["segmentation"]) if mark["image_id"] == 8 else mark for mark in ANNOTATIONS]
-    )
+    write(tmp_path, [*ANNOTATIONS[:3], annotation(8, 19, ANNOTATIONS[3]["segmentation"])])
     os.utime(file, ns=(time + 1, time + 1))
     dataset = COCO14Dataset(tmp_path, "train")
     assert dataset.labels(1) == (18,)

@@ -40,7 +40,7 @@ def test_lists_equal_those_of_json_load(chunk: int, indent: int | None, plain: b
 
 @pytest.mark.parametrize("chunk", [1, 5, 4096])
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"a": [1, 2', '{"a": [1 2]}', '{"a": {}}', '{"a": [1]', '{"b" 1}', "{]"]
+    "text", ["", "[]", "{", '{"a": [1, 2', '{"a": [1 2]}', '{"a": {}}', '{"a": [1]', '{"b" 1}', "{]", '{"a": []} x']
 )
 def test_what_is_no_such_object_is_refused(text: str, chunk: int) -> None:
     with pytest.raises(ValueError, match=r"expected|cut off|Expecting"):
