@@ -15,7 +15,7 @@ FLOORS = (
     {"classes", "errors", "images", "progress", "safe_npy"},
     {"clip", "crf", "datasets", "inference", "metrics", "segmenter"},
     {"losses", "modeling", "seeds"},
-    {"evaluation", "pseudo_masks", "report", "training"},
+    {"evaluation", "pseudo_masks", "report", "submission", "training"},
     {"config", "pipeline", "study"},
     {"cli"},
 )
