@@ -163,7 +163,7 @@ def data_check(
     """Read every image, label and mask of a data set, and say what is wrong: exit code 0 if nothing is, 1 otherwise."""
     from rich.console import Console
 
-    from weakclip.pipeline.data_check import check_data, tables, write_check
+    from weakclip.pipeline.data_check import check_data, finding_lines, tables, write_check
 
     loaded = _load(config, set_, None)
     check = _finished(lambda: check_data(loaded.data, split or ()))
@@ -172,10 +172,12 @@ def data_check(
         console.print(table)
     for each in check.splits:
         for note in each.notes:
-            console.print(f"{each.split}: {note}", soft_wrap=True)
+            typer.echo(f"{each.split}: {note}")
+    for line in finding_lines(check):
+        typer.echo(line)
     if json:
         write_check(json, check)
-    console.print(f"{len(check.findings):,} findings" if check.findings else "nothing is wrong")
+    typer.echo(f"findings: {len(check.findings):,}")
     raise typer.Exit(1 if check.findings else 0)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 import weakclip.datasets.coco as coco_module
 from weakclip.classes import COCO14
+from weakclip.datasets.check import Kind, check_split
 from weakclip.datasets.coco import COCO14Dataset
 from weakclip.datasets.coco_instances import ImageEntry, load_index, read_index
 from weakclip.datasets.file_cache import FileCache
@@ -249,6 +250,20 @@ def test_published_sizes_are_known(tmp_path: Path) -> None:
     write(tmp_path, ANNOTATIONS, "val")
     assert COCO14Dataset(tmp_path, "train").official_size == 82081
     assert COCO14Dataset(tmp_path, "val").official_size == 40504
+
+
+def test_the_check_draws_all_masks_and_names_what_is_wrong(tmp_path: Path) -> None:
+    """Image 7: a dog that is a crowd has no pixel of its own. Image 8: a region that cannot be drawn."""
+    write(tmp_path, [*ANNOTATIONS[:3], annotation(8, 18, {"size": SIZE, "counts": [79]})])
+    for number, photo in enumerate(sorted((tmp_path / "train2014").iterdir())):
+        Image.new("RGB", SIZE[::-1], (80 * number,) * 3).save(photo)
+    found = check_split(COCO14Dataset(tmp_path, "train"), needs_labels=True)
+    assert [(each.kind, each.image[-1:], each.detail) for each in found.findings[:2]] == [
+        (Kind.COUNT, "", "2 images; the published split has 82,081"),
+        (Kind.NO_PIXEL, "7", "dog"),
+    ]
+    assert [(each.kind, each.image[-1:]) for each in found.findings[2:]] == [(Kind.MASK, "8")]
+    assert len(list(tmp_path.glob("weakclip_cache/*/masks/*.png"))) == 1
 
 
 def inside(corners: np.ndarray, x: float, y: float) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from weakclip.config import DataSettings
@@ -92,8 +93,8 @@ def _plain(check: DataCheck) -> dict[str, Any]:
 
 
 def tables(check: DataCheck) -> list[Table]:
-    """The check for people: splits, images of each class, findings by their kind."""
-    return [_split_table(check), _class_table(check), *([_finding_table(check)] if check.findings else [])]
+    """The check for people: the splits, and the images of each class."""
+    return [_split_table(check), _class_table(check)]
 
 
 def _table(title: str, left: Sequence[str], right: Sequence[str] = ()) -> Table:
@@ -109,7 +110,7 @@ def _split_table(check: DataCheck) -> Table:
     table = _table("Splits", ("split",), ("images", "published", "labelled", "with mask"))
     for each in check.splits:
         official = "–" if each.official is None else f"{each.official:,}"
-        table.add_row(each.split, f"{len(each.facts):,}", official, f"{each.labelled:,}", f"{each.masks:,}")
+        table.add_row(escape(each.split), f"{len(each.facts):,}", official, f"{each.labelled:,}", f"{each.masks:,}")
     return table
 
 
@@ -121,18 +122,21 @@ def _class_table(check: DataCheck) -> Table:
         cells = [
             text for count in counts for text in ("–" if number == 0 else f"{count[name][0]:,}", f"{count[name][1]:,}")
         ]
-        table.add_row(name, *cells)
+        table.add_row(escape(name), *cells)
     return table
 
 
-def _finding_table(check: DataCheck) -> Table:
-    groups: dict[tuple[Kind, str], list[Finding]] = defaultdict(list)
+def finding_lines(check: DataCheck) -> list[str]:
+    """The findings for people: each kind with how many there are, and the first of them."""
+    groups: dict[tuple[str, Kind], list[Finding]] = defaultdict(list)
     for finding in check.findings:
-        groups[finding.kind, finding.split].append(finding)
-    table = _table("Findings", ("what", "split"))
-    table.add_column("how many", justify="right")
-    table.add_column("the first")
-    for (kind, split), findings in groups.items():
-        shown = [f"{each.image}: {each.detail}" if each.image else each.detail for each in findings[:EXAMPLES]]
-        table.add_row(kind, split, f"{len(findings):,}", "\n".join(shown))
-    return table
+        groups[finding.split, finding.kind].append(finding)
+    lines = []
+    for (split, kind), findings in groups.items():
+        lines.append(f"{split}: {kind}: {len(findings):,}")
+        lines += [
+            f"    {each.image}: {each.detail}" if each.image else f"    {each.detail}" for each in findings[:EXAMPLES]
+        ]
+        if len(findings) > EXAMPLES:
+            lines.append(f"    … and {len(findings) - EXAMPLES:,} more")
+    return lines

@@ -70,7 +70,7 @@ def _context(run: Path, split: str, root: str | None) -> tuple[RunContext, str]:
     config = load_config(run / "config.yaml")
     if config.data.dataset != "voc12":
         raise ConfigError(
-            f"{run}: a run on {config.data.dataset}; the evaluation server scores PASCAL VOC (voc12) alone"
+            f"{run}: a run on {config.data.dataset}; the evaluation server is PASCAL VOC's; give a voc12 run"
         )
     record = Manifest.open(run).records.get("retrain", {})
     if not record.get("done"):
