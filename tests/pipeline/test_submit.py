@@ -118,7 +118,7 @@ def test_what_is_wrong_is_said_before_anything_is_predicted(
 
     monkeypatch.setattr(submit_module, "write_pseudo_masks", refuse)
     out = tmp_path / "results.tgz"
-    with pytest.raises(ConfigError, match="a run on scenes; the server is PASCAL VOC's"):
+    with pytest.raises(ConfigError, match="a run on scenes; the evaluation server is PASCAL VOC's"):
         submit(ran, out)
     with pytest.raises(RunError, match="not a run folder"):
         submit(tmp_path / "nowhere", out)
