@@ -13,10 +13,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
+from weakclip.classes import VOC12
 from weakclip.clip import FrozenCLIP
 from weakclip.clip.vocabulary import tokenizer_from_merges
+from weakclip.images import write_mask
 
 DEFAULT_FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
 _connect = socket.socket.connect
@@ -132,3 +135,28 @@ def clip_folder(make_tiny_clip: Callable[..., FrozenCLIP], kept: Path) -> Path:
         clip.model.save_pretrained(folder)
         clip.tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def voc_root(tmp_path: Path) -> Path:
+    """A VOC2012 folder in which nothing is wrong but its size: three photos of train, two of val, two of test.
+
+    Photo number `n` shows class `n` in its left half, is 12 pixels wide and `8 + n` high, and has a column of 255.
+    """
+    root = tmp_path / "VOCdevkit" / "VOC2012"
+    for folder in ("JPEGImages", "ImageSets/Segmentation", "Annotations"):
+        (root / folder).mkdir(parents=True)
+    names = [f"2007_{number:06d}" for number in range(1, 8)]
+    for number, name in enumerate(names, 1):
+        noise = np.random.default_rng(number).integers(0, 256, (8 + number, 12, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(root / "JPEGImages" / f"{name}.jpg")
+        if number > 5:
+            continue
+        mask = np.zeros((8 + number, 12), np.uint8)
+        mask[:, :6], mask[:, 6] = number, 255
+        write_mask(root / "SegmentationClass" / f"{name}.png", mask, VOC12.palette)
+        label = f"<annotation><object><name>{VOC12.names[number]}</name></object></annotation>"
+        (root / "Annotations" / f"{name}.xml").write_text(label)
+    for split, listed in (("train", names[:3]), ("train_aug", names[:3]), ("val", names[3:5]), ("test", names[5:])):
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(listed) + "\n")
+    return root

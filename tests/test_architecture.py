@@ -12,10 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "weakclip"
 FLOORS = (
-    {"classes", "errors", "images", "progress"},
+    {"classes", "errors", "images", "progress", "safe_npy"},
     {"clip", "crf", "datasets", "inference", "metrics", "segmenter"},
     {"losses", "modeling", "seeds"},
-    {"evaluation", "pseudo_masks", "report", "training"},
+    {"evaluation", "pseudo_masks", "report", "submission", "training"},
     {"config", "pipeline", "study"},
     {"cli"},
 )

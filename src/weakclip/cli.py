@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 study = typer.Typer(no_args_is_help=True, help="Find out what a setting is worth, on a data set with masks.")
 app.add_typer(study, name="study")
+data = typer.Typer(no_args_is_help=True, help="Look at the images, labels and masks before anything is made of them.")
+app.add_typer(data, name="data")
 
 Config = Annotated[str, typer.Argument(help="A YAML file, or a shipped configuration: demo, voc12, coco14, folder.")]
 Out = Annotated[Path, typer.Option(help="The run folder; a run that is there already is continued.")]
@@ -132,6 +134,51 @@ def crf(
         raise ConfigError("--preset and --params both name kernels; give one of them")
     crf_file(image, probs, out, load_crf(params) if params else PRESETS[preset or Preset.VOC])
     typer.echo(out)
+
+
+@app.command()
+def submit(
+    run: Annotated[Path, typer.Argument(help="A run folder whose network is trained: VOC's classes.")],
+    out: Annotated[Path, typer.Option(help="The archive, for instance results.tgz.")],
+    root: Annotated[str | None, typer.Option(help="Another VOC2012 folder than the run's own.")] = None,
+    split: Annotated[str, typer.Option(help="The list that is predicted.")] = "test",
+) -> None:
+    """Predict VOC's test images with a run's network and pack them for the evaluation server (competition 6)."""
+    from weakclip.pipeline.submit import submit as make
+
+    count = _finished(lambda: make(run, out, split=split, root=root))
+    typer.echo(f"{out}: {count:,} masks of {split}, checked")
+
+
+@data.command("check")
+def data_check(
+    config: Config,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="A split to check, may be given repeatedly; else the configuration's."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write everything that was found to this file, too.")] = None,
+    set_: Set = None,
+) -> None:
+    """Read every image, label and mask of a data set, and say what is wrong: exit code 0 if nothing is, 1 otherwise."""
+    from rich.console import Console
+
+    from weakclip.pipeline.data_check import check_data, finding_lines, tables, write_check
+
+    loaded = _load(config, set_, None)
+    check = _finished(lambda: check_data(loaded.data, split or ()))
+    console = Console(highlight=False)
+    for table in tables(check):
+        console.print(table)
+    for each in check.splits:
+        for note in each.notes:
+            typer.echo(f"{each.split}: {note}")
+    for line in finding_lines(check):
+        typer.echo(line)
+    if json:
+        write_check(json, check)
+    typer.echo(f"findings: {len(check.findings):,}")
+    raise typer.Exit(1 if check.findings else 0)
 
 
 @study.command("crf")

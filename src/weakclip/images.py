@@ -89,8 +89,8 @@ def read_rgb(path: Path | str) -> np.ndarray:
         return np.array(image.convert("RGB"))
 
 
-def read_mask(path: Path | str) -> np.ndarray:
-    """Read a mask of class indices from a palette or 8-bit grey PNG.
+def read_mask(path: Path | str | IO[bytes]) -> np.ndarray:
+    """Read a mask of class indices from a palette or 8-bit grey PNG, a file or what is open already.
 
     Returns:
         `(H, W)` uint8, `IGNORE_INDEX` where no class is given.
@@ -105,7 +105,7 @@ def read_mask(path: Path | str) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _opened(path: Path | str) -> Iterator[Image.Image]:
+def _opened(path: Path | str | IO[bytes]) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import weakclip.datasets.coco as coco_module
 from weakclip.classes import COCO14
+from weakclip.datasets.check import Kind, check_split
 from weakclip.datasets.coco import COCO14Dataset
-from weakclip.datasets.regions import decode_runs, fill_polygon, unpack_runs
+from weakclip.datasets.coco_instances import ImageEntry, load_index, read_index
+from weakclip.datasets.file_cache import FileCache
+from weakclip.datasets.regions import decode_runs, draw_regions, fill_polygon, unpack_runs
 from weakclip.errors import DataError
+from weakclip.images import read_mask
 
 SIZE = (8, 10)
 CATEGORIES = [{"id": i, "name": n} for i, n in zip(COCO14.ids[1:], COCO14.names[1:], strict=True)]
@@ -121,7 +128,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is in none of train2014, images/train2014, images"):
         COCO14Dataset(tmp_path, "train")
     (tmp_path / "annotations/instances_train2014.json").write_text("{")
-    with pytest.raises(DataError, match="not a JSON file"):
+    with pytest.raises(DataError, match="not a JSON file of the COCO format"):
         COCO14Dataset(tmp_path, "train")
 
 
@@ -133,6 +140,179 @@ def test_a_region_that_cannot_be_drawn_names_the_image(tmp_path: Path, region: o
     write(tmp_path, [annotation(7, 1, region)])
     with pytest.raises(DataError, match=r"instances_train2014\.json, image COCO_train2014_000000000007: region"):
         COCO14Dataset(tmp_path, "train").mask(0)
+
+
+def refuse(*_: object) -> None:
+    raise AssertionError("the instances file was read")
+
+
+def test_a_file_that_is_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, ANNOTATIONS)
+    file = tmp_path / "annotations/instances_train2014.json"
+    text = file.read_text()
+    for cut in (0, 1, 20, len(text) // 3, len(text) // 2, len(text) - 1):
+        file.write_text(text[:cut])
+        with pytest.raises(DataError, match=r"instances_train2014\.json: not a JSON file") as caught:
+            COCO14Dataset(tmp_path, "train")
+        assert "\n" not in str(caught.value)
+
+
+def test_the_instances_file_is_read_once_and_each_mask_drawn_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, ANNOTATIONS)
+    first = COCO14Dataset(tmp_path, "train")
+    masks = [first.mask(i) for i in range(2)]
+    monkeypatch.setattr("weakclip.datasets.coco_instances.read_index", refuse)
+    monkeypatch.setattr(coco_module, "read_regions", refuse)
+    again = COCO14Dataset(tmp_path, "train")
+    assert (again.names, again.notes) == (first.names, first.notes)
+    assert [again.labels(i) for i in range(2)] == [first.labels(i) for i in range(2)]
+    assert all(np.array_equal(again.mask(i), masks[i]) for i in range(2))
+    (stored,) = tmp_path.glob("weakclip_cache/instances_train2014-*/masks/*0007.png")
+    assert np.array_equal(read_mask(stored), masks[0])
+
+
+def test_drawing_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    write(tmp_path, ANNOTATIONS)
+    expected = [COCO14Dataset(tmp_path, "train").mask(i) for i in range(2)]
+    (gone,) = tmp_path.glob("weakclip_cache/*/masks/*0008.png")
+    gone.unlink()
+    dataset = COCO14Dataset(tmp_path, "train")
+    assert all(np.array_equal(dataset.mask(i), expected[i]) for i in range(2))
+    assert gone.is_file()
+
+
+def test_another_instances_file_never_meets_the_old_index_and_masks(tmp_path: Path) -> None:
+    write(tmp_path, ANNOTATIONS)
+    assert COCO14Dataset(tmp_path, "train").mask(1).max() == 17
+    file = tmp_path / "annotations/instances_train2014.json"
+    time = file.stat().st_mtime_ns
+    write(tmp_path, [*ANNOTATIONS[:3], annotation(8, 19, ANNOTATIONS[3]["segmentation"])])
+    os.utime(file, ns=(time + 1, time + 1))
+    dataset = COCO14Dataset(tmp_path, "train")
+    assert dataset.labels(1) == (18,)
+    assert dataset.mask(1).max() == 18
+
+
+def test_a_root_that_cannot_be_written_is_cached_elsewhere_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, home = tmp_path / "coco", tmp_path / "home"
+    root.mkdir()
+    write(root, ANNOTATIONS)
+    (root / "weakclip_cache").write_text("in the way of the folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    expected = COCO14Dataset(root, "train").mask(0)
+    assert len(list(home.glob("weakclip/*/instances_train2014-*/masks/*.png"))) == 1
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert np.array_equal(COCO14Dataset(root, "train").mask(0), expected)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", '[["x"]]', '{"a": 1}', "[[1, 2, 3"])
+def test_a_damaged_index_is_made_anew(tmp_path: Path, text: str) -> None:
+    write(tmp_path, ANNOTATIONS)
+    names = COCO14Dataset(tmp_path, "train").names
+    (index,) = tmp_path.glob("weakclip_cache/*/index.json")
+    index.write_text(text)
+    assert COCO14Dataset(tmp_path, "train").names == names
+
+
+def test_index_and_its_stored_form_are_equal(tmp_path: Path) -> None:
+    write(tmp_path, ANNOTATIONS)
+    file = tmp_path / "annotations/instances_train2014.json"
+    cache = FileCache(tmp_path, file, version=1)
+    entries = load_index(file, cache)
+    assert entries[0] == ImageEntry(7, "COCO_train2014_000000000007.jpg", SIZE, (1, 17, 80))
+    assert load_index(file, cache) == entries == read_index(file)
+
+
+def test_the_data_set_travels_to_other_processes(tmp_path: Path) -> None:
+    write(tmp_path, ANNOTATIONS)
+    dataset = COCO14Dataset(tmp_path, "train")
+    mask = dataset.mask(0)
+    assert np.array_equal(pickle.loads(pickle.dumps(dataset)).mask(0), mask)
+
+
+def test_a_photo_of_another_size_than_its_annotations_is_named(tmp_path: Path) -> None:
+    write(tmp_path, ANNOTATIONS)
+    photo = tmp_path / "train2014/COCO_train2014_000000000007.jpg"
+    Image.fromarray(np.zeros((16, 20, 3), np.uint8)).save(photo)
+    with pytest.raises(DataError, match=r"image COCO_train2014_000000000007: mask is 10x8 pixels, its image 20x16"):
+        COCO14Dataset(tmp_path, "train").mask(0)
+    assert not list(tmp_path.glob("weakclip_cache/*/masks/*"))
+
+
+def test_published_sizes_are_known(tmp_path: Path) -> None:
+    """82,783 images, 702 without annotation; 40,504."""
+    write(tmp_path, ANNOTATIONS)
+    write(tmp_path, ANNOTATIONS, "val")
+    assert COCO14Dataset(tmp_path, "train").official_size == 82081
+    assert COCO14Dataset(tmp_path, "val").official_size == 40504
+
+
+def test_the_check_draws_all_masks_and_names_what_is_wrong(tmp_path: Path) -> None:
+    """Image 7: a dog that is a crowd has no pixel of its own. Image 8: a region that cannot be drawn."""
+    write(tmp_path, [*ANNOTATIONS[:3], annotation(8, 18, {"size": SIZE, "counts": [79]})])
+    for number, photo in enumerate(sorted((tmp_path / "train2014").iterdir())):
+        Image.new("RGB", SIZE[::-1], (80 * number,) * 3).save(photo)
+    found = check_split(COCO14Dataset(tmp_path, "train"), needs_labels=True)
+    assert [(each.kind, each.image[-1:], each.detail) for each in found.findings[:2]] == [
+        (Kind.COUNT, "", "2 images; the published split has 82,081"),
+        (Kind.NO_PIXEL, "7", "dog"),
+    ]
+    assert [(each.kind, each.image[-1:]) for each in found.findings[2:]] == [(Kind.MASK, "8")]
+    assert len(list(tmp_path.glob("weakclip_cache/*/masks/*.png"))) == 1
+
+
+def inside(corners: np.ndarray, x: float, y: float) -> bool:
+    """Even-odd rule for one point, edge by edge; a point on a left or upper edge is inside."""
+    result = False
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        if (y0 <= y) != (y1 <= y) and x0 + (y - y0) * (x1 - x0) / (y1 - y0) <= x:
+            result = not result
+    return result
+
+
+def test_polygons_equal_brute_force() -> None:
+    """Crossing themselves, beyond the image, on whole and half numbers, and with repeated corners."""
+    rng = np.random.default_rng(0)
+    for number in range(120):
+        corners = rng.uniform(-4, 16, (int(rng.integers(3, 9)), 2))
+        if number % 3:
+            corners = np.round(corners * (number % 3)) / (number % 3)
+        if number % 4 == 0:
+            corners = np.vstack([corners, corners[:1], corners[1:2]])
+        expected = [[inside(corners, x + 0.5, y + 0.5) for x in range(12)] for y in range(9)]
+        assert np.array_equal(fill_polygon(corners, (9, 12)), expected)
+
+
+def test_overlaps_do_not_depend_on_the_order_but_for_equal_sizes() -> None:
+    rng = np.random.default_rng(0)
+    shapes = [np.array(rectangle(0, 0, side, side + 1.0)) for side in range(2, 8)]
+    regions = [(index + 1, [shape]) for index, shape in enumerate(shapes)]
+    expected = draw_regions(regions, (10, 12))
+    for _ in range(5):
+        assert np.array_equal(draw_regions([regions[i] for i in rng.permutation(6)], (10, 12)), expected)
+    twins = [(1, [shapes[0]]), (2, [shapes[0]])]
+    assert draw_regions(twins, (10, 12)).max() == 2
+    assert draw_regions(twins[::-1], (10, 12)).max() == 1
+
+
+def test_regions_agree_with_the_coco_tools() -> None:
+    """Run lengths exactly; polygons up to the pixels on the outline, which the tools round in a way of their own."""
+    tools = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        angles = np.sort(rng.uniform(0, 2 * np.pi, 9))
+        corners = np.stack([40 + 30 * np.cos(angles), 30 + 25 * np.sin(angles)], axis=1)
+        (code,) = tools.frPyObjects([corners.ravel().tolist()], 60, 80)
+        theirs, ours = tools.decode(code).astype(bool), fill_polygon(corners, (60, 80))
+        assert np.array_equal(decode_runs(code["counts"], (60, 80)), theirs)
+        steps = corners + np.linspace(0, 1, 400)[:, None, None] * (np.roll(corners, -1, axis=0) - corners)
+        for y, x in np.argwhere(theirs != ours):
+            assert np.abs(steps - (x + 0.5, y + 0.5)).max(axis=-1).min() <= 1.5
 
 
 def test_runs_of_the_coco_tools_are_unpacked() -> None:

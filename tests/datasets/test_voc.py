@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from weakclip.classes import VOC12, voc_palette
-from weakclip.datasets.voc import VOC12Dataset, find_voc_root, read_xml_labels
+from weakclip.datasets.voc import OFFICIAL_SIZES, VOC12Dataset, find_voc_root
+from weakclip.datasets.voc_labels import read_xml_labels
 from weakclip.errors import DataError
 from weakclip.images import write_mask
 
@@ -55,6 +58,102 @@ def test_a_csv_goes_before_the_annotations(devkit: Path) -> None:
     dataset = VOC12Dataset(devkit, "train")
     assert [dataset.labels(i) for i in range(2)] == [(8,), (1, 20)]
     assert VOC12Dataset(devkit, "val").labels(0) == ()
+
+
+def vector(*indices: int, dtype: type = np.float32) -> np.ndarray:
+    """20 numbers, 1 at the classes."""
+    return np.isin(np.arange(1, 21), indices).astype(dtype)
+
+
+def text_key(name: str) -> np.str_:
+    return np.str_(name)
+
+
+def irn_key(name: str) -> int:
+    return int(name.replace("_", ""))
+
+
+@pytest.mark.parametrize("key", [str, text_key, irn_key])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
+def test_cls_labels_npy_goes_before_the_annotations_and_after_the_csv(
+    devkit: Path, key: Callable[[str], Any], dtype: type
+) -> None:
+    rows = {"2007_000001": vector(8, dtype=dtype), "2007_000002": vector(20, 1, dtype=dtype)}
+    np.save(devkit / "cls_labels.npy", {key(name): value for name, value in rows.items()})
+    dataset = VOC12Dataset(devkit, "train")
+    assert [dataset.labels(i) for i in range(2)] == [(8,), (1, 20)]
+    assert dataset.label_source == "cls_labels.npy"
+    assert dataset.notes == ("image-level labels from cls_labels.npy",)
+    (devkit / "image_labels.csv").write_text("image,labels\n2007_000001,bird\n2007_000002,bird\n")
+    assert VOC12Dataset(devkit, "train").labels(0) == (3,)
+    assert VOC12Dataset(devkit, "train").notes == ("image-level labels from image_labels.csv",)
+
+
+def test_cls_labels_made_from_the_annotations_are_what_the_annotations_say(devkit: Path) -> None:
+    """As PSA makes them: 1 for every name of a class in the file, difficult or not."""
+    before = [VOC12Dataset(devkit, "train").labels(i) for i in range(2)]
+    names = VOC12.names[1:]
+    rows = {
+        path.stem: np.array([float(f"<name>{name}</name>" in path.read_text()) for name in names])
+        for path in (devkit / "Annotations").glob("*.xml")
+    }
+    np.save(devkit / "cls_labels.npy", rows)
+    assert [VOC12Dataset(devkit, "train").labels(i) for i in range(2)] == before
+
+
+class Hostile:
+    """Its pickle writes a file when it is loaded."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = str(trace)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (self.trace, "w")
+
+
+def test_a_hostile_cls_labels_npy_is_refused_and_runs_nothing(devkit: Path, tmp_path: Path) -> None:
+    for content in ({"2007_000001": Hostile(tmp_path / "trace")}, Hostile(tmp_path / "trace")):
+        np.save(devkit / "cls_labels.npy", content)
+        with pytest.raises(DataError, match=r"cls_labels\.npy: .*refused to load") as caught:
+            VOC12Dataset(devkit, "train")
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.zeros((2, 20)), "expected a dictionary"),
+        ({"2007_000001": np.zeros(21)}, r"2007_000001: expected 20 numbers, one a class; found \(21,\)"),
+        ({"2007_000001": [0.0] * 20}, "expected 20 numbers, one a class; found list"),
+        ({"2007_000001": np.full(20, 0.5)}, "expected zeros and ones; found 0.5"),
+        ({"2007_000001": np.full(20, np.nan)}, "expected zeros and ones; found nan"),
+        ({7: vector(1)}, "expected image names"),
+        ({"2007_000001": vector(1)}, r"no labels for 1 of the 2 images of train\.txt, the first is 2007_000002"),
+        ({"2007_000001": vector(1), "2007_000002": vector()}, "no labels for 1 of the 2 images"),
+    ],
+)
+def test_mistakes_in_cls_labels_npy_are_one_line(devkit: Path, content: Any, message: str) -> None:
+    np.save(devkit / "cls_labels.npy", content)
+    with pytest.raises(DataError, match=rf"cls_labels\.npy: .*{message}") as caught:
+        VOC12Dataset(devkit, "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_published_sizes_are_known(devkit: Path) -> None:
+    assert VOC12Dataset(devkit, "trainaug").official_size == OFFICIAL_SIZES["train_aug"] == 10582
+    (devkit / "ImageSets/Segmentation/mine.txt").write_text("2007_000001\n")
+    assert VOC12Dataset(devkit, "mine").official_size is None
+
+
+@pytest.mark.parametrize("file", ["train_aug.txt", "trainaug.txt"])
+@pytest.mark.parametrize("line", ["{0}", "{0}.jpg", "JPEGImages/{0}.jpg SegmentationClassAug/{0}.png", "{0} {0}\r"])
+def test_lists_of_research_repositories_are_read(devkit: Path, file: str, line: str) -> None:
+    lists = devkit / "ImageSets" / "Segmentation"
+    (lists / "trainaug.txt").unlink()
+    names = ("2007_000002", "2007_000001")
+    (lists / file).write_text("\ufeff" + "\n".join(line.format(name) for name in names) + "\n\n", encoding="utf-8")
+    assert VOC12Dataset(devkit, "train_aug").names == names
 
 
 def test_masks_with_sbd_go_before_those_of_the_devkit(devkit: Path) -> None:

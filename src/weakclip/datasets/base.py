@@ -39,15 +39,17 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
         class_set: the classes, background first.
         split: the name of the split, as it is printed beside every number.
         names: one unique name an image.
-        notes: sentences about what was left out while reading, for the user to see.
+        notes: sentences about what was read and what was left out, for the user to see.
 
     Attributes:
+        official_size: how many images a published split has; None where there is no such number.
         has_masks: whether `mask` gives pixel labels. They are read by evaluation and never by training.
 
     Raises:
         DataError: no images, a repeated name, or a name that would leave its folder when used as a file name.
     """
 
+    official_size: int | None = None
     has_masks: bool = False
 
     def __init__(self, class_set: ClassSet, split: str, names: Sequence[str], *, notes: Sequence[str] = ()) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
+import threading
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
-from weakclip.classes import COCO14, IGNORE_INDEX
+from weakclip.classes import COCO14
 from weakclip.datasets.base import ImageFileDataset, check_mask
-from weakclip.datasets.regions import decode_runs, fill_polygon
+from weakclip.datasets.coco_instances import load_index, read_regions
+from weakclip.datasets.file_cache import FileCache
+from weakclip.datasets.regions import Region, draw_regions
 from weakclip.errors import DataError
+from weakclip.images import read_mask, write_mask
 
-Region = tuple[int, Any]
-"""Class index (255 for a crowd) and its area: polygons as arrays x0, y0, x1, y1 …, or a run-length code."""
+logger = logging.getLogger("weakclip")
+
+OFFICIAL_SIZES = {"train": 82783 - 702, "val": 40504}
+"""Images of the instances files; 702 of train have no annotation."""
+
+_READING = threading.Lock()
 
 
 class COCO14Dataset(ImageFileDataset):
@@ -24,8 +31,11 @@ class COCO14Dataset(ImageFileDataset):
     Expects `annotations/instances_train2014.json` and `instances_val2014.json` below the root, and the photos in
     `train2014` and `val2014`, in the same folders below `images`, or all in `images`. An image's labels are the classes
     of its annotations, crowds included. Images without any annotation are left out of train and kept in val; `notes`
-    says how many. Masks are drawn from the regions when first asked for: larger regions first, so that small objects
-    stay visible, and a crowd is 255 wherever no single object lies on it.
+    says how many.
+
+    Masks are drawn from the regions when first asked for: larger regions first, so that small objects stay visible, and
+    a crowd is 255 wherever no single object lies on it. The instances file is large: what was read from it (a small
+    index) and drawn (palette PNGs) is kept in a `FileCache`, for later runs and for other processes.
 
     Args:
         root: the folder with `annotations`.
@@ -41,131 +51,61 @@ class COCO14Dataset(ImageFileDataset):
         if split not in ("train", "val"):
             raise DataError(f"{root}: MS COCO 2014 has the splits train and val with annotations; found {split!r}")
         self.annotation_file = Path(root) / "annotations" / f"instances_{split}2014.json"
-        instances = read_instances(self.annotation_file)
-        labels = _labels_of_images(instances, self.annotation_file)
-        images = sorted(instances["images"], key=lambda entry: entry["file_name"])
-        kept = [entry for entry in images if split != "train" or entry["id"] in labels]
-        left_out = len(images) - len(kept)
-        self._files = [entry["file_name"] for entry in kept]
-        self._ids = [entry["id"] for entry in kept]
-        self._labels = [labels.get(identity, ()) for identity in self._ids]
+        if not self.annotation_file.is_file():
+            raise DataError(f"{self.annotation_file}: no such file; unpack annotations_trainval2014.zip into {root}")
+        self._cache = FileCache(Path(root), self.annotation_file, version=1)
+        images = load_index(self.annotation_file, self._cache)
+        self._entries = [entry for entry in images if split != "train" or entry.labels]
         self._regions: dict[int, list[Region]] | None = None
+        left_out = len(images) - len(self._entries)
         note = f"{left_out:,} of {len(images):,} images of {split} have no annotation and are left out"
-        names = [str(PurePosixPath(file).with_suffix("")) for file in self._files]
+        files = [entry.file_name for entry in self._entries]
+        names = [str(PurePosixPath(file).with_suffix("")) for file in files]
         super().__init__(COCO14, split, names, notes=[note] if left_out else [])
-        self._folder = _image_folder(Path(root), split, self._files)
+        self.official_size = OFFICIAL_SIZES[split]
+        self._folder = _image_folder(Path(root), split, files)
 
     def image_path(self, index: int) -> Path:
         """The photo, a JPEG."""
-        return self._folder / self._files[index]
+        return self._folder / self._entries[index].file_name
 
     def labels(self, index: int) -> tuple[int, ...]:
         """Ascending indices of the classes that the image shows; empty where it has no annotation (val)."""
-        return self._labels[index]
+        return self._entries[index].labels
+
+    def mask_path(self, index: int) -> Path:
+        """The instances file: the pixel labels of all images are in it."""
+        return self.annotation_file
 
     def mask(self, index: int) -> np.ndarray:
         """Pixel labels `(H, W)` uint8 drawn from the annotated regions, 255 on crowds. Read by evaluation only.
 
         Raises:
-            DataError: a region that cannot be decoded, or that is made for another image size.
+            DataError: a region that cannot be decoded, or a photo of another size than the annotations are made for.
         """
-        if self._regions is None:
-            self._regions = _regions_of_images(read_instances(self.annotation_file), set(self._ids))
-        size = self.size(index)
-        source = f"{self.annotation_file}, image {self.names[index]}"
-        try:
-            mask = draw_regions(self._regions.get(self._ids[index], []), size)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise DataError(f"{source}: region cannot be drawn ({error})") from None
-        check_mask(mask, size, self.class_set.num_classes, source)
+        name = f"masks/{self.names[index]}.png"
+        stored = self._cache.find(name)
+        mask = self._drawn(index) if stored is None else read_mask(stored)
+        source = stored or f"{self.annotation_file}, image {self.names[index]}"
+        check_mask(mask, self.size(index), self.class_set.num_classes, source)
+        if stored is None:
+            self._cache.keep(name, lambda path: write_mask(path, mask, self.class_set.palette))
         return mask
 
+    def _drawn(self, index: int) -> np.ndarray:
+        entry = self._entries[index]
+        try:
+            return draw_regions(self._all_regions().get(entry.identity, []), entry.size)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            source = f"{self.annotation_file}, image {self.names[index]}"
+            raise DataError(f"{source}: region cannot be drawn ({error})") from None
 
-def read_instances(path: Path) -> dict[str, Any]:
-    """An instances file whose categories are COCO's 80.
-
-    Raises:
-        DataError: no such file, not JSON, parts that are missing, or other categories.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            instances = json.load(file)
-        found = {category["id"]: category["name"] for category in instances["categories"]}
-        complete = all({"id", "file_name"} <= entry.keys() for entry in instances["images"])
-        annotated = all({"image_id", "category_id"} <= entry.keys() for entry in instances["annotations"])
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such file; unpack annotations_trainval2014.zip into {path.parent.parent}"
-        ) from None
-    except ValueError as error:
-        raise DataError(f"{path}: not a JSON file ({error})") from None
-    except (KeyError, TypeError, AttributeError):
-        complete = annotated = False
-    if not (complete and annotated):
-        raise DataError(
-            f"{path}: not an instances file; expected images, annotations and categories of the COCO format"
-        )
-    expected = dict(zip(COCO14.ids[1:], COCO14.names[1:], strict=True))
-    for identity in sorted(expected.keys() | found.keys()):
-        if expected.get(identity) != found.get(identity):
-            raise DataError(
-                f"{path}: category {identity} is {found.get(identity)!r}; MS COCO has {expected.get(identity)!r}. "
-                "For classes of your own use the folder data set"
-            )
-    return instances
-
-
-def draw_regions(regions: list[Region], size: tuple[int, int]) -> np.ndarray:
-    """One mask from regions that may overlap: crowds below, then single objects, the larger ones first.
-
-    Args:
-        regions: class index (255 for a crowd) with polygons or a run-length code.
-        size: height and width of the image.
-
-    Returns:
-        `(H, W)` uint8; 0 where no region lies.
-    """
-    drawn = [(index, _region_pixels(area, size)) for index, area in regions]
-    mask = np.zeros(size, dtype=np.uint8)
-    for index, pixels in sorted(drawn, key=lambda item: (item[0] != IGNORE_INDEX, -int(item[1].sum()))):
-        mask[pixels] = index
-    return mask
-
-
-def _region_pixels(area: Any, size: tuple[int, int]) -> np.ndarray:
-    if isinstance(area, dict):
-        if tuple(area["size"]) != size:
-            raise ValueError(f"region is {area['size'][1]}x{area['size'][0]} pixels, the image {size[1]}x{size[0]}")
-        return decode_runs(area["counts"], size)
-    pixels = np.zeros(size, dtype=bool)
-    for numbers in area:
-        pixels |= fill_polygon(numbers.reshape(-1, 2), size)
-    return pixels
-
-
-def _labels_of_images(instances: dict[str, Any], path: Path) -> dict[int, tuple[int, ...]]:
-    index_of = {identity: index for index, identity in enumerate(COCO14.ids) if index}
-    classes: dict[int, set[int]] = {}
-    for annotation in instances["annotations"]:
-        category = annotation["category_id"]
-        if category not in index_of:
-            raise DataError(f"{path}: annotation {annotation.get('id')} has category {category!r}, which is not listed")
-        classes.setdefault(annotation["image_id"], set()).add(index_of[category])
-    return {image: tuple(sorted(found)) for image, found in classes.items()}
-
-
-def _regions_of_images(instances: dict[str, Any], wanted: set[int]) -> dict[int, list[Region]]:
-    index_of = {identity: index for index, identity in enumerate(COCO14.ids)}
-    regions: dict[int, list[Region]] = {}
-    for annotation in instances["annotations"]:
-        area = annotation.get("segmentation")
-        if area is None or annotation["image_id"] not in wanted:
-            continue
-        if isinstance(area, list):
-            area = [np.asarray(polygon, dtype=np.float32) for polygon in area]
-        index = IGNORE_INDEX if annotation.get("iscrowd") else index_of[annotation["category_id"]]
-        regions.setdefault(annotation["image_id"], []).append((index, area))
-    return regions
+    def _all_regions(self) -> dict[int, list[Region]]:
+        with _READING:
+            if self._regions is None:
+                logger.info("%s: reading the regions; each mask is drawn once", self.annotation_file)
+                self._regions = read_regions(self.annotation_file, {entry.identity for entry in self._entries})
+            return self._regions
 
 
 def _image_folder(root: Path, split: str, files: list[str]) -> Path:

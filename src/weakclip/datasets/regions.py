@@ -3,8 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from weakclip.classes import IGNORE_INDEX
+
+Region = tuple[int, Any]
+"""Class index (255 for a crowd) and its area: polygons as arrays x0, y0, x1, y1 …, or a run-length code."""
+
+
+def draw_regions(regions: Sequence[Region], size: tuple[int, int]) -> np.ndarray:
+    """One mask from regions that may overlap: crowds below, then single objects, the larger ones first.
+
+    A small object on a large one (a cup on a table, a tie on a person) so stays visible. Of two objects with as many
+    pixels, the later one lies above.
+
+    Args:
+        regions: class index (255 for a crowd) with polygons or a run-length code.
+        size: height and width of the image.
+
+    Returns:
+        `(H, W)` uint8; 0 where no region lies.
+
+    Raises:
+        ValueError, KeyError, TypeError, IndexError: an area in no form of the COCO format.
+    """
+    drawn = [(index, _region_pixels(area, size)) for index, area in regions]
+    mask = np.zeros(size, dtype=np.uint8)
+    for index, pixels in sorted(drawn, key=lambda item: (item[0] != IGNORE_INDEX, -np.count_nonzero(item[1]))):
+        mask[pixels] = index
+    return mask
+
+
+def _region_pixels(area: Any, size: tuple[int, int]) -> np.ndarray:
+    if isinstance(area, dict):
+        if tuple(area["size"]) != size:
+            raise ValueError(f"region is {area['size'][1]}x{area['size'][0]} pixels, the image {size[1]}x{size[0]}")
+        return decode_runs(area["counts"], size)
+    pixels = np.zeros(size, dtype=bool)
+    for numbers in area:
+        pixels |= fill_polygon(numbers.reshape(-1, 2), size)
+    return pixels
 
 
 def fill_polygon(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -27,15 +67,15 @@ def fill_polygon(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     left, top = np.floor(corners.min(axis=0)).clip(0, size[::-1]).astype(int)
     right, bottom = np.ceil(corners.max(axis=0)).clip(0, size[::-1]).astype(int)
     height, width = bottom - top, right - left
-    toggles = np.zeros((height, width + 1), dtype=np.int32)
-    corners = corners - (left, top)
-    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        first, last = np.clip(np.ceil(np.sort([y0, y1]) - 0.5), 0, height).astype(int)
-        if first < last:
-            rows = np.arange(first, last)
-            crossings = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
-            columns = np.ceil(crossings - 0.5).clip(0, width).astype(int)
-            toggles[rows, columns] += 1
+    x0, y0 = (corners - (left, top)).T
+    x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
+    first, last = (np.ceil(np.clip(y - 0.5, 0, height)).astype(int) for y in (np.minimum(y0, y1), np.maximum(y0, y1)))
+    crossed = last - first
+    edge = np.repeat(np.arange(len(corners)), crossed)
+    rows = np.arange(len(edge)) - np.repeat(crossed.cumsum() - crossed - first, crossed)
+    crossings = x0[edge] + (rows + 0.5 - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
+    columns = np.ceil(crossings - 0.5).clip(0, width).astype(int)
+    toggles = np.bincount(rows * (width + 1) + columns, minlength=height * (width + 1)).reshape(height, width + 1)
     mask[top:bottom, left:right] = toggles.cumsum(axis=1)[:, :width] % 2
     return mask
 

@@ -13,8 +13,8 @@ from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets import Sample
 from weakclip.errors import DataError
 from weakclip.images import read_mask
+from weakclip.safe_npy import read_npy
 from weakclip.seeds.base import CAM, SeedMasks
-from weakclip.seeds.safe_npy import read_npy
 
 _MAPS_KEYS = ("attn_highres", "high_res", "highres", "cams", "cam")
 

@@ -1,7 +1,8 @@
 """Dictionaries of arrays from `.npy` files, read without running anything in them.
 
 `np.save` of a dictionary writes a pickle, and a pickle may run any code when it is loaded. The reader here rebuilds
-plain arrays, containers, numbers and text alone, with functions of its own, and refuses every other name.
+plain arrays, containers, numbers and text alone, with functions of its own, and refuses every other name. Class
+activation maps and image-level labels come in such files.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from weakclip.errors import DataError
 
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
-_PLAIN_KINDS = "biuf"
+_PLAIN_KINDS = "biufU"
 
 
 def read_npy(path: Path | str) -> Any:

@@ -1,0 +1,204 @@
+"""Proof of a data set: every file is read, and labels and masks are held against each other.
+
+Masks are opened here to be checked; nothing of them is handed on to training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+from weakclip.classes import IGNORE_INDEX, ClassSet
+from weakclip.datasets.base import ImageFileDataset, ImageLabelDataset
+from weakclip.errors import DataError
+from weakclip.progress import track
+
+
+class Kind(StrEnum):
+    """What can be wrong with a data set, in words."""
+
+    COUNT = "another number of images than published"
+    IMAGE = "image that cannot be read"
+    LABELS = "labels that cannot be read"
+    NO_LABELS = "training image without labels"
+    MASK = "mask that cannot be read, of another size, or with an unknown class"
+    NO_PIXEL = "class among the labels without a pixel in the mask"
+    NO_LABEL = "class in the mask that is not among the labels"
+    SAME_CONTENT = "same image under two names"
+    SHARED = "image of the training split in the validation split too"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Args:
+        kind: what kind of thing.
+        split: where.
+        image: the image's name; empty where it is about the whole split.
+        detail: what was found and what was expected.
+    """
+
+    kind: Kind
+    split: str
+    image: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What was read of one image: its labels and the classes in its mask, and a digest of its file.
+
+    Where something could not be read, it is None, and the findings say why.
+    """
+
+    name: str
+    labels: tuple[int, ...] | None
+    mask_classes: tuple[int, ...] | None
+    digest: str | None
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitCheck:
+    """What was read of one split.
+
+    Args:
+        split: its name.
+        official: how many images the published split has; None where there is no such number.
+        class_set: the classes.
+        notes: what the data set says of itself.
+        facts: one an image, in the order of the data set.
+        findings: all that is wrong, those of the facts among them.
+    """
+
+    split: str
+    official: int | None
+    class_set: ClassSet
+    notes: tuple[str, ...]
+    facts: tuple[ImageFacts, ...] = field(repr=False)
+    findings: tuple[Finding, ...]
+
+    @property
+    def labelled(self) -> int:
+        """How many images have image-level labels."""
+        return sum(bool(fact.labels) for fact in self.facts)
+
+    @property
+    def masks(self) -> int:
+        """How many images have a mask that was read."""
+        return sum(fact.mask_classes is not None for fact in self.facts)
+
+    def images_of_classes(self) -> dict[str, tuple[int, int]]:
+        """For each class, how many images name it in their labels, and how many have pixels of it."""
+        labels = Counter(label for fact in self.facts for label in fact.labels or ())
+        pixels = Counter(index for fact in self.facts for index in fact.mask_classes or ())
+        return {name: (labels[index], pixels[index]) for index, name in enumerate(self.class_set.names)}
+
+
+def check_split(dataset: ImageLabelDataset, *, needs_labels: bool) -> SplitCheck:
+    """Read every image, its labels and its mask.
+
+    Args:
+        dataset: the split.
+        needs_labels: whether an image without labels is a finding, as in training.
+    """
+
+    def inspect(index: int) -> ImageFacts:
+        return inspect_image(dataset, index, needs_labels=needs_labels)
+
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        indices = range(len(dataset))
+        facts = tuple(track(pool.map(inspect, indices), f"checking {dataset.split}", total=len(dataset)))
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interruption does not wait for all the images that are left
+    findings = [finding for fact in facts for finding in fact.findings]
+    return SplitCheck(
+        split=dataset.split,
+        official=dataset.official_size,
+        class_set=dataset.class_set,
+        notes=dataset.notes,
+        facts=facts,
+        findings=(*_count_findings(dataset), *findings, *_same_content(dataset.split, facts)),
+    )
+
+
+def inspect_image(dataset: ImageLabelDataset, index: int, *, needs_labels: bool) -> ImageFacts:
+    """Read one image, its labels and its mask; what cannot be read becomes a finding.
+
+    Args:
+        dataset: the split.
+        index: which image.
+        needs_labels: whether it must have labels.
+    """
+    name, findings = dataset.names[index], list[Finding]()
+
+    def found(kind: Kind, detail: str) -> None:
+        findings.append(Finding(kind, dataset.split, name, detail))
+
+    digest = labels = mask = None
+    try:
+        digest = _digest(dataset, index)
+    except DataError as error:
+        found(Kind.IMAGE, str(error))
+    try:
+        labels = dataset.labels(index)
+    except DataError as error:
+        found(Kind.LABELS, str(error))
+    try:
+        mask = dataset.mask(index) if digest else None
+    except DataError as error:
+        found(Kind.MASK, str(error))
+    if needs_labels and labels == ():
+        found(Kind.NO_LABELS, "no class is named; training learns from the labels alone")
+    classes = None if mask is None else _classes(mask)
+    if classes is not None and labels:
+        for kind, indices in ((Kind.NO_PIXEL, set(labels) - {*classes}), (Kind.NO_LABEL, {*classes} - {0, *labels})):
+            if indices:
+                found(kind, ", ".join(dataset.class_set.names[index] for index in sorted(indices)))
+    return ImageFacts(name, labels, classes, digest, tuple(findings))
+
+
+def shared_images(train: SplitCheck, val: SplitCheck) -> tuple[Finding, ...]:
+    """Images that are in both splits, by name or by content: a score on them would not be one of unseen images."""
+    names = {fact.name for fact in train.facts}
+    by_content = {fact.digest: fact.name for fact in train.facts if fact.digest}
+    findings = []
+    for fact in val.facts:
+        twin = fact.name if fact.name in names else by_content.get(fact.digest) if fact.digest else None
+        if twin is not None:
+            findings.append(Finding(Kind.SHARED, val.split, fact.name, f"is {twin} of {train.split}"))
+    return tuple(findings)
+
+
+def _digest(dataset: ImageLabelDataset, index: int) -> str:
+    """Digest of the image file, or of the pixels of a drawn image; the whole image is decoded."""
+    pixels = dataset.image(index)
+    content = dataset.image_path(index).read_bytes() if isinstance(dataset, ImageFileDataset) else pixels.tobytes()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _classes(mask: np.ndarray) -> tuple[int, ...]:
+    used = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    return tuple(used[used != IGNORE_INDEX].tolist())
+
+
+def _count_findings(dataset: ImageLabelDataset) -> Iterator[Finding]:
+    if dataset.official_size not in (None, len(dataset)):
+        detail = f"{len(dataset):,} images; the published split has {dataset.official_size:,}"
+        yield Finding(Kind.COUNT, dataset.split, "", detail)
+
+
+def _same_content(split: str, facts: Sequence[ImageFacts]) -> Iterator[Finding]:
+    first: dict[str, str] = {}
+    for fact in facts:
+        if fact.digest and first.setdefault(fact.digest, fact.name) != fact.name:
+            yield Finding(Kind.SAME_CONTENT, split, fact.name, f"is {first[fact.digest]}, byte for byte")

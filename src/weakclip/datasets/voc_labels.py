@@ -1,0 +1,139 @@
+"""Where the image-level labels of PASCAL VOC come from: a CSV, the field's `cls_labels.npy`, or the XML annotations.
+
+Pixel masks are no source: a label that is read off a mask would be a pixel label in disguise.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from weakclip.classes import VOC12
+from weakclip.errors import DataError
+from weakclip.safe_npy import read_npy
+
+CSV, NPY, XML = "image_labels.csv", "cls_labels.npy", "Annotations"
+"""The sources in the order in which they are preferred, as they are called in the VOC2012 folder."""
+
+
+class VOCLabels:
+    """The image-level labels of a VOC2012 folder, from the first source that is there.
+
+    Attributes:
+        source: "image_labels.csv", "cls_labels.npy" or "Annotations".
+
+    Args:
+        root: the VOC2012 folder.
+
+    Raises:
+        DataError: a source that is there and cannot be read.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.source = next((name for name in (CSV, NPY) if (root / name).is_file()), XML)
+        self._table: dict[str, tuple[int, ...]] = {}
+        if self.source == CSV:
+            self._table = read_label_csv(root / CSV)
+        elif self.source == NPY:
+            self._table = read_label_npy(root / NPY)
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        """Ascending foreground indices of an image; empty where the source does not know it.
+
+        Raises:
+            DataError: an annotation that cannot be read.
+        """
+        if self.source != XML:
+            return self._table.get(name, ())
+        path = self.root / XML / f"{name}.xml"
+        return read_xml_labels(path) if path.exists() else ()
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """The images that the source does not know, or that it gives no label; annotations are not opened."""
+        if self.source == XML:
+            known = {path.stem for path in (self.root / XML).glob("*.xml")}
+        else:
+            known = {name for name, labels in self._table.items() if labels}
+        return [name for name in names if name not in known]
+
+
+def read_label_csv(path: Path) -> dict[str, tuple[int, ...]]:
+    """Image-level labels from a CSV with the columns image and labels (class names with spaces between).
+
+    Raises:
+        DataError: other columns, an unknown class, or an image twice; with the line.
+    """
+    labels: dict[str, tuple[int, ...]] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        if not {"image", "labels"} <= set(rows.fieldnames or ()):
+            raise DataError(f"{path}: expected the columns image,labels; found {','.join(rows.fieldnames or ())!r}")
+        for row in rows:
+            try:
+                indices = VOC12.foreground_indices((row["labels"] or "").split())
+            except DataError as error:
+                raise DataError(f"{path}, line {rows.line_num}: {error}") from None
+            if row["image"] in labels:
+                raise DataError(f"{path}, line {rows.line_num}: image {row['image']!r} is listed twice")
+            labels[row["image"]] = indices
+    return labels
+
+
+def read_label_npy(path: Path) -> dict[str, tuple[int, ...]]:
+    """Image-level labels from the dictionary that PSA, MCTformer and their kin ship: image name to 20 zeros and ones.
+
+    The file is a pickle; it is read without running anything in it. IRN's names are whole numbers, 2007000032 for
+    2007_000032; they are read too.
+
+    Raises:
+        DataError: not such a dictionary, a vector of another length, or a value that is neither 0 nor 1.
+    """
+    content = read_npy(path)
+    if not isinstance(content, Mapping):
+        raise DataError(f"{path}: expected a dictionary, image name to 20 numbers; found {type(content).__name__}")
+    return {_image_name(path, key): _indices(path, key, value) for key, value in content.items()}
+
+
+def _image_name(path: Path, key: Any) -> str:
+    if isinstance(key, str):
+        return str(key)
+    if isinstance(key, int | np.integer) and key >= 10**9:
+        return f"{key // 10**6}_{key % 10**6:06d}"
+    raise DataError(f"{path}: expected image names such as '2007_000032'; found {key!r}")
+
+
+def _indices(path: Path, key: Any, value: Any) -> tuple[int, ...]:
+    count = VOC12.num_classes - 1
+    if not isinstance(value, np.ndarray) or value.shape != (count,) or value.dtype.kind not in "biuf":
+        found = value.shape if isinstance(value, np.ndarray) else type(value).__name__
+        raise DataError(f"{path}: image {key}: expected {count} numbers, one a class; found {found}")
+    if not np.isin(value, (0, 1)).all():
+        raise DataError(f"{path}: image {key}: expected zeros and ones; found {value[~np.isin(value, (0, 1))][0]}")
+    return tuple((np.flatnonzero(value) + 1).tolist())
+
+
+def read_xml_labels(path: Path) -> tuple[int, ...]:
+    """Image-level labels from an XML annotation: the class of every object.
+
+    Objects marked difficult count, as they do in the `cls_labels.npy` of PSA (Ahn and Kwak, CVPR 2018), whose
+    `make_cls_labels.py` looks at no object's mark; the `name` of an object's parts (head, hand, foot) is no class.
+
+    Raises:
+        DataError: not well-formed, a document type declaration (which could define entities), or an unknown class.
+    """
+    data = path.read_bytes()
+    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+        raise DataError(f"{path}: a VOC annotation has no document type declaration; refused")
+    try:
+        tree = ElementTree.fromstring(data)
+        return VOC12.foreground_indices(name.text or "" for name in tree.findall("object/name"))
+    except ElementTree.ParseError as error:
+        raise DataError(f"{path}: not a well-formed XML annotation ({error})") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None

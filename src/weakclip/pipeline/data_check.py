@@ -1,0 +1,142 @@
+"""The check of a configuration's data: its splits one after the other, as tables and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from weakclip.config import DataSettings
+from weakclip.datasets.check import Finding, Kind, SplitCheck, check_split, shared_images
+from weakclip.errors import ConfigError
+from weakclip.images import write_json
+from weakclip.pipeline.data import open_split
+
+EXAMPLES = 3
+"""Findings of one kind that are shown; JSON has all."""
+
+UNLABELLED = ("val", "test")
+"""Splits that need no image-level labels; those of the configuration's validation split need none either."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataCheck:
+    """What was read of all splits.
+
+    Args:
+        splits: one an entry.
+        findings: all that is wrong, between splits too.
+    """
+
+    splits: tuple[SplitCheck, ...]
+    findings: tuple[Finding, ...]
+
+
+def check_data(settings: DataSettings, splits: Sequence[str] = ()) -> DataCheck:
+    """Check splits of the data that a configuration names, whole: its limits for quick tries are passed over.
+
+    Args:
+        settings: which data, and where they lie.
+        splits: names of splits; the configuration's own where left out.
+
+    Raises:
+        DataError: data that cannot be opened at all: no such folder or list, images that are missing.
+    """
+    own = (settings.train_split, *([settings.val_split] if settings.val_split else []))
+    datasets = [open_split(settings, split, None) for split in dict.fromkeys(splits or own)]
+    unlabelled = (settings.val_split, *UNLABELLED)
+    checks = tuple(check_split(each, needs_labels=each.split not in unlabelled) for each in datasets)
+    findings = [finding for check in checks for finding in check.findings]
+    by_name = {check.split: check for check in checks}
+    if len(own) == 2 and own[0] != own[1] and by_name.keys() >= {*own}:
+        findings += shared_images(by_name[own[0]], by_name[own[1]])
+    return DataCheck(checks, tuple(findings))
+
+
+def write_check(path: Path, check: DataCheck) -> None:
+    """Write the whole check as JSON, `{"splits": [...], "findings": [...]}`, an entry for every finding.
+
+    Raises:
+        ConfigError: a path that cannot be written.
+    """
+    try:
+        write_json(path, _plain(check))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another file") from None
+
+
+def _plain(check: DataCheck) -> dict[str, Any]:
+    return {
+        "splits": [
+            {
+                "split": each.split,
+                "images": len(each.facts),
+                "published_images": each.official,
+                "labelled": each.labelled,
+                "masks": each.masks,
+                "notes": each.notes,
+                "classes": {
+                    name: {"labels": labels, "masks": masks}
+                    for name, (labels, masks) in each.images_of_classes().items()
+                },
+            }
+            for each in check.splits
+        ],
+        "findings": [dataclasses.asdict(finding) for finding in check.findings],
+    }
+
+
+def tables(check: DataCheck) -> list[Table]:
+    """The check for people: the splits, and the images of each class."""
+    return [_split_table(check), _class_table(check)]
+
+
+def _table(title: str, left: Sequence[str], right: Sequence[str] = ()) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
+    for heading in left:
+        table.add_column(heading)
+    for heading in right:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _split_table(check: DataCheck) -> Table:
+    table = _table("Splits", ("split",), ("images", "published", "labelled", "with mask"))
+    for each in check.splits:
+        official = "–" if each.official is None else f"{each.official:,}"
+        table.add_row(escape(each.split), f"{len(each.facts):,}", official, f"{each.labelled:,}", f"{each.masks:,}")
+    return table
+
+
+def _class_table(check: DataCheck) -> Table:
+    headings = [f"{each.split}, {what}" for each in check.splits for what in ("labels", "masks")]
+    table = _table("Images of each class", ("class",), headings)
+    counts = [each.images_of_classes() for each in check.splits]
+    for number, name in enumerate(check.splits[0].class_set.names):
+        cells = [
+            text for count in counts for text in ("–" if number == 0 else f"{count[name][0]:,}", f"{count[name][1]:,}")
+        ]
+        table.add_row(escape(name), *cells)
+    return table
+
+
+def finding_lines(check: DataCheck) -> list[str]:
+    """The findings for people: each kind with how many there are, and the first of them."""
+    groups: dict[tuple[str, Kind], list[Finding]] = defaultdict(list)
+    for finding in check.findings:
+        groups[finding.split, finding.kind].append(finding)
+    lines = []
+    for (split, kind), findings in groups.items():
+        lines.append(f"{split}: {kind}: {len(findings):,}")
+        lines += [
+            f"    {each.image}: {each.detail}" if each.image else f"    {each.detail}" for each in findings[:EXAMPLES]
+        ]
+        if len(findings) > EXAMPLES:
+            lines.append(f"    … and {len(findings) - EXAMPLES:,} more")
+    return lines

@@ -1,0 +1,102 @@
+"""From a finished run to an archive for the PASCAL VOC evaluation server."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from pathlib import Path
+
+from weakclip.config import load_config
+from weakclip.datasets import ImageLabelDataset
+from weakclip.errors import ConfigError, RunError
+from weakclip.images import write_json
+from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.data import image_fingerprint
+from weakclip.pipeline.manifest import Manifest, StageKey
+from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, write_pseudo_masks
+from weakclip.segmenter import load_segmenter
+from weakclip.submission import write_archive
+
+logger = logging.getLogger("weakclip")
+
+FOLDER, KEY = "submission", "key.json"
+"""Below the run folder, a folder a split: predictions, and the key of what they depend on."""
+
+
+def submit(run: Path | str, out: Path | str, *, split: str = "test", root: str | None = None) -> int:
+    """Predict a split of PASCAL VOC with the retrained network of a run, as `evaluate` is set, and pack the masks.
+
+    The predictions are kept in `submission/SPLIT/masks` of the run: a stopped call goes on, and the masks of another
+    network, of other images or of other settings are made anew.
+
+    Args:
+        run: the run folder.
+        out: the archive, `.tgz`.
+        split: the list in ImageSets/Segmentation.
+        root: the VOC2012 folder; the one of the run where left out.
+
+    Returns:
+        How many masks are in the archive.
+
+    Raises:
+        ConfigError: a run on another data set.
+        RunError: no run, one whose network is not trained, or a place that cannot be written.
+        DataError: no such split, or an image that cannot be read.
+    """
+    run, out = Path(run), Path(out)
+    if out.is_dir():
+        raise RunError(f"{out}: is a folder; name the archive, for instance {out / 'results.tgz'}")
+    context, trained = _context(run, split, root)
+    dataset = context.val
+    assert dataset is not None
+    settings = context.config.evaluate
+    folder = _prediction_folder(context, dataset, trained)
+    network = load_segmenter(context.folder("retrain"), device=context.device)
+    masks = PseudoMaskSettings(inference=settings.inference, crf=settings.crf, restrict_to_labels=False)
+    write_pseudo_masks(network, dataset, folder, masks, device=context.device, description=f"predicting {split}")
+    try:
+        write_archive(folder / MASKS, dataset, out)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written ({error.strerror}); the predictions are in {folder}") from None
+    return len(dataset)
+
+
+def _context(run: Path, split: str, root: str | None) -> tuple[RunContext, str]:
+    """The run with `split` in the place of its validation split, and the key of its network."""
+    if not (run / "config.yaml").is_file():
+        raise RunError(f"{run}: not a run folder (no config.yaml); give the folder of `weakclip run --out`")
+    config = load_config(run / "config.yaml")
+    if config.data.dataset != "voc12":
+        raise ConfigError(
+            f"{run}: a run on {config.data.dataset}; the evaluation server is PASCAL VOC's; give a voc12 run"
+        )
+    record = Manifest.open(run).records.get("retrain", {})
+    if not record.get("done"):
+        raise RunError(f"{run}: its network is not trained; run `weakclip retrain` or `weakclip run` first")
+    data = dataclasses.replace(config.data, val_split=split, val_limit=None, root=root or config.data.root)
+    return RunContext(dataclasses.replace(config, data=data), run), str(record.get("key"))
+
+
+def _prediction_folder(context: RunContext, dataset: ImageLabelDataset, trained: str) -> Path:
+    """The folder of the predictions; what lies there under another key is removed."""
+    settings = context.settings(("evaluate",))
+    del settings["evaluate.pictures"]
+    key = StageKey(settings=settings, inputs={"retrain": trained, "images": image_fingerprint(dataset)})
+    folder = context.out / FOLDER / dataset.split
+    try:
+        if folder.exists() and _stored_key(folder) != key.digest:
+            logger.info("submission: network, images or settings have changed; predicts anew")
+            shutil.rmtree(folder)
+        write_json(folder / KEY, key.record())
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written ({error.strerror}); copy the run to where it can") from None
+    return folder
+
+
+def _stored_key(folder: Path) -> str | None:
+    try:
+        return str(json.loads((folder / KEY).read_text(encoding="utf-8"))["key"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None

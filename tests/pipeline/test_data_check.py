@@ -1,0 +1,143 @@
+"""`weakclip data check`: exit codes, the tables, and the JSON file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weakclip import cli
+from weakclip.config import DataSettings
+from weakclip.pipeline.data_check import check_data, finding_lines
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["weakclip", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small VOC folder is as large as published."""
+    monkeypatch.setattr("weakclip.datasets.voc.OFFICIAL_SIZES", {"train_aug": 3, "val": 2, "test": 2})
+
+
+def check(monkeypatch: pytest.MonkeyPatch, root: Path, *more: str | Path) -> int:
+    return call(monkeypatch, "data", "check", "voc12", "--set", f"data.root={root}", *more)
+
+
+@pytest.mark.usefixtures("published")
+def test_a_sound_root_is_code_0(
+    voc_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(monkeypatch, voc_root) == 0
+    shown = capsys.readouterr().out
+    assert "findings: 0" in shown
+    assert "train_aug: image-level labels from Annotations" in shown
+
+
+def test_another_number_of_images_is_said_and_code_1(
+    voc_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(monkeypatch, voc_root) == 1
+    assert "3 images; the published split has 10,582" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("published")
+def test_findings_are_shown_and_written_and_code_1(
+    voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = voc_root / "JPEGImages/2007_000002.jpg"
+    photo.write_bytes(photo.read_bytes()[:-50])
+    shutil.copy(voc_root / "JPEGImages/2007_000001.jpg", voc_root / "JPEGImages/2007_000006.jpg")
+    assert check(monkeypatch, voc_root, "--json", tmp_path / "check.json") == 1
+    shown = capsys.readouterr().out
+    assert "2007_000002" in shown
+    assert "findings: 1" in shown
+    report: dict[str, Any] = json.loads((tmp_path / "check.json").read_text())
+    (finding,) = report["findings"]
+    assert (finding["kind"], finding["image"]) == ("image that cannot be read", "2007_000002")
+    assert [(each["split"], each["images"], each["published_images"]) for each in report["splits"]] == [
+        ("train_aug", 3, 3),
+        ("val", 2, 2),
+    ]
+    assert report["splits"][0]["classes"]["aeroplane"] == {"labels": 1, "masks": 1}
+
+
+@pytest.mark.usefixtures("published")
+def test_splits_may_be_chosen(
+    voc_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(monkeypatch, voc_root, "--split", "test", "--split", "val") == 0
+    assert "train_aug" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("published")
+def test_a_validation_image_among_the_training_images_is_found(voc_root: Path) -> None:
+    shutil.copy(voc_root / "JPEGImages/2007_000001.jpg", voc_root / "JPEGImages/2007_000004.jpg")
+    shutil.copy(voc_root / "SegmentationClass/2007_000001.png", voc_root / "SegmentationClass/2007_000004.png")
+    shutil.copy(voc_root / "Annotations/2007_000001.xml", voc_root / "Annotations/2007_000004.xml")
+    settings = DataSettings(dataset="voc12", root=str(voc_root), train_split="train_aug")
+    (finding,) = check_data(settings).findings
+    assert (finding.split, finding.image, finding.detail) == ("val", "2007_000004", "is 2007_000001 of train_aug")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--split", "private"), "no list private.txt"),
+        (("--set", "data.root=./no/such/root"), "no PASCAL VOC 2012 here"),
+        (("--set", "data.rot=x"), "unknown key"),
+        (("--json", "."), "cannot be written"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_code_2(
+    voc_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(voc_root)
+    assert check(monkeypatch, voc_root, *arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("weakclip: ")]
+    assert message in line
+
+
+def test_missing_photos_are_one_line_and_code_2(
+    voc_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (voc_root / "JPEGImages/2007_000002.jpg").unlink()
+    assert check(monkeypatch, voc_root) == 2
+    assert "1 of the 3 images of train_aug.txt are missing, the first is 2007_000002.jpg" in capsys.readouterr().err
+
+
+def test_a_name_that_is_listed_twice_is_one_line_and_code_2(
+    voc_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (voc_root / "ImageSets/Segmentation/val.txt").write_text("2007_000004\n2007_000005\n2007_000004\n")
+    assert check(monkeypatch, voc_root) == 2
+    assert "split 'val' names '2007_000004' more than once" in capsys.readouterr().err
+
+
+def test_many_findings_are_three_and_a_number(voc_root: Path) -> None:
+    for photo in (voc_root / "JPEGImages").iterdir():
+        photo.write_bytes(b"")
+    (voc_root / "ImageSets/Segmentation/mine.txt").write_text("\n".join(f"2007_00000{n}" for n in range(1, 6)))
+    lines = finding_lines(check_data(DataSettings(dataset="voc12", root=str(voc_root)), ["mine"]))
+    assert lines[0] == "mine: image that cannot be read: 5"
+    assert lines[-1] == "    … and 2 more"
+    assert len(lines) == 5
+
+
+def test_scenes_are_checked_too() -> None:
+    check = check_data(DataSettings(dataset="scenes", scene_size=64, train_limit=2, val_limit=2), ["val"])
+    assert [len(each.facts) for each in check.splits] == [200]
