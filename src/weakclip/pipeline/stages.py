@@ -171,7 +171,7 @@ STAGES = {
         purpose="where the classes are, told from the image-level labels",
         run=make_seeds,
         sections=("clip", "seeds", "seed"),
-        data=("train images", "CLIP weights", "imported seeds", "MCTformer+ weights"),
+        data=("train images", "CLIP weights", "imported seeds", "MCTformer+ weights", "ResNet38 weights"),
     ),
     "train": Stage(
         purpose="training WeakCLIP on the seeds",
