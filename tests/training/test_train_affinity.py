@@ -156,7 +156,7 @@ def test_training_starts_from_the_named_trunk_and_keeps_its_norms(
     squares: Any, seed_folder: Path, tmp_path: Path, name: str
 ) -> None:
     state = ResNet38(WIDTHS).state_dict()
-    state = {key: torch.rand_like(value) if value.ndim else value for key, value in state.items()}
+    state = {key: 0.2 * torch.rand_like(value) if value.ndim else value for key, value in state.items()}
     counters = {key for key in state if key.endswith("num_batches_tracked")}  # which old checkpoints do not have
     stored = {key: value for key, value in state.items() if key not in counters} | {"fc8.weight": torch.rand(3)}
     save_file(stored, tmp_path / name) if name.endswith("safetensors") else torch.save(stored, tmp_path / name)
