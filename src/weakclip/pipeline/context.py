@@ -108,6 +108,7 @@ class RunContext:
             "MCTformer+ weights": lambda: source_fingerprint(self.config.seeds.mctformer.source, demo),
             "ResNet38 weights": lambda: source_fingerprint(self._resnet38, demo),
             "student weights": lambda: source_fingerprint(self.config.retrain.model, demo),
+            "student trunk": lambda: source_fingerprint(self.config.retrain.pretrained, demo),
         }
 
 
