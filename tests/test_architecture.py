@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "weakclip"
 FLOORS = (
     {"classes", "errors", "images", "progress", "safe_npy"},
-    {"clip", "crf", "datasets", "inference", "metrics", "segmenter"},
-    {"losses", "modeling", "seeds"},
+    {"clip", "crf", "datasets", "inference", "metrics"},
+    {"losses", "modeling", "seeds", "segmenter"},
     {"evaluation", "pseudo_masks", "report", "submission", "training"},
     {"config", "pipeline", "study"},
     {"cli"},
