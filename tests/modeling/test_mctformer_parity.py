@@ -1,6 +1,7 @@
 """Parity with the released MCTformer+: logits of all heads in training; logits, fused maps, affinity in test.
 
-The cases are those of the fixtures, and those that the oracle makes of other sizes (`tests/reference/oracle_mctformer.py`).
+The cases are those of the fixtures, and those that the oracle makes of other sizes
+(`tests/reference/oracle_mctformer.py`).
 """
 
 from __future__ import annotations

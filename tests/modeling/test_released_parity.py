@@ -1,6 +1,7 @@
 """Parity with the released WeakCLIP: its checkpoint format, every intermediate result and the losses.
 
-The cases are those of the fixtures, and those that the oracle makes of other sizes (`tests/reference/oracle_weakclip.py`).
+The cases are those of the fixtures, and those that the oracle makes of other sizes
+(`tests/reference/oracle_weakclip.py`).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Slow oracle of CLIP's two towers, in float64, by OpenAI's names: written from Radford et al. (2021) and Dosovitskiy et
-al. (2021), head by head; random weights of any size."""
+"""Slow oracle of CLIP's two towers, in float64, by OpenAI's names: after Radford et al. (2021)
+and Dosovitskiy et al. (2021), head by head; random weights of any size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def random_norm(width: int) -> dict[str, Tensor]:
 
 
 def random_image_tower(
-    prefix: str, width: int, layers: int, patch: int, side: int, embed_dim: int
+    prefix: str, width: int, layers: int, *, patch: int, side: int, embed_dim: int
 ) -> dict[str, Tensor]:
     """An image tower for a trained grid of `side x side` patches."""
     state = {
@@ -50,7 +50,7 @@ def random_image_tower(
 
 
 def random_text_tower(
-    prefix: str, width: int, layers: int, context_length: int, vocabulary: int, embed_dim: int
+    prefix: str, width: int, layers: int, *, context_length: int, vocabulary: int, embed_dim: int
 ) -> dict[str, Tensor]:
     """A text tower."""
     state = {

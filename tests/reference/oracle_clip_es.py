@@ -1,6 +1,6 @@
 """Slow oracle of the released CLIP-ES, in float64, and a maker of folders in the fixtures' layout at any size.
 
-Written from Lin et al. (CVPR 2023) and from reading github.com/linyq2117/CLIP-ES (generate_cams_voc12.py, clip/model.py,
+Written from Lin et al. (CVPR 2023) and from github.com/linyq2117/CLIP-ES (generate_cams_voc12.py, clip/model.py,
 utils.py). There patches have 16 pixels and heads 64 channels.
 """
 
@@ -77,7 +77,7 @@ def class_maps(
 
 
 def boxes(scores: Tensor, threshold: float) -> Tensor:
-    """`(h, w)` of 0 and 1: bounding boxes of the parts above a share of the maximum; the last row and column are cut."""
+    """`(h, w)` of 0 and 1: boxes of the parts above a share of the maximum; the last row and column are cut."""
     height, width = scores.shape
     steps = [[int(float(value) * 255) for value in row] for row in scores.float()]
     least = int(threshold * max(map(max, steps)))
@@ -85,10 +85,10 @@ def boxes(scores: Tensor, threshold: float) -> Tensor:
     changed = True
     while changed:  # the smallest pixel of a part spreads over all of it
         changed = False
-        for y, x in part_of:
+        for (y, x), own in list(part_of.items()):
             near = [(y + down, x + right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
             smallest = min(part_of[pixel] for pixel in near if pixel in part_of)
-            changed |= smallest != part_of[y, x]
+            changed |= smallest != own
             part_of[y, x] = smallest
     mask = torch.zeros(height, width)
     for part in set(part_of.values()):
@@ -110,7 +110,9 @@ def refined(scores: Tensor, mask: Tensor, attention: Tensor) -> Tensor:
 def write(sizes: Sizes, folder: Path) -> None:
     """One case: image tower, image, prompt embeddings, and what comes of them."""
     heads, grid = sizes.width // 64, tuple(side // PATCH for side in sizes.image_size)
-    state = clip.random_image_tower("visual.", sizes.width, sizes.layers, PATCH, sizes.grid, sizes.embed_dim)
+    state = clip.random_image_tower(
+        "visual.", sizes.width, sizes.layers, patch=PATCH, side=sizes.grid, embed_dim=sizes.embed_dim
+    )
     state["logit_scale"] = torch.tensor(2.0)
     table = state["visual.positional_embedding"]
     positions = torch.cat([table[:1], clip.resized_positions(table[1:], grid, "bilinear")]).half()

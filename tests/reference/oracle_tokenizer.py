@@ -3,6 +3,7 @@ texts: each word's bytes, joined by the earliest merge of the list again and aga
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import regex
@@ -22,7 +23,7 @@ def token_ids(text: str, merges: Sequence[tuple[str, str]]) -> list[int]:
     for word in regex.findall(WORDS, text, regex.IGNORECASE):
         parts = [symbols[order.index(byte)] for byte in word.encode("utf-8")]
         parts[-1] += "</w>"
-        while known := [pair for pair in zip(parts, parts[1:], strict=False) if pair in ranks]:
+        while known := [pair for pair in itertools.pairwise(parts) if pair in ranks]:
             best, joined, index = min(known, key=ranks.__getitem__), [], 0
             while index < len(parts):
                 both = tuple(parts[index : index + 2]) == best

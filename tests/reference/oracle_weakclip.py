@@ -1,6 +1,6 @@
 """Slow oracle of the released WeakCLIP, in float64, and a maker of folders in the fixtures' layout at any size.
 
-Written from METHOD.md's formulas and from reading github.com/hustvl/WeakCLIP (weakclip/models.py, weakclip.py, heads.py,
+Written from docs/method.md and from reading github.com/hustvl/WeakCLIP (weakclip/models.py, weakclip.py, heads.py,
 dgcnutils.py) and mmsegmentation's FPN and FPNHead: one part after the other, from the released names.
 """
 
@@ -69,10 +69,17 @@ def tokens_of(names: tuple[str, ...]) -> Tensor:
 def random_state(sizes: Sizes, words: int) -> dict[str, Tensor]:
     """All tensors of a released checkpoint; `words` is the number of tokens of the class names."""
     embed_dim, classes, context = sizes.text_width, len(sizes.class_names), sizes.prompt_tokens + words
-    tower = (sizes.width, sizes.layers, sizes.patch, sizes.grid, embed_dim)
-    state = clip.random_image_tower("backbone.", *tower)
-    text = (sizes.text_width, sizes.text_layers, context + sizes.spare_tokens, 2 * BYTES + 2, embed_dim)
-    state |= clip.random_text_tower("text_encoder.", *text)
+    state = clip.random_image_tower(
+        "backbone.", sizes.width, sizes.layers, patch=sizes.patch, side=sizes.grid, embed_dim=embed_dim
+    )
+    state |= clip.random_text_tower(
+        "text_encoder.",
+        sizes.text_width,
+        sizes.text_layers,
+        context_length=context + sizes.spare_tokens,
+        vocabulary=2 * BYTES + 2,
+        embed_dim=embed_dim,
+    )
     state["contexts"] = torch.randn(1, sizes.prompt_tokens, sizes.text_width)
     state |= {"gamma": 0.5 * torch.randn(embed_dim), "beta": 0.5 * torch.randn(embed_dim)}
     return state | _random_adapter(sizes.width) | _random_attention(sizes) | _random_decoder(sizes, classes)

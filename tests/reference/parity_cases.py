@@ -1,4 +1,4 @@
-"""Cases of the parity tests: those of the fixtures' folder, and those that an oracle makes; and how numbers are compared.
+"""Cases of the parity tests: of the fixtures' folder, and made by an oracle; and how numbers are compared.
 
 Layout of a system's folder `WEAKCLIP_FIXTURES/<system>`: `config.json` with `expected.safetensors` and the checkpoint
 beside it. `config.json` is one case (an object), or a list of cases, each with its name under `case`; the tensors of

@@ -1,6 +1,7 @@
 """The same weights and inputs give the numbers of the released CLIP-ES.
 
-The cases are those of the fixtures, and those that the oracle makes of other sizes (`tests/reference/oracle_clip_es.py`).
+The cases are those of the fixtures, and those that the oracle makes of other sizes
+(`tests/reference/oracle_clip_es.py`).
 """
 
 from __future__ import annotations
