@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from transformers import CLIPConfig, CLIPModel
 from weakclip.clip import load_clip
 from weakclip.clip.frozen_clip import CLIP_PIXEL_MEAN, CLIP_PIXEL_STD
 from weakclip.clip.openai_archive import convert_openai_state, read_openai_state
+from weakclip.clip.vocabulary import OPENAI_VOCABULARY
 from weakclip.errors import WeightsError
 
 TEXTS = ["a photo of a cat", "boat"]
@@ -215,3 +218,24 @@ def test_a_missing_vocabulary_says_how_to_get_one(openai_model, folder, tmp_path
 def test_tapped_layers_out_of_range(folder):
     with pytest.raises(WeightsError, match="counted from 1 to 4"):
         load_clip(folder, tap_layers=(1, 5))
+
+
+def test_a_hostile_torchscript_archive_runs_nothing(tmp_path, folder):
+    trace, path = tmp_path / "trace", tmp_path / "hostile.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("clip/data.pkl", pickle.dumps(_Evil(str(trace)), protocol=2))
+        archive.writestr("clip/constants.pkl", pickle.dumps(()))
+        archive.writestr("clip/code/__torch__.py", "open('anything', 'w')")
+    with pytest.raises(WeightsError, match="refused to load") as caught:
+        load_clip(path, vocabulary=folder)
+    one_line(caught)
+    assert not trace.exists()
+
+
+def test_a_vocabulary_comes_from_a_folder_that_holds_openais_list(openai_model, tmp_path):
+    torch.save(openai_state(openai_model), tmp_path / "clip.pt")
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / OPENAI_VOCABULARY).write_bytes(gzip.compress(b"version\na b\n"))
+    with pytest.raises(WeightsError, match=r"words/bpe_simple_vocab.* expected 48894 merges") as caught:
+        load_clip(tmp_path / "clip.pt", vocabulary=tmp_path / "words")
+    one_line(caught)

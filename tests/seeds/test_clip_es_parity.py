@@ -1,11 +1,17 @@
-"""The same weights and inputs give the numbers of the released CLIP-ES."""
+"""The same weights and inputs give the numbers of the released CLIP-ES.
+
+The cases are those of the fixtures, and those that the oracle makes of other sizes
+(`tests/reference/oracle_clip_es.py`).
+"""
 
 from __future__ import annotations
 
-import json
+from functools import partial
 
+import oracle_clip_es as oracle
 import pytest
 import torch
+from parity_cases import Case, as_float, assert_parity, case_params
 from safetensors.torch import load_file
 
 from weakclip.clip import FrozenCLIP
@@ -13,7 +19,17 @@ from weakclip.clip.openai_archive import convert_openai_state
 from weakclip.clip.vision import interpolate_positions
 from weakclip.clip.vocabulary import tokenizer_from_merges
 from weakclip.seeds.boxes import box_mask
-from weakclip.seeds.clip_gradcam import GradCAMSettings, grad_cam, refine
+from weakclip.seeds.clip_gradcam import GradCAM, GradCAMSettings, grad_cam, refine
+
+Sizes = oracle.Sizes
+MADE = {
+    "one-label": Sizes(foreground=1, box_threshold=0.0),
+    "all-labels": Sizes(foreground=20, background=25, box_threshold=0.7, width=128),
+    "deeper-than-the-attention-that-is-averaged": Sizes(layers=6, attention_layers=2, image_size=(112, 48)),
+    "one-layer": Sizes(layers=1, grid=7, box_threshold=0.9),
+    "grid-of-the-training": Sizes(image_size=(64, 64), grid=4, embed_dim=96),
+    "half-precision": Sizes(image_size=(80, 80), attention_layers=3, stored=torch.float16),
+}
 
 
 def _text_tower(width, embed_dim, vocabulary):
@@ -38,49 +54,49 @@ def _text_tower(width, embed_dim, vocabulary):
     return {name: torch.zeros(shape) for name, shape in shapes.items()}
 
 
+@pytest.fixture(params=case_params("clip_es", {name: partial(oracle.write, sizes) for name, sizes in MADE.items()}))
+def case(request, tmp_path) -> Case:
+    return request.param(tmp_path)
+
+
 @pytest.fixture
-def case(shared_fixtures, monkeypatch):
-    """The fixture's CLIP, its configuration, and what the released code computes."""
-    folder = shared_fixtures / "clip_es"
-    if not folder.is_dir():
-        pytest.skip(f"no CLIP-ES fixture at {folder}")
-    config = json.loads((folder / "config.json").read_text())
-    state = load_file(folder / "openai_clip.safetensors")
-    positions = state.pop("visual.positional_embedding_new").float()
+def clip(case, monkeypatch) -> FrozenCLIP:
+    """The case's CLIP, with the positions that the released code stored, where it did: it rounds them to half."""
+    state = load_file(case.file("*clip*.safetensors"))
+    stored = state.pop("visual.positional_embedding_new", None)
     tokenizer = tokenizer_from_merges([])
-    state |= _text_tower(config["text_width"], config["embed_dim"], len(tokenizer))
+    state |= _text_tower(case.config["text_width"], case.config["embed_dim"], len(tokenizer))
+    mean, std = [0] * 3, [1] * 3  # the images are normalised already
     model = convert_openai_state(state)
-    patch = config["vision"]["patch_size"]
-    grid = tuple(-(-side // patch) for side in config["image_size"])
-    ours = interpolate_positions(state["visual.positional_embedding"].float(), grid, "bilinear")
-    torch.testing.assert_close(ours.half().float(), positions)  # the released code rounds them to half precision
-    clip = FrozenCLIP(model, tokenizer, pixel_mean=[0] * 3, pixel_std=[1] * 3, source="fixture")
-    monkeypatch.setattr(clip, "positions", lambda _: positions)
-    return clip, config, load_file(folder / "expected.safetensors")
+    clip = FrozenCLIP(
+        model, tokenizer, pixel_mean=mean, pixel_std=std, source="fixture", position_interpolation="bilinear"
+    )
+    if stored is not None:
+        grid = tuple(-(-side // case.config["vision"]["patch_size"]) for side in case.config["image_size"])
+        ours = interpolate_positions(state["visual.positional_embedding"].float(), grid, "bilinear")
+        assert_parity(ours, stored)
+        monkeypatch.setattr(clip, "positions", lambda _: stored.float())
+    return clip
 
 
-def _grad_cam(case):
-    clip, config, expected = case
-    settings = GradCAMSettings(attention_layers=config["attention_layers"])
-    texts = expected["foreground_text"], expected["background_text"]
-    return grad_cam(clip, expected["image"], *texts, settings)
+@pytest.fixture
+def result(clip, case) -> GradCAM:
+    settings = GradCAMSettings(attention_layers=case.config["attention_layers"])
+    image, *texts = (as_float(case.tensors, name) for name in ("image", "foreground_text", "background_text"))
+    return grad_cam(clip, image, *texts, settings)
 
 
-def test_parity_of_scores_maps_and_attention(case):
-    result, expected = _grad_cam(case), case[2]
-    torch.testing.assert_close(result.scores, expected["scores"][0], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(result.maps, expected["cam"], rtol=1e-5, atol=3e-6)
-    torch.testing.assert_close(result.attention, expected["attention"], rtol=1e-5, atol=1e-7)
+def test_parity_of_scores_maps_and_attention(result, case):
+    assert_parity(result.scores, case.tensors["scores"][0])
+    assert_parity(result.maps, case.tensors["cam"])
+    assert_parity(result.attention, case.tensors["attention"])
 
 
 def test_parity_of_boxes(case):
-    _, config, expected = case
-    for scores, mask in zip(expected["cam"], expected["box_mask"], strict=True):
-        assert (box_mask(scores.numpy(), config["box_threshold"]) == mask.bool().numpy()).all()
+    for scores, mask in zip(as_float(case.tensors, "cam"), case.tensors["box_mask"], strict=True):
+        assert (box_mask(scores.numpy(), case.config["box_threshold"]) == mask.bool().numpy()).all()
 
 
-def test_parity_of_refined_maps(case):
-    _, config, expected = case
-    result = _grad_cam(case)
-    refined = refine(result.maps, result.attention, config["box_threshold"])
-    torch.testing.assert_close(refined, expected["cam_refined"], rtol=1e-5, atol=1e-6)
+def test_parity_of_refined_maps(result, case):
+    refined = refine(result.maps, result.attention, case.config["box_threshold"])
+    assert_parity(refined, case.tensors["cam_refined"])

@@ -12,7 +12,9 @@ from transformers import CLIPModel, PreTrainedTokenizerBase
 from weakclip.clip.text import end_positions, run_text_tower, tokenize
 from weakclip.clip.vision import (
     ImageFeatures,
+    PartialPatches,
     PositionInterpolation,
+    cut_to_patches,
     default_tap_layers,
     embed_patches,
     interpolate_positions,
@@ -44,6 +46,8 @@ class FrozenCLIP(nn.Module):
             1/3, 1/2, 2/3 and the whole of the depth (4, 6, 8, 12 of 12).
         position_interpolation: how positions are brought to another grid than the trained one: bicubic as in
             `transformers`, or bilinear as in the released WeakCLIP and CLIP-ES.
+        partial_patches: what happens to a side that is no multiple of the patch: resized bilinearly up to the next
+            one, so that every pixel is seen, or cut to the last one as in the released WeakCLIP.
 
     Raises:
         ValueError: a tapped layer outside the depth.
@@ -63,6 +67,7 @@ class FrozenCLIP(nn.Module):
         source: str,
         tap_layers: Sequence[int] | None = None,
         position_interpolation: PositionInterpolation = "bicubic",
+        partial_patches: PartialPatches = "resized",
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
@@ -70,6 +75,7 @@ class FrozenCLIP(nn.Module):
         self.tokenizer = tokenizer
         self.source = source
         self.position_interpolation: PositionInterpolation = position_interpolation
+        self.partial_patches: PartialPatches = partial_patches
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).view(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).view(3, 1, 1))
         self.train(False)
@@ -174,7 +180,8 @@ class FrozenCLIP(nn.Module):
         Returns:
             `(B, 1+hw, D)`, the class token first, and the grid `(h, w)`.
         """
-        pixels = resize_to_patches(self.normalize(images), self.patch_size)
+        fit = resize_to_patches if self.partial_patches == "resized" else cut_to_patches
+        pixels = fit(self.normalize(images), self.patch_size)
         grid = (pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)
         return embed_patches(self.model.vision_model, pixels, self.positions(grid)), grid
 
@@ -194,7 +201,7 @@ class FrozenCLIP(nn.Module):
 
         Args:
             images: `(B, 3, H, W)` RGB, uint8 0…255 or float 0…1, any size; a side that is no multiple of the patch is
-                resized bilinearly up to the next one.
+                treated as `partial_patches` says.
 
         Returns:
             `ImageFeatures`; `.grid` says `(h, w)`.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import re
+import unicodedata
 from collections.abc import Sequence
 
 import torch
@@ -13,12 +16,37 @@ from weakclip.errors import DataError
 _LEGACY_END_TOKEN = 2  # older CLIP configs carry this wrong id; transformers then takes the highest id of the row
 
 
+_COMPATIBLE = re.compile("[\uff01-\uff9f\u3000\ufb00-\ufb06\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3]")
+"""Full-width forms and ligatures, which ftfy writes as the letters that they stand for."""
+_QUOTES = str.maketrans(
+    {**dict.fromkeys("\u02bc\u2018\u2019\u201a\u201b", "'"), **dict.fromkeys("\u201c\u201d\u201e\u201f", '"')}
+)
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc]")
+
+
+def clean_text(text: str) -> str:
+    """A text as OpenAI's tokenizer cleans it before it looks for words (openai/CLIP, clip/simple_tokenizer.py).
+
+    HTML entities are decoded twice; full-width forms, ligatures and curly quotes become plain; control characters go;
+    white space becomes single spaces; letters become small. OpenAI uses ftfy, which also repairs text that was decoded
+    in the wrong encoding (`schÃ¶n`): that is not done here.
+
+    >>> clean_text("Rock &amp;amp; \u201croll\u201d")
+    'rock & "roll"'
+    """
+    for _ in range(2):
+        text = html.unescape(text)
+    text = _COMPATIBLE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text).translate(_QUOTES)
+    text = unicodedata.normalize("NFC", _CONTROLS.sub("", text))
+    return " ".join(text.split()).lower()
+
+
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], context_length: int) -> Tensor:
     """Token ids with start and end tokens, padded to the longest text.
 
     Args:
         tokenizer: CLIP's.
-        texts: `K` texts.
+        texts: `K` texts; `clean_text` is applied.
         context_length: the most tokens that the text tower reads.
 
     Returns:
@@ -27,9 +55,11 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], context_l
     Raises:
         DataError: a text that is too long; it is never cut silently.
     """
-    ids: Tensor = tokenizer(list(texts), padding=True, return_tensors="pt")["input_ids"]
+    cleaned = [clean_text(text) for text in texts]
+    ids: Tensor = tokenizer(cleaned, padding=True, return_tensors="pt")["input_ids"]
     if ids.shape[1] > context_length:
-        longest = max(texts, key=len)
+        lengths = [tokenizer([text], padding=True, return_tensors="pt")["input_ids"].shape[1] for text in cleaned]
+        longest = texts[lengths.index(max(lengths))]
         raise DataError(
             f"text {longest!r} makes {ids.shape[1]} tokens; this CLIP reads at most {context_length}: shorten the text"
         )

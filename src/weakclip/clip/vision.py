@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PositionInterpolation = Literal["bicubic", "bilinear"]
+PartialPatches = Literal["resized", "cut"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,19 @@ def resize_to_patches(images: Tensor, patch_size: int) -> Tensor:
     if (height, width) == tuple(images.shape[-2:]):
         return images
     return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def cut_to_patches(images: Tensor, patch_size: int) -> Tensor:
+    """Leave out the pixels beyond the last whole patch; a side shorter than one patch is resized up to it.
+
+    Args:
+        images: `(B, 3, H, W)` float.
+        patch_size: side of a patch in pixels.
+    """
+    if min(images.shape[-2:]) < patch_size:
+        return resize_to_patches(images, patch_size)
+    height, width = (side // patch_size * patch_size for side in images.shape[-2:])
+    return images[..., :height, :width]
 
 
 def interpolate_positions(table: Tensor, grid: tuple[int, int], mode: PositionInterpolation) -> Tensor:

@@ -3,7 +3,8 @@
 The released code departs from its paper; the model here does not, and needs no switch to compute the same:
 - its co-attention layers do not chain, only the last one counts: a chain of one layer, the last, is the same;
 - it adds the class embedding twice: the stored one is doubled;
-- it normalises pixels with ImageNet's statistics and resizes positions bilinearly: both belong to the encoder.
+- it normalises pixels with ImageNet's statistics, resizes positions bilinearly and does not see pixels beyond the
+  last whole patch: these belong to the encoder.
 """
 
 from __future__ import annotations
@@ -157,6 +158,7 @@ def _frozen_clip(
         source=str(path),
         tap_layers=None if taps is None else [tap + 1 for tap in taps],
         position_interpolation="bilinear",
+        partial_patches="cut",
     )
 
 

@@ -16,10 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weakclip.clip import load_clip
 from weakclip.datasets.base import ImageLabelDataset
 from weakclip.datasets.transforms import AugmentSettings, augment
 from weakclip.errors import ConfigError
 from weakclip.modeling.mctformer import MCTformer, MCTformerModelSettings, MCTformerOutput
+from weakclip.modeling.mctformer_start import start_from_clip
 from weakclip.modeling.mctformer_storage import save_mctformer, start_from_deit
 from weakclip.seeds.mctformer import MCTformerCAMSettings
 from weakclip.training.loading import Batch
@@ -49,8 +51,10 @@ class MCTformerSettings:
 
     Args:
         pretrained: a DeiT checkpoint that training starts from; None for random weights.
+        pretrained_clip: instead, a CLIP (hub id, folder, or "demo") whose image tower training starts from; patch
+            size, width, depth and heads of `model` are then that tower's.
         checkpoint: an MCTformer+ that is trained already (ours or a released one): nothing is trained then, and
-            `pretrained`, `model`, `train` and `augment` have no effect.
+            `model`, `train` and `augment` have no effect.
         model: the numbers of the network.
         contrast_weight: weight of the class-token contrast.
         train: how long and how.
@@ -59,6 +63,7 @@ class MCTformerSettings:
     """
 
     pretrained: str | None = None
+    pretrained_clip: str | None = None
     checkpoint: str | None = None
     model: MCTformerModelSettings = field(default_factory=MCTformerModelSettings)
     contrast_weight: float = 1.0
@@ -70,12 +75,13 @@ class MCTformerSettings:
 
     @property
     def source(self) -> str | None:
-        """The file of weights that is read, where there is one."""
-        return self.checkpoint or self.pretrained
+        """The weights that are read, where there are any: a file, or what `load_clip` takes."""
+        return self.checkpoint or self.pretrained or self.pretrained_clip
 
     def __post_init__(self) -> None:
-        if self.pretrained is not None and self.checkpoint is not None:
-            raise ConfigError("pretrained and checkpoint: one of them, or neither, expected; found both")
+        given = [name for name in ("pretrained", "pretrained_clip", "checkpoint") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)}: one of them, or none, expected")
         if self.contrast_weight < 0:
             raise ConfigError(f"contrast_weight: 0 or more expected; found {self.contrast_weight}")
         if self.augment.crop_size % self.model.patch_size:
@@ -184,14 +190,18 @@ def train_mctformer(
         seed: of fresh weights, data order, augmentation and stochastic depth.
 
     Raises:
-        WeakCLIPError: as `fit` and `start_from_deit`.
+        WeakCLIPError: as `fit`, `start_from_deit`, `load_clip` and `start_from_clip`.
     """
     torch.manual_seed(seed)
     num_classes, image_size = dataset.class_set.num_classes, settings.augment.crop_size
     model = MCTformer(num_classes, image_size=image_size, **asdict(settings.model))
     if settings.pretrained is not None:
         start_from_deit(model, settings.pretrained)
-    images, loss = LabelledImages(dataset, settings.augment), MCTformerLoss(settings.contrast_weight)
-    result = fit(model, images, loss, settings.train, folder, device=device, seed=seed, description="MCTformer+")
+    elif settings.pretrained_clip is not None:
+        images = [torch.from_numpy(dataset[index].image).permute(2, 0, 1) for index in range(min(8, len(dataset)))]
+        scaled = [F.interpolate(image[None] / 255, size=(image_size, image_size), mode="bilinear") for image in images]
+        start_from_clip(model, load_clip(settings.pretrained_clip), torch.cat(scaled))
+    training, loss = LabelledImages(dataset, settings.augment), MCTformerLoss(settings.contrast_weight)
+    result = fit(model, training, loss, settings.train, folder, device=device, seed=seed, description="MCTformer+")
     save_mctformer(model, Path(folder) / WEIGHTS_FILE)
     return result
