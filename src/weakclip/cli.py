@@ -17,6 +17,7 @@ from weakclip.errors import WeakCLIPError
 if TYPE_CHECKING:
     from weakclip.config import RunConfig
     from weakclip.pipeline import RunResult
+    from weakclip.study import VariantStudy
 
 app = typer.Typer(
     name="weakclip",
@@ -34,6 +35,10 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be given repeatedly.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many training steps, for a quick try.")]
+StudyOut = Annotated[
+    Path, typer.Option("--out", help="The study's folder; a study that is there already is continued.")
+]
+Seeds = Annotated[int, typer.Option(min=1, help="How many random seeds, from the configuration's on.")]
 
 Result = TypeVar("Result")
 
@@ -138,7 +143,7 @@ def crf(
 def study_crf(
     config: Config,
     *,
-    out: Annotated[Path, typer.Option(help="The study's folder; a study that is there already is continued.")],
+    out: StudyOut,
     run: Annotated[Path | None, typer.Option(help="A run folder, whose WeakCLIP gives the probabilities.")] = None,
     probs: Annotated[Path | None, typer.Option(help="Or a folder of them: NAME.npy or NAME.npz, (K, H, W).")] = None,
     candidates: Annotated[int, typer.Option(min=1, help="How many dense CRFs are tried, the presets among them.")] = 81,
@@ -152,6 +157,49 @@ def study_crf(
     found = _finished(lambda: search(loaded, out, run=run, probs=probs, candidates=candidates))
     typer.echo(summary(found))
     typer.echo(f"all candidates: {out / TABLE}")
+
+
+@study.command("prompts")
+def study_prompts(
+    config: Config,
+    *,
+    out: StudyOut,
+    value: Annotated[list[int] | None, typer.Option(min=0, help="A length to try, repeatedly; 1 2 4 8 16.")] = None,
+    seeds: Seeds = 3,
+    limit_steps: Limit = None,
+    set_: Set = None,
+) -> None:
+    """Compare numbers of learned prompt vectors by their pseudo masks."""
+    from weakclip.study.numbers import PROMPT_LENGTHS, study_prompts
+
+    loaded = _load(config, set_, limit_steps)
+    _show_study(lambda: study_prompts(loaded, out, lengths=value or PROMPT_LENGTHS, seeds=seeds))
+
+
+@study.command("temperature")
+def study_temperature(
+    config: Config,
+    *,
+    out: StudyOut,
+    value: Annotated[list[float] | None, typer.Option(help="A value to try, repeatedly; 0.01 0.1 0.5 1.")] = None,
+    seeds: Seeds = 3,
+    limit_steps: Limit = None,
+    set_: Set = None,
+) -> None:
+    """Compare first values of the co-attention's temperatures, alpha and beta, by their pseudo masks."""
+    from weakclip.study.numbers import TEMPERATURES, study_temperature
+
+    loaded = _load(config, set_, limit_steps)
+    _show_study(lambda: study_temperature(loaded, out, values=value or TEMPERATURES, seeds=seeds))
+
+
+@study.command("parts")
+def study_parts(config: Config, out: StudyOut, seeds: Seeds = 3, limit_steps: Limit = None, set_: Set = None) -> None:
+    """Leave out each part of the method in turn, and compare the pseudo masks."""
+    from weakclip.study.parts import study_parts
+
+    loaded = _load(config, set_, limit_steps)
+    _show_study(lambda: study_parts(loaded, out, seeds=seeds))
 
 
 @app.command("config")
@@ -190,6 +238,16 @@ def _finished(work: Callable[[], Result]) -> Result:
     except KeyboardInterrupt:
         typer.echo("weakclip: interrupted; the same command continues", err=True)
         raise typer.Exit(130) from None
+
+
+def _show_study(work: Callable[[], VariantStudy]) -> None:
+    """Do the study; then show its table, and where it is."""
+    found = _finished(work)
+    from weakclip.study.pages import TABLE
+    from weakclip.study.variant_pages import variant_table
+
+    typer.echo(variant_table(found))
+    typer.echo(found.folder / TABLE)
 
 
 def _show(work: Callable[[], RunResult]) -> None:
