@@ -7,17 +7,17 @@ import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from weakclip import __version__
+from weakclip.cli_parts import Config, Limit, Set, finished, load
+from weakclip.cli_study import study
 from weakclip.errors import WeakCLIPError
 
 if TYPE_CHECKING:
-    from weakclip.config import RunConfig
     from weakclip.pipeline import RunResult
-    from weakclip.study import VariantStudy
 
 app = typer.Typer(
     name="weakclip",
@@ -26,21 +26,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-study = typer.Typer(no_args_is_help=True, help="Find out what a setting is worth, on a data set with masks.")
 app.add_typer(study, name="study")
 
-Config = Annotated[str, typer.Argument(help="A YAML file, or a shipped configuration: demo, voc12, coco14, folder.")]
 Out = Annotated[Path, typer.Option(help="The run folder; a run that is there already is continued.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be given repeatedly.")
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="At most so many training steps, for a quick try.")]
-StudyOut = Annotated[
-    Path, typer.Option("--out", help="The study's folder; a study that is there already is continued.")
-]
-Seeds = Annotated[int, typer.Option(min=1, help="How many random seeds, from the configuration's on.")]
-
-Result = TypeVar("Result")
 
 
 class Preset(StrEnum):
@@ -77,7 +65,7 @@ def run(
     """Do the whole job: seeds, training, pseudo masks, retraining, evaluation, report."""
     from weakclip.pipeline import run_pipeline
 
-    loaded = _load(config, set_, limit_steps)
+    loaded = load(config, set_, limit_steps)
     _show(lambda: run_pipeline(loaded, out, full=full))
 
 
@@ -139,84 +127,14 @@ def crf(
     typer.echo(out)
 
 
-@study.command("crf")
-def study_crf(
-    config: Config,
-    *,
-    out: StudyOut,
-    run: Annotated[Path | None, typer.Option(help="A run folder, whose WeakCLIP gives the probabilities.")] = None,
-    probs: Annotated[Path | None, typer.Option(help="Or a folder of them: NAME.npy or NAME.npz, (K, H, W).")] = None,
-    candidates: Annotated[int, typer.Option(min=1, help="How many dense CRFs are tried, the presets among them.")] = 81,
-    set_: Set = None,
-) -> None:
-    """Search the dense CRF of the pseudo masks on the training split, whose true masks are read."""
-    from weakclip.study import study_crf as search
-    from weakclip.study.pages import TABLE, summary
-
-    loaded = _load(config, set_, None)
-    found = _finished(lambda: search(loaded, out, run=run, probs=probs, candidates=candidates))
-    typer.echo(summary(found))
-    typer.echo(f"all candidates: {out / TABLE}")
-
-
-@study.command("prompts")
-def study_prompts(
-    config: Config,
-    *,
-    out: StudyOut,
-    value: Annotated[list[int] | None, typer.Option(min=0, help="A length to try, repeatedly; 1 2 4 8 16.")] = None,
-    seeds: Seeds = 3,
-    limit_steps: Limit = None,
-    set_: Set = None,
-) -> None:
-    """Compare numbers of learned prompt vectors by their pseudo masks."""
-    from weakclip.study.numbers import PROMPT_LENGTHS, study_prompts
-
-    loaded = _load(config, set_, limit_steps)
-    _show_study(lambda: study_prompts(loaded, out, lengths=value or PROMPT_LENGTHS, seeds=seeds))
-
-
-@study.command("temperature")
-def study_temperature(
-    config: Config,
-    *,
-    out: StudyOut,
-    value: Annotated[list[float] | None, typer.Option(help="A value to try, repeatedly; 0.01 0.1 0.5 1.")] = None,
-    seeds: Seeds = 3,
-    limit_steps: Limit = None,
-    set_: Set = None,
-) -> None:
-    """Compare first values of the co-attention's temperatures, alpha and beta, by their pseudo masks."""
-    from weakclip.study.numbers import TEMPERATURES, study_temperature
-
-    loaded = _load(config, set_, limit_steps)
-    _show_study(lambda: study_temperature(loaded, out, values=value or TEMPERATURES, seeds=seeds))
-
-
-@study.command("parts")
-def study_parts(config: Config, out: StudyOut, seeds: Seeds = 3, limit_steps: Limit = None, set_: Set = None) -> None:
-    """Leave out each part of the method in turn, and compare the pseudo masks."""
-    from weakclip.study.parts import study_parts
-
-    loaded = _load(config, set_, limit_steps)
-    _show_study(lambda: study_parts(loaded, out, seeds=seeds))
-
-
 @app.command("config")
 def show_config(config: Config, set_: Set = None) -> None:
     """Check a configuration and print its text, to start one's own from: `weakclip config voc12 > mine.yaml`."""
     from weakclip.config import config_path, dump_config
 
-    checked = _load(config, set_, None)
+    checked = load(config, set_, None)
     text = dump_config(checked) if set_ else config_path(config).read_text(encoding="utf-8")
     typer.echo(text, nl=False)
-
-
-def _load(source: str, overrides: Sequence[str] | None, limit_steps: int | None) -> RunConfig:
-    from weakclip.config import limit_training, load_config
-
-    config = load_config(source, overrides or ())
-    return config if limit_steps is None else limit_training(config, limit_steps)
 
 
 def _one_stage(
@@ -224,35 +142,13 @@ def _one_stage(
 ) -> None:
     from weakclip.pipeline import run_stage
 
-    loaded = _load(source, overrides, limit_steps)
+    loaded = load(source, overrides, limit_steps)
     _show(lambda: run_stage(loaded, out, stage))
-
-
-def _finished(work: Callable[[], Result]) -> Result:
-    """Do the work under one progress bar at a time, ours; it may be interrupted."""
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    try:
-        return work()
-    except KeyboardInterrupt:
-        typer.echo("weakclip: interrupted; the same command continues", err=True)
-        raise typer.Exit(130) from None
-
-
-def _show_study(work: Callable[[], VariantStudy]) -> None:
-    """Do the study; then show its table, and where it is."""
-    found = _finished(work)
-    from weakclip.study.pages import TABLE
-    from weakclip.study.variant_pages import variant_table
-
-    typer.echo(variant_table(found))
-    typer.echo(found.folder / TABLE)
 
 
 def _show(work: Callable[[], RunResult]) -> None:
     """Do the work; then show the results table, and where the report is."""
-    result = _finished(work)
+    result = finished(work)
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
