@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "weakclip"
 FLOORS = (
     {"classes", "errors", "images", "progress"},
-    {"clip", "crf", "datasets", "inference", "metrics", "segmenter"},
-    {"losses", "modeling", "seeds"},
+    {"clip", "crf", "datasets", "inference", "metrics"},
+    {"losses", "modeling", "seeds", "segmenter"},
     {"evaluation", "pseudo_masks", "report", "training"},
     {"config", "pipeline", "study"},
     {"cli", "cli_parts", "cli_study"},

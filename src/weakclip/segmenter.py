@@ -1,4 +1,4 @@
-"""Ordinary segmentation networks, from transformers, as modules from images to logits.
+"""Ordinary segmentation networks, from transformers or our own DeepLab, as modules from images to logits.
 
 Pixel statistics belong to the network (buffers), and are saved beside it in the file where transformers keeps them.
 """
@@ -19,9 +19,14 @@ from torch import Tensor, nn
 from weakclip.classes import ClassSet
 from weakclip.errors import WeightsError
 from weakclip.images import atomic_write, write_json
+from weakclip.modeling.deeplab import DeepLabResNet38, is_deeplab, load_deeplab
+from weakclip.modeling.trunk_files import start_from_imagenet
 
 SMALL = "small"
 """Name of the small network that is trained from scratch."""
+
+DEEPLAB = "deeplab_resnet38"
+"""Name of DeepLabV1 with a ResNet38, the paper's network on PASCAL VOC."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -61,13 +66,15 @@ class Segmenter(nn.Module):
         return logits
 
 
-def build_segmenter(source: str, class_set: ClassSet) -> Segmenter:
+def build_segmenter(source: str, class_set: ClassSet, *, pretrained: str | None = None) -> Segmenter:
     """A network to be trained, with an output for each class.
 
     Args:
-        source: "small" for a small UperNet with fresh weights from torch's global generator, or what
-            `AutoModelForSemanticSegmentation` takes: an id on the hub or a folder ("nvidia/mit-b2").
+        source: "small" for a small UperNet with fresh weights from torch's global generator, "deeplab_resnet38", what
+            `AutoModelForSemanticSegmentation` takes: an id on the hub or a folder ("nvidia/mit-b2"), or a folder in
+            which a "deeplab_resnet38" was saved.
         class_set: the classes; their names are kept in the network's `config.json`.
+        pretrained: for "deeplab_resnet38" alone, a checkpoint of its trunk; None for fresh weights.
 
     Raises:
         WeightsError: nothing there, or no semantic-segmentation model.
@@ -75,13 +82,19 @@ def build_segmenter(source: str, class_set: ClassSet) -> Segmenter:
     labels = dict(enumerate(class_set.names))
     if source == SMALL:
         return Segmenter(_small_network(labels), pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD)
+    if source == DEEPLAB:
+        deeplab = DeepLabResNet38(labels, frozen=pretrained is not None)
+        if pretrained is not None:
+            start_from_imagenet(deeplab.trunk, pretrained)
+        return Segmenter(deeplab, pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD)
     mean, std = _pixel_statistics(source)
     model = _from_pretrained(source, labels)
     return Segmenter(model, pixel_mean=mean, pixel_std=std)
 
 
 def save_segmenter(segmenter: Segmenter, folder: Path | str) -> None:
-    """Write the network so that `AutoModelForSemanticSegmentation.from_pretrained(folder)` loads it.
+    """Write the network so that `load_segmenter` loads it, and, unless it is our own DeepLab, which no AutoModel knows,
+    `AutoModelForSemanticSegmentation.from_pretrained(folder)` too.
 
     Args:
         segmenter: the network.
@@ -150,6 +163,8 @@ def _from_pretrained(source: str, labels: dict[int, str] | None = None) -> nn.Mo
     """The saved network; where `labels` are given, with their names and, if there are more or fewer, a new head."""
     from transformers import AutoModelForSemanticSegmentation
 
+    if is_deeplab(source):
+        return load_deeplab(source, labels)
     local = Path(source).is_dir()
     changes = {"id2label": labels, "label2id": {name: index for index, name in labels.items()}} if labels else {}
     try:

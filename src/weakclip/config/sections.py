@@ -15,6 +15,7 @@ from weakclip.pseudo_masks import PseudoMaskSettings
 from weakclip.seeds import GradCAMSettings, SeedSettings
 from weakclip.training.retrain import RetrainSettings
 from weakclip.training.settings import TrainSettings
+from weakclip.training.train_affinity import AffinitySettings
 from weakclip.training.train_mctformer import MCTformerSettings
 from weakclip.training.train_weakclip import LossSettings
 
@@ -76,6 +77,8 @@ class SeedStageSettings:
         first_class: for imported CAMs, the number that their files give to the first foreground class: 0 or 1.
         gradcam: how CLIP's class activation maps are made.
         mctformer: which MCTformer+, how it is trained, and how its maps are made.
+        affinity: an AffinityNet that is trained on the maps and spreads them; None for none. `background_power` of its
+            walk then takes the place of that of `masks`.
         masks: how class activation maps become seed masks.
     """
 
@@ -84,6 +87,7 @@ class SeedStageSettings:
     first_class: int = 0
     gradcam: GradCAMSettings = field(default_factory=GradCAMSettings)
     mctformer: MCTformerSettings = field(default_factory=MCTformerSettings)
+    affinity: AffinitySettings | None = None
     masks: SeedSettings = field(default_factory=SeedSettings)
 
     def __post_init__(self) -> None:
@@ -91,6 +95,10 @@ class SeedStageSettings:
         if imported != (self.folder is not None):
             expected = "the folder of the imported seeds" if imported else "null"
             raise ConfigError(f"folder: {expected} expected for {self.method}; found {self.folder!r}")
+        if self.method == "imported_masks" and self.affinity is not None:
+            raise ConfigError(
+                "affinity: null expected for imported_masks, which are no activation maps; found settings"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,4 +169,7 @@ def limit_training(config: RunConfig, steps: int) -> RunConfig:
     if seeds.method == "mctformer":
         mctformer = dataclasses.replace(seeds.mctformer, train=limited(seeds.mctformer.train))
         seeds = dataclasses.replace(seeds, mctformer=mctformer)
+    if seeds.affinity is not None:
+        affinity = dataclasses.replace(seeds.affinity, train=limited(seeds.affinity.train))
+        seeds = dataclasses.replace(seeds, affinity=affinity)
     return dataclasses.replace(config, train=limited(config.train), retrain=retrain, seeds=seeds)

@@ -5,7 +5,7 @@ affinity of two pixels is `exp(−mean_c |f_i,c − f_j,c|)`, asked for all pair
 
 References:
     Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly Supervised Semantic
-    Segmentation", CVPR 2018, section 3.2, and its released code (widths and first weights).
+    Segmentation", CVPR 2018, and its released code (widths and first weights).
 """
 
 from __future__ import annotations

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from weakclip.errors import WeightsError
 from weakclip.images import atomic_write
 from weakclip.modeling.mctformer import MCTformer
+from weakclip.modeling.state_files import fill, read_state
 
 _FORMAT = "mctformer"
 _HEAD_WIDTH = 64  # of DeiT
@@ -106,36 +105,15 @@ def start_from_deit(model: MCTformer, path: str | Path) -> None:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of a `.safetensors` file and the numbers that `save_mctformer` put there, or tensors of a `.pth` file."""
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file; expected weights as .pth or .safetensors")
+    """Tensors of a file, and the numbers that `save_mctformer` put there."""
+    state, metadata = read_state(path)
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                numbers = json.loads((file.metadata() or {}).get(_FORMAT, "{}"))
-                return {name: file.get_tensor(name) for name in file.keys()}, numbers  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"{path}: not a checkpoint that can be read safely ({reason})") from None
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path}: expected a dictionary of tensors, or one under `model`")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}, {}
+        return state, json.loads(metadata.get(_FORMAT, "{}"))
+    except ValueError as error:
+        raise WeightsError(f"{path}: not a checkpoint that can be read safely ({error})") from None
 
 
 def _fill(model: MCTformer, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Copy tensors by name; every name that is missing, unexpected or of another shape is told, eight at most."""
     own = model.state_dict()
-    given = {name: value for name, value in state.items() if name in own or not name.startswith(_UNUSED)}
-    problems = [f"missing {name}" for name in sorted(own.keys() - given.keys())]
-    problems += [f"unexpected {name}" for name in sorted(given.keys() - own.keys())]
-    problems += [
-        f"{name} {tuple(given[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in sorted(own.keys() & given.keys())
-        if given[name].shape != own[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise WeightsError(f"{path}: does not fit MCTformer+: {', '.join(problems[:8])}{more}")
-    model.load_state_dict(given)
+    used = {name: value for name, value in state.items() if name in own or not name.startswith(_UNUSED)}
+    fill(model, used, path, kind="MCTformer+")

@@ -90,6 +90,12 @@ class RunContext:
             self._fingerprints[source] = self._fingerprint_makers()[source]()
         return self._fingerprints[source]
 
+    @property
+    def _resnet38(self) -> str | None:
+        """The checkpoint that AffinityNet starts from, where there is one."""
+        affinity = self.config.seeds.affinity
+        return affinity.pretrained if affinity else None
+
     def _fingerprint_makers(self) -> dict[str, Callable[[], str]]:
         demo = Path(weakclip.clip.__file__).parent / "demo"
         return {
@@ -100,7 +106,9 @@ class RunContext:
             "CLIP weights": lambda: source_fingerprint(self.config.clip.source, demo),
             "imported seeds": lambda: source_fingerprint(self.config.seeds.folder, demo),
             "MCTformer+ weights": lambda: source_fingerprint(self.config.seeds.mctformer.source, demo),
+            "ResNet38 weights": lambda: source_fingerprint(self._resnet38, demo),
             "student weights": lambda: source_fingerprint(self.config.retrain.model, demo),
+            "student trunk": lambda: source_fingerprint(self.config.retrain.pretrained, demo),
         }
 
 

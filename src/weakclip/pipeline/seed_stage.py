@@ -15,6 +15,7 @@ from weakclip.config import SeedStageSettings
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.images import write_json, write_mask
 from weakclip.modeling.mctformer_storage import load_mctformer
+from weakclip.pipeline.affinity_stage import affinity_seeds
 from weakclip.pipeline.context import RunContext
 from weakclip.progress import track
 from weakclip.seeds import ClipGradCAM, ImportedCAMs, ImportedMasks, MCTformerCAM, SeedMasks, SeedMethod, seed_masks
@@ -68,18 +69,24 @@ def make_seeds(context: RunContext, folder: Path) -> None:
 def seed_maker(context: RunContext, folder: Path) -> SeedMaker:
     """The function from a sample to its masks that the settings ask for; what it needs to learn first, it learns."""
     settings: SeedStageSettings = context.config.seeds
-    class_set = context.train.class_set
     if settings.method == "imported_masks":
-        return ImportedMasks(str(settings.folder), class_set).masks
-    method: SeedMethod
-    if settings.method == "imported_cams":
-        method = ImportedCAMs(str(settings.folder), class_set, first_class=settings.first_class)
-    elif settings.method == "mctformer":
-        model = load_mctformer(_mctformer_weights(context, folder / MCTFORMER), device=context.device)
-        method = MCTformerCAM(model, class_set, settings.mctformer.cams)
-    else:
-        method = ClipGradCAM(context.clip, class_set, settings.gradcam)
+        return ImportedMasks(str(settings.folder), context.train.class_set).masks
+    if settings.affinity is not None:
+        return affinity_seeds(context, folder, settings.affinity, lambda: _seed_method(context, folder))
+    method = _seed_method(context, folder)
     return lambda sample: seed_masks(sample, method.cam(sample), settings.masks)
+
+
+def _seed_method(context: RunContext, folder: Path) -> SeedMethod:
+    """What makes class activation maps; an MCTformer+ is trained first, where the settings ask for one."""
+    settings: SeedStageSettings = context.config.seeds
+    class_set = context.train.class_set
+    if settings.method == "imported_cams":
+        return ImportedCAMs(str(settings.folder), class_set, first_class=settings.first_class)
+    if settings.method == "mctformer":
+        model = load_mctformer(_mctformer_weights(context, folder / MCTFORMER), device=context.device)
+        return MCTformerCAM(model, class_set, settings.mctformer.cams)
+    return ClipGradCAM(context.clip, class_set, settings.gradcam)
 
 
 def _mctformer_weights(context: RunContext, folder: Path) -> Path:

@@ -171,7 +171,7 @@ STAGES = {
         purpose="where the classes are, told from the image-level labels",
         run=make_seeds,
         sections=("clip", "seeds", "seed"),
-        data=("train images", "CLIP weights", "imported seeds", "MCTformer+ weights"),
+        data=("train images", "CLIP weights", "imported seeds", "MCTformer+ weights", "ResNet38 weights"),
     ),
     "train": Stage(
         purpose="training WeakCLIP on the seeds",
@@ -191,7 +191,7 @@ STAGES = {
         purpose="training an ordinary segmentation network on the pseudo masks",
         run=retrain_on_pseudo_masks,
         sections=("retrain", "seed"),
-        data=("train images", "student weights"),
+        data=("train images", "student weights", "student trunk"),
         upstream=("pseudo_masks",),
     ),
     "evaluate": Stage(
@@ -205,7 +205,7 @@ STAGES = {
         purpose="training the same network on the true masks, the upper bound",
         run=retrain_on_truth,
         sections=("retrain", "seed"),
-        data=("train images", "train masks", "student weights"),
+        data=("train images", "train masks", "student weights", "student trunk"),
     ),
     "evaluate_truth": Stage(
         purpose="scores of the upper bound",

@@ -1,20 +1,26 @@
 """Seeds: where the classes of an image are, told from its labels alone."""
 
-from weakclip.seeds.base import CAM, SeedMasks, SeedMethod, SeedSettings, seed_masks
+from weakclip.seeds.affinity import AffinityLabelSettings, AffinityRefiner, RandomWalkSettings, affinity_label
+from weakclip.seeds.base import CAM, SeedMasks, SeedMethod, SeedSettings, seed_masks, sharpened_masks
 from weakclip.seeds.clip_gradcam import ClipGradCAM, GradCAMSettings
 from weakclip.seeds.imported import ImportedCAMs, ImportedMasks
 from weakclip.seeds.mctformer import MCTformerCAM, MCTformerCAMSettings
 
 __all__ = [
     "CAM",
+    "AffinityLabelSettings",
+    "AffinityRefiner",
     "ClipGradCAM",
     "GradCAMSettings",
     "ImportedCAMs",
     "ImportedMasks",
     "MCTformerCAM",
     "MCTformerCAMSettings",
+    "RandomWalkSettings",
     "SeedMasks",
     "SeedMethod",
     "SeedSettings",
+    "affinity_label",
     "seed_masks",
+    "sharpened_masks",
 ]

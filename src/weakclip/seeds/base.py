@@ -88,9 +88,20 @@ def seed_probabilities(cam: CAM, background_power: float = 1.0) -> np.ndarray:
     Returns:
         `(1+n, H, W)` float32, the background first, summing to 1 over the first axis.
     """
+    return normalized_scores(np.concatenate([background_score(cam, background_power), cam.maps]))
+
+
+def background_score(cam: CAM, power: float) -> np.ndarray:
+    """`(1 - max CAM)^power`, `(1, H, W)` float32, 0…1; 1 throughout where there is no class."""
     strongest = cam.maps.max(axis=0, keepdims=True, initial=0.0)
-    scores = np.concatenate([(1 - strongest) ** background_power, cam.maps]) + _FLOOR
-    probabilities: np.ndarray = (scores / scores.sum(axis=0, keepdims=True)).astype(np.float32)
+    score: np.ndarray = ((1 - strongest) ** power).astype(np.float32)
+    return score
+
+
+def normalized_scores(scores: np.ndarray) -> np.ndarray:
+    """Scores, 0 and up, as probabilities: floored a little above 0 and summing to 1 over the first axis, float32."""
+    floored = scores + _FLOOR
+    probabilities: np.ndarray = (floored / floored.sum(axis=0, keepdims=True)).astype(np.float32)
     return probabilities
 
 
@@ -113,10 +124,16 @@ def seed_masks(sample: Sample, cam: CAM, settings: SeedSettings) -> SeedMasks:
         raise DataError(f"{sample.name}: CAMs {cam.maps.shape} do not fit {len(cam.classes)} classes and image {size}")
     if not set(cam.classes) <= set(sample.labels):
         raise DataError(f"{sample.name}: CAMs of classes {cam.classes}, but the labels are {sample.labels}")
-    probabilities = seed_probabilities(cam, settings.background_power)
-    if settings.crf is not None and cam.classes:
+    return sharpened_masks(sample, seed_probabilities(cam, settings.background_power), cam.classes, settings)
+
+
+def sharpened_masks(
+    sample: Sample, probabilities: np.ndarray, classes: tuple[int, ...], settings: SeedSettings
+) -> SeedMasks:
+    """Seeds from probabilities: the dense CRF, where the settings name one, and then `masks_from_probabilities`."""
+    if settings.crf is not None and classes:
         probabilities = dense_crf(sample.image, probabilities, settings.crf)
-    return masks_from_probabilities(probabilities, cam.classes, settings)
+    return masks_from_probabilities(probabilities, classes, settings)
 
 
 def masks_from_probabilities(probabilities: np.ndarray, classes: tuple[int, ...], settings: SeedSettings) -> SeedMasks:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from weakclip.classes import IGNORE_INDEX
 from weakclip.datasets.transforms import AugmentSettings
-from weakclip.segmenter import Segmenter, build_segmenter, save_segmenter
+from weakclip.errors import ConfigError
+from weakclip.segmenter import DEEPLAB, Segmenter, build_segmenter, save_segmenter
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit
 from weakclip.training.pairs import TrainingPairs
@@ -24,14 +25,24 @@ class RetrainSettings:
 
     Args:
         model: "small" for a small UperNet from scratch, or what `AutoModelForSemanticSegmentation` takes: an id on
-            the hub or a folder. SegFormer MiT-B2 is the paper's best on COCO.
+            the hub or a folder. SegFormer MiT-B2 is the paper's best on COCO. "deeplab_resnet38" is DeepLabV1 with a
+            ResNet38, the paper's network on VOC; its folder is loaded by `load_segmenter`, and by no AutoModel.
+        pretrained: for "deeplab_resnet38" alone: a torch checkpoint of its ResNet38, whose norms and first convolution
+            then stay; None for fresh weights, which are all trained.
         train: how long and how; learning rate and weight decay are those of SegFormer (Xie et al., NeurIPS 2021).
         augment: the augmentation.
     """
 
     model: str = "nvidia/mit-b2"
+    pretrained: str | None = None
     train: TrainSettings = field(default_factory=lambda: TrainSettings(learning_rate=6e-5, weight_decay=0.01))
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+
+    def __post_init__(self) -> None:
+        if self.pretrained is not None and self.model != DEEPLAB:
+            raise ConfigError(
+                f"pretrained: null expected for {self.model}; found {self.pretrained!r}, for {DEEPLAB} alone"
+            )
 
 
 def segmentation_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -65,8 +76,8 @@ def retrain(
 
     Args:
         pairs: images and masks, augmented by `settings.augment`.
-        folder: gets the network, which `AutoModelForSemanticSegmentation.from_pretrained(folder)` loads too,
-            `log.jsonl` and `checkpoint.safetensors`.
+        folder: gets the network, which `AutoModelForSemanticSegmentation.from_pretrained(folder)` loads too unless it
+            is "deeplab_resnet38", `log.jsonl` and `checkpoint.safetensors`.
         settings: which network, and how.
         device: where to train.
         seed: of fresh weights, data order, augmentation and dropout.
@@ -75,7 +86,7 @@ def retrain(
         WeakCLIPError: as `fit` and `build_segmenter`.
     """
     torch.manual_seed(seed)
-    network: Segmenter = build_segmenter(settings.model, pairs.dataset.class_set)
+    network: Segmenter = build_segmenter(settings.model, pairs.dataset.class_set, pretrained=settings.pretrained)
     result = fit(
         network, pairs, segmentation_loss, settings.train, folder, device=device, seed=seed, description="retraining"
     )

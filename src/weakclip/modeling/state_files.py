@@ -1,0 +1,66 @@
+"""Weights from a file, read without running any code in it, and put into a model by name."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from weakclip.errors import WeightsError
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name, and the metadata of a `.safetensors` file.
+
+    Args:
+        path: `.safetensors`, or a `.pth` that holds a dictionary of tensors, or one under `model`; a `module.` before
+            every name (of torch's wrappers for several devices) is taken off.
+
+    Raises:
+        WeightsError: no such file, or not such a dictionary. No code in the file is run.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; expected weights as .pth or .safetensors")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"{path}: not a checkpoint that can be read safely ({reason})") from None
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path}: expected a dictionary of tensors, or one under `model`")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}, {}
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, kind: str) -> None:
+    """Copy tensors by name into every tensor of a model.
+
+    Args:
+        model: what is filled.
+        state: exactly its tensors.
+        path: where they come from, for the message.
+        kind: what the model is, for the message.
+
+    Raises:
+        WeightsError: names that are missing, unexpected or of another shape; eight of them are told.
+    """
+    own = model.state_dict()
+    problems = [f"missing {name}" for name in sorted(own.keys() - state.keys())]
+    problems += [f"unexpected {name}" for name in sorted(state.keys() - own.keys())]
+    problems += [
+        f"{name} {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & state.keys())
+        if state[name].shape != own[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise WeightsError(f"{path}: does not fit {kind}: {', '.join(problems[:8])}{more}")
+    model.load_state_dict(state)

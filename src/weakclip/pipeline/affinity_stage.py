@@ -1,0 +1,62 @@
+"""Seeds refined by AffinityNet: maps of all images, labels of them, a training, and then masks. Each part resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from weakclip.datasets import Sample
+from weakclip.images import write_mask
+from weakclip.modeling.affinitynet_storage import load_affinitynet
+from weakclip.pipeline.context import RunContext
+from weakclip.progress import track
+from weakclip.seeds import AffinityRefiner, SeedMasks, SeedMethod, affinity_label, seed_masks, sharpened_masks
+from weakclip.seeds.cam_files import read_cam, write_cam
+from weakclip.training.train_affinity import WEIGHTS_FILE, AffinitySettings, train_affinity
+
+CAMS, LABELS, AFFINITYNET = "cams", "affinity_labels", "affinitynet"
+"""Folders in the stage's folder: class activation maps, what AffinityNet learns from, and its training."""
+
+
+def affinity_seeds(
+    context: RunContext, folder: Path, settings: AffinitySettings, make_method: Callable[[], SeedMethod]
+) -> Callable[[Sample], SeedMasks]:
+    """The function from a sample to its refined masks; maps are made and AffinityNet is trained first.
+
+    Args:
+        context: the run.
+        folder: the stage's folder.
+        settings: of AffinityNet.
+        make_method: what makes the maps; called where maps are missing.
+    """
+    _write_labels(context, folder, settings, make_method)
+    seed = context.config.seed
+    train_affinity(context.train, folder / LABELS, folder / AFFINITYNET, settings, device=context.device, seed=seed)
+    model = load_affinitynet(folder / AFFINITYNET / WEIGHTS_FILE, device=context.device)
+    refiner, masks = AffinityRefiner(model, settings.walk), context.config.seeds.masks
+
+    def refined(sample: Sample) -> SeedMasks:
+        cam = read_cam(folder / CAMS / f"{sample.name}.png", sample)
+        if not cam.classes:
+            return seed_masks(sample, cam, masks)
+        return sharpened_masks(sample, refiner.probabilities(sample, cam), cam.classes, masks)
+
+    return refined
+
+
+def _write_labels(
+    context: RunContext, folder: Path, settings: AffinitySettings, make_method: Callable[[], SeedMethod]
+) -> None:
+    """`cams/NAME.png` and `affinity_labels/NAME.png`; maps are used as they are read back, so that a resume differs
+    in nothing."""
+    dataset = context.train
+    left = [index for index, name in enumerate(dataset.names) if not (folder / LABELS / f"{name}.png").is_file()]
+    method: SeedMethod | None = None
+    for index in track(left, "class activation maps", total=len(dataset), done=len(dataset) - len(left)):
+        sample = dataset[index]
+        path = folder / CAMS / f"{sample.name}.png"
+        if sample.labels and not path.is_file():
+            method = method or make_method()
+            write_cam(path, sample, method.cam(sample))
+        label = affinity_label(sample, read_cam(path, sample), settings.labels)
+        write_mask(folder / LABELS / f"{sample.name}.png", label, dataset.class_set.palette)

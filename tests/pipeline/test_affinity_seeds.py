@@ -1,0 +1,158 @@
+"""`seeds.affinity`: maps, labels, a training and a random walk, for each method that makes maps; each part resumes."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import weakclip.pipeline.affinity_stage as stage
+import weakclip.training.train_affinity as training
+from weakclip.config import RunConfig, limit_training, load_config, parse_config
+from weakclip.datasets.scenes import ScenesDataset
+from weakclip.errors import ConfigError
+from weakclip.images import read_mask
+from weakclip.modeling.resnet38 import ResNet38
+from weakclip.pipeline import run_pipeline, run_stage
+
+WEIGHTS = "1_seeds/affinitynet/affinitynet.safetensors"
+WIDTHS = [4, 4, 8, 8, 16, 16, 32]
+
+
+@pytest.fixture
+def settings(tiny_settings: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    train = {"steps": 4, "batch_size": 2, "warmup_steps": 1, "checkpoint_every": 2, "log_every": 1}
+    affinity = {
+        "widths": WIDTHS,
+        "reductions": [4, 4, 8],
+        "radius": 3,
+        "train": train,
+        "augment": {"crop_size": 64, "scale": [1.0, 1.0], "fit_crop": False, "max_class_share": 1.0},
+        "walk": {"log_steps": 3},
+    }
+    return {**tiny_settings(), "seeds": {"affinity": affinity}}
+
+
+def parse(settings: dict[str, Any], **seeds: Any) -> RunConfig:
+    return parse_config({**settings, "seeds": {**settings["seeds"], **seeds}}, origin="test")
+
+
+def made(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in (*out.rglob("*.png"), out / WEIGHTS)}
+
+
+def test_the_stage_refines_its_seeds_without_a_pixel_label(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ScenesDataset, "mask", lambda *_: pytest.fail("pixel labels were read"))
+    run_stage(parse(settings), tmp_path / "refined", "seeds")
+    run_stage(parse(settings, affinity=None), tmp_path / "plain", "seeds")
+    dataset = ScenesDataset("train", size=64, count=6)
+    for index, name in enumerate(dataset.names):
+        for part in ("dense", "affinity_labels"):
+            found = set(np.unique(read_mask(tmp_path / f"refined/1_seeds/{part}/{name}.png")).tolist())
+            assert found <= {0, 255, *dataset.labels(index)}
+    folders = {path.name for path in (tmp_path / "refined/1_seeds").iterdir() if path.is_dir()}
+    assert folders == {"cams", "affinity_labels", "affinitynet", "masks", "dense"}
+    assert not (tmp_path / "plain/1_seeds/cams").exists()
+    refined, plain = (made_dense(tmp_path / name) for name in ("refined", "plain"))
+    assert refined.keys() == plain.keys() and refined != plain
+
+
+def made_dense(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / "1_seeds/dense").rglob("*.png")}
+
+
+def test_stage_stopped_in_each_part_ends_the_same(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, whole, stopped = parse(settings), tmp_path / "whole", tmp_path / "stopped"
+    run_stage(config, whole, "seeds")
+
+    def stopping(function: Callable[..., Any], call: int) -> Callable[..., Any]:
+        calls = iter(range(100))
+
+        def stop(*values: Any) -> Any:
+            if next(calls) == call:
+                signal.raise_signal(signal.SIGINT)
+            return function(*values)
+
+        return stop
+
+    parts = (
+        (stage, "write_cam", 2),
+        (stage, "affinity_label", 1),
+        (training, "affinity_loss", 2),
+        (stage, "sharpened_masks", 3),
+    )
+    for module, name, call in parts:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, stopping(getattr(module, name), call))
+            with pytest.raises(KeyboardInterrupt):
+                run_stage(config, stopped, "seeds")
+    assert len(list((stopped / "1_seeds/masks").iterdir())) == 3
+    monkeypatch.setattr(stage, "write_cam", lambda *_: pytest.fail("maps were made again"))
+    run_stage(config, stopped, "seeds")
+    assert made(stopped) == made(whole)
+
+
+def test_imported_maps_are_refined(settings: dict[str, Any], tmp_path: Path) -> None:
+    dataset = ScenesDataset("train", size=64, count=6)
+    rng = np.random.default_rng(0)
+    (tmp_path / "cams").mkdir()
+    for index, name in enumerate(dataset.names):
+        maps = {str(label - 1): rng.random((64, 64)).astype(np.float32) for label in dataset.labels(index)}
+        np.savez(tmp_path / f"cams/{name}.npz", **maps)
+    run_stage(parse(settings, method="imported_cams", folder=str(tmp_path / "cams")), tmp_path / "run", "seeds")
+    assert len(made_dense(tmp_path / "run")) == 6
+
+
+def test_maps_of_mctformer_are_refined(settings: dict[str, Any], tmp_path: Path) -> None:
+    mctformer = {
+        "model": {"patch_size": 8, "width": 16, "depth": 2, "heads": 2},
+        "train": settings["train"],
+        "augment": {"crop_size": 32},
+        "cams": {"scales": [1.0]},
+    }
+    run_stage(parse(settings, method="mctformer", mctformer=mctformer), tmp_path, "seeds")
+    assert len(made_dense(tmp_path)) == 6
+    assert (tmp_path / "1_seeds/mctformer").is_dir() and (tmp_path / WEIGHTS).is_file()
+
+
+def test_imported_masks_cannot_be_refined(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="affinity: null expected for imported_masks"):
+        parse(settings, method="imported_masks", folder="masks")
+
+
+def test_changed_settings_and_weights_run_the_stage_again(
+    settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights, out = tmp_path / "trunk.pth", tmp_path / "run"
+    settings["seeds"]["affinity"]["pretrained"] = str(weights)
+    torch.save(ResNet38(tuple(WIDTHS)).state_dict(), weights)
+    run_stage(parse(settings), out, "seeds")
+    torch.save(ResNet38(tuple(WIDTHS)).state_dict(), weights)
+    with caplog.at_level(logging.INFO, "weakclip"):
+        run_stage(parse(settings), out, "seeds")
+        assert "seeds: runs again, because data (ResNet38 weights) changed" in caplog.text
+        settings["seeds"]["affinity"]["walk"]["beta"] = 4.0
+        run_stage(parse(settings), out, "seeds")
+    assert "seeds.affinity.walk.beta" in caplog.text
+
+
+def test_a_whole_run_starts_from_refined_seeds(settings: dict[str, Any], tmp_path: Path) -> None:
+    scores = run_pipeline(parse(settings), tmp_path).scores
+    assert [score.subject for score in scores] == ["seeds", "pseudo masks", "network"]
+
+
+def test_limited_training_limits_affinitynet_too() -> None:
+    config = load_config("voc12", ["seeds.affinity={}"])
+    assert config.seeds.affinity is not None and config.seeds.affinity.train.steps == 10_576
+    limited = limit_training(config, 3).seeds.affinity
+    assert limited is not None and (limited.train.steps, limited.train.warmup_steps) == (3, 3)
