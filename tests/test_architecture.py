@@ -17,7 +17,7 @@ FLOORS = (
     {"losses", "modeling", "seeds", "segmenter"},
     {"evaluation", "pseudo_masks", "report", "submission", "training"},
     {"config", "pipeline", "study"},
-    {"cli"},
+    {"cli", "cli_parts", "cli_study"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ENTRANCES = {"__init__", "__main__"}
@@ -140,7 +140,7 @@ def test_the_public_api_is_lazy() -> None:
 
 def test_floor_zero_and_the_command_line_start_without_torch() -> None:
     heavy = {"torch", "transformers", "numba", "accelerate"}
-    for path in (*(SOURCE / f"{room}.py" for room in FLOORS[0]), SOURCE / "cli.py", SOURCE / "__main__.py"):
+    for path in (*(SOURCE / f"{room}.py" for room in FLOORS[0]), *SOURCE.glob("cli*.py"), SOURCE / "__main__.py"):
         for node in tree_of(path).body if path.exists() else ():
             named = [node.module] if isinstance(node, ast.ImportFrom) else []
             named += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -7,15 +7,16 @@ import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from weakclip import __version__
+from weakclip.cli_parts import Config, Limit, Set, finished, load
+from weakclip.cli_study import study
 from weakclip.errors import WeakCLIPError
 
 if TYPE_CHECKING:
-    from weakclip.config import RunConfig
     from weakclip.pipeline import RunResult
 
 app = typer.Typer(
@@ -25,19 +26,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-study = typer.Typer(no_args_is_help=True, help="Find out what a setting is worth, on a data set with masks.")
 app.add_typer(study, name="study")
 data = typer.Typer(no_args_is_help=True, help="Look at the images, labels and masks before anything is made of them.")
 app.add_typer(data, name="data")
 
-Config = Annotated[str, typer.Argument(help="A YAML file, or a shipped configuration: demo, voc12, coco14, folder.")]
 Out = Annotated[Path, typer.Option(help="The run folder; a run that is there already is continued.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be given repeatedly.")
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="At most so many training steps, for a quick try.")]
-
-Result = TypeVar("Result")
 
 
 class Preset(StrEnum):
@@ -74,7 +67,7 @@ def run(
     """Do the whole job: seeds, training, pseudo masks, retraining, evaluation, report."""
     from weakclip.pipeline import run_pipeline
 
-    loaded = _load(config, set_, limit_steps)
+    loaded = load(config, set_, limit_steps)
     _show(lambda: run_pipeline(loaded, out, full=full))
 
 
@@ -146,7 +139,7 @@ def submit(
     """Predict VOC's test images with a run's network and pack them for the evaluation server (competition 6)."""
     from weakclip.pipeline.submit import submit as make
 
-    count = _finished(lambda: make(run, out, split=split, root=root))
+    count = finished(lambda: make(run, out, split=split, root=root))
     typer.echo(f"{out}: {count:,} masks of {split}, checked")
 
 
@@ -165,8 +158,8 @@ def data_check(
 
     from weakclip.pipeline.data_check import check_data, finding_lines, tables, write_check
 
-    loaded = _load(config, set_, None)
-    check = _finished(lambda: check_data(loaded.data, split or ()))
+    loaded = load(config, set_, None)
+    check = finished(lambda: check_data(loaded.data, split or ()))
     console = Console(highlight=False)
     for table in tables(check):
         console.print(table)
@@ -181,41 +174,14 @@ def data_check(
     raise typer.Exit(1 if check.findings else 0)
 
 
-@study.command("crf")
-def study_crf(
-    config: Config,
-    *,
-    out: Annotated[Path, typer.Option(help="The study's folder; a study that is there already is continued.")],
-    run: Annotated[Path | None, typer.Option(help="A run folder, whose WeakCLIP gives the probabilities.")] = None,
-    probs: Annotated[Path | None, typer.Option(help="Or a folder of them: NAME.npy or NAME.npz, (K, H, W).")] = None,
-    candidates: Annotated[int, typer.Option(min=1, help="How many dense CRFs are tried, the presets among them.")] = 81,
-    set_: Set = None,
-) -> None:
-    """Search the dense CRF of the pseudo masks on the training split, whose true masks are read."""
-    from weakclip.study import study_crf as search
-    from weakclip.study.pages import TABLE, summary
-
-    loaded = _load(config, set_, None)
-    found = _finished(lambda: search(loaded, out, run=run, probs=probs, candidates=candidates))
-    typer.echo(summary(found))
-    typer.echo(f"all candidates: {out / TABLE}")
-
-
 @app.command("config")
 def show_config(config: Config, set_: Set = None) -> None:
     """Check a configuration and print its text, to start one's own from: `weakclip config voc12 > mine.yaml`."""
     from weakclip.config import config_path, dump_config
 
-    checked = _load(config, set_, None)
+    checked = load(config, set_, None)
     text = dump_config(checked) if set_ else config_path(config).read_text(encoding="utf-8")
     typer.echo(text, nl=False)
-
-
-def _load(source: str, overrides: Sequence[str] | None, limit_steps: int | None) -> RunConfig:
-    from weakclip.config import limit_training, load_config
-
-    config = load_config(source, overrides or ())
-    return config if limit_steps is None else limit_training(config, limit_steps)
 
 
 def _one_stage(
@@ -223,25 +189,13 @@ def _one_stage(
 ) -> None:
     from weakclip.pipeline import run_stage
 
-    loaded = _load(source, overrides, limit_steps)
+    loaded = load(source, overrides, limit_steps)
     _show(lambda: run_stage(loaded, out, stage))
-
-
-def _finished(work: Callable[[], Result]) -> Result:
-    """Do the work under one progress bar at a time, ours; it may be interrupted."""
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    try:
-        return work()
-    except KeyboardInterrupt:
-        typer.echo("weakclip: interrupted; the same command continues", err=True)
-        raise typer.Exit(130) from None
 
 
 def _show(work: Callable[[], RunResult]) -> None:
     """Do the work; then show the results table, and where the report is."""
-    result = _finished(work)
+    result = finished(work)
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

@@ -2,6 +2,7 @@
 
 from weakclip.modeling.co_attention import CoAttention, match_pixels
 from weakclip.modeling.decoder import FeaturePyramid, SemanticHead, TextGuidedDecoder
+from weakclip.modeling.plain_parts import PlainMatching, ResizedPyramid, UnguidedDecoder
 from weakclip.modeling.prompt import LearnablePrompt
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
 from weakclip.modeling.storage import load_weakclip, save_weakclip
@@ -12,9 +13,12 @@ __all__ = [
     "FeaturePyramid",
     "LearnablePrompt",
     "ModelSettings",
+    "PlainMatching",
     "PyramidAdapter",
+    "ResizedPyramid",
     "SemanticHead",
     "TextGuidedDecoder",
+    "UnguidedDecoder",
     "WeakCLIP",
     "WeakCLIPOutput",
     "build_weakclip",

@@ -18,6 +18,9 @@ from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP, load_clip
 from weakclip.errors import WeakCLIPError, WeightsError
 from weakclip.images import atomic_write, write_json
+from weakclip.modeling.co_attention import CoAttention
+from weakclip.modeling.decoder import TextGuidedDecoder
+from weakclip.modeling.pyramid_adapter import PyramidAdapter
 from weakclip.modeling.released import load_released
 from weakclip.modeling.weakclip import ModelSettings, WeakCLIP
 
@@ -39,12 +42,15 @@ def save_weakclip(model: WeakCLIP, folder: str | Path) -> Path:
 
     Returns:
         The folder.
+
+    Raises:
+        WeightsError: a model with stand-ins among its parts; nothing is written.
     """
-    folder = Path(folder)
+    folder, description = Path(folder), describe(model)
     state = {name: value.detach().cpu().contiguous() for name, value in model.trainable_state().items()}
     with atomic_write(folder / WEIGHTS_FILE) as file:
         file.write(save_tensors(state, metadata={"format": "pt"}))
-    write_json(folder / DESCRIPTION_FILE, describe(model))
+    write_json(folder / DESCRIPTION_FILE, description)
     return folder
 
 
@@ -106,16 +112,26 @@ def describe(model: WeakCLIP) -> dict[str, Any]:
 
 
 def settings_of(model: WeakCLIP) -> ModelSettings:
-    """The numbers a model was built with, read off its parts; first values (alpha, beta) are not kept."""
-    attention = model.co_attention
+    """The numbers a model was built with, read off its parts; first values (alpha, beta) are not kept.
+
+    Raises:
+        WeightsError: a model with stand-ins among its parts, which `ModelSettings` cannot build again.
+    """
+    adapter, attention, decoder = model.pyramid_adapter, model.co_attention, model.decoder
+    standing_in = not isinstance(adapter, PyramidAdapter)
+    if standing_in or not isinstance(attention, CoAttention) or not isinstance(decoder, TextGuidedDecoder):
+        found = ", ".join(type(part).__name__ for part in (adapter, attention, decoder))
+        raise WeightsError(
+            f"a WeakCLIP of {found} has no folder format; expected one of build_weakclip, or keep its trainable_state()"
+        )
     return ModelSettings(
         prompt_length=model.prompt.length,
         tap_layers=tuple(model.clip.tap_layers),
         co_attention_width=attention.width,
         co_attention_heads=attention.heads,
         co_attention_layers=len(attention.text_layers),
-        decoder_channels=model.decoder.channels,
-        dropout=model.decoder.head.dropout.p,
+        decoder_channels=decoder.channels,
+        dropout=decoder.head.dropout.p,
     )
 
 

@@ -22,6 +22,7 @@ from weakclip.clip import FrozenCLIP
 from weakclip.errors import ConfigError, WeightsError
 from weakclip.modeling.co_attention import CoAttention, match_pixels
 from weakclip.modeling.decoder import TextGuidedDecoder
+from weakclip.modeling.plain_parts import PlainMatching, ResizedPyramid, UnguidedDecoder
 from weakclip.modeling.prompt import LearnablePrompt
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
 
@@ -53,6 +54,8 @@ class WeakCLIP(nn.Module):
         pyramid_adapter: patch features -> pyramid.
         co_attention: text and pixels attend to each other.
         decoder: pyramid and match map -> logits.
+
+    The stand-ins of `plain_parts` take the place of a part that is left out.
     """
 
     def __init__(
@@ -61,9 +64,9 @@ class WeakCLIP(nn.Module):
         clip: FrozenCLIP,
         class_set: ClassSet,
         prompt: LearnablePrompt,
-        pyramid_adapter: PyramidAdapter,
-        co_attention: CoAttention,
-        decoder: TextGuidedDecoder,
+        pyramid_adapter: PyramidAdapter | ResizedPyramid,
+        co_attention: CoAttention | PlainMatching,
+        decoder: TextGuidedDecoder | UnguidedDecoder,
     ) -> None:
         super().__init__()
         self.class_set = class_set

@@ -62,7 +62,7 @@ def check_folder(folder: Path, key: StageKey) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file; give a folder for the study")
     if (folder / RECORD).is_file():
-        known = Manifest(folder, {"study": _read(folder)["key"]})
+        known = Manifest(folder, {"study": read_record(folder, "key")})
         if known.records["study"].get("key") != key.digest:
             why = "; ".join(known.differences("study", key))
             raise RunError(f"{folder}: holds a study of something else ({why}); choose a new folder")
@@ -76,7 +76,7 @@ def finished_rungs(folder: Path) -> tuple[Rung, ...]:
         return ()
     return tuple(
         Rung(entry["images"], {int(number): _number(score) for number, score in entry["mean_iou"].items()})
-        for entry in _read(folder)["rungs"]
+        for entry in read_record(folder, "rungs")
     )
 
 
@@ -103,12 +103,17 @@ def _number(score: float | None) -> float:
     return math.nan if score is None else score
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path, part: str) -> Any:
+    """A part of `study.json`: "key" is a mapping, any other a list.
+
+    Raises:
+        RunError: an unreadable file, or one without that part.
+    """
     path = folder / RECORD
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content["key"], dict) or not isinstance(content["rungs"], list):
-            raise TypeError("key and rungs expected")
+        found = json.loads(path.read_text(encoding="utf-8"))[part]
+        if not isinstance(found, dict if part == "key" else list):
+            raise TypeError(f"{part}: found {type(found).__name__}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: cannot be read ({error!r}); it is no record of a study, choose a new folder") from None
-    return dict(content)
+    return found

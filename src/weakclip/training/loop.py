@@ -70,7 +70,7 @@ def fit(
     processes = open_processes(device)
     if settings.batch_size % processes.count:
         raise ConfigError(f"batch_size: {settings.batch_size} cannot be shared by {processes.count} processes")
-    _lay_out(model, torch.channels_last)  # a step of WeakCLIP takes a fifth to a quarter less time
+    lay_out(model, torch.channels_last)  # a step of WeakCLIP takes a fifth to a quarter less time
     wrapped = processes.wrap(model)
     run = _Run(model, settings, Path(folder), processes, {"seed": seed, "images": len(dataset)})
     run.resume()
@@ -81,7 +81,7 @@ def fit(
         _take_steps(run, wrapped, loss_fn, shown)
     seconds = time.perf_counter() - started
     run.averages.copy_to_model()
-    _lay_out(model, torch.contiguous_format)
+    lay_out(model, torch.contiguous_format)
     model.eval()
     return TrainResult(
         steps=run.step,
@@ -122,14 +122,14 @@ class _Run:
             raise ConfigError("the model has no parameter to train")
         self.parameters = list(named.values())
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in named.items()}
-        self.optimizer = _build_optimizer(self.parameters, settings)
+        self.optimizer = build_optimizer(self.parameters, settings)
         self.averages = AveragedWeights(self.tensors, settings.ema_decay)
         folder.mkdir(parents=True, exist_ok=True)
         self.log = TrainLog(folder / LOG_NAME if processes.is_main else None, settings.log_every)
         changeless = ("checkpoint_every", "log_every", "workers")
         chosen = {key: value for key, value in dataclasses.asdict(settings).items() if key not in changeless}
         self.origin = {**chosen, **origin}
-        self.dtype = _autocast_dtype(settings.precision, processes.device)
+        self.dtype = autocast_dtype(settings.precision, processes.device)
 
     def take_step(self, model: nn.Module, loss_fn: LossFunction, batch: Batch) -> None:
         """One step of the optimiser and of the averages, and a line of the log when it is due."""
@@ -193,14 +193,15 @@ class _Run:
         self.step = found.step
 
 
-def _lay_out(model: nn.Module, order: torch.memory_format) -> None:
+def lay_out(model: nn.Module, order: torch.memory_format) -> None:
     """Put the weights of trained convolutions into a memory order; their values stay."""
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=order)
 
 
-def _build_optimizer(parameters: list[nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
+def build_optimizer(parameters: list[nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
+    """AdamW as the settings have it; biases, norms and temperatures do not decay."""
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -208,7 +209,8 @@ def _build_optimizer(parameters: list[nn.Parameter], settings: TrainSettings) ->
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)
 
 
-def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type that `precision` asks for on a device; None for float32 throughout."""
     wanted = precision == "bf16" or (precision == "auto" and _bf16_pays(device))
     return torch.bfloat16 if wanted else None
 

@@ -26,13 +26,13 @@ class LossSettings:
 
     Args:
         size: side of the grid that seeding and boundary loss look at, pixels (64 for a crop of 512).
-        matching_weight: weight of the matching loss.
-        crf: the dense CRF that the prediction is drawn to, on that grid.
+        matching_weight: weight of the matching loss; 0 leaves it out.
+        crf: the dense CRF that the prediction is drawn to, on that grid; None leaves the boundary loss out.
     """
 
     size: int = 64
     matching_weight: float = 0.4
-    crf: CRFParams = LOSS_CRF
+    crf: CRFParams | None = LOSS_CRF
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -62,17 +62,23 @@ class WeakCLIPLoss:
             batch: `image` `(B, 3, H, W)` uint8 and `mask` `(B, H, W)` uint8, 255 where the seeds say nothing.
 
         Returns:
-            Scalars `loss`, `seeding_loss`, `boundary_loss` and `matching_loss`.
+            Scalars `loss`, `seeding_loss`, `boundary_loss` and `matching_loss`; without those that are left out.
         """
-        size = (self.settings.size, self.settings.size)
+        size, params, weight = (
+            (self.settings.size, self.settings.size),
+            self.settings.crf,
+            self.settings.matching_weight,
+        )
         images, seeds = batch["image"], batch["mask"]
         output = model(images)
         probs = grid_probabilities(output.logits, size)
-        crf = self._beside.submit(dense_crf, _on_grid(images, size), probs.detach(), self.settings.crf)
-        seeding = seeding_loss(probs, grid_seeds(seeds, size))
-        matching = matching_loss(output.match_map, seeds, weight=self.settings.matching_weight)
-        boundary = boundary_loss(probs, crf.result())
-        parts = {"seeding_loss": seeding, "boundary_loss": boundary, "matching_loss": matching}
+        crf = self._beside.submit(dense_crf, _on_grid(images, size), probs.detach(), params) if params else None
+        parts = {"seeding_loss": seeding_loss(probs, grid_seeds(seeds, size))}
+        matching = matching_loss(output.match_map, seeds, weight=weight) if weight else None
+        if crf is not None:
+            parts["boundary_loss"] = boundary_loss(probs, crf.result())
+        if matching is not None:
+            parts["matching_loss"] = matching
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
 

@@ -1,0 +1,83 @@
+"""What stands in for a part of WeakCLIP that is left out: the same input and output, and nothing learned in it.
+
+`weakclip study parts` composes models of them, to find out what the part is worth. For the learnable prompt no
+stand-in is needed: a `LearnablePrompt` of length 0 reads the plain class words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from weakclip.modeling.decoder import FeaturePyramid, SemanticHead
+
+
+class ResizedPyramid(nn.Module):
+    """In place of `PyramidAdapter`: the same four layers, normalised and resized, without a single weight.
+
+    Each map is normalised over its channels and pixels, as the adapter's group norm does but without learned scale and
+    shift; bilinear resizing stands for the transposed convolutions, and the fourth map is max-pooled as there.
+    """
+
+    def forward(self, layers: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Build the pyramid.
+
+        Args:
+            layers: four maps `(B, D, h, w)` float, from the lowest layer to the highest.
+
+        Returns:
+            `(B, D, 4h, 4w)`, `(B, D, 2h, 2w)`, `(B, D, h, w)`, `(B, D, h // 2, w // 2)`; a side of one patch stays one.
+        """
+        first, second, third, fourth = (functional.group_norm(layer.contiguous(), 1) for layer in layers)
+        window = (min(2, fourth.shape[2]), min(2, fourth.shape[3]))
+        return _enlarged(first, 4), _enlarged(second, 2), third, functional.max_pool2d(fourth, window)
+
+
+def _enlarged(maps: Tensor, factor: int) -> Tensor:
+    return functional.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+class PlainMatching(nn.Module):
+    """In place of `CoAttention`: class and pixel embeddings are compared as CLIP gives them."""
+
+    def forward(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Repeat the classes for every image, and change nothing.
+
+        Args:
+            text: `(K, E)` float.
+            image: `(B, 1+hw, E)` float.
+
+        Returns:
+            `(B, K, E)`, and `image`.
+        """
+        return text.expand(image.shape[0], -1, -1), image
+
+
+class UnguidedDecoder(nn.Module):
+    """In place of `TextGuidedDecoder`: the same feature pyramid and head, on the pyramid alone.
+
+    Args:
+        in_channels: `D`, channels of the pyramid.
+        num_classes: `K`, with the background.
+        channels: width of the decoder.
+        dropout: of whole channels before the classifier, 0...1.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, *, channels: int = 256, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.feature_pyramid = FeaturePyramid(in_channels, channels)
+        self.head = SemanticHead(channels, num_classes, dropout=dropout)
+
+    def forward(self, pyramid: Sequence[Tensor], match_map: Tensor) -> Tensor:
+        """Decode; the match map is not looked at.
+
+        Args:
+            pyramid: `f'_1 ... f'_4`, `(B, D, h_i, w_i)` float, the finest first.
+            match_map: `(B, K, h, w)` float.
+
+        Returns:
+            Logits at the resolution of the finest map, `(B, K, h_1, w_1)`.
+        """
+        return self.head(self.feature_pyramid(pyramid))

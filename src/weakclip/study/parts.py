@@ -1,0 +1,95 @@
+"""Every box of the method's figure, left out in turn: what is each worth?
+
+| left out | what stands in |
+|---|---|
+| learnable prompt | the plain class words (prompt of length 0) |
+| pyramid adapter | the same layers, normalised and resized without weights (`ResizedPyramid`) |
+| co-attention | class and pixel embeddings as CLIP gives them (`PlainMatching`) |
+| text guidance | a decoder that does not see the match map (`UnguidedDecoder`); the matching loss stays |
+| boundary loss, matching loss | nothing: the term is not in the sum |
+| CRF of the masks | nothing: the likeliest class at every pixel; the training is that of "everything" |
+
+A part is exchanged in a finished model, so that the others begin with the same weights as in "everything" (but beside a
+prompt of length 0, after which torch draws other numbers).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from weakclip.classes import ClassSet
+from weakclip.clip import FrozenCLIP
+from weakclip.config import RunConfig
+from weakclip.modeling import (
+    CoAttention,
+    ModelSettings,
+    PlainMatching,
+    PyramidAdapter,
+    ResizedPyramid,
+    TextGuidedDecoder,
+    UnguidedDecoder,
+    WeakCLIP,
+)
+from weakclip.study.results import VariantStudy
+from weakclip.study.variants import Variant, study_variants
+
+EVERYTHING = "everything"
+
+
+def study_parts(config: RunConfig, out: Path | str, *, seeds: int = 3) -> VariantStudy:
+    """What every part of the model, of the loss and of the masks is worth; arguments and errors as `study_variants`."""
+    return study_variants(config, out, "parts of the method", part_variants(config), seeds=seeds)
+
+
+def part_variants(config: RunConfig) -> list[Variant]:
+    """The whole method, and without each of its parts."""
+    plain_words = replace(config, model=replace(config.model, prompt_length=0))
+    no_boundary, no_matching = replace(config.loss, crf=None), replace(config.loss, matching_weight=0.0)
+    no_crf = replace(config, pseudo_masks=replace(config.pseudo_masks, crf=None))
+    return [
+        Variant(name=EVERYTHING, config=config),
+        Variant(name="without_learnable_prompt", config=plain_words),
+        Variant(name="without_adapter", config=config, compose=without_adapter),
+        Variant(name="without_co_attention", config=config, compose=without_co_attention),
+        Variant(name="without_text_guidance", config=config, compose=without_text_guidance),
+        Variant(name="without_boundary_loss", config=replace(config, loss=no_boundary)),
+        Variant(name="without_matching_loss", config=replace(config, loss=no_matching)),
+        Variant(name="without_CRF_of_the_masks", config=no_crf, trained_as=EVERYTHING),
+    ]
+
+
+def without_adapter(settings: ModelSettings, clip: FrozenCLIP, class_set: ClassSet) -> WeakCLIP:
+    """WeakCLIP whose decoder reads the layers of the image tower as they are, resized."""
+    return _recomposed(settings.build(clip, class_set), pyramid_adapter=ResizedPyramid())
+
+
+def without_co_attention(settings: ModelSettings, clip: FrozenCLIP, class_set: ClassSet) -> WeakCLIP:
+    """WeakCLIP that compares pixels and classes as CLIP gives them."""
+    return _recomposed(settings.build(clip, class_set), co_attention=PlainMatching())
+
+
+def without_text_guidance(settings: ModelSettings, clip: FrozenCLIP, class_set: ClassSet) -> WeakCLIP:
+    """WeakCLIP whose decoder does not see the match map."""
+    channels, dropout = settings.decoder_channels, settings.dropout
+    whole = settings.build(clip, class_set)
+    decoder = UnguidedDecoder(clip.vision_width, class_set.num_classes, channels=channels, dropout=dropout)
+    return _recomposed(whole, decoder=decoder.to(clip.device))
+
+
+def _recomposed(
+    whole: WeakCLIP,
+    *,
+    pyramid_adapter: PyramidAdapter | ResizedPyramid | None = None,
+    co_attention: CoAttention | PlainMatching | None = None,
+    decoder: TextGuidedDecoder | UnguidedDecoder | None = None,
+) -> WeakCLIP:
+    """The parts of a finished model, some of them exchanged."""
+    return WeakCLIP(
+        clip=whole.clip,
+        class_set=whole.class_set,
+        prompt=whole.prompt,
+        pyramid_adapter=pyramid_adapter or whole.pyramid_adapter,
+        co_attention=co_attention or whole.co_attention,
+        decoder=decoder or whole.decoder,
+    )

@@ -1,0 +1,111 @@
+"""What a study of variants has found so far, and its `study.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from weakclip.errors import RunError
+from weakclip.images import write_json
+from weakclip.pipeline.manifest import StageKey
+from weakclip.study.record import RECORD, read_record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One variant with one random seed.
+
+    Args:
+        variant: its name.
+        seed: the random seed.
+        mean_iou: of the pseudo masks on the training split, 0…1.
+        trained_parameters: how many numbers were trained; 0 where nothing was.
+    """
+
+    variant: str
+    seed: int
+    mean_iou: float
+    trained_parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantStudy:
+    """A comparison of variants, finished or not.
+
+    Args:
+        folder: where it is kept.
+        subject: what is studied, in words.
+        split: the split whose masks are read: a tuning set.
+        images: its images.
+        variants: the rows of the table, in order.
+        seeds: the random seeds.
+        results: what is finished; also of variants and seeds that were asked for at another time.
+    """
+
+    folder: Path
+    subject: str
+    split: str
+    images: int
+    variants: tuple[str, ...]
+    seeds: tuple[int, ...]
+    results: tuple[Result, ...] = ()
+
+    def find(self, variant: str, seed: int) -> Result | None:
+        """The result of a variant with a random seed, where it is finished."""
+        return next((each for each in self.results if (each.variant, each.seed) == (variant, seed)), None)
+
+    def of(self, variant: str) -> list[Result]:
+        """The results of a variant, one for each of the study's random seeds that is finished."""
+        found = (self.find(variant, seed) for seed in self.seeds)
+        return [result for result in found if result is not None]
+
+
+def mean_and_deviation(values: list[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation; the latter is NaN for fewer than two values.
+
+    >>> mean_and_deviation([1.0, 3.0])
+    (2.0, 1.4142135623730951)
+    """
+    mean = statistics.fmean(values) if values else math.nan
+    return mean, statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def finished_results(folder: Path) -> tuple[Result, ...]:
+    """What an earlier call has written; nothing where there was no such call.
+
+    Raises:
+        RunError: a damaged record.
+    """
+    if not (folder / RECORD).is_file():
+        return ()
+    entries = read_record(folder, "results")
+    try:
+        return tuple(Result(**{**entry, "mean_iou": _number(entry["mean_iou"])}) for entry in entries)
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{folder / RECORD}: damaged results ({error}); choose a new folder") from None
+
+
+def save_results(study: VariantStudy, key: StageKey) -> None:
+    """Write `study.json`.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    value = {
+        "key": key.record(),
+        "tuning_set": {"split": study.split, "images": study.images},
+        "variants": study.variants,
+        "seeds": study.seeds,
+        "results": [dataclasses.asdict(result) for result in study.results],
+    }
+    try:
+        write_json(study.folder / RECORD, value)
+    except OSError as error:
+        raise RunError(f"{study.folder}: cannot be written ({error.strerror}); choose another folder") from None
+
+
+def _number(score: float | None) -> float:
+    return math.nan if score is None else float(score)

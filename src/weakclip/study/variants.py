@@ -1,0 +1,160 @@
+"""The engine of the studies that train: variants of WeakCLIP on the same seeds, several random seeds, scored masks.
+
+    out/seeds/seed_N/                       stage 1, a run folder of its own, shared by all variants
+    out/variants/NAME/seed_N/               checkpoint.safetensors, log.jsonl and masks/ of one variant
+    out/study.json                          what is finished; written whole after every variant and random seed
+
+What is in `study.json` is never made again. An unfinished training goes on from its checkpoint, unfinished masks from
+the last one written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from weakclip.classes import ClassSet
+from weakclip.clip import FrozenCLIP
+from weakclip.config import RunConfig
+from weakclip.errors import ConfigError, DataError
+from weakclip.evaluation import score_masks
+from weakclip.modeling import ModelSettings, WeakCLIP
+from weakclip.pipeline import run_stage
+from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.manifest import StageKey
+from weakclip.pipeline.seed_stage import DENSE, SEEDS
+from weakclip.pseudo_masks import MASKS, write_pseudo_masks
+from weakclip.report import STAGE_FOLDERS
+from weakclip.report.figures import percent
+from weakclip.study.record import check_folder
+from weakclip.study.results import Result, VariantStudy, finished_results, save_results
+from weakclip.study.variant_pages import write_variant_pages
+from weakclip.training.loop import fit
+from weakclip.training.pairs import TrainingPairs
+from weakclip.training.train_weakclip import WeakCLIPLoss
+
+logger = logging.getLogger("weakclip")
+
+Composer = Callable[[ModelSettings, FrozenCLIP, ClassSet], WeakCLIP]
+"""From the numbers, the encoder and the classes to a model with fresh weights."""
+
+SEEDS_ROW = "seeds"
+"""The row that says what the seeds themselves are worth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One way to make pseudo masks.
+
+    Args:
+        name: its row in the table, and its folder.
+        config: its settings.
+        compose: how its model is put together; `build_weakclip` with the numbers of `config.model` where not given.
+        trained_as: the variant whose training it shares, where only the masks are made in another way.
+    """
+
+    name: str
+    config: RunConfig
+    compose: Composer = ModelSettings.build
+    trained_as: str | None = None
+
+
+def study_variants(
+    config: RunConfig, out: Path | str, subject: str, variants: Sequence[Variant], *, seeds: int
+) -> VariantStudy:
+    """Train every variant for every random seed, make its pseudo masks, and score them on the training split.
+
+    Args:
+        config: data set, CLIP and all that the variants have in common; its `seed` is the first random seed.
+        out: the study's folder; a study of the same settings and data that is there already is continued, also with
+            more variants or random seeds.
+        subject: what is studied, in words.
+        variants: what is compared; names are unique.
+        seeds: how many random seeds.
+
+    Raises:
+        ConfigError: variants that share a name.
+        RunError: `out` holds something else, or cannot be written.
+        DataError: the training split has no true masks to score against.
+        WeakCLIPError: as the stages of a run; what was finished before stays.
+    """
+    names = [variant.name for variant in variants]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"every value is studied once; found {', '.join(names)}")
+    context = RunContext(config, Path(out))
+    if not context.train.has_masks:
+        raise DataError(
+            f"split {context.train.split!r} has no true masks to score on; name another one: data.train_split"
+        )
+    key = _study_key(context, subject)
+    check_folder(context.out, key)
+    study = VariantStudy(
+        folder=context.out,
+        subject=subject,
+        split=context.train.split,
+        images=len(context.train),
+        variants=(SEEDS_ROW, *names),
+        seeds=tuple(range(config.seed, config.seed + seeds)),
+        results=finished_results(context.out),
+    )
+    save_results(study, key)
+    for seed in study.seeds:
+        seed_folder = _make_seeds(context, seed)
+        for variant in (None, *variants):
+            name = variant.name if variant else SEEDS_ROW
+            if study.find(name, seed) is None:
+                result = (
+                    _try(context, variant, seed, seed_folder) if variant else _score_seeds(context, seed, seed_folder)
+                )
+                study = dataclasses.replace(study, results=(*study.results, result))
+                save_results(study, key)
+                logger.info("%s, seed %d: mIoU %s %%", name, seed, percent(result.mean_iou))
+    write_variant_pages(study)
+    return study
+
+
+def _study_key(context: RunContext, subject: str) -> StageKey:
+    """All that the variants have in common; which variants and random seeds there are is open."""
+    sections = ("clip", "seeds", "model", "augment", "loss", "train", "pseudo_masks", "seed")
+    sources = ("train images", "train masks", "CLIP weights", "imported seeds", "MCTformer+ weights")
+    inputs = {name: context.fingerprint(name) for name in sources}
+    return StageKey(settings=context.settings(sections) | {"study": subject}, inputs=inputs)
+
+
+def _make_seeds(context: RunContext, seed: int) -> Path:
+    """Stage 1; once for all random seeds where nothing in it is drawn at random."""
+    config = context.config
+    seed = seed if config.seeds.method == "mctformer" else config.seed
+    folder = context.out / "seeds" / f"seed_{seed}"
+    run_stage(dataclasses.replace(config, seed=seed), folder, "seeds")
+    return folder / STAGE_FOLDERS["seeds"]
+
+
+def _score_seeds(context: RunContext, seed: int, seed_folder: Path) -> Result:
+    scores = score_masks(seed_folder / DENSE, context.train, subject="seeds")
+    return Result(variant=SEEDS_ROW, seed=seed, mean_iou=scores.mean_iou, trained_parameters=0)
+
+
+def _try(context: RunContext, variant: Variant, seed: int, seed_folder: Path) -> Result:
+    """Train the variant, or load what is trained already; make and score its pseudo masks."""
+    config, dataset, device = variant.config, context.train, context.device
+    folder, trained = (_folder(context, name, seed) for name in (variant.name, variant.trained_as or variant.name))
+    torch.manual_seed(seed)
+    model = variant.compose(config.model, context.clip, dataset.class_set)
+    pairs, loss = TrainingPairs(dataset, seed_folder / SEEDS, config.augment), WeakCLIPLoss(config.loss)
+    description = f"{trained.parent.name}, seed {seed}"
+    result = fit(model, pairs, loss, config.train, trained, device=device, seed=seed, description=description)
+    write_pseudo_masks(lambda images: model(images).logits, dataset, folder, config.pseudo_masks, device=device)
+    scores = score_masks(folder / MASKS, dataset, subject="pseudo masks")
+    return Result(
+        variant=variant.name, seed=seed, mean_iou=scores.mean_iou, trained_parameters=result.trained_parameters
+    )
+
+
+def _folder(context: RunContext, variant: str, seed: int) -> Path:
+    return context.out / "variants" / variant / f"seed_{seed}"

@@ -1,0 +1,181 @@
+"""Studies that train: all variants and seeds are there, a kill loses nothing, foreign folders are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+import weakclip.study.variants as engine
+from weakclip import cli
+from weakclip.config import RunConfig, limit_training, load_config
+from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.study import VariantStudy, study_parts, study_prompts, study_temperature
+from weakclip.study.parts import part_variants
+from weakclip.study.variant_pages import variant_chart
+from weakclip.study.variants import SEEDS_ROW
+
+WINDOWS = "pseudo_masks.inference={scales: [1.0], flip: false, crop: 64, stride: 64}"
+
+
+@pytest.fixture
+def overrides(clip_folder: Path) -> list[str]:
+    return [
+        "data.train_limit=3",
+        "data.scene_size=64",
+        f"clip.source={clip_folder}",
+        "model={co_attention_width: 8, co_attention_heads: 2, co_attention_layers: 1, decoder_channels: 8}",
+        "augment.crop_size=64",
+        "loss.size=16",
+        "train={steps: 2, batch_size: 2, warmup_steps: 1, checkpoint_every: 1, log_every: 1, precision: fp32}",
+        WINDOWS,
+    ]
+
+
+@pytest.fixture
+def config(overrides: list[str]) -> RunConfig:
+    return load_config("demo", overrides)
+
+
+def numbers(folder: Path) -> list[dict[str, object]]:
+    results: list[dict[str, object]] = json.loads((folder / "study.json").read_text())["results"]
+    return results
+
+
+def test_temperature_study_writes_its_pages_and_shares_the_seeds(config: RunConfig, tmp_path: Path) -> None:
+    study = study_temperature(config, tmp_path / "study", values=[0.1, 1.0], seeds=2)
+    assert study.variants == (SEEDS_ROW, "0.1", "1")
+    assert [(each.variant, each.seed) for each in study.results] == [
+        (name, seed) for seed in (0, 1) for name in study.variants
+    ]
+    assert [path.name for path in (tmp_path / "study/seeds").iterdir()] == ["seed_0"]
+    text = (tmp_path / "study/table.md").read_text()
+    assert "has tuned on that split" in text
+    assert text.count("±") == 4  # its explanation, and three rows
+    circles = [node for node in ElementTree.parse(tmp_path / "study/study.svg").iter() if node.tag.endswith("circle")]
+    assert len(circles) == 3 * (2 + 1)
+    record = json.loads((tmp_path / "study/study.json").read_text())
+    assert record["tuning_set"] == {"split": "train", "images": 3}
+    assert all(0 <= entry["mean_iou"] <= 1 for entry in record["results"])
+
+
+def test_finished_variants_are_not_made_again_and_more_can_be_asked_for(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = study_prompts(config, tmp_path / "study", lengths=[1], seeds=1)
+    trained: list[str] = []
+
+    def counted(model: object, *rest: object, description: str, **more: object) -> object:
+        trained.append(description)
+        return fit(model, *rest, description=description, **more)
+
+    fit = engine.fit
+    monkeypatch.setattr(engine, "fit", counted)
+    more = study_prompts(config, tmp_path / "study", lengths=[1, 3], seeds=1)
+    assert trained == ["N_3, seed 0"]
+    assert more.results[:2] == first.results
+    assert more.results[2].trained_parameters == first.results[1].trained_parameters + 2 * 24
+
+
+@pytest.mark.parametrize("where", ["fit", "write_pseudo_masks", "score_masks"])
+def test_killed_study_ends_with_the_same_numbers(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def study(folder: Path) -> VariantStudy:
+        return study_temperature(config, folder, values=[0.1, 1.0], seeds=1)
+
+    study(tmp_path / "whole")
+    original, calls = getattr(engine, where), []
+
+    def killed(*arguments: object, **more: object) -> object:
+        calls.append(1)
+        result = original(*arguments, **more)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(engine, where, killed)
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path / "study")
+    study(tmp_path / "study")
+    for name in ("study.json", "table.md", "study.svg"):
+        assert (tmp_path / "study" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_parts_study_has_a_row_for_every_box(config: RunConfig, tmp_path: Path) -> None:
+    study = study_parts(config, tmp_path / "study", seeds=1)
+    rows = {result.variant: result for result in study.results}
+    assert list(rows) == [SEEDS_ROW, *(variant.name for variant in part_variants(config))]
+    whole = rows["everything"].trained_parameters
+    for name in ("learnable_prompt", "adapter", "co_attention", "text_guidance"):
+        assert 0 < rows[f"without_{name}"].trained_parameters < whole
+    for name in ("boundary_loss", "matching_loss", "CRF_of_the_masks"):
+        assert rows[f"without_{name}"].trained_parameters == whole
+    folders = {path.parent.parent.name for path in (tmp_path / "study/variants").glob("*/*/checkpoint.safetensors")}
+    assert folders == set(rows) - {SEEDS_ROW, "without_CRF_of_the_masks"}
+    logged = (tmp_path / "study/variants/without_boundary_loss/seed_0/log.jsonl").read_text()
+    assert "matching_loss" in logged
+    assert "boundary_loss" not in logged
+
+
+def test_other_settings_and_foreign_folders_are_refused(config: RunConfig, tmp_path: Path) -> None:
+    study_prompts(config, tmp_path / "study", lengths=[1], seeds=1)
+    with pytest.raises(RunError, match=r"something else \(train.steps: 2 → 1\)"):
+        study_prompts(limit_training(config, 1), tmp_path / "study", lengths=[1], seeds=1)
+    with pytest.raises(RunError, match="something else"):
+        study_temperature(config, tmp_path / "study", values=[0.1], seeds=1)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/thesis.txt").write_text("precious")
+    with pytest.raises(RunError, match="is not empty and no study"):
+        study_parts(config, tmp_path / "thesis")
+    with pytest.raises(ConfigError, match="studied once; found N_1, N_1"):
+        study_prompts(config, tmp_path / "twice", lengths=[1, 1])
+    assert not (tmp_path / "twice").exists()
+
+
+def test_a_split_without_masks_is_refused(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from weakclip.datasets import ScenesDataset
+
+    monkeypatch.setattr(ScenesDataset, "has_masks", False)
+    with pytest.raises(DataError, match="'train' has no true masks to score on"):
+        study_parts(config, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+def test_commands_show_the_table(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [word for override in overrides for word in ("--set", override)]
+    for command, extra in (("prompts", ["--value", "2"]), ("temperature", ["--value", "0.5"])):
+        words = ["study", command, "demo", "--out", str(tmp_path / command), "--seeds", "1", "--limit-steps", "1"]
+        monkeypatch.setattr(sys, "argv", ["weakclip", *words, *extra, *settings])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert not stop.value.code
+        assert (tmp_path / command / "table.md").read_text() in capsys.readouterr().out
+
+
+def test_chart_without_a_score_and_with_a_hostile_split(
+    tmp_path: Path, make_study: Callable[..., VariantStudy]
+) -> None:
+    study = make_study(float("nan"))
+    assert "<b>" not in variant_chart(study)
+    ElementTree.fromstring(variant_chart(study))
+    ElementTree.fromstring(variant_chart(dataclasses.replace(study, results=())))
+
+
+@pytest.fixture
+def make_study(tmp_path: Path) -> Callable[..., VariantStudy]:
+    from weakclip.study import Result
+
+    def make(score: float) -> VariantStudy:
+        result = Result(variant="a", seed=0, mean_iou=score, trained_parameters=1)
+        names = {"folder": tmp_path, "subject": "nothing", "split": "<b>&"}
+        return VariantStudy(**names, images=1, variants=("a",), seeds=(0,), results=(result,))
+
+    return make
