@@ -61,12 +61,16 @@ class ResidualBlock(nn.Module):
         self.bn_branch2b1 = nn.BatchNorm2d(middle)
         self.conv_branch2b1 = nn.Conv2d(middle, out, 3, padding=second, dilation=second, bias=False)
         changes = wide != out or stride != 1
-        self.conv_branch1 = nn.Conv2d(wide, out, 1, stride, bias=False) if changes else None
+        self.conv_branch1 = nn.Conv2d(wide, out, 1, bias=False) if changes else None
+        self.stride = stride
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The output, and the input after norm and rectifier."""
         active = F.relu(self.bn_branch2a(x))
-        shortcut = x if self.conv_branch1 is None else self.conv_branch1(active)
+        # Every second pixel first, then a convolution of stride 1: the same values. On a CPU, the backward pass of a
+        # 1×1 convolution of stride 2 on channels-last tensors was seen to corrupt memory (torch 2.13).
+        seen = active[..., :: self.stride, :: self.stride]
+        shortcut = x if self.conv_branch1 is None else self.conv_branch1(seen)
         branch = self.conv_branch2b1(F.relu(self.bn_branch2b1(self.conv_branch2a(active))))
         return shortcut + branch, active
 
