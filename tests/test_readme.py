@@ -100,3 +100,20 @@ def test_python_blocks_run(block, capsys):
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
 def test_links_lead_somewhere(link):
     assert (ROOT / link).exists()
+
+
+def test_study_commands_of_the_docs_exist():
+    import typer.main
+
+    from weakclip.cli_study import study
+    from weakclip.config import load_config
+
+    known = typer.main.get_command(study).commands
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    lines = [shlex.split(line) for block in blocks("sh", page) for line in block.splitlines()]
+    assert {words[2] for words in lines} == set(known) - {"crf"}
+    for words in lines:
+        options = {option for parameter in known[words[2]].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options
+        if words[2] != "cost":
+            load_config(words[3])

@@ -13,6 +13,7 @@ from weakclip.cli_parts import Config, Limit, Set, finished, load
 
 if TYPE_CHECKING:
     from weakclip.study import VariantStudy
+    from weakclip.study.cost_sides import Side
 
 study = typer.Typer(no_args_is_help=True, help="Find out what a setting is worth, on a data set with masks.")
 
@@ -118,7 +119,7 @@ def study_cost(
         precision=str(precision),
         device=device,
     )
-    sides = [WeakCLIPSide(class_set=VOC12, clip=clip), AffinityNetSide()]
+    sides: list[Side] = [WeakCLIPSide(class_set=VOC12, clip=clip), AffinityNetSide()]
     finished(lambda: study_cost(out, sides, settings))
     typer.echo((out / TABLE).read_text(encoding="utf-8"))
 

@@ -13,7 +13,6 @@ from weakclip.classes import ClassSet
 from weakclip.clip import load_clip
 from weakclip.errors import RunError
 from weakclip.modeling import ModelSettings
-from weakclip.modeling.affinitynet import AffinityNet
 from weakclip.study import cost
 from weakclip.study.cost import CostSettings, Measurement, measure, study_cost
 from weakclip.study.cost_pages import cost_chart, cost_table, summarize
@@ -104,8 +103,3 @@ def test_table_is_made_of_medians() -> None:
     assert "| peak memory, as a share | 60.0% | 100.0% |" in table
     assert "25 (12.5%)" in table
     ElementTree.fromstring(cost_chart([fast, slow], 2))
-
-
-def test_published_size_of_affinitynet() -> None:
-    with torch.device("meta"):
-        assert sum(each.numel() for each in AffinityNet().parameters()) == pytest.approx(105.3e6, rel=0.01)

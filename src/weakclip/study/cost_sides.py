@@ -12,21 +12,20 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
 from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.clip import FrozenCLIP, load_clip
 from weakclip.clip.vocabulary import tokenizer_from_merges
 from weakclip.modeling import ModelSettings
-from weakclip.modeling.affinitynet import PUBLISHED_REDUCTIONS, RADIUS, AffinityNet, shifted
-from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS, STRIDE
+from weakclip.modeling.affinitynet import PUBLISHED_REDUCTIONS, AffinityNet
+from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS
 from weakclip.training.loading import Batch
 from weakclip.training.loop import LossFunction, build_optimizer, lay_out
 from weakclip.training.settings import TrainSettings
+from weakclip.training.train_affinity import AffinityLoss
 from weakclip.training.train_weakclip import LossSettings, WeakCLIPLoss
-
-_EPSILON = 1e-5  # keeps the logarithms of affinities finite
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class AffinityNetSide:
         model = AffinityNet(widths=self.widths, reductions=self.reductions, frozen=True).to(device).train()
         lay_out(model, torch.channels_last)
         optimizer = torch.optim.SGD(_trained(model), lr=1e-6, momentum=0.9, weight_decay=5e-4)
-        return Training(model, _pair_loss, optimizer, None)
+        return Training(model, AffinityLoss(), optimizer, None)
 
 
 def random_vit_b_16() -> FrozenCLIP:
@@ -121,19 +120,6 @@ def drawn_batch(size: int, crop: int, num_classes: int, device: torch.device) ->
     unknown = torch.rand(size, 1, 8, 8, generator=generator) < 0.25
     masks = F.interpolate(blocks.masked_fill(unknown, IGNORE_INDEX).float(), size=(crop, crop), mode="nearest")
     return {"image": images.to(device), "mask": masks[:, 0].to(torch.uint8).to(device)}
-
-
-def _pair_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Cross-entropy of the affinities, pairs of background, foreground and different labels balanced 1 : 1 : 2."""
-    affinity = model(batch["image"])
-    labels = batch["mask"][:, ::STRIDE, ::STRIDE].long()
-    own, other = labels[:, None], torch.stack(shifted(labels, RADIUS, IGNORE_INDEX), dim=1)
-    known = (own != IGNORE_INDEX) & (other != IGNORE_INDEX)
-    alike = known & (own == other)
-    near, far = -(affinity + _EPSILON).log(), -(1 + _EPSILON - affinity).log()
-    terms = ((near, alike & (own == 0), 4), (near, alike & (own != 0), 4), (far, known & ~alike, 2))
-    parts = [(term * kind).sum() / kind.sum().clamp_min(1) / share for term, kind, share in terms]
-    return {"loss": torch.stack(parts).sum()}
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
