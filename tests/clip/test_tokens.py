@@ -34,7 +34,7 @@ TEXTS = {
 
 @pytest.mark.parametrize(("text", "cleaned"), TEXTS.items())
 def test_texts_are_cleaned_as_openai_does(text, cleaned):
-    """The right-hand sides are what ftfy 6.3 and OpenAI's own steps give, checked once by hand."""
+    """What OpenAI's steps (ftfy, HTML entities twice, white space) make of such texts."""
     assert clean_text(text) == cleaned
 
 
