@@ -102,7 +102,7 @@ def test_bad_params_are_refused() -> None:
     with pytest.raises(DataError, match="expected CRFParams"):
         dense_crf(IMAGE, PROBS, {"iterations": 3})  # type: ignore[arg-type]
     with pytest.raises(DataError, match="too narrow"):
-        dense_crf(IMAGE, PROBS, CRFParams(kernels=(Kernel(sxy=1e-9, weight=1),)))
+        dense_crf(IMAGE, PROBS, CRFParams(kernels=(Kernel(sxy=1e-6, weight=1),)))
     with pytest.raises(ConfigError, match="unknown backend 'gpu'"):
         dense_crf(IMAGE, PROBS, LOSS_CRF, backend="gpu")  # type: ignore[arg-type]
 
@@ -146,3 +146,40 @@ def test_importing_the_package_imports_neither_numba_nor_torch() -> None:
     code = "import sys, weakclip, weakclip.crf; print([m for m in ('numba', 'llvmlite', 'torch') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("size", [1e39, 10**400, 1e-50, float("nan")])
+def test_sizes_beyond_float32_are_refused(size: float) -> None:
+    with pytest.raises(DataError, match="kernel width sxy"):
+        Kernel(sxy=(3, size), weight=3)
+    if size > 1:
+        with pytest.raises(DataError, match="kernel weight"):
+            Kernel(sxy=3, weight=size)
+
+
+def test_whole_numbers_of_numpy_count_iterations() -> None:
+    assert CRFParams(kernels=(), iterations=np.int64(5)).iterations == 5
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_features_may_be_arrays_and_tensors_of_any_kind(backend: str) -> None:
+    rng = np.random.default_rng(0)
+    features, probs = rng.random((2, 6, 7), np.float32), np.full((3, 6, 7), 1 / 3, np.float32)
+    probs[0] += rng.random((6, 7), np.float32) * 0.3
+    probs /= probs.sum(0)
+
+    def marginals(given: object) -> np.ndarray:
+        params = CRFParams(kernels=(FeatureKernel(features=given, weight=3),), iterations=2)
+        return dense_crf(None, probs, params, backend=backend)
+
+    expected = marginals(features)
+    for given in (
+        features[:, ::-1].copy()[:, ::-1],
+        features.astype(">f4"),
+        torch.from_numpy(features).requires_grad_(),
+    ):
+        np.testing.assert_array_equal(marginals(given), expected)
+    marginals(torch.from_numpy(features).bfloat16())
+    for wrong in (features.astype(np.complex64), features.astype(object)):
+        with pytest.raises(DataError, match="kernel features are"):
+            marginals(wrong)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from weakclip.classes import VOC12, voc_palette
 from weakclip.datasets.voc import OFFICIAL_SIZES, VOC12Dataset, find_voc_root
-from weakclip.datasets.voc_labels import read_xml_labels
+from weakclip.datasets.voc_labels import read_label_csv, read_xml_labels
 from weakclip.errors import DataError
 from weakclip.images import write_mask
 
@@ -241,3 +241,18 @@ def test_real_photos_agree_with_their_masks() -> None:
             sample, mask = dataset[index], dataset.mask(index)
             assert mask.shape == sample.image.shape[:2] == dataset.size(index)
             assert set(np.unique(mask)) - {0, 255} <= set(sample.labels)
+
+
+@pytest.mark.parametrize("content", ["image,labels\n".encode("utf-16"), b'image,labels\n"' + b"x" * 140_000])
+def test_a_label_file_that_is_no_csv_in_utf8_is_one_line(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "image_labels.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"image_labels\.csv: not (UTF-8 text|a CSV file)"):
+        read_label_csv(path)
+
+
+def test_an_annotation_of_an_unknown_encoding_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    path.write_bytes(b"<?xml version='1.0' encoding='nonsense'?><annotation/>")
+    with pytest.raises(DataError, match=r"a\.xml: not a well-formed"):
+        read_xml_labels(path)

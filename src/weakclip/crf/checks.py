@@ -109,6 +109,9 @@ def _check_features(features: Any, size: tuple[int, int], batch: int) -> None:
             f"dense CRF: kernel features of shape {shape} for {batch} image(s) of {size[0]}×{size[1]}; expected "
             "(D, H, W), or one such for each image"
         )
+    kind = getattr(features.dtype, "kind", None) or ("c" if features.is_complex() else "f")  # torch's have no kind
+    if kind not in "fiu":
+        raise DataError(f"dense CRF: kernel features are {features.dtype}, expected floating point or whole numbers")
     reach = max(abs(float(features.min())), abs(float(features.max())))
     if not reach <= _MAX_SPAN:
         raise DataError(

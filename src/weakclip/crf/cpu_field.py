@@ -11,7 +11,7 @@ import numpy as np
 
 from weakclip.crf import cpu_filter, cpu_rows
 from weakclip.crf.cpu_lattice import BLOCK, Lattice, Place, Terms, build_lattice
-from weakclip.crf.features import colour_widths, feature_spans, position_widths
+from weakclip.crf.features import colour_widths, feature_array, feature_spans, position_widths
 from weakclip.crf.params import FeatureKernel, Kernel
 from weakclip.crf.simd import size_of
 from weakclip.crf.workspace import workspace
@@ -101,7 +101,7 @@ def _features(kernel: Kernel | FeatureKernel, image: np.ndarray) -> tuple[np.nda
     features = workspace.take("first", shape, np.float32)
     features[:, number:] = 0
     if isinstance(kernel, FeatureKernel):
-        given = np.asarray(kernel.features, np.float32).reshape(shape[0], -1)
+        given = feature_array(kernel).reshape(shape[0], -1)
         features[:, :number] = given[:, tile_order(height, width)]
         return features, tuple((given.max(axis=1, initial=0) - given.min(axis=1, initial=0)).tolist())
     places = _scaled_positions(height, width, position_widths(kernel))

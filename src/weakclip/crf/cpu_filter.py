@@ -134,7 +134,7 @@ def mean_field(
     probs: Any, counts: Any, offsets: Any, weights: Any, chains: Any, groups: Any, first_vertices: Any, tables: Any,
     iterations: Any, order: Any, distinct: Any, planes: Any, narrow: Any, lanes: Any, blocks: Any, terms: Any,
 ) -> Any:  # fmt: skip
-    """All iterations of `p · exp(Σ messages)`, normalised; `probs` is `(N · width,)`, padded to a multiple of 16.
+    """All iterations of `p · exp(Σ messages)`, normalised; `probs` is `(N · width,)` and 16 more.
 
     The result goes to `planes` as in `fill_planes`. Messages are not negative, so that the sum which divides is at
     least one; it is infinite, and False is returned, where a message is above 88. `counts` says how many equal labels

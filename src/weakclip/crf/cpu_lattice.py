@@ -101,8 +101,8 @@ def build_lattice(features: np.ndarray, spans: tuple[float, ...], terms: Terms, 
     """Find the lattice of N points; it lies in the thread's workspace.
 
     Args:
-        features: `(d, N padded to BLOCK)` float32 in standard deviations, from 0 to `spans`.
-        spans: d largest values.
+        features: `(d, N padded to BLOCK)` float32 in standard deviations.
+        spans: range of each of the d features.
         terms: filled, from `place.column` on, with the d + 1 vertices of each point's simplex as offsets in the table,
             and with their weights: barycentric coordinates times `√(strength / norm)`, norm being the filter's
             response to ones.

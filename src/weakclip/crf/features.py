@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from weakclip.crf.params import Kernel, Weight
+from weakclip.crf.params import FeatureKernel, Kernel, Weight
 from weakclip.errors import DataError
 
 
@@ -60,6 +60,14 @@ def feature_spans(kernel: Kernel, height: int, width: int, channels: int) -> tup
     sx, sy = position_widths(kernel)
     spans = ((width - 1) / sx, (height - 1) / sy)
     return spans if kernel.srgb is None else (*spans, *(255.0 / colour_widths(kernel, channels).astype(float)).tolist())
+
+
+def feature_array(kernel: FeatureKernel) -> np.ndarray:
+    """The features as they were given, array or tensor of any kind, as a float32 array of its own memory order."""
+    features = kernel.features
+    if hasattr(features, "detach"):  # a torch tensor, wherever it is
+        features = features.detach().float().cpu().numpy()
+    return np.ascontiguousarray(features, np.float32)
 
 
 def label_costs(weight: Weight, num_labels: int) -> np.ndarray:

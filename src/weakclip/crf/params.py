@@ -6,7 +6,7 @@ References:
 
 from __future__ import annotations
 
-import math
+import numbers
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,17 @@ from weakclip.errors import DataError
 Weight = float | tuple[float, ...] | tuple[tuple[float, ...], ...]
 
 
+_LARGEST, _NARROWEST = 1e9, 1e-6
+
+
 def _require(value: object, name: str, expected: str, ok: bool) -> None:
     if not ok:
         raise DataError(f"dense CRF: {name} is {value!r}, expected {expected}")
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Finite, and of a size that float32 can be worked with."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _frozen(value: Any) -> Any:
@@ -36,8 +40,8 @@ def _short(value: Any) -> str:
 
 def _require_widths(value: Any, name: str, counts: str, ok: bool) -> None:
     widths = value if isinstance(value, tuple) else (value,)
-    ok = ok and len(widths) > 0 and all(_is_number(width) and width > 0 for width in widths)
-    _require(value, f"kernel width {name}", f"a number above 0 ({counts})", ok)
+    ok = ok and len(widths) > 0 and all(_is_number(width) and width >= _NARROWEST for width in widths)
+    _require(value, f"kernel width {name}", f"a number from {_NARROWEST:g} to {_LARGEST:g} ({counts})", ok)
 
 
 def _checked_weight(value: Any) -> Weight:
@@ -132,7 +136,7 @@ class CRFParams:
     def __post_init__(self) -> None:
         ok = isinstance(self.kernels, tuple) and all(isinstance(x, (Kernel, FeatureKernel)) for x in self.kernels)
         _require(self.kernels, "kernels", "a tuple of Kernel or FeatureKernel", ok)
-        whole = isinstance(self.iterations, int) and not isinstance(self.iterations, bool)
+        whole = isinstance(self.iterations, numbers.Integral) and not isinstance(self.iterations, bool)
         _require(self.iterations, "iterations", "a whole number of 0 or more", whole and self.iterations >= 0)
 
 

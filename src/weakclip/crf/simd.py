@@ -1,4 +1,4 @@
-"""A short vector of float32 for numba, so that loops over labels and pixels become SIMD code on any processor.
+"""A short vector of float32 or int64 for numba, so that loops over labels and pixels become SIMD code on any processor.
 
 LLVM does not vectorise plain loops over two rows of one array well: it cannot rule out that they overlap. Here the
 vector is a type of its own, and LLVM lowers it to whatever the processor has. numba is imported at the top of this

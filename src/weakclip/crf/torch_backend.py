@@ -14,6 +14,7 @@ from torch import Tensor
 
 from weakclip.crf.features import (
     colour_widths,
+    feature_array,
     feature_spans,
     has_phantom,
     key_strides,
@@ -82,7 +83,8 @@ def kernel_features(images: Tensor, kernel: Kernel | FeatureKernel) -> tuple[Ten
     """What a kernel compares, `(B, H, W, d)` float32 in standard deviations, and the range of each feature."""
     batch, height, width, channels = images.shape
     if isinstance(kernel, FeatureKernel):
-        features = torch.as_tensor(kernel.features, dtype=torch.float32, device=images.device)
+        given = kernel.features.detach() if torch.is_tensor(kernel.features) else feature_array(kernel).copy()
+        features = torch.as_tensor(given, dtype=torch.float32, device=images.device)
         features = features.expand(batch, *features.shape[-3:]).permute(0, 2, 3, 1)
         spans = features.amax((0, 1, 2)).clamp(min=0) - features.amin((0, 1, 2)).clamp(max=0)
         return features, tuple(spans.tolist())

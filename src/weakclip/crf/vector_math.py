@@ -80,7 +80,6 @@ multiply = _lanewise(2, _by_element("fmul", "mul"))
 divide = _lanewise(2, _by_element("fdiv", "sdiv"))
 bits_and = _lanewise(2, lambda builder, vector, a, b: builder.and_(a, b))  # of int64
 shift_right = _lanewise(2, lambda builder, vector, a, b: builder.ashr(a, b))  # of int64
-maximum = _lanewise(2, lambda builder, vector, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
 minimum = _lanewise(2, lambda builder, vector, a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b))
 where_less = _lanewise(4, _emit_choose("<"))  # the third where a < b, else the fourth; a and b are float32
 where_equal = _lanewise(4, _emit_choose("=="))  # the third where a = b, else the fourth; a and b are float32

@@ -106,5 +106,8 @@ def _list_file(root: Path, split: str) -> Path:
 
 def _read_list(path: Path) -> list[str]:
     """Names from a list with one image a line; of `image.jpg mask.png` pairs, the image."""
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     return [Path(line.split()[0]).stem for line in lines if line.strip()]

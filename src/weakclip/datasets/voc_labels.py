@@ -67,8 +67,17 @@ def read_label_csv(path: Path) -> dict[str, tuple[int, ...]]:
     """Image-level labels from a CSV with the columns image and labels (class names with spaces between).
 
     Raises:
-        DataError: other columns, an unknown class, or an image twice; with the line.
+        DataError: no CSV in UTF-8, other columns, an unknown class, or an image twice; with the line.
     """
+    try:
+        return _csv_labels(path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except csv.Error as error:
+        raise DataError(f"{path}: not a CSV file ({error})") from None
+
+
+def _csv_labels(path: Path) -> dict[str, tuple[int, ...]]:
     labels: dict[str, tuple[int, ...]] = {}
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
@@ -127,13 +136,16 @@ def read_xml_labels(path: Path) -> tuple[int, ...]:
     Raises:
         DataError: not well-formed, a document type declaration (which could define entities), or an unknown class.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
         raise DataError(f"{path}: a VOC annotation has no document type declaration; refused")
     try:
         tree = ElementTree.fromstring(data)
         return VOC12.foreground_indices(name.text or "" for name in tree.findall("object/name"))
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise DataError(f"{path}: not a well-formed XML annotation ({error})") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None

@@ -32,7 +32,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         raise WeightsError(f"{path}: not a checkpoint that can be read safely ({reason})") from None
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

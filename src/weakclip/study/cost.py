@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from weakclip.config import plain
-from weakclip.errors import RunError
+from weakclip.errors import ConfigError, RunError
 from weakclip.images import write_json
 from weakclip.pipeline.manifest import StageKey
 from weakclip.progress import track
@@ -87,6 +87,10 @@ def study_cost(out: Path | str, sides: Sequence[Side], settings: CostSettings) -
         RunError: `out` holds something else or cannot be written, or a process was killed (for want of memory).
     """
     out = Path(out)
+    try:
+        torch.empty(0, device=settings.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device: {settings.device!r} cannot be used ({str(error).splitlines()[0]})") from None
     described = {type(side).__name__: plain(side) for side in sides}
     key = StageKey(settings={"sides": described, "machine": machine(), **asdict(settings)})
     check_folder(out, key)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from weakclip.config import RunConfig
+from weakclip.errors import ConfigError
 from weakclip.modeling import ModelSettings
 from weakclip.study.results import VariantStudy
 from weakclip.study.variants import Variant, study_variants
@@ -27,7 +29,13 @@ def study_temperature(
     config: RunConfig, out: Path | str, *, values: Sequence[float] = TEMPERATURES, seeds: int = 3
 ) -> VariantStudy:
     """What the first value of alpha and beta is worth; arguments and errors as `study_variants`."""
-    variants = [_with_model(config, f"{value:g}", replace(config.model, temperature_init=value)) for value in values]
+    for value in values:
+        if not math.isfinite(value):
+            raise ConfigError(f"value: a finite number expected; found {value}")
+    variants = [
+        _with_model(config, repr(value).removesuffix(".0"), replace(config.model, temperature_init=value))
+        for value in values
+    ]
     return study_variants(config, out, "first value of alpha and beta", variants, seeds=seeds)
 
 

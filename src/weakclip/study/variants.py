@@ -121,7 +121,14 @@ def study_variants(
 def _study_key(context: RunContext, subject: str) -> StageKey:
     """All that the variants have in common; which variants and random seeds there are is open."""
     sections = ("clip", "seeds", "model", "augment", "loss", "train", "pseudo_masks", "seed")
-    sources = ("train images", "train masks", "CLIP weights", "imported seeds", "MCTformer+ weights")
+    sources = (
+        "train images",
+        "train masks",
+        "CLIP weights",
+        "imported seeds",
+        "MCTformer+ weights",
+        "ResNet38 weights",
+    )
     inputs = {name: context.fingerprint(name) for name in sources}
     return StageKey(settings=context.settings(sections) | {"study": subject}, inputs=inputs)
 
@@ -129,7 +136,8 @@ def _study_key(context: RunContext, subject: str) -> StageKey:
 def _make_seeds(context: RunContext, seed: int) -> Path:
     """Stage 1; once for all random seeds where nothing in it is drawn at random."""
     config = context.config
-    seed = seed if config.seeds.method == "mctformer" else config.seed
+    trained = config.seeds.method == "mctformer" or config.seeds.affinity is not None
+    seed = seed if trained else config.seed
     folder = context.out / "seeds" / f"seed_{seed}"
     run_stage(dataclasses.replace(config, seed=seed), folder, "seeds")
     return folder / STAGE_FOLDERS["seeds"]
