@@ -112,6 +112,7 @@ def _check_features(features: Any, size: tuple[int, int], batch: int) -> None:
     kind = getattr(features.dtype, "kind", None) or ("c" if features.is_complex() else "f")  # torch's have no kind
     if kind not in "fiu":
         raise DataError(f"dense CRF: kernel features are {features.dtype}, expected floating point or whole numbers")
+    features = features.detach() if hasattr(features, "detach") else features
     reach = max(abs(float(features.min())), abs(float(features.max())))
     if not reach <= _MAX_SPAN:
         raise DataError(
