@@ -5,24 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import weakclip
-from weakclip import cli
 
 SOURCE = Path(weakclip.__file__).parents[1]
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """Exit code of the command line in this process."""
-    monkeypatch.setattr(sys, "argv", ["weakclip", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -62,11 +52,11 @@ def test_every_public_name_exists() -> None:
     ],
 )
 def test_mistake_is_one_line_and_code_2_and_nothing_is_written(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, message: str
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, message: str
 ) -> None:
     config = tmp_path / "my.yaml"
     config.write_text(text)
-    assert call(monkeypatch, "run", config, "--out", tmp_path / "run") == 2
+    assert call("run", config, "--out", tmp_path / "run") == 2
     *_, last = capsys.readouterr().err.strip().splitlines()
     assert last.startswith("weakclip: ")
     assert message in last
@@ -74,34 +64,34 @@ def test_mistake_is_one_line_and_code_2_and_nothing_is_written(
 
 
 def test_foreign_folder_is_left_alone(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    assert call(monkeypatch, "run", "demo", "--out", tmp_path, "--set", "data.train_limit=2") == 2
+    assert call("run", "demo", "--out", tmp_path, "--set", "data.train_limit=2") == 2
     assert "no run of weakclip" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-    assert call(monkeypatch, "report", tmp_path) == 2
+    assert call("report", tmp_path) == 2
     assert "not a run folder" in capsys.readouterr().err
 
 
-def test_config_prints_what_is_shipped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(monkeypatch, "config", "voc12") == 0
+def test_config_prints_what_is_shipped(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("config", "voc12") == 0
     assert capsys.readouterr().out.startswith("# PASCAL VOC 2012")
-    assert call(monkeypatch, "config", "voc12", "--set", "train.steps=7") == 0
+    assert call("config", "voc12", "--set", "train.steps=7") == 0
     assert "steps: 7" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [("run",), ("run", "demo"), ("run", "demo", "--out"), ("runn",), ("--verion",)])
 def test_wrong_usage_is_code_2(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
-    assert call(monkeypatch, *arguments) == 2
+    assert call(*arguments) == 2
     assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
 def test_stopped_run_ends_with_the_code_of_its_signal(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, raised: BaseException, code: int
+    call: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, raised: BaseException, code: int
 ) -> None:
     import weakclip.pipeline
 
@@ -109,4 +99,4 @@ def test_stopped_run_ends_with_the_code_of_its_signal(
         raise raised
 
     monkeypatch.setattr(weakclip.pipeline, "run_pipeline", stop)
-    assert call(monkeypatch, "run", "demo", "--out", tmp_path / "run") == code
+    assert call("run", "demo", "--out", tmp_path / "run") == code

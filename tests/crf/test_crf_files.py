@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,38 +36,29 @@ def probs(tmp_path: Path) -> Path:
     return tmp_path / "probs.npy"
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["weakclip", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 def test_marginals_and_mask_are_those_of_dense_crf(
-    monkeypatch: pytest.MonkeyPatch, image: Path, probs: Path, tmp_path: Path
+    call: Callable[..., int], image: Path, probs: Path, tmp_path: Path
 ) -> None:
     expected = dense_crf(IMAGE, PROBS, VOC_CRF)
     assert (expected.argmax(0) != PROBS.argmax(0)).any()
-    assert call(monkeypatch, "crf", image, probs, "--out", tmp_path / "new/out.npy") == 0
+    assert call("crf", image, probs, "--out", tmp_path / "new/out.npy") == 0
     marginals = np.load(tmp_path / "new/out.npy")
     assert marginals.dtype == np.float32
     np.testing.assert_array_equal(marginals, expected)
-    assert call(monkeypatch, "crf", image, probs, "--out", tmp_path / "out.png", "--preset", "coco") == 0
+    assert call("crf", image, probs, "--out", tmp_path / "out.png", "--preset", "coco") == 0
     np.testing.assert_array_equal(read_mask(tmp_path / "out.png"), dense_crf(IMAGE, PROBS, COCO_CRF).argmax(0))
     np.testing.assert_array_equal(read_rgb(tmp_path / "out.png"), voc_palette()[read_mask(tmp_path / "out.png")])
 
 
 def test_kernels_come_from_the_crf_section_of_a_configuration(
-    monkeypatch: pytest.MonkeyPatch, image: Path, probs: Path, tmp_path: Path
+    call: Callable[..., int], image: Path, probs: Path, tmp_path: Path
 ) -> None:
     params = CRFParams(kernels=(Kernel(sxy=2, weight=1.5), Kernel(sxy=9, srgb=20, weight=4)), iterations=3)
     section = "kernels:\n  - {sxy: 2, weight: 1.5}\n  - {sxy: 9, srgb: 20, weight: 4}\niterations: 3\n"
     for text in (section, "crf:\n  " + section.replace("\n", "\n  ")):
         (tmp_path / "mine.yaml").write_text(text)
         assert load_crf(tmp_path / "mine.yaml") == params
-    assert call(monkeypatch, "crf", image, probs, "--out", tmp_path / "a.npy", "--params", tmp_path / "mine.yaml") == 0
+    assert call("crf", image, probs, "--out", tmp_path / "a.npy", "--params", tmp_path / "mine.yaml") == 0
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), dense_crf(IMAGE, PROBS, params))
 
 
@@ -135,14 +127,14 @@ def test_what_cannot_be_written_is_said_in_one_line(image: Path, probs: Path, tm
 
 
 def test_command_line_mistakes_are_code_2(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], image: Path, tmp_path: Path
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], image: Path, tmp_path: Path
 ) -> None:
-    assert call(monkeypatch, "crf", image, tmp_path / "none.npy", "--out", tmp_path / "a.png") == 2
+    assert call("crf", image, tmp_path / "none.npy", "--out", tmp_path / "a.png") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("weakclip: ") and "none.npy: no such file" in line
-    assert call(monkeypatch, "crf", image, image, "--out", "a.png", "--preset", "voc", "--params", image) == 2
+    assert call("crf", image, image, "--out", "a.png", "--preset", "voc", "--params", image) == 2
     assert "give one of them" in capsys.readouterr().err
-    assert call(monkeypatch, "crf", image, image, "--out", "a.png", "--preset", "sharp") == 2
+    assert call("crf", image, image, "--out", "a.png", "--preset", "sharp") == 2
 
 
 def test_presets_of_the_command_line_are_those_of_the_package() -> None:

@@ -256,3 +256,9 @@ def test_an_annotation_of_an_unknown_encoding_is_one_line(tmp_path: Path) -> Non
     path.write_bytes(b"<?xml version='1.0' encoding='nonsense'?><annotation/>")
     with pytest.raises(DataError, match=r"a\.xml: not a well-formed"):
         read_xml_labels(path)
+
+
+def test_a_list_that_is_no_utf8_is_one_line(devkit: Path) -> None:
+    (devkit / "ImageSets/Segmentation/train.txt").write_bytes(b"2007_000001\n\xff\n")
+    with pytest.raises(DataError, match=r"train\.txt: not UTF-8 text"):
+        VOC12Dataset(devkit, "train")

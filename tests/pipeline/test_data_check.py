@@ -4,61 +4,49 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from weakclip import cli
 from weakclip.config import DataSettings
 from weakclip.pipeline.data_check import check_data, finding_lines
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["weakclip", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 @pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch) -> None:
+def published(call: Callable[..., int]) -> None:
     """The small VOC folder is as large as published."""
     monkeypatch.setattr("weakclip.datasets.voc.OFFICIAL_SIZES", {"train_aug": 3, "val": 2, "test": 2})
 
 
-def check(monkeypatch: pytest.MonkeyPatch, root: Path, *more: str | Path) -> int:
-    return call(monkeypatch, "data", "check", "voc12", "--set", f"data.root={root}", *more)
+def check(call: Callable[..., int], root: Path, *more: str | Path) -> int:
+    return call("data", "check", "voc12", "--set", f"data.root={root}", *more)
 
 
 @pytest.mark.usefixtures("published")
-def test_a_sound_root_is_code_0(
-    voc_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert check(monkeypatch, voc_root) == 0
+def test_a_sound_root_is_code_0(voc_root: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(call, voc_root) == 0
     shown = capsys.readouterr().out
     assert "findings: 0" in shown
     assert "train_aug: image-level labels from Annotations" in shown
 
 
 def test_another_number_of_images_is_said_and_code_1(
-    voc_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    voc_root: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check(monkeypatch, voc_root) == 1
+    assert check(call, voc_root) == 1
     assert "3 images; the published split has 10,582" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("published")
 def test_findings_are_shown_and_written_and_code_1(
-    voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    voc_root: Path, tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo = voc_root / "JPEGImages/2007_000002.jpg"
     photo.write_bytes(photo.read_bytes()[:-50])
     shutil.copy(voc_root / "JPEGImages/2007_000001.jpg", voc_root / "JPEGImages/2007_000006.jpg")
-    assert check(monkeypatch, voc_root, "--json", tmp_path / "check.json") == 1
+    assert check(call, voc_root, "--json", tmp_path / "check.json") == 1
     shown = capsys.readouterr().out
     assert "2007_000002" in shown
     assert "findings: 1" in shown
@@ -73,10 +61,8 @@ def test_findings_are_shown_and_written_and_code_1(
 
 
 @pytest.mark.usefixtures("published")
-def test_splits_may_be_chosen(
-    voc_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert check(monkeypatch, voc_root, "--split", "test", "--split", "val") == 0
+def test_splits_may_be_chosen(voc_root: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(call, voc_root, "--split", "test", "--split", "val") == 0
     assert "train_aug" not in capsys.readouterr().out
 
 
@@ -101,30 +87,30 @@ def test_a_validation_image_among_the_training_images_is_found(voc_root: Path) -
 )
 def test_what_the_user_can_mend_is_one_line_and_code_2(
     voc_root: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     arguments: tuple[str, ...],
     message: str,
 ) -> None:
     monkeypatch.chdir(voc_root)
-    assert check(monkeypatch, voc_root, *arguments) == 2
+    assert check(call, voc_root, *arguments) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("weakclip: ")]
     assert message in line
 
 
 def test_missing_photos_are_one_line_and_code_2(
-    voc_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    voc_root: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (voc_root / "JPEGImages/2007_000002.jpg").unlink()
-    assert check(monkeypatch, voc_root) == 2
+    assert check(call, voc_root) == 2
     assert "1 of the 3 images of train_aug.txt are missing, the first is 2007_000002.jpg" in capsys.readouterr().err
 
 
 def test_a_name_that_is_listed_twice_is_one_line_and_code_2(
-    voc_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    voc_root: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (voc_root / "ImageSets/Segmentation/val.txt").write_text("2007_000004\n2007_000005\n2007_000004\n")
-    assert check(monkeypatch, voc_root) == 2
+    assert check(call, voc_root) == 2
     assert "split 'val' names '2007_000004' more than once" in capsys.readouterr().err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,7 +12,7 @@ import torch
 
 from weakclip.classes import ClassSet
 from weakclip.clip import load_clip
-from weakclip.errors import RunError
+from weakclip.errors import ConfigError, RunError
 from weakclip.modeling import ModelSettings
 from weakclip.study import cost
 from weakclip.study.cost import CostSettings, Measurement, measure, study_cost
@@ -103,3 +104,9 @@ def test_table_is_made_of_medians() -> None:
     assert "| peak memory, as a share | 60.0% | 100.0% |" in table
     assert "25 (12.5%)" in table
     ElementTree.fromstring(cost_chart([fast, slow], 2))
+
+
+def test_a_device_that_is_not_there_is_one_line(tmp_path: Path, weakclip_side: WeakCLIPSide) -> None:
+    with pytest.raises(ConfigError, match="device: 'nonsense' cannot be used"):
+        study_cost(tmp_path / "study", [weakclip_side], dataclasses.replace(SETTINGS, device="nonsense"))
+    assert not (tmp_path / "study").exists()

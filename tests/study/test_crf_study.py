@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 
 import weakclip.study.crf as study_module
-from weakclip import cli
 from weakclip.clip import FrozenCLIP, load_clip
 from weakclip.config import RunConfig, load_config, load_crf
 from weakclip.crf import COCO_CRF, VOC_CRF, CRFParams
@@ -55,15 +53,6 @@ def config() -> RunConfig:
 
 def written(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["weakclip", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_scores_are_those_of_the_pseudo_masks(config: RunConfig, probs: Path) -> None:
@@ -217,16 +206,16 @@ def test_run_without_a_fitting_weakclip_is_refused(config: RunConfig, tmp_path: 
 
 
 def test_command_prints_yaml_for_a_configuration(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], probs: Path, tmp_path: Path
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], probs: Path, tmp_path: Path
 ) -> None:
     arguments = ["study", "crf", "demo", "--out", tmp_path / "study", "--probs", probs, "--candidates", "5"]
     for override in OVERRIDES:
         arguments += ["--set", override]
-    assert call(monkeypatch, *arguments) == 0
+    assert call(*arguments) == 0
     shown = capsys.readouterr().out
     assert "split 'train', 6 images: a tuning set" in shown
     assert (tmp_path / "study/best.yaml").read_text() in shown
-    assert call(monkeypatch, "study", "crf", "demo", "--out", tmp_path / "study") == 2
+    assert call("study", "crf", "demo", "--out", tmp_path / "study") == 2
     assert "give either --run or --probs" in capsys.readouterr().err
 
 

@@ -15,10 +15,12 @@ import weakclip.study.variants as engine
 from weakclip import cli
 from weakclip.config import RunConfig, limit_training, load_config
 from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.pipeline.context import RunContext
 from weakclip.study import VariantStudy, study_parts, study_prompts, study_temperature
 from weakclip.study.parts import part_variants
 from weakclip.study.variant_pages import variant_chart
 from weakclip.study.variants import SEEDS_ROW
+from weakclip.training.train_affinity import AffinitySettings
 
 WINDOWS = "pseudo_masks.inference={scales: [1.0], flip: false, crop: 64, stride: 64}"
 
@@ -179,3 +181,21 @@ def make_study(tmp_path: Path) -> Callable[..., VariantStudy]:
         return VariantStudy(**names, images=1, variants=("a",), seeds=(0,), results=(result,))
 
     return make
+
+
+def test_values_that_differ_late_are_two_and_no_number_is_refused(config: RunConfig, tmp_path: Path) -> None:
+    study = study_temperature(config, tmp_path / "study", values=[0.1, 0.10000001], seeds=1)
+    assert study.variants == (SEEDS_ROW, "0.1", "0.10000001")
+    with pytest.raises(ConfigError, match="a finite number expected; found nan"):
+        study_temperature(config, tmp_path / "other", values=[float("nan")], seeds=1)
+    assert not (tmp_path / "other").exists()
+
+
+def test_another_trunk_of_affinitynet_is_another_study(config: RunConfig, tmp_path: Path) -> None:
+    trunk = tmp_path / "trunk.pth"
+    trunk.write_bytes(b"one")
+    affinity = AffinitySettings(pretrained=str(trunk))
+    with_affinity = dataclasses.replace(config, seeds=dataclasses.replace(config.seeds, affinity=affinity))
+    first = engine._study_key(RunContext(with_affinity, tmp_path / "study"), "a subject")
+    trunk.write_bytes(b"another")
+    assert engine._study_key(RunContext(with_affinity, tmp_path / "study"), "a subject").digest != first.digest

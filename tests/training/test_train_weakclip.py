@@ -11,8 +11,10 @@ from torch import Tensor
 
 import weakclip.training.train_weakclip as stage
 from weakclip.clip import FrozenCLIP
+from weakclip.crf import LOSS_CRF, dense_crf
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError
+from weakclip.losses import boundary_loss, grid_probabilities
 from weakclip.modeling import WeakCLIP, build_weakclip, load_weakclip
 from weakclip.training.pairs import TrainingPairs
 from weakclip.training.settings import TrainSettings
@@ -66,6 +68,15 @@ def test_the_loss_is_the_sum_of_its_parts(tiny_clip: FrozenCLIP, pairs: Training
     first = WeakCLIPLoss(LOSS)(_model(tiny_clip, pairs), _batch(pairs))["matching_loss"]
     second = halved(_model(tiny_clip, pairs), _batch(pairs))["matching_loss"]
     assert second.item() == pytest.approx(first.item() / 2, rel=0.2)  # dropout differs between the two calls
+
+
+def test_the_crf_beside_the_other_losses_is_that_of_one_after_the_other(tiny_clip: FrozenCLIP, pairs: TrainingPairs):
+    model, batch, size = _model(tiny_clip, pairs).eval(), _batch(pairs), (LOSS.size, LOSS.size)
+    found = WeakCLIPLoss(LOSS)(model, batch)["boundary_loss"]
+    probs = grid_probabilities(model(batch["image"]).logits, size)
+    images = torch.nn.functional.interpolate(batch["image"].float(), size=size, mode="bilinear", align_corners=False)
+    target = dense_crf(images.round().to(torch.uint8), probs.detach(), LOSS_CRF)
+    torch.testing.assert_close(found, boundary_loss(probs, target), rtol=0, atol=0)
 
 
 def test_trains_without_pixel_labels_and_leaves_clip_bit_identical(

@@ -1,8 +1,9 @@
 """Mean field on the CPU: one image on one thread, the images of a batch on several.
 
-The compiled code lives in `cpu_lattice` (which vertices there are) and `cpu_filter` (the loops over labels). It runs
-without the GIL, so a plain thread pool uses all cores; numba's own threading layer, which clashes with torch's, is
-not used. `NUMBA_NUM_THREADS` limits the threads.
+The compiled code lives in `cpu_lattice` and `cpu_chains` (which vertices there are, and how they are linked),
+`cpu_rows` (what is done once an image) and `cpu_filter` (the loops over labels). It runs without the GIL, so a plain
+thread pool uses all cores; numba's own threading layer, which clashes with torch's, is not used. `NUMBA_NUM_THREADS`
+limits the threads.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from weakclip.crf import cpu_filter, cpu_rows
 from weakclip.crf.checks import check_range
 from weakclip.crf.cpu_field import Field, pixel_field, tile_order
 from weakclip.crf.features import label_costs
-from weakclip.crf.labels import merge_equal_planes
 from weakclip.crf.params import CRFParams, FeatureKernel
 from weakclip.crf.simd import size_of
 from weakclip.crf.workspace import workspace
@@ -49,7 +49,6 @@ def infer_batch(
         DataError: probabilities that are negative, not finite, or do not sum to one.
     """
     result = np.empty(probs.shape, dtype=np.float32)
-
     pending = deque(range(len(images)))
 
     def work() -> None:
@@ -100,7 +99,7 @@ def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_
     num_labels, height, width = probs.shape
     planes, result, order = probs.reshape(num_labels, -1), out.reshape(num_labels, -1), tile_order(height, width)
     potts = all(not isinstance(kernel.weight, tuple) for kernel in params.kernels)
-    distinct, column = merge_equal_planes(planes) if potts else (np.arange(num_labels), np.arange(num_labels))
+    distinct, column = _merge_equal_planes(planes) if potts else (np.arange(num_labels), np.arange(num_labels))
     lanes = 4 if len(distinct) <= 4 else 8
     padded = -(-len(distinct) // lanes) * lanes
     counts = np.bincount(column, minlength=padded).astype(np.float32)
@@ -108,7 +107,6 @@ def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_
     flat = workspace.take("rows", (number + _PADDING,), np.float32)
     flat[number:] = 1
     rows = flat[:number]
-
     if log_probs:
         cpu_rows.fill_rows(planes.ravel(), distinct, order, rows, padded)
     else:
@@ -126,6 +124,20 @@ def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_
     for label, first in enumerate(distinct[column].tolist()):
         if first != label:
             result[label] = result[first]
+
+
+def _merge_equal_planes(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels whose planes, of `(K, N)`, are equal everywhere share one column of the mean field; this is exact.
+
+    Their marginals stay equal in every iteration (Potts, the same messages), so one column counts several times in the
+    softmax's sum. Classes absent from an image, held at a common floor, then cost next to nothing.
+
+    Returns:
+        The first plane of each kind, `(D,)` int64 ascending, and which of the D kinds each plane is, `(K,)` int64.
+    """
+    distinct, column = np.empty(len(planes), np.int64), np.empty(len(planes), np.int64)
+    count = cpu_rows.find_equal_planes(planes.ravel(), distinct, column)
+    return distinct[:count], column
 
 
 def _potts_mean_field(

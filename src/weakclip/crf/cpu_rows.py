@@ -141,7 +141,7 @@ def fill_planes(
 
 @jit
 def find_equal_planes(planes: Any, distinct: Any, column: Any) -> Any:
-    """As `labels.merge_equal_planes`, whose results are filled in; returns the number of distinct planes."""
+    """Fill in the first plane of each kind, and of which kind every plane is; returns the number of kinds."""
     count, size = 0, len(planes) // len(column)
     for label in range(len(column)):
         kind = 0

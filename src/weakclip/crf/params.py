@@ -48,7 +48,10 @@ def _checked_weight(value: Any) -> Weight:
     weight: Weight = _frozen(value)
     if not isinstance(weight, tuple):
         _require(
-            weight, "kernel weight", "a number of 0 or more, a vector or a matrix", _is_number(weight) and weight >= 0
+            weight,
+            "kernel weight",
+            f"a number from 0 to {_LARGEST:g}, a vector or a matrix",
+            _is_number(weight) and weight >= 0,
         )
         return weight
     matrix = all(isinstance(row, tuple) for row in weight)
@@ -68,15 +71,15 @@ class Kernel:
     `k(i, j) = exp(−|x_i − x_j|² / 2 sxy² − |c_i − c_j|² / 2 srgb²)`; the colour part is there if `srgb` is.
 
     Args:
-        sxy: standard deviation over positions, in pixels, > 0; or a pair, along x and along y.
-        weight: strength ≥ 0 of a Potts compatibility (what two unlike labels cost), or, with pydensecrf's meaning and
+        sxy: standard deviation over positions, in pixels, 1e-6…1e9; or a pair, along x and along y.
+        weight: strength 0…1e9 of a Potts compatibility (what two unlike labels cost), or, with pydensecrf's meaning and
             signs, what labels cost each other: `(K,)`, the diagonal of a matrix, or `(K, K)`, of which the symmetric
             part counts. A Potts weight w equals the vector of −w.
-        srgb: standard deviation over colours, in levels of 0…255, > 0, or one for each channel; None makes the kernel
-            purely spatial.
+        srgb: standard deviation over colours, in levels of 0…255, 1e-6…1e9, or one for each channel; None makes the
+            kernel purely spatial.
 
     Raises:
-        DataError: a width that is not positive, or a weight that is negative, not finite or of no such shape.
+        DataError: a width or weight out of range, or a weight of no such shape.
     """
 
     sxy: float | tuple[float, float]

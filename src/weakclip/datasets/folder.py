@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from weakclip.classes import BACKGROUND, ClassSet
 from weakclip.datasets.base import ImageFileDataset
-from weakclip.datasets.label_files import LabelRow, class_set_of_names, read_class_file, read_label_rows
+from weakclip.datasets.label_files import LabelRow, class_set_of_names, read_class_file, read_label_rows, reading_text
 from weakclip.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -212,8 +212,6 @@ def _split_files(root: Path, split: str | None, images: _Images) -> list[str]:
 
 
 def _read_split(path: Path, images: _Images) -> list[str]:
-    try:
+    with reading_text(path):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text; save it as UTF-8") from None
     return [images.find(line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
 import json
@@ -34,6 +35,21 @@ class LabelRow:
     where: str
 
 
+@contextlib.contextmanager
+def reading_text(path: Path) -> Iterator[None]:
+    """Turn what Python says of a text or CSV file in another form into one line that names it.
+
+    Raises:
+        DataError: not UTF-8, or not a CSV file.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except csv.Error as error:
+        raise DataError(f"{path}: not a CSV file ({error})") from None
+
+
 def read_label_rows(path: Path) -> list[LabelRow]:
     """Rows of a CSV with the columns image and labels, or of JSON Lines `{"image": "…", "labels": ["…"]}`.
 
@@ -44,13 +60,8 @@ def read_label_rows(path: Path) -> list[LabelRow]:
     Raises:
         DataError: another form, or a row without image or labels; with the line.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return list(_json_rows(file, path) if path.suffix == ".jsonl" else _csv_rows(file, path))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except csv.Error as error:
-        raise DataError(f"{path}: not a CSV file ({error})") from None
+    with reading_text(path), path.open(newline="", encoding="utf-8-sig") as file:
+        return list(_json_rows(file, path) if path.suffix == ".jsonl" else _csv_rows(file, path))
 
 
 def _csv_rows(lines: Iterable[str], path: Path) -> Iterator[LabelRow]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from weakclip.classes import VOC12
 from weakclip.datasets.base import ImageFileDataset
+from weakclip.datasets.label_files import reading_text
 from weakclip.datasets.voc_labels import CSV, NPY, VOCLabels
 from weakclip.errors import DataError
 
@@ -106,8 +107,6 @@ def _list_file(root: Path, split: str) -> Path:
 
 def _read_list(path: Path) -> list[str]:
     """Names from a list with one image a line; of `image.jpg mask.png` pairs, the image."""
-    try:
+    with reading_text(path):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     return [Path(line.split()[0]).stem for line in lines if line.strip()]

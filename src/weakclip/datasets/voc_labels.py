@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from weakclip.classes import VOC12
+from weakclip.datasets.label_files import reading_text
 from weakclip.errors import DataError
 from weakclip.safe_npy import read_npy
 
@@ -69,17 +70,8 @@ def read_label_csv(path: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         DataError: no CSV in UTF-8, other columns, an unknown class, or an image twice; with the line.
     """
-    try:
-        return _csv_labels(path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except csv.Error as error:
-        raise DataError(f"{path}: not a CSV file ({error})") from None
-
-
-def _csv_labels(path: Path) -> dict[str, tuple[int, ...]]:
     labels: dict[str, tuple[int, ...]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with reading_text(path), path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         if not {"image", "labels"} <= set(rows.fieldnames or ()):
             raise DataError(f"{path}: expected the columns image,labels; found {','.join(rows.fieldnames or ())!r}")

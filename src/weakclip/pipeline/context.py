@@ -47,11 +47,7 @@ class RunContext:
         if self.config.device == "auto":
             accelerator = torch.accelerator.current_accelerator(check_available=True)
             return accelerator.type if accelerator else "cpu"
-        try:
-            torch.empty(0, device=self.config.device)
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f"device: {self.config.device!r} cannot be used ({str(error).splitlines()[0]})") from None
-        return self.config.device
+        return usable_device(self.config.device)
 
     @functools.cached_property
     def train(self) -> ImageLabelDataset:
@@ -116,3 +112,16 @@ def _noted(dataset: ImageLabelDataset) -> ImageLabelDataset:
     for note in dataset.notes:
         logger.info("%s: %s", dataset.split, note)
     return dataset
+
+
+def usable_device(name: str) -> str:
+    """The name of a torch device, if tensors can be made there.
+
+    Raises:
+        ConfigError: no such device, or none here.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device: {name!r} cannot be used ({str(error).splitlines()[0]})") from None
+    return name

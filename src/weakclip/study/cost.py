@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from weakclip.config import plain
-from weakclip.errors import ConfigError, RunError
+from weakclip.errors import RunError
 from weakclip.images import write_json
+from weakclip.pipeline.context import usable_device
 from weakclip.pipeline.manifest import StageKey
 from weakclip.progress import track
 from weakclip.study.cost_pages import write_cost_pages
@@ -84,13 +85,11 @@ def study_cost(out: Path | str, sides: Sequence[Side], settings: CostSettings) -
         settings: how.
 
     Raises:
+        ConfigError: a device that cannot be used.
         RunError: `out` holds something else or cannot be written, or a process was killed (for want of memory).
     """
     out = Path(out)
-    try:
-        torch.empty(0, device=settings.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device: {settings.device!r} cannot be used ({str(error).splitlines()[0]})") from None
+    usable_device(settings.device)
     described = {type(side).__name__: plain(side) for side in sides}
     key = StageKey(settings={"sides": described, "machine": machine(), **asdict(settings)})
     check_folder(out, key)
