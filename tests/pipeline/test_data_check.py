@@ -15,7 +15,7 @@ from weakclip.pipeline.data_check import check_data, finding_lines
 
 
 @pytest.fixture
-def published(call: Callable[..., int]) -> None:
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small VOC folder is as large as published."""
     monkeypatch.setattr("weakclip.datasets.voc.OFFICIAL_SIZES", {"train_aug": 3, "val": 2, "test": 2})
 
@@ -88,6 +88,7 @@ def test_a_validation_image_among_the_training_images_is_found(voc_root: Path) -
 def test_what_the_user_can_mend_is_one_line_and_code_2(
     voc_root: Path,
     call: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: tuple[str, ...],
     message: str,
