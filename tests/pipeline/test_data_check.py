@@ -76,6 +76,12 @@ def test_a_validation_image_among_the_training_images_is_found(voc_root: Path) -
     assert (finding.split, finding.image, finding.detail) == ("val", "2007_000004", "is 2007_000001 of train_aug")
 
 
+@pytest.fixture
+def in_root(voc_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(voc_root)
+    return voc_root
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -86,15 +92,13 @@ def test_a_validation_image_among_the_training_images_is_found(voc_root: Path) -
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_code_2(
-    voc_root: Path,
+    in_root: Path,
     call: Callable[..., int],
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: tuple[str, ...],
     message: str,
 ) -> None:
-    monkeypatch.chdir(voc_root)
-    assert check(call, voc_root, *arguments) == 2
+    assert check(call, in_root, *arguments) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("weakclip: ")]
     assert message in line
 
