@@ -45,73 +45,81 @@ def fill_table(table: Any, codes: Any, count: Any) -> None:
 
 
 @inner_jit
-def find_chains(memory: Any, count: Any, table: Any, steps: Any, chain_vertices: Any, groups: Any) -> Any:
+def find_chains(
+    codes: Any, links: Any, has_previous: Any, count: Any, table: Any, steps: Any, chain_vertices: Any, groups: Any
+) -> Any:
     """Fill `chain_vertices` with all runs of two and more neighbours, axis after axis, for each axis sorted by length.
 
-    `groups` is filled with `(length, number)`. `memory` begins with the codes of `count` vertices; what comes after
-    them is worked in. Returns how much of `chain_vertices` was filled, and the number of groups.
+    `groups` is filled with `(length, number)`. `codes`, int64, begin with those of `count` vertices; `links`, int32,
+    and `has_previous`, uint8, see the same memory, and behind the codes all three are worked in. Returns how much of
+    `chain_vertices` was filled, and the number of groups.
     """
-    codes, spare = memory.view(np.int64), count + 2
-    places, links = codes[count : count + spare], memory[8 * (count + spare) :]
-    following = links[: 4 * spare].view(np.int32)
-    heads, run = links[4 * spare : 8 * spare].view(np.int32), links[8 * spare : 12 * spare].view(np.int32)
-    has_previous = links[12 * spare : 13 * spare]
+    spare = count + 2
+    places = count  # in `codes`: of the runs of each length
+    following = 4 * spare  # in `links`, then three of these beside each other
+    heads, run = following + spare, following + 2 * spare
+    flags = 4 * (following + 3 * spare)  # in `has_previous`
     total, num_groups = 0, 0
     for span in range(spare):
-        put(places, span, 0)
+        put(codes, places + span, 0)
     for axis in range(len(steps)):
-        _link(codes, count, table, item(steps, axis), following, has_previous)
-        chains, longest = _walk(count, following, has_previous, heads, run, places)
+        _link(codes, count, table, item(steps, axis), links, following, has_previous, flags)
+        chains, longest = _walk(codes, links, has_previous, count, following, flags)
         for span in range(2, longest + 1):  # numbers of runs become where the first of them goes
-            number = item(places, span)
-            put(places, span, total)
+            number = item(codes, places + span)
+            put(codes, places + span, total)
             total += span * number
             if number > 0:
                 groups[num_groups, 0], groups[num_groups, 1] = span, number
                 num_groups += 1
-        source = 0
+        source = run
         for chain in range(chains):
-            span = int(item(heads, chain))
-            place = item(places, span)
-            put(places, span, place + span)
+            span = int(item(links, heads + chain))
+            place = item(codes, places + span)
+            put(codes, places + span, place + span)
             for position in range(span):
-                put(chain_vertices, place + position, item(run, source + position))
+                put(chain_vertices, place + position, item(links, source + position))
             source += span
         for span in range(longest + 1):
-            put(places, span, 0)
+            put(codes, places + span, 0)
     return total, num_groups
 
 
 @inner_jit
-def _link(codes: Any, count: Any, table: Any, step: Any, following: Any, has_previous: Any) -> None:
+def _link(
+    codes: Any, count: Any, table: Any, step: Any, links: Any, following: Any, has_previous: Any, flags: Any
+) -> None:
     """Along one axis, every vertex's next, `count` where there is none, and whether a vertex has one before it."""
     for vertex in range(count + 1):  # the last one is for those without a next
-        put(has_previous, vertex, np.uint8(0))
+        put(has_previous, flags + vertex, np.uint8(0))
     for vertex in range(count):
         code = item(codes, vertex) + step
         found = item(table, find_slot(table, codes, code, home(code, table)))
         found = found if found >= 0 else np.int32(count)
-        put(following, vertex, found)
-        put(has_previous, np.intp(found), np.uint8(1))
+        put(links, following + vertex, found)
+        put(has_previous, flags + np.intp(found), np.uint8(1))
 
 
 @inner_jit
-def _walk(count: Any, following: Any, has_previous: Any, heads: Any, run: Any, places: Any) -> Any:
-    """Write all runs of two and more one after the other into `run`, and their lengths into `heads`.
+def _walk(codes: Any, links: Any, has_previous: Any, count: Any, following: Any, flags: Any) -> Any:
+    """Write all runs of two and more one after the other, and their lengths; places as in `find_chains`.
 
-    `places` counts the runs of each length. Returns the number of runs and the longest length.
+    The runs of each length are counted. Returns the number of runs and the longest length.
     """
+    heads, run = following + count + 2, following + 2 * (count + 2)
     chains, length, longest = 0, 0, 0
     for vertex in range(count):
-        put(heads, chains, np.int32(vertex))
-        chains += int(item(following, vertex) < count) & int(1 - item(has_previous, vertex))
+        put(links, heads + chains, np.int32(vertex))
+        starts = (item(links, following + vertex) < count) & (item(has_previous, flags + vertex) == 0)
+        chains += int(starts)
     for chain in range(chains):
-        current, start = np.intp(item(heads, chain)), length
+        current, start = np.intp(item(links, heads + chain)), length
         while current < count:
-            put(run, length, np.int32(current))
+            put(links, run + length, np.int32(current))
             length += 1
-            current = np.intp(item(following, current))
-        put(heads, chain, np.int32(length - start))
-        put(places, length - start, item(places, length - start) + 1)
-        longest = max(longest, length - start)
+            current = np.intp(item(links, following + current))
+        span = length - start
+        put(links, heads + chain, np.int32(span))
+        put(codes, count + span, item(codes, count + span) + 1)
+        longest = max(longest, span)
     return chains, longest

@@ -105,10 +105,8 @@ def _features(kernel: Kernel | FeatureKernel, image: np.ndarray) -> tuple[np.nda
         features[:, :number] = given[:, tile_order(height, width)]
         return features, tuple((given.max(axis=1, initial=0) - given.min(axis=1, initial=0)).tolist())
     places = _scaled_positions(height, width, position_widths(kernel))
-    cpu_rows.fill_positions(*places, features.ravel(), shape[1], TILE)
-    if kernel.srgb is not None:
-        colours = (image.ravel(), *_levels(kernel, channels))
-        cpu_rows.fill_colours(*colours, height, width, features.ravel(), shape[1], TILE)
+    colours = (image.ravel(), *_levels(kernel, channels if kernel.srgb else 0))
+    cpu_rows.fill_features(*places, *colours, features.ravel(), shape[1], TILE)
     return features, feature_spans(kernel, height, width, channels)
 
 
@@ -121,8 +119,8 @@ def _scaled_positions(height: int, width: int, widths: tuple[float, float]) -> t
 
 @lru_cache(maxsize=8)
 def _levels(kernel: Kernel, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Deviations of the channels, `(C,)`, and the levels 0…255 of every channel over them, `(C · 256,)`, float32."""
-    widths = np.ascontiguousarray(colour_widths(kernel, channels))
+    """Deviations of `C` channels, `(C,)`, and the levels 0…255 of every channel over them, `(C · 256,)`, float32."""
+    widths = np.ascontiguousarray(colour_widths(kernel, channels)) if channels else np.empty(0, np.float32)
     return widths, (np.arange(256, dtype=np.float32)[None] / widths[:, None]).ravel()
 
 

@@ -46,8 +46,9 @@ def _splat_vector(
 ) -> None:
     """Write a pixel's labels from `k` on to its vertices; its terms begin at `first`."""
     for t in range(0, constant(terms) - 1, 2):
-        for place, at in enumerate(item_pair(offsets, first + t)):
-            _splat_term(values, at + k, item(weights, first + t + place), probs, lanes)
+        a, b = item_pair(offsets, first + t)
+        _splat_term(values, a + k, item(weights, first + t), probs, lanes)
+        _splat_term(values, b + k, item(weights, first + t + 1), probs, lanes)
     if constant(terms) % 2 == 1:
         last = first + constant(terms) - 1
         _splat_term(values, np.intp(item(offsets, last)) + k, item(weights, last), probs, lanes)

@@ -114,7 +114,7 @@ def build_lattice(features: np.ndarray, spans: tuple[float, ...], terms: Terms, 
     (num_points, num_terms), size = terms.offsets.shape, len(spans) + 1
     all_points = num_points + has_phantom(num_points)
     most = all_points * size
-    bytes_needed = -(-_LINK_BYTES * most // 8) * 8 + _SPARE_BYTES
+    memory = workspace.take("second", (-(-_LINK_BYTES * most // 8) * 8 + _SPARE_BYTES,), np.uint8)
     name = f"chains {place.column} of {num_terms}"  # not those of another kernel of the image, or of a kept one
     chain_vertices = workspace.take(name, (size * most,), np.int32)  # touched only as far as it is needed
     groups = workspace.take("groups", (size * (2 + math.isqrt(2 * most)), 2), np.int64)
@@ -122,7 +122,7 @@ def build_lattice(features: np.ndarray, spans: tuple[float, ...], terms: Terms, 
         features.ravel(), features.shape[1], num_points, all_points, *_axes(spans),
         terms.offsets.ravel(), terms.weights.ravel(), num_terms,
         place.column, place.first_vertex, place.width, np.float32(place.strength),
-        workspace.take("second", (bytes_needed,), np.uint8), workspace.take("ones", (most,), np.float32),
+        memory.view(np.int64), memory.view(np.int32), memory, workspace.take("ones", (most,), np.float32),
         workspace.take("table", (1 << max(12, (num_points - 1).bit_length()),), np.int32),
         chain_vertices, groups, size_of(size),
     )  # fmt: skip
@@ -133,10 +133,9 @@ def build_lattice(features: np.ndarray, spans: tuple[float, ...], terms: Terms, 
 def _build(
     features: Any, padded: Any, num_points: Any, all_points: Any, scale: Any, strides: Any, steps: Any,
     vertices: Any, weights: Any, num_terms: Any, column: Any, first_vertex: Any, width: Any, strength: Any,
-    memory: Any, ones: Any, table: Any, chain_vertices: Any, groups: Any, sides: Any,
+    codes: Any, links: Any, memory: Any, ones: Any, table: Any, chain_vertices: Any, groups: Any, sides: Any,
 ) -> Any:  # fmt: skip
     """As `build_lattice`; returns the numbers of vertices, of entries of `chain_vertices` and of groups."""
-    codes = memory.view(np.int64)
     fill_table(table, codes, 0)
     start, count = np.int64(0), np.int64(0)
     while True:
@@ -148,8 +147,8 @@ def _build(
             break
         table = np.empty(2 * len(table), np.int32)
         fill_table(table, codes, count)
-    length, num_groups = find_chains(memory, count, table, steps, chain_vertices, groups)
-    blur(ones, 0, chain_vertices, groups[:num_groups], _1, _1)
+    length, num_groups = find_chains(codes, links, memory, count, table, steps, chain_vertices, groups)
+    blur(ones, 0, chain_vertices, groups[:num_groups], _1, 1)
     normalise(ones, vertices, weights, column, num_terms, sides, first_vertex, width, strength)
     return count, length, num_groups
 

@@ -70,8 +70,10 @@ def _fill_chunk(planes: Any, distinct: Any, order: Any, rows: Any, width: Any, s
                 transpose(planes, froms, rows, tos)
                 index += 4
             else:
-                for lane, plane in enumerate((a, b, c, d)):
-                    put(rows, to + lane, item(planes, plane + pixel))
+                put(rows, to, item(planes, a + pixel))
+                put(rows, to + 1, item(planes, b + pixel))
+                put(rows, to + 2, item(planes, c + pixel))
+                put(rows, to + 3, item(planes, d + pixel))
                 index += 1
     for index in range(start, stop):
         for k in range(len(distinct), width):
@@ -134,8 +136,10 @@ def fill_planes(
                 transpose(rows, froms, planes, tos)
                 i += 4
             else:
-                for lane, plane in enumerate((d, c, b, a)):  # a comes last: it may stand for the others
-                    put(planes, plane + pixel, item(rows, at + 3 - lane))
+                put(planes, d + pixel, item(rows, at + 3))
+                put(planes, c + pixel, item(rows, at + 2))
+                put(planes, b + pixel, item(rows, at + 1))
+                put(planes, a + pixel, item(rows, at))  # comes last: it may stand for the others
                 i += 1
 
 
@@ -170,34 +174,27 @@ def _equal(planes: Any, a: Any, b: Any, size: Any) -> Any:
 
 
 @jit
-def fill_positions(columns: Any, rows: Any, features: Any, padded: Any, tile: Any) -> None:
-    """The first two features, flat and of `padded` pixels each, in the order of tiles: x and y in deviations."""
-    index = 0
-    for top in range(0, len(rows), tile):
-        for left in range(0, len(columns), tile):
-            for y in range(top, min(top + tile, len(rows))):
-                for x in range(left, min(left + tile, len(columns))):
-                    put(features, index, item(columns, x))
-                    put(features, padded + index, item(rows, y))
-                    index += 1
-
-
-@jit
-def fill_colours(
-    image: Any, srgb: Any, levels: Any, height: Any, width: Any, features: Any, padded: Any, tile: Any
+def fill_features(
+    columns: Any, rows: Any, image: Any, srgb: Any, levels: Any, features: Any, padded: Any, tile: Any
 ) -> None:
-    """The features after `fill_positions`: `image`, flat, over `srgb`, `(C,)`, which for bytes stands in `levels`."""
-    channels, index = len(srgb), 2 * padded
-    for top in range(0, height, tile):
+    """Features, flat and of `padded` pixels each, in the order of tiles: x, y, and `image` over `srgb`, `(C,)`.
+
+    `columns` and `rows` hold x and y in standard deviations, `levels` what bytes are over `srgb`.
+    """
+    channels, width, index = len(srgb), len(columns), 0
+    for top in range(0, len(rows), tile):
         for left in range(0, width, tile):
-            right = min(left + tile, width)
-            for y in range(top, min(top + tile, height)):
+            number = min(tile, width - left)
+            for y in range(top, min(top + tile, len(rows))):
+                for x in range(number):
+                    put(features, index + x, item(columns, left + x))
+                    put(features, padded + index + x, item(rows, y))
                 for c in range(channels):
-                    at, place = (y * width + left) * channels + c, c * padded + index
-                    for x in range(right - left):
+                    at, place = (y * width + left) * channels + c, (2 + c) * padded + index
+                    for x in range(number):
                         colour = item(image, at + x * channels)
                         if has_bytes(image):
                             put(features, place + x, item(levels, c * 256 + np.intp(colour)))
                         else:
                             put(features, place + x, np.float32(colour) / item(srgb, c))
-                index += right - left
+                index += number
