@@ -18,6 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from weakclip.classes import IGNORE_INDEX
 
@@ -149,7 +150,14 @@ def matching_loss(match_map: Tensor, seed_mask: Tensor, *, temperature: float = 
     >>> round(matching_loss(torch.zeros(1, 2, 2, 2), seeds, weight=1.0).item(), 4)    # log 2, on half of the pixels
     0.3466
     """
-    size = seed_mask.shape[-2:]
-    seeds = seed_mask.reshape(seed_mask.shape[0], *size).long()
-    logits = functional.interpolate(match_map.float() / temperature, size=size, mode="bilinear", align_corners=False)
-    return weight * functional.cross_entropy(logits, seeds, ignore_index=IGNORE_INDEX, reduction="none").mean()
+    seeds = seed_mask.reshape(seed_mask.shape[0], 1, *seed_mask.shape[-2:]).long()
+    logits = (match_map.float() / temperature).unsqueeze(1)
+    # At the seeds' size the map is large: made for one image at a time, and made again in the backward pass.
+    surprise = [checkpoint(_mean_surprise, *pair, use_reentrant=False) for pair in zip(logits, seeds, strict=True)]
+    return weight * torch.stack(surprise).mean()
+
+
+def _mean_surprise(logits: Tensor, seeds: Tensor) -> Tensor:
+    """Cross-entropy of `(1, K, h, w)`, resized to the seeds `(1, H, W)`, summed where seeded, over all pixels."""
+    resized = functional.interpolate(logits, size=seeds.shape[-2:], mode="bilinear", align_corners=False)
+    return functional.cross_entropy(resized, seeds, ignore_index=IGNORE_INDEX, reduction="none").mean()

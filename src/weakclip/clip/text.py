@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
 from weakclip.errors import DataError
@@ -106,6 +107,7 @@ def run_text_tower(model: CLIPModel, embeddings: Tensor, ends: Tensor) -> Tensor
     hidden = tower.embeddings(inputs_embeds=embeddings)
     mask = torch.full((length, length), torch.finfo(hidden.dtype).min, dtype=hidden.dtype, device=hidden.device)
     mask = mask.triu(1).expand(count, 1, length, length)
-    hidden = tower.encoder(inputs_embeds=hidden, attention_mask=mask).last_hidden_state
+    for block in tower.encoder.layers:  # computed again in the backward pass: its memory grows with the classes
+        hidden = checkpoint(block, hidden, attention_mask=mask, use_reentrant=False)
     hidden = tower.final_layer_norm(hidden)
     return model.text_projection(hidden[torch.arange(count, device=hidden.device), ends])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 
 class CoAttention(nn.Module):
@@ -62,10 +63,10 @@ class CoAttention(nn.Module):
         narrow_image = self.image_projection(image)
         narrow_text = self.text_projection(text).expand(image.shape[0], -1, -1)
         text_change, image_change = narrow_text, narrow_image
-        for layer in self.text_layers:
-            text_change = layer(text_change, narrow_image)
+        for layer in self.text_layers:  # computed again in the backward pass: little work, much memory
+            text_change = checkpoint(layer, text_change, narrow_image, use_reentrant=False)
         for layer in self.image_layers:
-            image_change = layer(image_change, narrow_text)
+            image_change = checkpoint(layer, image_change, narrow_text, use_reentrant=False)
         matched_text = text + self.alpha * self.text_output(text_change)
         return matched_text, image + self.beta * self.image_output(image_change)
 

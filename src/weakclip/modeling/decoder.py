@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from weakclip.modeling.pyramid_adapter import UndoubledLevel
+
 
 class TextGuidedDecoder(nn.Module):
     """The match map joins every pyramid level; a feature pyramid and a Semantic-FPN head decode them.
@@ -27,36 +29,35 @@ class TextGuidedDecoder(nn.Module):
         self.feature_pyramid = FeaturePyramid(in_channels + num_classes, channels)
         self.head = SemanticHead(channels, num_classes, dropout=dropout)
 
-    def forward(self, pyramid: Sequence[Tensor], match_map: Tensor) -> Tensor:
+    def forward(self, pyramid: Sequence[Tensor | UndoubledLevel], match_map: Tensor) -> Tensor:
         """Decode.
 
         Args:
-            pyramid: `f'_1 ... f'_4`, `(B, D, h_i, w_i)` float, the finest first.
+            pyramid: `f'_1 ... f'_4`, `(B, D, h_i, w_i)` float, the finest first; with or without their last doubling.
             match_map: `(B, K, h, w)` float.
 
         Returns:
             Logits at the resolution of the finest map, `(B, K, h_1, w_1)`.
         """
-        guided = [
-            torch.cat([features, _resized(match_map, features, align_corners=True).to(features.dtype)], dim=1)
-            for features in pyramid
-        ]
-        return self.head(self.feature_pyramid(guided))
+        return self.head(self.feature_pyramid(pyramid, match_map))
 
 
-def _resized(maps: Tensor, like: Tensor, *, align_corners: bool) -> Tensor:
-    """`maps` at the size of `like`, bilinearly."""
-    size = (like.shape[2], like.shape[3])
+def _resized(maps: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
+    """`maps` at another size, bilinearly."""
     if maps.shape[2:] == size:
         return maps
     return functional.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def _size(maps: Tensor) -> tuple[int, int]:
+    return maps.shape[2], maps.shape[3]
 
 
 class FeaturePyramid(nn.Module):
     """1x1 lateral convolutions, top-down addition (nearest), 3x3 convolutions.
 
     Args:
-        in_channels: channels of every level.
+        in_channels: channels of every level, those of the match map included where one joins the levels.
         channels: channels of every result.
         levels: how many levels.
 
@@ -70,13 +71,37 @@ class FeaturePyramid(nn.Module):
         for convolution in (*self.laterals, *self.outputs):
             nn.init.xavier_uniform_(convolution.weight)
 
-    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """`(B, in_channels, h_i, w_i)`, the finest first -> `(B, channels, h_i, w_i)`."""
-        merged = [lateral(level) for lateral, level in zip(self.laterals, levels, strict=True)]
+    def forward(self, levels: Sequence[Tensor | UndoubledLevel], match_map: Tensor | None = None) -> list[Tensor]:
+        """Merge.
+
+        Args:
+            levels: `(B, D, h_i, w_i)` float, the finest first; with or without their last doubling.
+            match_map: `(B, K, h, w)` float, which joins the channels of every level (resized, corners aligned).
+
+        Returns:
+            `(B, channels, h_i, w_i)`, the finest first.
+        """
+        merged = [_lateral(layer, level, match_map) for layer, level in zip(self.laterals, levels, strict=True)]
         for finer in range(len(merged) - 2, -1, -1):
             coarser = functional.interpolate(merged[finer + 1], size=merged[finer].shape[2:], mode="nearest")
             merged[finer] = merged[finer] + coarser
         return [output(level) for output, level in zip(self.outputs, merged, strict=True)]
+
+
+def _lateral(layer: nn.Module, level: Tensor | UndoubledLevel, match_map: Tensor | None) -> Tensor:
+    """The 1x1 convolution of level and match map, each with its part of the weight: they are not copied together."""
+    assert isinstance(layer, nn.Conv2d)
+    channels = level.maps.shape[1] if isinstance(level, UndoubledLevel) else level.shape[1]
+    weight = layer.weight[:, :channels]
+    if isinstance(level, UndoubledLevel):
+        assert layer.bias is not None
+        projected = level.projected(weight[:, :, 0, 0], layer.bias)
+    else:
+        projected = functional.conv2d(level, weight, layer.bias)
+    if match_map is None:
+        return projected
+    guide = _resized(match_map, _size(projected), align_corners=True).to(projected.dtype)
+    return projected + functional.conv2d(guide, layer.weight[:, channels:])
 
 
 class SemanticHead(nn.Module):
@@ -101,11 +126,26 @@ class SemanticHead(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """`(B, channels, h_i, w_i)`, the finest first -> logits `(B, K, h_1, w_1)`."""
-        finest, *others = (branch(level) for branch, level in zip(self.branches, levels, strict=True))
-        for other in others:
-            finest = finest + _resized(other, finest, align_corners=False)  # sizes differ where an odd side was halved
-        logits: Tensor = self.classifier(self.dropout(finest))
+        # Classifying and enlarging can change places, both are linear: the fewer channels are enlarged.
+        weight, size = self._dropped_weight(levels[0]), _size(levels[0])
+        classified = _classified(self.branches[0](levels[0]), weight)
+        assert self.classifier.bias is not None
+        logits = classified + self.classifier.bias[:, None, None]
+        for branch, level in zip(self.branches[1:], levels[1:], strict=True):
+            assert isinstance(branch, nn.Sequential)
+            doubled = branch[-1](_classified(branch[:-1](level), weight))
+            logits = logits + _resized(doubled, size, align_corners=False)  # sizes differ where an odd side was halved
         return logits
+
+    def _dropped_weight(self, like: Tensor) -> Tensor:
+        """The classifier's weight for every image, `(B, K, channels)`, without the channels that are dropped there."""
+        kept = self.dropout(like.new_ones(like.shape[0], like.shape[1], 1, 1))
+        return self.classifier.weight[:, :, 0, 0] * kept[:, None, :, 0, 0]
+
+
+def _classified(maps: Tensor, weight: Tensor) -> Tensor:
+    """`(B, C, h, w)` by `(B, K, C)` -> `(B, K, h, w)`."""
+    return torch.einsum("bchw,bkc->bkhw", maps, weight)
 
 
 def _branch(channels: int, level: int) -> nn.Sequential:

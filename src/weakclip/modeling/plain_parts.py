@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from weakclip.modeling.decoder import FeaturePyramid, SemanticHead
+from weakclip.modeling.pyramid_adapter import UndoubledLevel
 
 
 class ResizedPyramid(nn.Module):
@@ -30,6 +31,10 @@ class ResizedPyramid(nn.Module):
         Returns:
             `(B, D, 4h, 4w)`, `(B, D, 2h, 2w)`, `(B, D, h, w)`, `(B, D, h // 2, w // 2)`; a side of one patch stays one.
         """
+        return self.levels(layers)
+
+    def levels(self, layers: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `forward`: nothing here can be put off."""
         first, second, third, fourth = (functional.group_norm(layer.contiguous(), 1) for layer in layers)
         window = (min(2, fourth.shape[2]), min(2, fourth.shape[3]))
         return _enlarged(first, 4), _enlarged(second, 2), third, functional.max_pool2d(fourth, window)
@@ -70,11 +75,11 @@ class UnguidedDecoder(nn.Module):
         self.feature_pyramid = FeaturePyramid(in_channels, channels)
         self.head = SemanticHead(channels, num_classes, dropout=dropout)
 
-    def forward(self, pyramid: Sequence[Tensor], match_map: Tensor) -> Tensor:
+    def forward(self, pyramid: Sequence[Tensor | UndoubledLevel], match_map: Tensor) -> Tensor:
         """Decode; the match map is not looked at.
 
         Args:
-            pyramid: `f'_1 ... f'_4`, `(B, D, h_i, w_i)` float, the finest first.
+            pyramid: `f'_1 ... f'_4`, `(B, D, h_i, w_i)` float, the finest first; with or without their last doubling.
             match_map: `(B, K, h, w)` float.
 
         Returns:

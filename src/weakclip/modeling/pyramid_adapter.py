@@ -3,9 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+class UndoubledLevel(NamedTuple):
+    """A pyramid level before its last step, a doubling without anything non-linear after it.
+
+    What follows in the decoder is a 1x1 convolution, and two linear steps are one: with the product of both weights
+    the fine map of `D` channels, the largest of the whole model, is never made.
+
+    Args:
+        maps: `(B, D, h, w)` float.
+        doubling: the 2x2 stride-2 transposed convolution, `D` -> `D` channels.
+    """
+
+    maps: Tensor
+    doubling: nn.ConvTranspose2d
+
+    def projected(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """A 1x1 convolution of the doubled level.
+
+        Args:
+            weight: `(C, D)`.
+            bias: `(C,)`.
+
+        Returns:
+            `(B, C, 2h, 2w)`.
+        """
+        doubling = self.doubling
+        assert doubling.bias is not None
+        with torch.autocast(weight.device.type, enabled=False):  # rounded once, as one weight is
+            product = torch.einsum("ioyx,co->icyx", doubling.weight, weight)
+            offset = weight @ doubling.bias + bias
+        return functional.conv_transpose2d(self.maps, product, offset, stride=2)
 
 
 class PyramidAdapter(nn.Module):
@@ -37,12 +71,24 @@ class PyramidAdapter(nn.Module):
             `f'_1 ... f'_4`: `(B, D, 4h, 4w)`, `(B, D, 2h, 2w)`, `(B, D, h, w)`, `(B, D, h // 2, w // 2)`;
             a side of one patch stays one.
         """
+        first, second, third, fourth = self.levels(layers)
+        return first.doubling(first.maps), second.doubling(second.maps), third, fourth
+
+    def levels(self, layers: Sequence[Tensor]) -> tuple[UndoubledLevel, UndoubledLevel, Tensor, Tensor]:
+        """The pyramid for a decoder that begins with 1x1 convolutions: the last doublings are not done yet."""
         # Contiguous: torch 2.13's backward of group norm on the CPU crashes on channels-last inputs without gradient.
         first, second, third, fourth = (
             norm(layer.contiguous()) for norm, layer in zip(self.norms, layers, strict=True)
         )
         window = (min(2, fourth.shape[2]), min(2, fourth.shape[3]))
-        return self.up_by_4(first), self.up_by_2(second), third, functional.max_pool2d(fourth, window)
+        last_doubling = self.up_by_4[-1]
+        assert isinstance(last_doubling, nn.ConvTranspose2d)
+        return (
+            UndoubledLevel(self.up_by_4[:-1](first), last_doubling),
+            UndoubledLevel(second, self.up_by_2),
+            third,
+            functional.max_pool2d(fourth, window),
+        )
 
 
 def _doubling(width: int) -> nn.ConvTranspose2d:

@@ -90,7 +90,9 @@ class WeakCLIP(nn.Module):
         features = self.clip.encode_image(images)
         text, image = self.co_attention(self.text_embeddings(), features.tokens)
         match_map = match_pixels(image, text, features.grid)
-        logits = self.decoder(self.pyramid_adapter(features.layers), match_map)
+        levels = self.pyramid_adapter.levels(features.layers)
+        del features, image  # no longer needed where memory peaks
+        logits = self.decoder(levels, match_map)
         return WeakCLIPOutput(logits=logits, match_map=match_map, class_embeddings=text)
 
     def text_embeddings(self) -> Tensor:

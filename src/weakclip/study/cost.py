@@ -141,9 +141,9 @@ def _timed_step(training: Training, batch: Batch, dtype: torch.dtype | None) -> 
     """Forward, loss, backward, bound and optimiser; wall and processor seconds."""
     device = batch["image"].device
     wall, cpu = time.perf_counter(), time.process_time()
+    training.optimizer.zero_grad(set_to_none=True)
     with torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext():
         loss = training.loss(training.model, batch)["loss"]
-    training.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if training.clip_grad_norm is not None:
         nn.utils.clip_grad_norm_(training.model.parameters(), training.clip_grad_norm)

@@ -138,9 +138,9 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        self.optimizer.zero_grad(set_to_none=True)  # before the forward pass, which needs the memory
         with torch.autocast(device.type, self.dtype) if self.dtype else contextlib.nullcontext():
             parts = loss_fn(model, moved)
-        self.optimizer.zero_grad(set_to_none=True)
         parts["loss"].backward()
         bound = self.settings.clip_grad_norm if self.settings.clip_grad_norm is not None else math.inf
         norm = nn.utils.clip_grad_norm_(self.parameters, bound)
