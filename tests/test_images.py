@@ -138,15 +138,15 @@ def test_deep_grey_is_scaled_by_the_bits_it_uses(tmp_path: Path, values: list[in
 @pytest.mark.parametrize(
     "values",
     [
-        np.array([[0.0, 0.5, 1.0]], np.float32),
-        np.array([[-7.5, 0.0, 7.5]], np.float32),
-        np.array([[0, 500_000, 1_000_000]], np.int32),
-        np.array([[-100, 0, 100]], np.int32),
+        np.array([[0.0, 0.2, 1.0]], np.float32),
+        np.array([[-7.5, -4.5, 7.5]], np.float32),
+        np.array([[0, 200_000, 1_000_000]], np.int32),
+        np.array([[-100, -60, 100]], np.int32),
     ],
 )
 def test_fractions_and_numbers_beyond_16_bits_are_stretched(tmp_path: Path, values: np.ndarray) -> None:
     Image.fromarray(values).save(tmp_path / "deep.tif")
-    assert read_rgb(tmp_path / "deep.tif")[0, :, 1].tolist() == [0, 128, 255]
+    assert read_rgb(tmp_path / "deep.tif")[0, :, 1].tolist() == [0, 51, 255]
 
 
 def test_deep_images_without_contrast_or_with_holes_are_read(tmp_path: Path) -> None:
