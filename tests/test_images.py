@@ -214,7 +214,9 @@ def test_100_megapixels_are_read_small_in_bounded_memory_and_without_a_warning(
 def test_more_pixels_than_pillow_takes_are_refused_with_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     header = b"IHDR" + (20_000).to_bytes(4) + (20_000).to_bytes(4) + bytes([1, 0, 0, 0, 0])
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4) + header + zlib.crc32(header).to_bytes(4) + bytes(4) + b"IDAT")
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4) + header + zlib.crc32(header).to_bytes(4) + bytes(4) + b"IDAT"
+    )
     for read in (read_rgb, read_mask, image_size):
         with pytest.raises(DataError, match=r"bomb\.png: more than 178 megapixels; make it smaller, or cut it"):
             read(path)

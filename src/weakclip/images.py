@@ -85,10 +85,10 @@ def _plain(value: Any) -> Any:
 def read_rgb(path: Path | str, *, longest_side: int | None = None) -> np.ndarray:
     """Read any image as RGB, turned upright by its EXIF orientation.
 
-    Transparency is dropped and the colour under it kept. Grey of more than 8 bits is read as 10, 12, 14 or 16 bits deep,
-    whichever is the least that holds its brightest pixel; beyond 16 bits, below 0 or with fractions, it is stretched
-    from its darkest to its brightest pixel. A reduction goes along with decoding where the format can (JPEG), so that
-    a huge photo is never in memory whole.
+    Transparency is dropped and the colour under it kept. Grey of more than 8 bits is read as 10, 12, 14 or 16 bits
+    deep, whichever is the least that holds its brightest pixel; beyond 16 bits, below 0 or with fractions, it is
+    stretched from its darkest to its brightest pixel. A reduction goes along with decoding where the format can
+    (JPEG), so that a huge photo is never in memory whole.
 
     Args:
         path: the file; of several frames the first is read.

@@ -199,6 +199,7 @@ def test_a_folder_that_is_missing_empty_or_ambiguous_is_refused(tmp_path: Path) 
     with pytest.raises(DataError, match=r"no labels.csv or labels.jsonl, and 1.jpg lies in no class folder"):
         FolderDataset(tmp_path)
     write_image(tmp_path / "1.png")
+    (tmp_path / "labels.csv").write_text("image,labels\n1,cat\n")
     with pytest.raises(DataError, match="differ in their ending alone"):
         FolderDataset(tmp_path)
 

@@ -125,8 +125,9 @@ def test_many_findings_are_three_and_a_number(voc_root: Path) -> None:
     (voc_root / "ImageSets/Segmentation/mine.txt").write_text("\n".join(f"2007_00000{n}" for n in range(1, 6)))
     lines = finding_lines(check_data(DataSettings(dataset="voc12", root=str(voc_root)), ["mine"]))
     assert lines[0] == "mine: image that cannot be read: 5"
-    assert lines[-1] == "    … and 2 more"
-    assert len(lines) == 5
+    assert lines[-2].startswith("    … and 2 more")
+    assert lines[-1].startswith("    → save it anew")
+    assert len(lines) == 6
 
 
 def test_scenes_are_checked_too() -> None:
