@@ -80,9 +80,11 @@ class Start:
 def plan_start(survey: FolderSurvey, clip: str = DEFAULT_CLIP) -> StartPlan:
     """Numbers that suit a folder of images and a CLIP (a ViT-B/16's size, or the demo's)."""
     demo = clip == DEMO
-    native, largest_crop, most = (128, 128, 512) if demo else (224, VOC_CROP, 1024)
-    longest_side = most if max(map(max, survey.sizes)) > most else None
+    native, largest_crop, most = (128, 128, 256) if demo else (224, VOC_CROP, 1024)
+    longest = max(map(max, survey.sizes))
+    longest_side = most if longest > most else None
     shorter = round(statistics.median(min(reduced_size(size, longest_side)) for size in survey.sizes))
+    enlarge = min(native / shorter, most / longest)  # the typical image to what CLIP knows, the largest not beyond reason
     crop = min(largest_crop, max(native, round(shorter * VOC_CROP / VOC_SHORTER_SIDE / 32) * 32))
     looks = math.ceil(VOC_LOOKS * survey.images / StartPlan.batch_size / 100) * 100
     steps = min(MOST_STEPS, max(FEWEST_STEPS, looks))
@@ -92,7 +94,7 @@ def plan_start(survey: FolderSurvey, clip: str = DEFAULT_CLIP) -> StartPlan:
     return StartPlan(
         demo=demo,
         longest_side=longest_side,
-        scale=1.0 if shorter >= native else math.ceil(10 * native / shorter) / 10,
+        scale=max(1.0, math.floor(10 * enlarge) / 10),
         crop=crop,
         crop_reason=f"for images with a shorter side of about {shorter} pixels; {native} to {largest_crop} suit CLIP",
         stride=crop * 2 // 3,

@@ -67,7 +67,7 @@ class FolderDataset(ImageFileDataset):
                 + "; add a row to the labels file, list it in val.txt, or move it away"
             )
         if problems:
-            raise LabelError(problems)
+            raise LabelError(problems, self.root)
         self._labels = [labels.get(file, ()) for file in self._files]
         names = [stem(file) for file in self._files]
         stored = {path.relative_to(self.root / "masks").with_suffix("").as_posix(): path for path in _masks(self.root)}

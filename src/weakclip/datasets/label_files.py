@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +34,14 @@ class LabelError(DataError):
 
     Args:
         problems: one line each.
+        folder: the data set's folder, as it can be given to `weakclip data check`.
     """
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    def __init__(self, problems: Sequence[str], folder: Path | str) -> None:
         self.problems = tuple(dict.fromkeys(problems))
         more = len(self.problems) - 1
-        super().__init__(self.problems[0] + (f" (and {more:,} more; `weakclip data check` lists them)" if more else ""))
+        rest = f" (and {more:,} more; `weakclip data check {shlex.quote(str(folder))}` lists all)" if more else ""
+        super().__init__(self.problems[0] + rest)
 
 
 @contextlib.contextmanager
@@ -86,7 +89,7 @@ def read_label_rows(path: Path, problems: list[str] | None = None) -> list[Label
     with reading_text(path), path.open(newline="", encoding="utf-8-sig") as file:
         rows = list((_json_rows if path.suffix == ".jsonl" else _csv_rows)(file, path, found))
     if problems is None and found:
-        raise LabelError(found)
+        raise LabelError(found, path.parent)
     if problems is not None:
         problems += found
     return rows
