@@ -84,7 +84,9 @@ def plan_start(survey: FolderSurvey, clip: str = DEFAULT_CLIP) -> StartPlan:
     longest = max(map(max, survey.sizes))
     longest_side = most if longest > most else None
     shorter = round(statistics.median(min(reduced_size(size, longest_side)) for size in survey.sizes))
-    enlarge = min(native / shorter, most / longest)  # the typical image to what CLIP knows, the largest not beyond reason
+    enlarge = min(
+        native / shorter, most / longest
+    )  # the typical image to what CLIP knows, the largest not beyond reason
     crop = min(largest_crop, max(native, round(shorter * VOC_CROP / VOC_SHORTER_SIDE / 32) * 32))
     looks = math.ceil(VOC_LOOKS * survey.images / StartPlan.batch_size / 100) * 100
     steps = min(MOST_STEPS, max(FEWEST_STEPS, looks))

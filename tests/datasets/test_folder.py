@@ -229,7 +229,9 @@ def test_masks_that_fit_no_image_are_noted(root: Path) -> None:
 
 def test_all_mistakes_are_told_at_once(root: Path) -> None:
     (root / "classes.yaml").write_text("names: [cat, dog]\n")
-    (root / "labels.csv").write_text("image,labels\na,cow\nb,horse;dog\nx,cat\nb,dog\n,cat\ndeep/in side/ü,\na,cat,dog\n")
+    (root / "labels.csv").write_text(
+        "image,labels\na,cow\nb,horse;dog\nx,cat\nb,dog\n,cat\ndeep/in side/ü,\na,cat,dog\n"
+    )
     (root / "val.txt").write_text("nobody\nb\n")
     (root / "test.txt").write_text("b\n")
     with pytest.raises(LabelError) as caught:

@@ -16,7 +16,7 @@ def touch(path: Path) -> None:
     Image.new("RGB", (3, 2)).save(path)
 
 
-NAMES = ("a.jpg", "B.PNG", "with space/two  spaces.jpeg", "ü ß 日本.webp", "v1.2.tif", "..dots.png", "quote's \"x\".jpg")
+NAMES = ("a.jpg", "B.PNG", "with space/two  spaces.jpeg", "ü ß 日本.webp", "v1.2.tif", "..dots.png", 'quote\'s "x".jpg')
 
 
 def test_names_of_every_kind_are_found_with_and_without_extension(tmp_path: Path) -> None:
