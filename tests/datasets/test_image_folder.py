@@ -50,6 +50,14 @@ def test_photos_of_kinds_that_are_not_read_are_counted(tmp_path: Path) -> None:
         ImageFolder(tmp_path)
 
 
+def test_a_file_and_nothing_are_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("")
+    with pytest.raises(DataError, match=r"a\.yaml: is a file; expected a folder of images"):
+        ImageFolder(tmp_path / "a.yaml")
+    with pytest.raises(DataError, match="no such folder"):
+        ImageFolder(tmp_path / "nowhere")
+
+
 def test_every_pair_of_twins_is_named(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png", "b.gif", "b.bmp"):
         touch(tmp_path / name)

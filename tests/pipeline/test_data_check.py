@@ -158,6 +158,15 @@ def test_a_folder_of_images_is_checked_by_its_path(
     assert "val, masks" in capsys.readouterr().out
 
 
+def test_a_shipped_configuration_goes_before_a_folder_of_its_name(
+    tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("voc12").mkdir()
+    assert call("data", "check", "voc12", "--set", "data.root=./nowhere") == 2
+    assert "no PASCAL VOC 2012 here" in capsys.readouterr().err
+
+
 def test_all_mistakes_in_labels_are_shown_and_written_with_a_mend(
     photos: Path, tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

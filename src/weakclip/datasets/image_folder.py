@@ -37,7 +37,9 @@ class ImageFolder:
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
-            raise DataError(f"{root}: no such folder")
+            raise DataError(
+                f"{root}: {'is a file; expected a folder of images' if root.exists() else 'no such folder'}"
+            )
         self.folder = root / "images" if (root / "images").is_dir() else root
         found = sorted(_files(self.folder))
         self.files = [file for file in found if file.lower().endswith(IMAGE_SUFFIXES)]
