@@ -14,10 +14,10 @@ SOURCE = ROOT / "src" / "weakclip"
 FLOORS = (
     {"classes", "errors", "images", "progress", "safe_npy"},
     {"clip", "crf", "datasets", "inference", "metrics"},
-    {"losses", "modeling", "seeds", "segmenter"},
+    {"losses", "modeling", "seeds", "segmenter", "tagging"},
     {"evaluation", "pseudo_masks", "report", "submission", "training"},
-    {"config", "pipeline", "study"},
-    {"cli", "cli_parts", "cli_study"},
+    {"config", "pipeline", "start", "study"},
+    {"cli", "cli_folder", "cli_parts", "cli_study"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ENTRANCES = {"__init__", "__main__"}

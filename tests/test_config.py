@@ -65,6 +65,9 @@ def test_short_configuration_takes_the_defaults() -> None:
         ("data: {dataset: scene}", "my.yaml: data.dataset: Input should be 'scenes', 'voc12'"),
         ("data: {dataset: voc12}", "my.yaml: data: root: the folder of voc12"),
         ("data: {dataset: scenes, val_limit: 0}", "my.yaml: data: val_limit: 1 or more"),
+        ("data: {dataset: folder, root: x, longest_side: 0}", "my.yaml: data: longest_side: 1 or more"),
+        ("data: {dataset: scenes, longest_side: 9}", "my.yaml: data: longest_side: null expected for scenes"),
+        ("data: {dataset: voc12, root: x, class_file: y}", "my.yaml: data: class_file: null expected for voc12"),
         ("seed: 1", "my.yaml: data: this key is required and missing"),
         ("data: {dataset: scenes}\naugment: {scale: [1]}", "my.yaml: augment.scale.1: Field required"),
         (

@@ -17,6 +17,7 @@ from weakclip.cli import app
 from weakclip.datasets import coco, voc
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.segmenter import SMALL, build_segmenter, save_segmenter
+from weakclip.start import write_start
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]
@@ -50,8 +51,10 @@ def place(voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     lists = voc_root / "ImageSets" / "Segmentation"
     (lists / "trainval.txt").write_text((lists / "train.txt").read_text() + (lists / "val.txt").read_text())
     write_coco(tmp_path / "coco")
-    (tmp_path / "my_images" / "cat").mkdir(parents=True)
-    Image.fromarray(np.zeros((6, 5, 3), np.uint8)).save(tmp_path / "my_images/cat/one.png")
+    for name in ("my_images/cat/one.png", "my_photos/two.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((6, 5, 3), np.uint8)).save(tmp_path / name)
+    (tmp_path / "my_photos/labels.csv").write_text("image,labels\ntwo,cat\n")
     run = tmp_path / "runs" / "voc12"
     manifest = Manifest.open(run)
     save_segmenter(build_segmenter(SMALL, VOC12), manifest.start("retrain", StageKey()))
@@ -62,18 +65,26 @@ def place(voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def test_the_page_has_commands() -> None:
-    assert {tuple(line.split()[:2]) for line in COMMANDS} == {("weakclip", "data"), ("weakclip", "submit")}
+    assert {line.split()[1] for line in COMMANDS} == {"data", "init", "run", "submit", "tag"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.usefixtures("place")
 def test_a_command_of_the_page_runs(command: str) -> None:
-    result = CliRunner().invoke(app, shlex.split(command)[1:], catch_exceptions=False)
+    words = shlex.split(command)[1:]
+    if words[0] in ("init", "tag"):
+        words += ["--clip", "demo"]  # in place of a download
+    if words[0] == "tag":
+        Path("my_photos/labels.csv").unlink()
+    if words[0] == "run":
+        words += ["--limit-steps", "1", "--set", "device=cpu"]
+    if command.endswith(".yaml") or words[0] == "run":
+        write_start("my_images", "my_images.yaml", clip="demo")
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     for option in ("--out", "--json"):
-        words = shlex.split(command)
         if option in words:
-            assert Path(words[words.index(option) + 1]).is_file()
+            assert Path(words[words.index(option) + 1]).exists()
 
 
 def test_numbers_of_the_page_are_those_of_the_code() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
+import sys
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import weakclip
 from weakclip.classes import VOC12, voc_palette
 from weakclip.errors import DataError
 from weakclip.images import (
@@ -22,6 +26,7 @@ from weakclip.images import (
     overlay,
     read_mask,
     read_rgb,
+    reduced_size,
     resize_mask,
     resize_rgb,
     write_json,
@@ -85,7 +90,7 @@ def test_every_mode_is_read_as_rgb_without_a_warning(tmp_path: Path) -> None:
             assert np.array_equal(read_rgb(tmp_path / name), expected), name
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_are_turned_upright_and_the_size_agrees(tmp_path: Path, orientation: int, suffix: str) -> None:
     exif = Image.Exif()
@@ -95,6 +100,7 @@ def test_images_are_turned_upright_and_the_size_agrees(tmp_path: Path, orientati
     gradient[:10, :16] = 250
     Image.fromarray(gradient).save(path, exif=exif)
     upright = read_rgb(path)
+    assert read_rgb(path, longest_side=16).shape[:2] == reduced_size(upright.shape[:2], 16)
     assert image_size(path) == upright.shape[:2] == ((33, 20) if orientation > 4 else (20, 33))
     height, width = upright.shape[:2]
     corners = {"left top": (4, 4), "right top": (4, -4), "right bottom": (-4, -4), "left bottom": (-4, 4)}
@@ -102,6 +108,118 @@ def test_images_are_turned_upright_and_the_size_agrees(tmp_path: Path, orientati
     stored = {1: 0, 2: 1, 3: 2, 4: 3, 5: 0, 6: 1, 7: 2, 8: 3}
     assert bright == list(corners)[stored[orientation]]
     assert height * width == 20 * 33
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_is_turned_as_its_image_is(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for name in ("image.png", "mask.png"):
+        Image.fromarray(mask).save(tmp_path / name, exif=exif)
+    assert np.array_equal(read_rgb(tmp_path / "image.png")[..., 0], read_mask(tmp_path / "mask.png"))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 128, 255], [0, 128, 255]),  # 8 bits in a deeper file
+        ([0, 2048, 4095], [0, 128, 255]),  # 12 bits, as cameras and microscopes give them
+        ([0, 8192, 16383], [0, 128, 255]),
+        ([0, 32768, 65535], [0, 128, 255]),
+    ],
+)
+def test_deep_grey_is_scaled_by_the_bits_it_uses(tmp_path: Path, values: list[int], expected: list[int]) -> None:
+    for name in ("deep.png", "deep.tif"):
+        Image.fromarray(np.array([values], np.uint16)).save(tmp_path / name)
+        assert read_rgb(tmp_path / name)[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([[0.0, 0.2, 1.0]], np.float32),
+        np.array([[-7.5, -4.5, 7.5]], np.float32),
+        np.array([[0, 200_000, 1_000_000]], np.int32),
+        np.array([[-100, -60, 100]], np.int32),
+    ],
+)
+def test_fractions_and_numbers_beyond_16_bits_are_stretched(tmp_path: Path, values: np.ndarray) -> None:
+    Image.fromarray(values).save(tmp_path / "deep.tif")
+    assert read_rgb(tmp_path / "deep.tif")[0, :, 1].tolist() == [0, 51, 255]
+
+
+def test_deep_images_without_contrast_or_with_holes_are_read(tmp_path: Path) -> None:
+    Image.fromarray(np.full((2, 3), -5.0, np.float32)).save(tmp_path / "flat.tif")
+    assert not read_rgb(tmp_path / "flat.tif").any()
+    Image.fromarray(np.array([[np.nan, 0.0, 2.0, np.inf]], np.float32)).save(tmp_path / "holes.tif")
+    assert read_rgb(tmp_path / "holes.tif")[0, :, 0].tolist() == [0, 0, 255, 0]
+
+
+def test_cmyk_is_read_in_its_colours(tmp_path: Path) -> None:
+    """Red, green, blue, white and black in ink, exactly in a TIFF and nearly so in a JPEG."""
+    inks = [(0, 255, 255, 0), (255, 0, 255, 0), (255, 255, 0, 0), (0, 0, 0, 0), (0, 0, 0, 255)]
+    light = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)]
+    for ink, expected in zip(inks, light, strict=True):
+        for name, tolerance in (("print.tif", 0), ("print.jpg", 8)):
+            Image.new("CMYK", (16, 16), ink).save(tmp_path / name)
+            assert np.abs(read_rgb(tmp_path / name).astype(int) - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "tif"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 500), (301, 200), (64, 64)])
+def test_a_reduced_image_looks_like_the_whole_one(tmp_path: Path, size: tuple[int, int], suffix: str) -> None:
+    path = tmp_path / f"image.{suffix}"
+    down, right = np.mgrid[: size[0], : size[1]]
+    Image.fromarray((40 + 150 * down // size[0] + 50 * right // size[1]).astype(np.uint8)).save(path)
+    whole = read_rgb(path)
+    assert read_rgb(path, longest_side=1).shape == (1, 1, 3)
+    for longest in (12, 64, 1000):
+        reduced = read_rgb(path, longest_side=longest)
+        assert reduced.shape[:2] == reduced_size(size, longest)
+        assert max(reduced.shape[:2]) <= longest
+        assert np.abs(reduced.astype(int) - resize_rgb(whole, reduced.shape[:2])).mean() < 4
+    assert np.array_equal(read_rgb(path, longest_side=max(size)), whole)
+
+
+MEASURE = """
+import resource, sys
+from weakclip.images import image_size, read_rgb
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+image = read_rgb(sys.argv[1], longest_side=512)
+print(image.shape, image_size(sys.argv[1]), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) // 1024)
+"""
+
+
+@pytest.mark.parametrize(("suffix", "mebibytes"), [("jpg", 60), ("png", 650)])
+def test_100_megapixels_are_read_small_in_bounded_memory_and_without_a_warning(
+    tmp_path: Path, suffix: str, mebibytes: int
+) -> None:
+    """A JPEG is decoded at 1/8; of a PNG the pixels must be whole once (4 bytes each in Pillow), but not twice."""
+    path = tmp_path / f"huge.{suffix}"
+    Image.new("RGB", (12500, 8000), (200, 30, 30)).save(path)
+    source = str(Path(weakclip.__file__).parents[1])
+    answer = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": source},
+        check=True,
+    )
+    assert answer.stderr == ""
+    assert answer.stdout.startswith("(328, 512, 3) (8000, 12500) ")
+    assert int(answer.stdout.split()[-1]) < mebibytes
+
+
+def test_more_pixels_than_pillow_takes_are_refused_with_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    header = b"IHDR" + (20_000).to_bytes(4) + (20_000).to_bytes(4) + bytes([1, 0, 0, 0, 0])
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4) + header + zlib.crc32(header).to_bytes(4) + bytes(4) + b"IDAT"
+    )
+    for read in (read_rgb, read_mask, image_size):
+        with pytest.raises(DataError, match=r"bomb\.png: more than 178 megapixels; make it smaller, or cut it"):
+            read(path)
 
 
 def test_what_is_no_image_is_named(tmp_path: Path) -> None:
@@ -121,7 +239,7 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), suffix=st.sampled_from(["png", "jpg", "gif", "bmp", "webp"]))
+@given(data=st.data(), suffix=st.sampled_from(["png", "jpg", "gif", "bmp", "webp", "tif"]))
 def test_damaged_files_give_an_image_or_a_clear_error(tmp_path: Path, data: st.DataObject, suffix: str) -> None:
     path = tmp_path / f"damaged.{suffix}"
     Image.fromarray(RGB).save(path)

@@ -58,6 +58,20 @@ def test_windows_cover_every_pixel_and_stay_inside(length: int, crop: int, strid
     assert len(starts) == max(0, length - crop + stride - 1) // stride + 1
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3)])
+def test_a_narrow_image_is_enlarged_to_eight_windows_at_most(size: tuple[int, int]) -> None:
+    windows = 0
+
+    def spy(images: Tensor) -> Tensor:
+        nonlocal windows
+        windows += len(images)
+        return colours(images)
+
+    settings = InferenceSettings(scales=(1.0,), flip=False, crop=32, stride=32)
+    assert predict_probs(spy, image_of(*size), settings, device="cpu").shape == (3, *size)
+    assert windows <= 8
+
+
 def test_overlapping_logits_are_averaged_whatever_the_batches() -> None:
     """A network that knows a window's mean alone: each pixel must get the mean over the windows that hold it."""
     image = torch.from_numpy(image_of(50, 70)).permute(2, 0, 1)

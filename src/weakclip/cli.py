@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weakclip import __version__
-from weakclip.cli_parts import Config, Limit, Set, finished, load
+from weakclip.cli_folder import init, tag
+from weakclip.cli_parts import Config, Limit, Set, finished, load, load_data
 from weakclip.cli_study import study
 from weakclip.errors import WeakCLIPError
 
@@ -27,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(study, name="study")
+app.command("init")(init)
+app.command("tag")(tag)
 data = typer.Typer(no_args_is_help=True, help="Look at the images, labels and masks before anything is made of them.")
 app.add_typer(data, name="data")
 
@@ -145,7 +148,7 @@ def submit(
 
 @data.command("check")
 def data_check(
-    config: Config,
+    config: Annotated[str, typer.Argument(help="A configuration as for `run`, or a folder of images.")],
     split: Annotated[
         list[str] | None,
         typer.Option(help="A split to check, may be given repeatedly; else the configuration's."),
@@ -158,7 +161,7 @@ def data_check(
 
     from weakclip.pipeline.data_check import check_data, finding_lines, tables, write_check
 
-    loaded = load(config, set_, None)
+    loaded = load_data(config, set_)
     check = finished(lambda: check_data(loaded.data, split or ()))
     console = Console(highlight=False)
     for table in tables(check):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -25,6 +26,20 @@ def load(source: str, overrides: Sequence[str] | None, limit_steps: int | None) 
 
     config = load_config(source, overrides or ())
     return config if limit_steps is None else limit_training(config, limit_steps)
+
+
+def load_data(source: str, overrides: Sequence[str] | None) -> RunConfig:
+    """As `load`; a folder of images stands for the configuration `folder` with that root and its own splits."""
+    from pathlib import Path
+
+    from weakclip.config import shipped_configs
+
+    if source in shipped_configs() or not Path(source).is_dir():
+        return load(source, overrides, None)
+    from weakclip.datasets import FolderDataset
+
+    val = "val" if "val" in FolderDataset.splits(source) else "null"
+    return load("folder", [f"data.root={json.dumps(source)}", f"data.val_split={val}", *(overrides or ())], None)
 
 
 def finished(work: Callable[[], Result]) -> Result:

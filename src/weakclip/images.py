@@ -7,15 +7,26 @@ import json
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from weakclip.classes import IGNORE_INDEX
 from weakclip.errors import DataError
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow warns from 89 megapixels and refuses from twice as many: only the second is a limit, and `_opened` explains it.
+
+LONGEST_ASPECT = 8
+"""An image is enlarged to fit a crop by its shorter side, but never beyond so many crops along its longer side."""
+
+_DEEP_MODES = ("I", "F")  # and I;16 in either byte order: more than 8 bits
+_EXIF_ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 256, 257
 
 
 def _read_umask() -> int:
@@ -71,34 +82,93 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_rgb(path: Path | str) -> np.ndarray:
-    """Read any image as RGB, turned upright by its EXIF orientation; 16-bit grey is scaled to 8 bits.
+def read_rgb(path: Path | str, *, longest_side: int | None = None) -> np.ndarray:
+    """Read any image as RGB, turned upright by its EXIF orientation.
+
+    Transparency is dropped and the colour under it kept. Grey of more than 8 bits is read as 10, 12, 14 or 16 bits
+    deep, whichever is the least that holds its brightest pixel; beyond 16 bits, below 0 or with fractions, it is
+    stretched from its darkest to its brightest pixel. A reduction goes along with decoding where the format can
+    (JPEG), so that a huge photo is never in memory whole.
+
+    Args:
+        path: the file; of several frames the first is read.
+        longest_side: a larger image is reduced so that its longer side has so many pixels; None keeps its size.
 
     Returns:
-        `(H, W, 3)` uint8.
+        `(H, W, 3)` uint8; its size is `reduced_size(image_size(path), longest_side)`.
 
     Raises:
-        DataError: no such file, not an image, or a truncated one.
+        DataError: no such file, not an image, a truncated one, or one of too many pixels for Pillow.
     """
-    with _opened(path) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I"):
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-        if "transparency" in image.info:
-            image = image.convert("RGBA")
-        return np.array(image.convert("RGB"))
+    with _opened(path) as image:
+        whole = _upright_size(image)
+        size = reduced_size(whole, longest_side)
+        if size != whole:
+            enough = 2 * min(size)  # of a JPEG decoded at 1/2, 1/4 or 1/8; the shorter side may be either
+            image.draft(None, (enough, enough))
+        image.load()  # Pillow turns a TIFF by itself here, and takes its orientation away
+        ImageOps.exif_transpose(image, in_place=True)
+        colours = _colours(image)
+        if colours.size != (size[1], size[0]):
+            colours = colours.resize((size[1], size[0]), Image.Resampling.BILINEAR, reducing_gap=3.0)
+        return np.array(colours)
+
+
+def reduced_size(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]:
+    """Height and width after the longer side has been brought to at most `longest_side`, if that is given.
+
+    >>> reduced_size((3000, 4000), 1024), reduced_size((3, 500), 100), reduced_size((3, 5), None)
+    ((768, 1024), (1, 100), (3, 5))
+    """
+    if longest_side is None or max(size) <= longest_side:
+        return size
+    factor = longest_side / max(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def fit_factor(size: tuple[int, ...], crop: int) -> float:
+    """The factor that brings the shorter side of `size` to `crop`, or the longer to `LONGEST_ASPECT` crops if less.
+
+    >>> fit_factor((375, 500), 512) == 512 / 375, fit_factor((3, 512), 64)
+    (True, 1.0)
+    """
+    return min(crop / min(size), LONGEST_ASPECT * crop / max(size))
+
+
+def _colours(image: Image.Image) -> Image.Image:
+    """RGB, 8 bits."""
+    if image.mode in _DEEP_MODES or image.mode.startswith("I;16"):
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values of any depth as uint8; what is no number is black."""
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    darkest, brightest = values.min(), values.max()
+    if values.dtype.kind == "f" or darkest < 0 or brightest > 65535:
+        span = float(brightest) - float(darkest) or 1.0
+        stretched = (values.astype(np.float32) - np.float32(darkest)) * np.float32(255 / span)
+        return np.rint(stretched).clip(0, 255).astype(np.uint8)
+    depth = next(bits for bits in (8, 10, 12, 14, 16) if brightest < 2**bits)
+    return (values >> (depth - 8)).astype(np.uint8)
 
 
 def read_mask(path: Path | str | IO[bytes]) -> np.ndarray:
     """Read a mask of class indices from a palette or 8-bit grey PNG, a file or what is open already.
 
     Returns:
-        `(H, W)` uint8, `IGNORE_INDEX` where no class is given.
+        `(H, W)` uint8, `IGNORE_INDEX` where no class is given; turned by its EXIF orientation, if it has one.
 
     Raises:
         DataError: no such file, not an image, or an image with colour channels.
     """
     with _opened(path) as image:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode not in ("P", "L", "1"):
             raise DataError(f"{path}: a mask is a palette or 8-bit grey image of class indices; found {image.mode}")
         return np.array(image if image.mode != "1" else image.convert("L"), dtype=np.uint8)
@@ -113,16 +183,26 @@ def _opened(path: Path | str | IO[bytes]) -> Iterator[Image.Image]:
         raise DataError(f"{path}: no such file") from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image that Pillow can read") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise DataError(f"{path}: more than {limit} megapixels; make it smaller, or cut it into tiles") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise DataError(f"{path}: cannot be read as an image ({error})") from None
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
     """Height and width of an image as `read_rgb` gives it, from its header alone."""
     with _opened(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        return (width, height) if turned else (height, width)
+        return _upright_size(image)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width after turning, of an image that is not loaded yet."""
+    width, height = image.size
+    if isinstance(image, TiffImageFile):  # some versions of Pillow have swapped the sides already
+        width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+    turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
 
 
 def write_mask(path: Path | str, mask: np.ndarray, palette: np.ndarray) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weakclip.errors import ConfigError
-from weakclip.images import resize_rgb
+from weakclip.images import fit_factor, resize_rgb
 
 LogitsFunction = Callable[[Tensor], Tensor]
 """Images `(B, 3, h, w)` uint8 to logits `(B, K, h', w')` of any resolution."""
@@ -26,7 +26,8 @@ class InferenceSettings:
         flip: whether the left-right mirrored image is averaged in too.
         crop: side of the square window, pixels. An image side below it makes a window of that side.
         stride: step between windows, pixels; at most `crop`, so that the windows cover every pixel.
-        fit_crop: factor 1 brings the image's shorter side to `crop`, as in training; otherwise it keeps its size.
+        fit_crop: factor 1 brings the image's shorter side to `crop`, as in training (the longer to eight crops at
+            most); otherwise it keeps its size.
         batch_size: windows that go through the network together.
     """
 
@@ -64,7 +65,7 @@ def predict_probs(
         `(K, H, W)` float32; the `K` values of a pixel sum to 1.
     """
     height, width = image.shape[:2]
-    base = settings.crop / min(height, width) if settings.fit_crop else 1.0
+    base = fit_factor((height, width), settings.crop) if settings.fit_crop else 1.0
     total: Tensor | None = None
     with torch.no_grad():
         for scale in settings.scales:

@@ -137,3 +137,18 @@ def test_a_folder_is_checked_with_and_without_masks(tmp_path: Path) -> None:
     found = check_split(FolderDataset(tmp_path), needs_labels=True)
     assert kinds(found) == [(Kind.NO_PIXEL, "cat/a"), (Kind.NO_LABEL, "cat/a")]
     assert found.images_of_classes() == {"background": (0, 1), "cat": (2, 0), "dog": (1, 1)}
+
+
+def test_every_kind_of_finding_has_a_mend() -> None:
+    assert all(kind.mend for kind in Kind)
+
+
+def test_classes_that_differ_in_case_or_spaces_alone_are_found(tmp_path: Path) -> None:
+    for grey, name in enumerate(("Cat", "cat", "traffic light", "traffic_light", "dog")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (6, 5), (grey,) * 3).save(tmp_path / name / "a.png")
+    found = check_split(FolderDataset(tmp_path), needs_labels=True)
+    assert [(each.kind, each.detail) for each in found.findings] == [
+        (Kind.NEAR_NAMES, "'Cat' and 'cat'"),
+        (Kind.NEAR_NAMES, "'traffic light' and 'traffic_light'"),
+    ]

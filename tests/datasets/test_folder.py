@@ -11,6 +11,7 @@ from PIL import Image
 
 from weakclip.classes import voc_palette
 from weakclip.datasets.folder import FolderDataset
+from weakclip.datasets.label_files import LabelError
 from weakclip.errors import DataError
 from weakclip.images import write_mask
 
@@ -199,6 +200,7 @@ def test_a_folder_that_is_missing_empty_or_ambiguous_is_refused(tmp_path: Path) 
     with pytest.raises(DataError, match=r"no labels.csv or labels.jsonl, and 1.jpg lies in no class folder"):
         FolderDataset(tmp_path)
     write_image(tmp_path / "1.png")
+    (tmp_path / "labels.csv").write_text("image,labels\n1,cat\n")
     with pytest.raises(DataError, match="differ in their ending alone"):
         FolderDataset(tmp_path)
 
@@ -223,3 +225,58 @@ def test_masks_that_fit_no_image_are_noted(root: Path) -> None:
         write_image(root / "masks" / name)
     (note,) = FolderDataset(root).notes
     assert "masks: 2 files left out, the first b.jpg" in note
+
+
+def test_all_mistakes_are_told_at_once(root: Path) -> None:
+    (root / "classes.yaml").write_text("names: [cat, dog]\n")
+    (root / "labels.csv").write_text(
+        "image,labels\na,cow\nb,horse;dog\nx,cat\nb,dog\n,cat\ndeep/in side/ü,\na,cat,dog\n"
+    )
+    (root / "val.txt").write_text("nobody\nb\n")
+    (root / "test.txt").write_text("b\n")
+    with pytest.raises(LabelError) as caught:
+        FolderDataset(root, "train")
+    expected = (
+        *("line 2: unknown class 'cow'", "line 3: unknown class 'horse'", "line 4: no image 'x'"),
+        *("line 5: image 'b' is labelled twice", "line 6: no image is named", "line 7: image 'deep/in side/ü' has no"),
+        *("line 8: 3 cells", "val.txt, line 1: no image 'nobody'", "b.png is both in val.txt and in test.txt"),
+        "ü.jpeg: image without labels",
+    )
+    assert len(caught.value.problems) == len(expected)
+    for message in expected:
+        assert sum(message in problem for problem in caught.value.problems) == 1, message
+    assert f"(and 9 more; `weakclip data check {root}` lists all)" in str(caught.value)
+
+
+def test_synonyms_in_the_labels_mean_their_class(root: Path) -> None:
+    (root / "classes.yaml").write_text("names: [cat, dog]\nsynonyms: {dog: [traffic light, puppy]}\n")
+    assert labels_of(FolderDataset(root)) == {"a": ["cat"], "b": ["dog"], "deep/in side/ü": ["dog"]}
+
+
+def test_labels_and_classes_may_lie_elsewhere(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A folder that is not to be written to; what is named goes before what the folder has."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    expected = labels_of(FolderDataset(root))
+    (root / "labels.csv").rename(elsewhere / "tags.csv")
+    (root / "labels.jsonl").write_text("not read")
+    (elsewhere / "mine.yaml").write_text("names: [traffic light, dog, cat]\n")
+    dataset = FolderDataset(root, class_file=elsewhere / "mine.yaml", label_file=elsewhere / "tags.csv")
+    assert dataset.class_set.names == ("background", "traffic light", "dog", "cat")
+    assert {name: sorted(labels) for name, labels in labels_of(dataset).items()} == expected
+    with pytest.raises(DataError, match=r"none\.csv: cannot be read \(No such file"):
+        FolderDataset(root, label_file=elsewhere / "none.csv")
+
+
+def test_a_longest_side_reduces_image_size_and_mask_together(root: Path) -> None:
+    write_image(root / "images/a.jpg", (300, 400))
+    mask = np.zeros((300, 400), np.uint8)
+    mask[:, 200:] = 1
+    write_mask(root / "masks/a.png", mask, voc_palette())
+    whole, reduced = FolderDataset(root), FolderDataset(root, longest_side=100)
+    assert (whole.size(0), whole.image(0).shape, whole.mask(0).shape) == ((300, 400), (300, 400, 3), (300, 400))
+    assert (reduced.size(0), reduced.image(0).shape, reduced.mask(0).shape) == ((75, 100), (75, 100, 3), (75, 100))
+    assert np.array_equal(reduced.mask(0), mask[::4, ::4])
+    assert reduced.size(1) == whole.size(1) == (6, 9)
+    write_mask(root / "masks/a.png", mask[::4, ::4], voc_palette())
+    with pytest.raises(DataError, match="mask is 100x75 pixels, its image 400x300"):
+        reduced.mask(0)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from weakclip.config import DataSettings
+from weakclip.datasets.check import Kind
 from weakclip.pipeline.data_check import check_data, finding_lines
 
 
@@ -125,10 +127,72 @@ def test_many_findings_are_three_and_a_number(voc_root: Path) -> None:
     (voc_root / "ImageSets/Segmentation/mine.txt").write_text("\n".join(f"2007_00000{n}" for n in range(1, 6)))
     lines = finding_lines(check_data(DataSettings(dataset="voc12", root=str(voc_root)), ["mine"]))
     assert lines[0] == "mine: image that cannot be read: 5"
-    assert lines[-1] == "    … and 2 more"
-    assert len(lines) == 5
+    assert lines[-2].startswith("    … and 2 more")
+    assert lines[-1].startswith("    → save it anew")
+    assert len(lines) == 6
 
 
 def test_scenes_are_checked_too() -> None:
     check = check_data(DataSettings(dataset="scenes", scene_size=64, train_limit=2, val_limit=2), ["val"])
     assert [len(each.facts) for each in check.splits] == [200]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of three images with labels, in which nothing is wrong."""
+    root = tmp_path / "my photos"
+    (root / "images").mkdir(parents=True)
+    for grey, name in enumerate("abc"):
+        Image.new("RGB", (6, 5), (grey,) * 3).save(root / f"images/{name}.png")
+    (root / "labels.csv").write_text("image,labels\na,cat\nb,dog\nc,dog\n")
+    return root
+
+
+def test_a_folder_of_images_is_checked_by_its_path(
+    photos: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("data", "check", photos) == 0
+    assert "val" not in capsys.readouterr().out
+    (photos / "val.txt").write_text("c\n")
+    assert call("data", "check", photos) == 0
+    assert "val, masks" in capsys.readouterr().out
+
+
+def test_a_shipped_configuration_goes_before_a_folder_of_its_name(
+    tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("voc12").mkdir()
+    assert call("data", "check", "voc12", "--set", "data.root=./nowhere") == 2
+    assert "no PASCAL VOC 2012 here" in capsys.readouterr().err
+
+
+def test_all_mistakes_in_labels_are_shown_and_written_with_a_mend(
+    photos: Path, tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"missing{number},cat" for number in range(12)]
+    (photos / "labels.csv").write_text("\n".join(["image,labels", "a,cat", "a,dog", *lines]))
+    (photos / "val.txt").write_text("c\n")
+    assert call("data", "check", photos, "--json", tmp_path / "check.json") == 1
+    shown = capsys.readouterr().out
+    assert shown.count("no image 'missing") == 12
+    assert "labelled twice" in shown
+    assert "b.png: image without labels" in shown
+    assert "→ mend the lines that are named" in shown
+    assert "findings: 14" in shown
+    report = json.loads((tmp_path / "check.json").read_text())
+    assert report["splits"] == []
+    assert len(report["findings"]) == 14
+    assert all(finding["mend"] for finding in report["findings"])
+
+
+def test_every_kind_of_finding_is_shown_with_its_mend(
+    photos: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "images/a.png").write_bytes(b"no image")
+    (photos / "labels.csv").write_text("image,labels\na,cat\nb,dog\nc,Dog\n")
+    assert call("data", "check", photos) == 1
+    shown = capsys.readouterr().out
+    for kind in (Kind.IMAGE, Kind.NEAR_NAMES):
+        assert f"{kind}: 1" in shown
+        assert f"→ {kind.mend}" in shown

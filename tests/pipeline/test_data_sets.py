@@ -124,6 +124,25 @@ def test_fingerprint_follows_images_labels_and_limit(tagged_folder: Path) -> Non
     assert len(set(seen)) == len(seen)
 
 
+def test_fingerprint_follows_what_changes_images_and_labels_and_nothing_else(
+    tagged_folder: Path, tmp_path: Path
+) -> None:
+    """A smaller size and another class file make stages anew; a synonym that no label uses does not."""
+    (tmp_path / "labels.csv").write_text((tagged_folder / "labels.csv").read_text().replace(" ", ";"))
+    names = sorted(ScenesDataset("train", count=1).class_set.names[1:])
+
+    def fingerprint(text: str, longest_side: int | None = None) -> str:
+        (tmp_path / "mine.yaml").write_text(text)
+        files = {"class_file": str(tmp_path / "mine.yaml"), "label_file": str(tmp_path / "labels.csv")}
+        settings = DataSettings(dataset="folder", root=str(tagged_folder), longest_side=longest_side, **files)
+        return image_fingerprint(open_split(settings, "train", None))
+
+    plain = fingerprint(f"names: {names}")
+    assert fingerprint(f"names: {names}\nsynonyms: {{{names[0]}: [other]}}") == plain
+    assert fingerprint(f"names: {names}", longest_side=32) != plain
+    assert fingerprint(f"names: {names[::-1]}") != plain
+
+
 def test_masks_have_a_fingerprint_of_their_own(tagged_folder: Path) -> None:
     """Pixel labels that come or go change no stage but the scoring."""
 

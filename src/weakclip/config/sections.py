@@ -33,6 +33,10 @@ class DataSettings:
         val_limit: the same for the validation split.
         scene_size: side of the drawn images, pixels; for scenes alone.
         scene_seed: another seed draws other images; for scenes alone.
+        class_file: the classes, where they are not in the folder's own `classes.yaml`; for a folder alone.
+        label_file: the labels, where they are not in the folder's own `labels.csv`; for a folder alone.
+        longest_side: larger images are read, and their masks made, with so many pixels along their longer side; None
+            keeps every size; for a folder alone.
     """
 
     dataset: Literal["scenes", "voc12", "coco14", "folder"]
@@ -43,11 +47,17 @@ class DataSettings:
     val_limit: int | None = None
     scene_size: int = 128
     scene_seed: int = 0
+    class_file: str | None = None
+    label_file: str | None = None
+    longest_side: int | None = None
 
     def __post_init__(self) -> None:
         if (self.root is None) != (self.dataset == "scenes"):
             raise ConfigError(f"root: the folder of {self.dataset}, and null for scenes, expected; found {self.root!r}")
-        for name in ("train_limit", "val_limit"):
+        for name in ("class_file", "label_file", "longest_side"):
+            if self.dataset != "folder" and getattr(self, name) is not None:
+                raise ConfigError(f"{name}: null expected for {self.dataset}; it is for a folder alone")
+        for name in ("train_limit", "val_limit", "longest_side"):
             limit = getattr(self, name)
             if limit is not None and limit < 1:
                 raise ConfigError(f"{name}: 1 or more, or null, expected; found {limit}")

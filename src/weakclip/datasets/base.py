@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.errors import DataError
-from weakclip.images import image_size, read_mask, read_rgb
+from weakclip.images import image_size, read_mask, read_rgb, reduced_size, resize_mask
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,14 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
 
 
 class ImageFileDataset(ImageLabelDataset):
-    """A data set whose images, and masks where there are any, are files."""
+    """A data set whose images, and masks where there are any, are files.
+
+    Attributes:
+        longest_side: larger images are reduced to so many pixels along their longer side, and their masks with them;
+            None keeps every size.
+    """
+
+    longest_side: int | None = None
 
     @abstractmethod
     def image_path(self, index: int) -> Path:
@@ -112,11 +119,11 @@ class ImageFileDataset(ImageLabelDataset):
 
     def image(self, index: int) -> np.ndarray:
         """`(H, W, 3)` uint8 RGB, upright."""
-        return read_rgb(self.image_path(index))
+        return read_rgb(self.image_path(index), longest_side=self.longest_side)
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the image, from the file's header."""
-        return image_size(self.image_path(index))
+        return reduced_size(image_size(self.image_path(index)), self.longest_side)
 
     def mask(self, index: int) -> np.ndarray | None:
         """Pixel labels `(H, W)` uint8 with 255 for unlabelled pixels, or None. Read by evaluation only.
@@ -128,8 +135,9 @@ class ImageFileDataset(ImageLabelDataset):
         if path is None:
             return None
         mask = read_mask(path)
-        check_mask(mask, self.size(index), self.class_set.num_classes, path)
-        return mask
+        check_mask(mask, image_size(self.image_path(index)), self.class_set.num_classes, path)
+        size = self.size(index)
+        return mask if mask.shape == size else resize_mask(mask, size)
 
 
 def check_name(name: str) -> None:

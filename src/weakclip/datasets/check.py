@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,7 +25,9 @@ from weakclip.progress import track
 class Kind(StrEnum):
     """What can be wrong with a data set, in words."""
 
+    LABEL_FILE = "mistake in labels or lists"
     COUNT = "another number of images than published"
+    NEAR_NAMES = "two classes with nearly the same name"
     IMAGE = "image that cannot be read"
     LABELS = "labels that cannot be read"
     NO_LABELS = "training image without labels"
@@ -33,6 +36,26 @@ class Kind(StrEnum):
     NO_LABEL = "class in the mask that is not among the labels"
     SAME_CONTENT = "same image under two names"
     SHARED = "image of the training split in the validation split too"
+
+    @property
+    def mend(self) -> str:
+        """What to do about it."""
+        return MENDS[self]
+
+
+MENDS = {
+    Kind.LABEL_FILE: "mend the lines that are named, then check again: images and masks are read after that",
+    Kind.COUNT: "fetch the files that are missing, or name another split with --split",
+    Kind.NEAR_NAMES: "if they are one class, name one of them in classes.yaml and the other under its `synonyms`",
+    Kind.IMAGE: "save it anew from the original, or take it out of the folder and out of the labels",
+    Kind.LABELS: "mend the file that is named",
+    Kind.NO_LABELS: "add its labels, or take it out of the training list",
+    Kind.MASK: "save it anew as a palette or grey PNG of its image's size, class indices as values; or delete it",
+    Kind.NO_PIXEL: "take the label out, or draw the object; harmless where it is drawn as 255 or hidden by others",
+    Kind.NO_LABEL: "add the label: no mask is made of a class that the labels do not name",
+    Kind.SAME_CONTENT: "keep one of the two, with the labels of both",
+    Kind.SHARED: "take it out of one of the two lists; a score on images of the training says nothing",
+}
 
 
 @dataclass(frozen=True)
@@ -127,7 +150,12 @@ def check_split(dataset: ImageLabelDataset, *, needs_labels: bool) -> SplitCheck
         class_set=dataset.class_set,
         notes=dataset.notes,
         facts=facts,
-        findings=(*_count_findings(dataset), *findings, *_same_content(dataset.split, facts)),
+        findings=(
+            *_count_findings(dataset),
+            *_near_names(dataset),
+            *findings,
+            *_same_content(dataset.split, facts),
+        ),
     )
 
 
@@ -195,6 +223,16 @@ def _count_findings(dataset: ImageLabelDataset) -> Iterator[Finding]:
     if dataset.official_size not in (None, len(dataset)):
         detail = f"{len(dataset):,} images; the published split has {dataset.official_size:,}"
         yield Finding(Kind.COUNT, dataset.split, "", detail)
+
+
+def _near_names(dataset: ImageLabelDataset) -> Iterator[Finding]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in dataset.class_set.names:
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        groups["".join(letter for letter in plain if letter not in " _-.")].append(name)
+    for names in groups.values():
+        if len(names) > 1:
+            yield Finding(Kind.NEAR_NAMES, dataset.split, "", " and ".join(map(repr, names)))
 
 
 def _same_content(split: str, facts: Sequence[ImageFacts]) -> Iterator[Finding]:

@@ -1,23 +1,17 @@
-"""The files in which people write labels: `labels.csv`, `labels.jsonl` and `classes.yaml`."""
+"""The files in which people write labels: `labels.csv` and `labels.jsonl`."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from weakclip.classes import BACKGROUND, BACKGROUND_PROMPTS, ClassSet, voc_palette
 from weakclip.errors import DataError
-
-CLASS_KEYS = ("names", "prompts", "background_prompts", "colors")
 
 
 @dataclass(frozen=True)
@@ -35,69 +29,113 @@ class LabelRow:
     where: str
 
 
+class LabelError(DataError):
+    """Everything that is wrong with some labels: the message says the first, and how many more there are.
+
+    Args:
+        problems: one line each.
+        folder: the data set's folder, as it can be given to `weakclip data check`.
+    """
+
+    def __init__(self, problems: Sequence[str], folder: Path | str) -> None:
+        self.problems = tuple(dict.fromkeys(problems))
+        more = len(self.problems) - 1
+        rest = f" (and {more:,} more; `weakclip data check {shlex.quote(str(folder))}` lists all)" if more else ""
+        super().__init__(self.problems[0] + rest)
+
+
+@contextlib.contextmanager
+def noting(problems: list[str]) -> Iterator[None]:
+    """Add what is wrong to `problems`, and go on."""
+    try:
+        yield
+    except DataError as error:
+        problems.append(str(error))
+
+
 @contextlib.contextmanager
 def reading_text(path: Path) -> Iterator[None]:
     """Turn what Python says of a text or CSV file in another form into one line that names it.
 
     Raises:
-        DataError: not UTF-8, or not a CSV file.
+        DataError: not there, not UTF-8, or not a CSV file.
     """
     try:
         yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except csv.Error as error:
         raise DataError(f"{path}: not a CSV file ({error})") from None
 
 
-def read_label_rows(path: Path) -> list[LabelRow]:
+def read_label_rows(path: Path, problems: list[str] | None = None) -> list[LabelRow]:
     """Rows of a CSV with the columns image and labels, or of JSON Lines `{"image": "…", "labels": ["…"]}`.
 
     In a CSV, labels are separated by `;` (or by `,` inside quotes), so that names may hold spaces:
     `cat; traffic light`. The columns are separated by a comma, a semicolon or a tab, as the header line is; columns of
     other names are passed over.
 
+    Args:
+        path: the file; `.jsonl` is JSON Lines, everything else a CSV.
+        problems: gets a line for every row that is passed over because something is wrong with it.
+
     Raises:
-        DataError: another form, or a row without image or labels; with the line.
+        DataError: another form.
+        LabelError: rows without image or labels, with their lines; where `problems` is None.
     """
+    found: list[str] = []
     with reading_text(path), path.open(newline="", encoding="utf-8-sig") as file:
-        return list(_json_rows(file, path) if path.suffix == ".jsonl" else _csv_rows(file, path))
+        rows = list((_json_rows if path.suffix == ".jsonl" else _csv_rows)(file, path, found))
+    if problems is None and found:
+        raise LabelError(found, path.parent)
+    if problems is not None:
+        problems += found
+    return rows
 
 
-def _csv_rows(lines: Iterable[str], path: Path) -> Iterator[LabelRow]:
+def _csv_rows(lines: Iterable[str], path: Path, problems: list[str]) -> Iterator[LabelRow]:
     lines = iter(lines)
     header = next(lines, "")
     delimiter = next((mark for mark in "\t;," if mark in header), ",")
     columns = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
     if not {"image", "labels"} <= set(columns):
-        raise DataError(f"{path}, line 1: expected the columns image,labels; found {header.strip()!r}")
+        raise DataError(
+            f"{path}, line 1: expected the columns image,labels; found {header.strip()!r}; name the columns in line 1"
+        )
     reader = csv.reader(lines, delimiter=delimiter)
     for cells in reader:
-        where = f"{path}, line {reader.line_num + 1}"
-        if len(cells) > len(columns):
-            raise DataError(
-                f"{where}: {len(cells)} cells for {len(columns)} columns; separate labels by ';' inside quotes"
-            )
-        row = dict(zip(columns, cells, strict=False))
         if any(cell.strip() for cell in cells):
-            yield _checked_row(row["image"], re.split("[;,]", row.get("labels", "")), where)
+            with noting(problems):
+                yield _csv_row(columns, cells, f"{path}, line {reader.line_num + 1}")
 
 
-def _json_rows(lines: Iterable[str], path: Path) -> Iterator[LabelRow]:
+def _csv_row(columns: Sequence[str], cells: Sequence[str], where: str) -> LabelRow:
+    if len(cells) > len(columns):
+        raise DataError(f"{where}: {len(cells)} cells for {len(columns)} columns; separate labels by ';' inside quotes")
+    row = dict(zip(columns, cells, strict=False))
+    return _checked_row(row.get("image", ""), re.split("[;,]", row.get("labels", "")), where)
+
+
+def _json_rows(lines: Iterable[str], path: Path, problems: list[str]) -> Iterator[LabelRow]:
     for number, line in enumerate(lines, start=1):
-        where = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where}: not JSON ({error})") from None
-        labels = row.get("labels") if isinstance(row, dict) else None
-        if not isinstance(labels, list) or not isinstance(row.get("image"), str):
-            raise DataError(f'{where}: expected {{"image": "…", "labels": ["…"]}}')
-        if not all(isinstance(label, str) for label in labels):
-            raise DataError(f"{where}: labels are class names in quotes; found {labels}")
-        yield _checked_row(row["image"], labels, where)
+        if line.strip():
+            with noting(problems):
+                yield _json_row(line, f"{path}, line {number}")
+
+
+def _json_row(line: str, where: str) -> LabelRow:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error})") from None
+    labels = row.get("labels") if isinstance(row, dict) else None
+    if not isinstance(labels, list) or not isinstance(row.get("image"), str):
+        raise DataError(f'{where}: expected {{"image": "…", "labels": ["…"]}}')
+    if not all(isinstance(label, str) for label in labels):
+        raise DataError(f"{where}: labels are class names in quotes; found {labels}")
+    return _checked_row(row["image"], labels, where)
 
 
 def _checked_row(image: str, labels: Iterable[str], where: str) -> LabelRow:
@@ -107,65 +145,3 @@ def _checked_row(image: str, labels: Iterable[str], where: str) -> LabelRow:
     if not names:
         raise DataError(f"{where}: image {image.strip()!r} has no labels; name its classes or take the row out")
     return LabelRow(image.strip(), names, where)
-
-
-def class_set_of_names(names: Iterable[str]) -> ClassSet:
-    """A class set of foreground names alone: prompts are the names with `_` as a space, and everyday backgrounds."""
-    return _class_set(list(names), {}, None, {})
-
-
-def read_class_file(path: Path) -> ClassSet:
-    """A class set from `classes.yaml`.
-
-    Keys: `names`, the foreground classes in the order of their mask indices 1, 2, …; and, each optional, `prompts`
-    (class name: words for zero-shot use), `background_prompts` (list of words) and `colors` (class name: [r, g, b]).
-
-    Raises:
-        DataError: not YAML, an unknown key or class, or a value of another kind.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict) or not _all_text(content.get("names")):
-        raise DataError(f"{path}: expected `names:` with a list of class names; put quotes round numbers, yes and no")
-    for key in content:
-        if key not in CLASS_KEYS:
-            near = difflib.get_close_matches(str(key), CLASS_KEYS, n=1)
-            raise DataError(f"{path}: unknown key {key!r}; known: {', '.join(near or CLASS_KEYS)}")
-    prompts, colors = content.get("prompts") or {}, content.get("colors") or {}
-    if not isinstance(prompts, dict) or not isinstance(colors, dict) or not _all_text(list(prompts.values())):
-        raise DataError(f"{path}: prompts are `class: words` and colors `class: [r, g, b]`")
-    background = content.get("background_prompts")
-    if background is not None and not _all_text(background):
-        raise DataError(f"{path}: background_prompts is a list of words")
-    try:
-        return _class_set(content["names"], prompts, background, colors)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-
-
-def _all_text(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(value, str) for value in values)
-
-
-def _class_set(
-    names: list[str], prompts: Mapping[str, str], background: list[str] | None, colors: Mapping[str, Any]
-) -> ClassSet:
-    plain = ClassSet.from_foreground(names)
-    for name in (*prompts, *colors):
-        plain.index(name)
-    triples = []
-    for name, default in zip(plain.names, voc_palette(plain.num_classes).tolist(), strict=True):
-        color = colors.get(name, default)
-        if not isinstance(color, list) or not all(isinstance(value, int) for value in color):
-            raise DataError(f"class {name!r}: a colour is [r, g, b], three numbers 0 to 255; found {color!r}")
-        triples.append(tuple(color))
-    if background is None:
-        background = [word for word in BACKGROUND_PROMPTS if word not in names]
-    return ClassSet(
-        names=plain.names,
-        prompts=(BACKGROUND, *(prompts.get(name, name.replace("_", " ")) for name in names)),
-        background_prompts=tuple(background),
-        colors=tuple(triples),
-    )

@@ -14,6 +14,7 @@ from PIL import Image
 
 from weakclip.classes import IGNORE_INDEX
 from weakclip.errors import ConfigError
+from weakclip.images import fit_factor
 
 PAD_COLOR = (123, 117, 104)
 """RGB beside an image that is smaller than its crop: the mean colour of photographs, which the encoder's normalisation
@@ -34,7 +35,8 @@ class AugmentSettings:
     Args:
         crop_size: side of the square result, pixels.
         scale: range of the random resize factor.
-        fit_crop: factor 1 brings the image's shorter side to `crop_size`; otherwise factor 1 keeps its size.
+        fit_crop: factor 1 brings the image's shorter side to `crop_size` (the longer to eight crops at most);
+            otherwise factor 1 keeps its size.
         flip: probability of a left-right flip, 0…1.
         photometric: whether colours are distorted.
         max_class_share: a crop is drawn again, up to ten times, while one class covers this share of its labelled
@@ -124,7 +126,7 @@ def _to_byte(values: np.ndarray) -> np.ndarray:
 def _random_size(shape: tuple[int, ...], settings: AugmentSettings, rng: np.random.Generator) -> tuple[int, int]:
     factor = rng.uniform(*settings.scale)
     if settings.fit_crop:
-        factor *= settings.crop_size / min(shape)
+        factor *= fit_factor(shape, settings.crop_size)
     return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
 
 

@@ -71,7 +71,8 @@ def _open_folder(settings: DataSettings, split: str) -> ImageLabelDataset:
         return COCO14Dataset(root, split)
     from weakclip.datasets.folder import FolderDataset
 
-    return FolderDataset(root, split)
+    files = {"class_file": settings.class_file, "label_file": settings.label_file}
+    return FolderDataset(root, split, **files, longest_side=settings.longest_side)
 
 
 def image_fingerprint(dataset: ImageLabelDataset) -> str:
@@ -82,6 +83,8 @@ def image_fingerprint(dataset: ImageLabelDataset) -> str:
     source = dataset.whole if isinstance(dataset, FirstImages) else dataset
     lines = [repr((dataset.split, dataset.class_set)), *dataset.names]
     if isinstance(source, ImageFileDataset):
+        if source.longest_side is not None:
+            lines.append(f"longest side {source.longest_side}")
         for index in range(len(dataset)):
             lines.append(f"{source.labels(index)} {_stat(source.image_path(index))}")
     else:

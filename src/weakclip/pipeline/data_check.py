@@ -13,13 +13,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from weakclip.config import DataSettings
+from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.check import Finding, Kind, SplitCheck, check_split, shared_images
+from weakclip.datasets.label_files import LabelError
 from weakclip.errors import ConfigError
 from weakclip.images import write_json
 from weakclip.pipeline.data import open_split
 
 EXAMPLES = 3
 """Findings of one kind that are shown; JSON has all."""
+
+MISTAKES = 50
+"""Up to so many mistakes in labels and lists are shown, all of them: they are mended in one go."""
 
 UNLABELLED = ("val", "test")
 """Splits that need no image-level labels; those of the configuration's validation split need none either."""
@@ -30,7 +35,7 @@ class DataCheck:
     """What was read of all splits.
 
     Args:
-        splits: one an entry.
+        splits: one an entry; none of a split whose labels are wrong.
         findings: all that is wrong, between splits too.
     """
 
@@ -41,6 +46,8 @@ class DataCheck:
 def check_data(settings: DataSettings, splits: Sequence[str] = ()) -> DataCheck:
     """Check splits of the data that a configuration names, whole: its limits for quick tries are passed over.
 
+    Where labels or lists have mistakes, all of those are found, and the images of that split are not read.
+
     Args:
         settings: which data, and where they lie.
         splits: names of splits; the configuration's own where left out.
@@ -49,14 +56,27 @@ def check_data(settings: DataSettings, splits: Sequence[str] = ()) -> DataCheck:
         DataError: data that cannot be opened at all: no such folder or list, images that are missing.
     """
     own = (settings.train_split, *([settings.val_split] if settings.val_split else []))
-    datasets = [open_split(settings, split, None) for split in dict.fromkeys(splits or own)]
+    datasets, mistakes = _open(settings, tuple(dict.fromkeys(splits or own)))
     unlabelled = (settings.val_split, *UNLABELLED)
     checks = tuple(check_split(each, needs_labels=each.split not in unlabelled) for each in datasets)
-    findings = [finding for check in checks for finding in check.findings]
+    findings = [*mistakes, *(finding for check in checks for finding in check.findings)]
     by_name = {check.split: check for check in checks}
     if len(own) == 2 and own[0] != own[1] and by_name.keys() >= {*own}:
         findings += shared_images(by_name[own[0]], by_name[own[1]])
     return DataCheck(checks, tuple(findings))
+
+
+def _open(settings: DataSettings, splits: Sequence[str]) -> tuple[list[ImageLabelDataset], list[Finding]]:
+    """The splits that can be opened, and the mistakes in the labels of the others, each once."""
+    datasets: list[ImageLabelDataset] = []
+    mistakes: dict[str, Finding] = {}
+    for split in splits:
+        try:
+            datasets.append(open_split(settings, split, None))
+        except LabelError as error:
+            for problem in error.problems:
+                mistakes.setdefault(problem, Finding(Kind.LABEL_FILE, split, "", problem))
+    return datasets, list(mistakes.values())
 
 
 def write_check(path: Path, check: DataCheck) -> None:
@@ -88,13 +108,13 @@ def _plain(check: DataCheck) -> dict[str, Any]:
             }
             for each in check.splits
         ],
-        "findings": [dataclasses.asdict(finding) for finding in check.findings],
+        "findings": [{**dataclasses.asdict(finding), "mend": finding.kind.mend} for finding in check.findings],
     }
 
 
 def tables(check: DataCheck) -> list[Table]:
-    """The check for people: the splits, and the images of each class."""
-    return [_split_table(check), _class_table(check)]
+    """The check for people: the splits, and the images of each class; nothing where no split could be opened."""
+    return [] if not check.splits else [_split_table(check), _class_table(check)]
 
 
 def _table(title: str, left: Sequence[str], right: Sequence[str] = ()) -> Table:
@@ -127,16 +147,18 @@ def _class_table(check: DataCheck) -> Table:
 
 
 def finding_lines(check: DataCheck) -> list[str]:
-    """The findings for people: each kind with how many there are, and the first of them."""
+    """The findings for people: each kind with how many there are, the first of them, and what to do."""
     groups: dict[tuple[str, Kind], list[Finding]] = defaultdict(list)
     for finding in check.findings:
         groups[finding.split, finding.kind].append(finding)
     lines = []
     for (split, kind), findings in groups.items():
         lines.append(f"{split}: {kind}: {len(findings):,}")
+        shown = len(findings) if kind == Kind.LABEL_FILE and len(findings) <= MISTAKES else EXAMPLES
         lines += [
-            f"    {each.image}: {each.detail}" if each.image else f"    {each.detail}" for each in findings[:EXAMPLES]
+            f"    {each.image}: {each.detail}" if each.image else f"    {each.detail}" for each in findings[:shown]
         ]
-        if len(findings) > EXAMPLES:
-            lines.append(f"    … and {len(findings) - EXAMPLES:,} more")
+        if len(findings) > shown:
+            lines.append(f"    … and {len(findings) - shown:,} more; --json writes all")
+        lines.append(f"    → {kind.mend}")
     return lines

@@ -114,7 +114,7 @@ class ClipGradCAM:
         if not sample.labels:
             return CAM(classes=(), maps=np.zeros((0, *size), dtype=np.float32))
         image = torch.from_numpy(sample.image).permute(2, 0, 1)[None].to(self.clip.device)
-        if self.settings.scale != 1:
+        if self.settings.scale != 1 and min(size) * self.settings.scale >= 1:
             image = F.interpolate(
                 image.float() / 255, scale_factor=self.settings.scale, mode="bilinear", antialias=True
             )

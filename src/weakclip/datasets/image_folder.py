@@ -1,0 +1,112 @@
+"""The image files below a folder, found by their names."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from weakclip.errors import DataError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+OTHER_SUFFIXES = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raw")
+"""Kinds of photo that are not read; a note names them, lest somebody wonder where they are."""
+
+RUN_FILES = {"config.yaml", "manifest.json"}
+"""What a run folder holds: masks and pictures in it are results, not images."""
+
+
+class ImageFolder:
+    """The image files below a folder, by relative path with or without the extension.
+
+    Hidden files and folders, run folders, and `masks/` beside the images are passed over.
+
+    Args:
+        root: a data set's folder; the images are in `images/` where there is one, otherwise anywhere below.
+
+    Attributes:
+        folder: the folder that paths are relative to.
+        files: sorted paths, with `/`.
+        others: how many files of each other kind of photo there are, by ending.
+
+    Raises:
+        DataError: no such folder, or no images.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise DataError(
+                f"{root}: {'is a file; expected a folder of images' if root.exists() else 'no such folder'}"
+            )
+        self.folder = root / "images" if (root / "images").is_dir() else root
+        found = sorted(_files(self.folder))
+        self.files = [file for file in found if file.lower().endswith(IMAGE_SUFFIXES)]
+        self.others = Counter(PurePosixPath(file).suffix.lower() for file in found) - Counter(
+            PurePosixPath(file).suffix.lower() for file in self.files
+        )
+        if not self.files:
+            raise DataError(
+                f"{self.folder}: no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}" + self._others("; ")
+            )
+        self._by_name: dict[str, list[str]] = {}
+        for file in self.files:
+            self._by_name.setdefault(_key(stem(file)), []).append(file)
+        self._by_path = {_key(file): file for file in self.files}
+
+    def notes(self) -> list[str]:
+        """A sentence on photos that are of a kind that is not read, if there are any."""
+        return [f"{self.folder}: {self._others()}"] if self.others else []
+
+    def _others(self, before: str = "") -> str:
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(self.others.items()))
+        return f"{before}left out, convert them to JPEG or PNG: {kinds}" if kinds else ""
+
+    def twins(self) -> list[str]:
+        """A line for every two files whose names are equal but for their ending."""
+        return [
+            f"{self.folder}: {twins[0]} and {twins[1]} differ in their ending alone; rename one"
+            for twins in self._by_name.values()
+            if len(twins) > 1
+        ]
+
+    def find(self, reference: str, where: str) -> str:
+        """The file that a list means by `reference`.
+
+        Raises:
+            DataError: no such image, or a path that leads out of the folder.
+        """
+        path = PurePosixPath(reference.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts:
+            raise DataError(f"{where}: {reference!r} leads out of {self.folder}; name images by their path inside it")
+        key = _key(path.as_posix())
+        if key in self._by_path:
+            return self._by_path[key]
+        if key in self._by_name:
+            return self._by_name[key][0]
+        raise DataError(f"{where}: no image {reference!r} in {self.folder}; mend the name, or take the line out")
+
+
+def stem(file: str) -> str:
+    """A relative path without its extension."""
+    return PurePosixPath(file).with_suffix("").as_posix()
+
+
+def _key(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Relative paths of photos of every kind, those that are not read among them."""
+    for current, folders, files in os.walk(folder):
+        here = Path(current)
+        if set(files) >= RUN_FILES:
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if here == folder and folder.name != "images":
+            folders[:] = [name for name in folders if name != "masks"]
+        for name in files:
+            if name.lower().endswith(IMAGE_SUFFIXES + OTHER_SUFFIXES) and not name.startswith("."):
+                yield (here / name).relative_to(folder).as_posix()

@@ -1,0 +1,110 @@
+"""What a folder of images holds, in numbers: the start of a configuration. Only headers of images are read."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from weakclip.datasets.class_files import CLASS_FILE
+from weakclip.datasets.folder import FolderDataset, label_table
+from weakclip.errors import DataError
+from weakclip.images import image_size
+
+MOST_HEADERS = 2000
+"""Of more images, so many are looked at, evenly spread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSurvey:
+    """What a folder of images holds.
+
+    Args:
+        root: the folder.
+        labels: where the labels come from, in words.
+        class_file: the folder's own `classes.yaml`, or None.
+        splits: how many images each split has; train first.
+        masks: how many images have a mask, by split.
+        classes: class name → how many training images show it, in the order of the classes.
+        sizes: height and width of the images that were looked at, in pixels.
+        notes: what was left out, and images whose header cannot be read.
+    """
+
+    root: Path
+    labels: str
+    class_file: Path | None
+    splits: dict[str, int]
+    masks: dict[str, int]
+    classes: dict[str, int]
+    sizes: tuple[tuple[int, int], ...]
+    notes: tuple[str, ...]
+
+    @property
+    def images(self) -> int:
+        """How many training images there are."""
+        return self.splits["train"]
+
+    @property
+    def smallest(self) -> tuple[int, int]:
+        """Height and width of the image with the fewest pixels."""
+        return min(self.sizes, key=math.prod)
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Height and width of the image with the most pixels."""
+        return max(self.sizes, key=math.prod)
+
+
+def survey_folder(
+    root: Path | str, *, class_file: Path | str | None = None, label_file: Path | str | None = None
+) -> FolderSurvey:
+    """Look at a folder of images.
+
+    Args:
+        root: see `FolderDataset`, as are the others.
+        class_file: the classes, where they are elsewhere.
+        label_file: the labels, where they are elsewhere.
+
+    Raises:
+        DataError: as `FolderDataset`; or no image whose header can be read.
+    """
+    root = Path(root)
+    datasets = {
+        split: FolderDataset(root, split, class_file=class_file, label_file=label_file)
+        for split in FolderDataset.splits(root)
+    }
+    train = datasets["train"]
+    table = label_table(root, label_file)
+    counts = Counter(label for index in range(len(train)) for label in train.labels(index))
+    sizes, unread = _sizes(train)
+    return FolderSurvey(
+        root=root,
+        labels=f"one sub-folder of {train.image_folder} a class" if table is None else str(table),
+        class_file=root / CLASS_FILE if (root / CLASS_FILE).is_file() else None,
+        splits={split: len(each) for split, each in datasets.items()},
+        masks={split: _count_masks(each) for split, each in datasets.items()},
+        classes={name: counts[index] for index, name in enumerate(train.class_set.names) if index},
+        sizes=tuple(sizes),
+        notes=(*train.notes, *unread),
+    )
+
+
+def _sizes(dataset: FolderDataset) -> tuple[list[tuple[int, int]], list[str]]:
+    """Sizes of the images, or of `MOST_HEADERS` of them, and a note on those that cannot be read."""
+    indices = np.linspace(0, len(dataset) - 1, num=min(len(dataset), MOST_HEADERS), dtype=int)
+    sizes, errors = [], []
+    for index in indices.tolist():
+        try:
+            sizes.append(image_size(dataset.image_path(index)))
+        except DataError as error:
+            errors.append(str(error))
+    if not sizes:
+        raise DataError(errors[0])
+    return sizes, [f"{len(errors):,} images cannot be read, the first: {errors[0]}"] if errors else []
+
+
+def _count_masks(dataset: FolderDataset) -> int:
+    return sum(dataset.mask_path(index) is not None for index in range(len(dataset)))

@@ -1,0 +1,72 @@
+"""`weakclip tag`: from a folder of untagged images and some class names to a table of proposed labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from weakclip.classes import ClassSet
+from weakclip.clip import load_clip
+from weakclip.config import ClipSettings
+from weakclip.datasets.class_files import CLASS_FILE, class_set_of_names, read_class_file
+from weakclip.datasets.folder import label_table
+from weakclip.datasets.image_folder import ImageFolder
+from weakclip.errors import ConfigError
+from weakclip.pipeline.context import usable_device
+from weakclip.tagging import Tagging, TagSettings, write_labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagRequest:
+    """What `weakclip tag` is asked for.
+
+    Args:
+        folder: a data set's folder; the images are in `images/` where there is one, otherwise anywhere below.
+        out: the table.
+        names: the classes by their names; or, where there are none, from a class file.
+        class_file: a class file; None takes `classes.yaml` in the folder.
+        clip: hub id, folder, OpenAI archive, or "demo"; None takes the default of configurations.
+        threshold: see `TagSettings`.
+        device: "auto", or a torch device name.
+        overwrite: whether a table that is there already is replaced.
+    """
+
+    folder: Path
+    out: Path
+    names: tuple[str, ...] = ()
+    class_file: Path | None = None
+    clip: str | None = None
+    threshold: float = TagSettings.threshold
+    device: str = "auto"
+    overwrite: bool = False
+
+
+def tag_folder(request: TagRequest) -> Tagging:
+    """Propose labels for every image of a folder.
+
+    Raises:
+        ConfigError: no classes, or a table that is there already: labels that somebody corrected are never lost.
+        DataError: no images, or a class file with mistakes.
+        WeightsError: no such CLIP.
+    """
+    settings = TagSettings(threshold=request.threshold)
+    class_set = _class_set(request)
+    images = ImageFolder(request.folder)
+    if request.out.exists() and not request.overwrite:
+        raise ConfigError(f"{request.out}: is there already; --overwrite replaces it, --out takes another name")
+    if request.out.parent == request.folder and label_table(request.folder) not in (None, request.out):
+        raise ConfigError(f"{label_table(request.folder)}: has labels already; --out names a table elsewhere")
+    clip = load_clip(request.clip or ClipSettings().source, device=usable_device(request.device))
+    return write_labels(images, request.out, class_set, clip, settings)
+
+
+def _class_set(request: TagRequest) -> ClassSet:
+    own = request.folder / CLASS_FILE
+    file = request.class_file or (own if own.is_file() else None)
+    if file is not None and request.names:
+        raise ConfigError(f"{file}: names the classes already; leave --classes out, or change that file")
+    if file is not None:
+        return read_class_file(file).class_set
+    if not request.names:
+        raise ConfigError(f"which classes? --classes cat,dog names them; or write {own}")
+    return class_set_of_names(dict.fromkeys(request.names))

@@ -1,0 +1,169 @@
+"""A first configuration for a folder of images: what is found in it, numbers that suit it, and why.
+
+The numbers follow the published recipe for PASCAL VOC as far as the images allow: a crop of 512 pixels where the
+shorter side is 375, and about 30 looks at every image (20,000 steps of 16 images over 10,582).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from weakclip.config import ClipSettings, RunConfig, load_config
+from weakclip.config.reading import SHIPPED
+from weakclip.datasets.folder import FolderDataset
+from weakclip.datasets.survey import FolderSurvey, survey_folder
+from weakclip.errors import ConfigError
+from weakclip.images import atomic_write, reduced_size
+
+DEFAULT_CLIP = ClipSettings().source
+DEMO = "demo"
+VOC_SHORTER_SIDE, VOC_CROP, VOC_LOOKS = 375, 512, 30
+FEWEST_STEPS, MOST_STEPS = 500, 20_000
+MOST_WORKERS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartPlan:
+    """Numbers for a folder of images.
+
+    Args:
+        demo: whether they are for the small CLIP that ships with the package.
+        longest_side: what larger images are reduced to, pixels; None where none is larger.
+        scale: factor on the images before CLIP makes seeds of them.
+        crop: side of crops and windows, pixels.
+        crop_reason: why.
+        stride: step between windows, pixels.
+        steps: of either training.
+        steps_reason: why.
+        warmup_steps: of them.
+        batch_size: images a step.
+        workers: processes that load images.
+    """
+
+    demo: bool
+    longest_side: int | None
+    scale: float
+    crop: int
+    crop_reason: str
+    stride: int
+    steps: int
+    steps_reason: str
+    warmup_steps: int
+    batch_size: int = 8
+    workers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What `write_start` wrote.
+
+    Args:
+        survey: what was found.
+        config: the configuration.
+        class_file: the class file; None where the folder has one of its own.
+        loaded: the configuration, read back.
+    """
+
+    survey: FolderSurvey
+    config: Path
+    class_file: Path | None
+    loaded: RunConfig
+
+
+def plan_start(survey: FolderSurvey, clip: str = DEFAULT_CLIP) -> StartPlan:
+    """Numbers that suit a folder of images and a CLIP (a ViT-B/16's size, or the demo's)."""
+    demo = clip == DEMO
+    native, largest_crop, most = (128, 128, 256) if demo else (224, VOC_CROP, 1024)
+    longest = max(map(max, survey.sizes))
+    longest_side = most if longest > most else None
+    shorter = round(statistics.median(min(reduced_size(size, longest_side)) for size in survey.sizes))
+    enlarge = min(
+        native / shorter, most / longest
+    )  # the typical image to what CLIP knows, the largest not beyond reason
+    crop = min(largest_crop, max(native, round(shorter * VOC_CROP / VOC_SHORTER_SIDE / 32) * 32))
+    looks = math.ceil(VOC_LOOKS * survey.images / StartPlan.batch_size / 100) * 100
+    steps = min(MOST_STEPS, max(FEWEST_STEPS, looks))
+    reason = f"some {VOC_LOOKS} looks at every image, as in the published recipe"
+    if steps != looks:
+        reason += f", would be {looks:,}; at {'least' if steps > looks else 'most'} {steps:,}"
+    return StartPlan(
+        demo=demo,
+        longest_side=longest_side,
+        scale=max(1.0, math.floor(10 * enlarge) / 10),
+        crop=crop,
+        crop_reason=f"for images with a shorter side of about {shorter} pixels; {native} to {largest_crop} suit CLIP",
+        stride=crop * 2 // 3,
+        steps=steps,
+        steps_reason=reason,
+        warmup_steps=steps * 3 // 40,
+        workers=0 if demo else MOST_WORKERS,
+    )
+
+
+def write_start(
+    root: Path | str,
+    out: Path | str,
+    *,
+    clip: str = DEFAULT_CLIP,
+    label_file: Path | str | None = None,
+    overwrite: bool = False,
+) -> Start:
+    """Write a commented configuration for a folder of images and, beside it, a commented class file.
+
+    Nothing is written to the folder of images. A folder that has a `classes.yaml` of its own keeps to that.
+
+    Args:
+        root: the folder of images; see `FolderDataset`.
+        out: the configuration; `NAME.yaml` has its classes in `NAME_classes.yaml`.
+        clip: hub id, folder, OpenAI archive, or "demo".
+        label_file: the labels, where they are elsewhere.
+        overwrite: whether files that are there already are replaced.
+
+    Raises:
+        ConfigError: a file that is there already, or a path that cannot be written.
+        DataError: a folder that cannot be used as it is; see `FolderDataset`.
+    """
+    out = Path(out)
+    if out.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"{out}: expected a name that ends in .yaml")
+    survey = survey_folder(root, label_file=label_file)
+    class_file = None if survey.class_file else out.with_name(f"{out.stem}_classes.yaml")
+    for path in (out, class_file):
+        if path is not None and path.exists() and not overwrite:
+            raise ConfigError(f"{path}: is there already; --overwrite replaces it, --out takes another name")
+    values: dict[str, Any] = {
+        "survey": survey,
+        "clip": clip,
+        "plan": plan_start(survey, clip),
+        "class_file": class_file,
+        "label_file": label_file,
+        "background": FolderDataset(root, label_file=label_file).class_set.background_prompts if class_file else (),
+        "config": out,
+        "run": f"runs/{out.stem}",
+    }
+    if class_file:
+        _write(class_file, _render("start_classes.yaml.j2", values))
+    _write(out, _render("start.yaml.j2", values))
+    return Start(survey=survey, config=out, class_file=class_file, loaded=load_config(out))
+
+
+def _render(template: str, values: dict[str, Any]) -> str:
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    environment.filters["quoted"] = lambda value: json.dumps(str(value), ensure_ascii=False)  # JSON is YAML
+    environment.filters["padded"] = lambda text: f"{text:<31}"
+    return environment.from_string((SHIPPED / template).read_text(encoding="utf-8")).render(values)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with atomic_write(path, "w") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another file with --out") from None

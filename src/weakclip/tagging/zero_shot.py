@@ -1,0 +1,114 @@
+"""Which classes an image shows, told by a frozen CLIP without any training.
+
+CLIP scores the class prompts and the background prompts in one softmax, zero-shot (Radford et al., ICML 2021), in the
+sentence that the seeds use. Square windows that cover the image are scored one by one, and an image's score of a class
+is that of its best window: an object at the edge counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from weakclip.classes import BACKGROUND_PROMPTS, ClassSet
+from weakclip.clip import FrozenCLIP
+from weakclip.errors import ConfigError
+from weakclip.images import fit_factor, image_size, read_rgb, resize_rgb
+from weakclip.inference import window_starts
+from weakclip.seeds import GradCAMSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagSettings:
+    """How labels are proposed.
+
+    Args:
+        threshold: a class is proposed from this score on, 0…1.
+        prompt_template: sentence around each class and background word; `{}` stands for the word.
+        batch_size: windows that go through CLIP together.
+    """
+
+    threshold: float = 0.05
+    prompt_template: str = GradCAMSettings.prompt_template
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold: a number from 0 to 1 expected; found {self.threshold}")
+        if "{}" not in self.prompt_template:
+            raise ConfigError(f"prompt_template has to hold {{}} for the class word; found {self.prompt_template!r}")
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size: 1 or more expected; found {self.batch_size}")
+
+
+class Tagger:
+    """Scores of the foreground classes of a class set.
+
+    Args:
+        clip: the CLIP; images go to its device.
+        class_set: `prompts` are scored among `background_prompts` (or `BACKGROUND_PROMPTS` without the class words).
+        settings: see `TagSettings`.
+    """
+
+    def __init__(self, clip: FrozenCLIP, class_set: ClassSet, settings: TagSettings) -> None:
+        self.clip = clip
+        self.settings = settings
+        background = class_set.background_prompts
+        if not background:
+            background = tuple(word for word in BACKGROUND_PROMPTS if word not in class_set.prompts)
+        self.words = (*class_set.prompts[1:], *background)
+        self.classes = class_set.num_classes - 1
+        texts = [settings.prompt_template.replace("{}", word) for word in self.words]
+        self.text = F.normalize(clip.encode_text(texts), dim=-1)
+
+    def scores(self, images: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+        """Scores of some images.
+
+        Args:
+            images: of each, its windows, as `tag_windows` gives them.
+
+        Returns:
+            `(len(images), K-1)` float32, 0…1: of the foreground classes in their order.
+        """
+        windows = [window for image in images for window in image]
+        step = self.settings.batch_size
+        batches = [self._probabilities(windows[first : first + step]) for first in range(0, len(windows), step)]
+        of_windows = np.concatenate(batches)
+        first_windows = np.cumsum([0, *(len(image) for image in images[:-1])])
+        best: np.ndarray = np.maximum.reduceat(of_windows, first_windows, axis=0)
+        return best
+
+    def _probabilities(self, windows: Sequence[np.ndarray]) -> np.ndarray:
+        pixels = torch.from_numpy(np.stack(windows)).permute(0, 3, 1, 2).to(self.clip.device)
+        class_token = self.clip.encode_image(pixels).tokens[:, 0]
+        similarity = F.normalize(class_token, dim=-1) @ self.text.T
+        return (self.clip.logit_scale * similarity).softmax(dim=-1)[:, : self.classes].float().cpu().numpy()
+
+
+def tag_windows(path: Path, side: int) -> list[np.ndarray]:
+    """Square windows that cover an image whose shorter side has been brought to the window's.
+
+    Args:
+        path: the image file; it is decoded at a reduced size where that is enough.
+        side: side of the windows, pixels.
+
+    Returns:
+        `(side, side, 3)` uint8 each; of an image more than eight times as long as wide, eight that are stretched.
+
+    Raises:
+        DataError: an image that cannot be read.
+    """
+    height, width = image_size(path)
+    factor = fit_factor((height, width), side)
+    size = max(side, round(height * factor)), max(side, round(width * factor))
+    image = resize_rgb(read_rgb(path, longest_side=max(size)), size)
+    return [
+        image[top : top + side, left : left + side]
+        for top in window_starts(size[0], side, side)
+        for left in window_starts(size[1], side, side)
+    ]

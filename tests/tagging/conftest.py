@@ -1,0 +1,24 @@
+"""Drawn images as files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from weakclip.datasets.scenes import ScenesDataset
+from weakclip.images import write_png
+
+
+@pytest.fixture
+def make_scenes(tmp_path: Path) -> Callable[[int], Path]:
+    """Writer of the first images of Scenes val: `make_scenes(5)` is their folder."""
+
+    def make(count: int) -> Path:
+        dataset = ScenesDataset("val", count=count)
+        for index, name in enumerate(dataset.names):
+            write_png(tmp_path / f"scenes/{name}.png", dataset.image(index))
+        return tmp_path / "scenes"
+
+    return make

@@ -1,0 +1,182 @@
+"""Laws of the table: it is read back as it is, a stopped command goes on, and labels by hand are never lost."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from weakclip.classes import ClassSet
+from weakclip.clip import FrozenCLIP
+from weakclip.datasets import FolderDataset
+from weakclip.datasets.image_folder import ImageFolder
+from weakclip.datasets.label_files import read_label_rows
+from weakclip.datasets.scenes import ScenesDataset
+from weakclip.errors import ConfigError, DataError
+from weakclip.images import write_png
+from weakclip.tagging import TagSettings, table, write_labels
+
+CLASSES = ClassSet.from_foreground(["cat", "traffic light", "dog"])
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Five noisy images, one in a folder below, with names that a table must quote."""
+    for seed, name in enumerate(("a.png", "b, c.png", 'd "e".png', "deep/f.png", "ü.png")):
+        pixels = np.random.default_rng(seed).integers(0, 256, (32, 40, 3), dtype=np.uint8)
+        write_png(tmp_path / "mine/images" / name, pixels)
+    return tmp_path / "mine"
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 1.0])
+def test_the_table_is_read_back_as_it_is(root: Path, tiny_clip: FrozenCLIP, threshold: float) -> None:
+    out = root / "labels.csv"
+    result = write_labels(ImageFolder(root), out, CLASSES, tiny_clip, TagSettings(threshold=threshold))
+    rows = rows_of(out)
+    assert list(rows[0]) == ["image", "labels", "check", "score: cat", "score: traffic light", "score: dog"]
+    read = read_label_rows(out)
+    assert [row.image for row in read] == ImageFolder(root).files
+    for row, back in zip(rows, read, strict=True):
+        scores = {name: float(row[f"score: {name}"]) for name in CLASSES.names[1:]}
+        above = [name for name, score in scores.items() if score >= threshold]
+        assert list(back.labels) == (above or [max(scores, key=scores.__getitem__)])
+        assert bool(row["check"]) == (not above) == (row["image"] in result.unsure)
+    dataset = FolderDataset(root)
+    assert len(dataset) == result.images == 5
+    assert sum(result.classes.values()) == sum(len(dataset.labels(index)) for index in range(5))
+    assert not list(root.glob("*.partial"))
+
+
+def count_scored(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[str]:
+    """Notes which files are scored; like a kill, it can stop after some."""
+    scored: list[str] = []
+    real = table.tag_windows
+
+    def spy(path: Path, side: int) -> list[np.ndarray]:
+        if stop_after is not None and len(scored) >= stop_after:
+            raise KeyboardInterrupt
+        scored.append(path.name)
+        return real(path, side)
+
+    monkeypatch.setattr(table, "tag_windows", spy)
+    return scored
+
+
+def test_a_stopped_command_goes_on_and_ends_with_the_same_bytes(
+    root: Path, tiny_clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, out = TagSettings(batch_size=2), root / "labels.csv"
+    write_labels(ImageFolder(root), out, CLASSES, tiny_clip, settings)
+    undisturbed = out.read_bytes()
+    out.unlink()
+    count_scored(monkeypatch, stop_after=4)
+    with pytest.raises(KeyboardInterrupt):
+        write_labels(ImageFolder(root), out, CLASSES, tiny_clip, settings)
+    assert not out.exists()
+    partial = root / "labels.csv.partial"
+    partial.write_bytes(partial.read_bytes()[:-9])  # and the last line was torn
+    monkeypatch.undo()
+    again = count_scored(monkeypatch)
+    write_labels(ImageFolder(root), out, CLASSES, tiny_clip, settings)
+    assert out.read_bytes() == undisturbed
+    assert len(again) == 2  # one was torn, one had not begun
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize("change", ["classes", "template", "image"])
+def test_kept_scores_of_something_else_are_not_used(
+    root: Path, tiny_clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    count_scored(monkeypatch, stop_after=4)
+    with pytest.raises(KeyboardInterrupt):
+        write_labels(ImageFolder(root), root / "labels.csv", CLASSES, tiny_clip, TagSettings(batch_size=2))
+    monkeypatch.undo()
+    class_set, settings = CLASSES, TagSettings(batch_size=2)
+    if change == "classes":
+        class_set = ClassSet.from_foreground(["cat", "traffic light", "cow"])
+    elif change == "template":
+        settings = TagSettings(batch_size=2, prompt_template="{}")
+    else:
+        write_png(root / "images/a.png", np.zeros((32, 32, 3), np.uint8))
+    again = count_scored(monkeypatch)
+    write_labels(ImageFolder(root), root / "labels.csv", class_set, tiny_clip, settings)
+    assert len(again) == (2 if change == "image" else 5)
+
+
+def test_images_that_cannot_be_read_are_left_out_and_named(root: Path, tiny_clip: FrozenCLIP) -> None:
+    (root / "images/a.png").write_text("hello")
+    result = write_labels(ImageFolder(root), root / "labels.csv", CLASSES, tiny_clip, TagSettings())
+    assert result.images == 4
+    assert len(result.unread) == 1 and "a.png: not an image" in result.unread[0]
+    for path in (root / "images").rglob("*.png"):
+        path.write_text("hello")
+    with pytest.raises(DataError, match="no image can be read"):
+        write_labels(ImageFolder(root), root / "other.csv", CLASSES, tiny_clip, TagSettings())
+
+
+def test_names_that_cannot_stand_in_a_table_are_refused(root: Path, tiny_clip: FrozenCLIP) -> None:
+    with pytest.raises(DataError, match="'a, b'"):
+        write_labels(ImageFolder(root), root / "l.csv", ClassSet.from_foreground(["a, b"]), tiny_clip, TagSettings())
+
+
+@pytest.fixture
+def scenes(make_scenes: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(make_scenes(8).parent)
+    return Path("scenes")
+
+
+def test_the_command_tags_scenes_and_init_takes_its_table(
+    scenes: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ScenesDataset("val", count=1).class_set.names[1:]
+    command = ("tag", scenes, "--clip", "demo", "--device", "cpu")
+    assert call(*command, "--classes", ", ".join(names[:5]), "--classes", ",".join(names[5:])) == 0
+    shown = capsys.readouterr().out
+    assert "scenes/labels.csv: 8 images" in shown
+    assert "next: correct the column `labels`, then weakclip init scenes" in shown
+    assert call("init", scenes, "--clip", "demo") == 0
+    assert call("data", "check", "scenes.yaml") == 0
+
+
+def test_labels_by_hand_are_never_replaced_unasked(
+    scenes: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("tag", scenes, "--clip", "demo", "--device", "cpu", "--classes", "cat,car")
+    (scenes / "labels.csv").write_text("by hand")
+    assert call(*command) == 2
+    assert "is there already; --overwrite" in capsys.readouterr().err
+    (scenes / "labels.csv").rename(scenes / "labels.jsonl")
+    assert call(*command) == 2
+    assert "has labels already; --out" in capsys.readouterr().err
+    assert (scenes / "labels.jsonl").read_text() == "by hand"
+    assert call(*command, "--out", "tags/new.csv") == 0
+    assert "weakclip init scenes --labels tags/new.csv" in capsys.readouterr().out
+    assert call(*command, "--out", "tags/new.csv", "--overwrite", "--threshold", "1") == 0
+    assert "8 images have no class at or above 1" in capsys.readouterr().out
+
+
+def test_classes_come_from_the_class_file(
+    scenes: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("tag", scenes, "--clip", "demo", "--device", "cpu")
+    assert call(*command) == 2
+    assert "which classes? --classes" in capsys.readouterr().err
+    (scenes / "classes.yaml").write_text("names: [cat, boat]\nbackground_prompts: [sand]\n")
+    assert call(*command, "--classes", "cat") == 2
+    assert "names the classes already" in capsys.readouterr().err
+    assert call(*command) == 0
+    assert list(rows_of(scenes / "labels.csv")[0]) == ["image", "labels", "check", "score: cat", "score: boat"]
+
+
+def test_a_table_that_cannot_be_written_is_one_clear_line(root: Path, tiny_clip: FrozenCLIP, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_labels(ImageFolder(root), tmp_path / "file/labels.csv", CLASSES, tiny_clip, TagSettings())
