@@ -33,6 +33,8 @@ class DataSettings:
         val_limit: the same for the validation split.
         scene_size: side of the drawn images, pixels; for scenes alone.
         scene_seed: another seed draws other images; for scenes alone.
+        marks: a `marks.jsonl` of `weakclip review`, for instance another run's; the marks in the run's own folder come
+            on top of it. None for those alone.
     """
 
     dataset: Literal["scenes", "voc12", "coco14", "folder"]
@@ -43,6 +45,7 @@ class DataSettings:
     val_limit: int | None = None
     scene_size: int = 128
     scene_seed: int = 0
+    marks: str | None = None
 
     def __post_init__(self) -> None:
         if (self.root is None) != (self.dataset == "scenes"):

@@ -142,7 +142,7 @@ def _all_upstream(stage: str) -> set[str]:
 
 def _key(context: RunContext, stage: str, keys: Mapping[str, StageKey]) -> StageKey:
     spec = STAGES[stage]
-    inputs = {f"data ({name})": context.fingerprint(name) for name in spec.data}
+    inputs = {f"data ({name})": digest for name, digest in context.fingerprints(spec.data).items()}
     inputs |= {upstream: keys[upstream].digest for upstream in spec.upstream}
     return StageKey(settings=context.settings(spec.sections), inputs=inputs, code=spec.code)
 
