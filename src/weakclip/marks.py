@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from weakclip.errors import DataError
@@ -114,14 +115,14 @@ class MarkFile:
         self._seen: tuple[int, int] | None = None
 
     def current(self) -> Mapping[str, Mark]:
-        """The last mark on each image.
+        """The last mark on each image; later marks may appear in the mapping, so look up in it and do not walk it.
 
         Raises:
             DataError: as `read_marks`.
         """
         with self._lock:
             self._refresh()
-            return dict(self._marks)
+            return MappingProxyType(self._marks)
 
     def add(self, mark: Mark, *, after: str | None = None) -> bool:
         """Append a mark, and return when it is on the disk.

@@ -29,9 +29,6 @@ class ReviewedImages(ImageLabelDataset):
         whole: the data set.
         labels: image name → ascending foreground indices, in place of the data set's.
         left_out: names of images that are not in this one.
-
-    Raises:
-        DataError: no image is left.
     """
 
     def __init__(
@@ -44,8 +41,6 @@ class ReviewedImages(ImageLabelDataset):
         absent = set(left_out)
         self._indices = [index for index, name in enumerate(whole.names) if name not in absent]
         self._labels = dict(labels or {})
-        if not self._indices:
-            raise DataError(f"all {len(whole)} images of the split {whole.split!r} are left out by the review's marks")
         super().__init__(whole.class_set, whole.split, [whole.names[index] for index in self._indices])
         self.whole = whole
         self.has_masks = whole.has_masks
@@ -74,12 +69,13 @@ class Review:
 
     Args:
         labels: image name → ascending foreground indices, where they differ from the data set's.
-        bad: names of the images whose masks are marked bad, in the data set's order.
+        bad: names of the images whose masks are marked bad, in the data set's order → key of the masks that were looked
+            at; None where it is not known.
         truth_seen: how many of these marks were made with the true mask in view.
     """
 
     labels: Mapping[str, tuple[int, ...]]
-    bad: tuple[str, ...]
+    bad: Mapping[str, str | None]
     truth_seen: int
 
     @property
@@ -124,7 +120,7 @@ def read_review(dataset: ImageLabelDataset, paths: Sequence[Path]) -> Review:
         corrected = mark_labels(mark, dataset, where)
         if corrected is not None and corrected != dataset.labels(dataset.index_of(name)):
             labels[name] = corrected
-    bad = tuple(name for name, mark in known.items() if mark.mark == "bad")
+    bad = {name: mark.masks for name, mark in known.items() if mark.mark == "bad"}
     used = {*labels, *bad}
     review = Review(labels=labels, bad=bad, truth_seen=sum(known[name].truth_seen for name in used))
     if used:

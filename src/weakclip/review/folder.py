@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,15 +80,16 @@ class ReviewFolder:
         self.dataset: ImageLabelDataset = open_split(data, data.train_split, data.train_limit)
         self.layers = [*self.folders, *([TRUTH] if self.dataset.has_masks else [])]
         self.given = [self.dataset.labels(index) for index in range(len(self.dataset))]
-        own = self.run / MARKS
-        self._inherited = merged_marks([path for path in mark_files(data.marks, self.run) if path != own])
+        own, files = self.run / MARKS, mark_files(data.marks, self.run)
+        self._inherited = merged_marks([path for path in files if path != own])
         self._own = MarkFile(own)
-        for mark in self.marks().values():
+        for mark in merged_marks(files).values():
             mark_labels(mark, self.dataset, str(own))
 
     def marks(self) -> Mapping[str, Mark]:
         """The last mark on each image, those of `data.marks` among them."""
-        return self._inherited | dict(self._own.current())
+        own = self._own.current()
+        return ChainMap(dict(own), self._inherited) if self._inherited else own
 
     def masks_key(self) -> str | None:
         """The key under which the manifest knows the pseudo masks; None where there are none."""
@@ -118,15 +120,18 @@ class ReviewFolder:
             index
             for index, name in enumerate(self.dataset.names)
             if (not text or text in name.casefold())
-            and _passes(marks.get(name), by_mark, key)
+            and by_mark in _kinds(marks.get(name), key)
             and (by_class is None or by_class in self._labels(index, marks.get(name)))
         ]
 
     def counts(self) -> dict[str, int]:
         """How many images pass each filter."""
         marks, key = self.marks(), self.masks_key()
+        counts = dict.fromkeys(FILTERS, 0)
         known = [marks[name] for name in self.dataset.names if name in marks]
-        counts = {by_mark: sum(_passes(mark, by_mark, key) for mark in known) for by_mark in FILTERS}
+        for mark in known:
+            for kind in _kinds(mark, key):
+                counts[kind] += 1
         fresh = len(self.dataset) - len(known)
         return counts | {"all": len(self.dataset), "unmarked": counts["unmarked"] + fresh}
 
@@ -144,7 +149,7 @@ class ReviewFolder:
             "given": self.given[index],
             "corrected": None if mark is None else mark.labels,
             "mark": None if mark is None else mark.mark,
-            "again": _passes(mark, "again", key),
+            "again": "again" in _kinds(mark, key),
             "time": own[name].time if name in own else "",
         }
 
@@ -215,12 +220,12 @@ class ReviewFolder:
         return self.given[index] if corrected is None else corrected
 
 
-def _passes(mark: Mark | None, by_mark: str, key: str | None) -> bool:
-    verdict = None if mark is None else mark.mark
-    if by_mark == "unmarked":
-        return verdict is None
-    if by_mark == "relabelled":
-        return mark is not None and mark.labels is not None
-    if by_mark == "again":
-        return mark is not None and verdict is not None and mark.masks != key
-    return by_mark in ("all", verdict)
+def _kinds(mark: Mark | None, key: str | None) -> tuple[str, ...]:
+    """Which of `FILTERS` an image passes."""
+    if mark is None:
+        return ("all", "unmarked")
+    kinds = ["all", "relabelled"] if mark.labels is not None else ["all"]
+    if mark.mark is None:
+        return (*kinds, "unmarked")
+    kinds += [mark.mark] if mark.mark != "relabel" else []
+    return (*kinds, "again") if mark.masks != key else tuple(kinds)

@@ -94,6 +94,7 @@
     $("page-number").textContent = `page ${page + 1} of ${pages}`;
     $("page-back").disabled = page === 0;
     $("page-on").disabled = page === pages - 1;
+    document.body.className = "";
     $("overview").hidden = false;
     $("viewer").hidden = true;
     remember();
@@ -143,6 +144,7 @@
     at = position;
     const index = list[at];
     await fetchItems([index]);
+    document.body.className = "viewing";
     $("overview").hidden = true;
     if ($("viewer").hidden) scrollTo(0, 0);
     $("viewer").hidden = false;
