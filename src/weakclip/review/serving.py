@@ -12,10 +12,8 @@ from pathlib import Path
 from weakclip.errors import ConfigError, RunError
 from weakclip.review.folder import ReviewFolder
 
-PORT = 8765
 
-
-def serve(run: Path | str, *, announce: Callable[[str], None], port: int = PORT, host: str = "127.0.0.1") -> None:
+def serve(run: Path | str, *, announce: Callable[[str], None], port: int, host: str = "127.0.0.1") -> None:
     """Serve the review page of a run folder until Ctrl-C.
 
     Args:
