@@ -12,12 +12,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "weakclip"
 FLOORS = (
-    {"classes", "errors", "images", "progress", "safe_npy"},
+    {"classes", "errors", "images", "marks", "progress", "safe_npy"},
     {"clip", "crf", "datasets", "inference", "metrics"},
     {"losses", "modeling", "seeds", "segmenter", "tagging"},
     {"evaluation", "pseudo_masks", "report", "submission", "training"},
-    {"config", "pipeline", "start", "study"},
-    {"cli", "cli_folder", "cli_parts", "cli_study"},
+    {"config", "pipeline", "review", "start", "study"},
+    {"cli", "cli_folder", "cli_parts", "cli_review", "cli_study"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ENTRANCES = {"__init__", "__main__"}

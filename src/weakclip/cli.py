@@ -14,6 +14,7 @@ import typer
 from weakclip import __version__
 from weakclip.cli_folder import init, tag
 from weakclip.cli_parts import Config, Limit, Set, finished, load, load_data
+from weakclip.cli_review import review
 from weakclip.cli_study import study
 from weakclip.errors import WeakCLIPError
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.add_typer(study, name="study")
 app.command("init")(init)
 app.command("tag")(tag)
+app.command()(review)
 data = typer.Typer(no_args_is_help=True, help="Look at the images, labels and masks before anything is made of them.")
 app.add_typer(data, name="data")
 

@@ -37,6 +37,8 @@ class DataSettings:
         label_file: the labels, where they are not in the folder's own `labels.csv`; for a folder alone.
         longest_side: larger images are read, and their masks made, with so many pixels along their longer side; None
             keeps every size; for a folder alone.
+        marks: a `marks.jsonl` of `weakclip review`, for instance another run's; the marks in the run's own folder come
+            on top of it. None for those alone.
     """
 
     dataset: Literal["scenes", "voc12", "coco14", "folder"]
@@ -50,6 +52,7 @@ class DataSettings:
     class_file: str | None = None
     label_file: str | None = None
     longest_side: int | None = None
+    marks: str | None = None
 
     def __post_init__(self) -> None:
         if (self.root is None) != (self.dataset == "scenes"):

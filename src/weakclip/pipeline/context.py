@@ -14,8 +14,10 @@ import weakclip.clip
 from weakclip.clip import FrozenCLIP, load_clip
 from weakclip.config import RunConfig, flat
 from weakclip.datasets import ImageLabelDataset
-from weakclip.errors import ConfigError
+from weakclip.errors import ConfigError, DataError
+from weakclip.marks import MARKS
 from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, open_split, source_fingerprint
+from weakclip.pipeline.reviewed import Review, ReviewedImages, read_review
 from weakclip.report import STAGE_FOLDERS
 
 logger = logging.getLogger("weakclip")
@@ -48,7 +50,19 @@ class RunContext:
 
     @functools.cached_property
     def train(self) -> ImageLabelDataset:
-        """The training split: images and labels. Its masks are for scoring and for the upper bound."""
+        """The training split: images, and labels as the review left them. Its masks are for scoring and for the upper
+        bound."""
+        labels = self.review.labels
+        return ReviewedImages(self._given_train, labels=labels) if labels else self._given_train
+
+    @functools.cached_property
+    def review(self) -> Review:
+        """What the marks of `data.marks` and, on top of them, those of the run folder change."""
+        return read_review(self._given_train, mark_files(self.config.data.marks, self.out))
+
+    @functools.cached_property
+    def _given_train(self) -> ImageLabelDataset:
+        """The training split as the data set has it."""
         data = self.config.data
         return _noted(open_split(data, data.train_split, data.train_limit))
 
@@ -77,6 +91,11 @@ class RunContext:
             values |= flat(getattr(self.config, section), section)
         return {name: value for name, value in values.items() if name.rsplit(".", 1)[-1] not in NO_EFFECT}
 
+    def fingerprints(self, sources: Iterable[str]) -> dict[str, str]:
+        """Digests of sources of data by their names; a review that changes nothing is left out."""
+        digests = {source: self.fingerprint(source) for source in sources}
+        return {source: digest for source, digest in digests.items() if digest}
+
     def fingerprint(self, source: str) -> str:
         """Digest of a source of data: "train images", "train masks", "val images", "val masks", "CLIP weights", …"""
         if source not in self._fingerprints:
@@ -92,8 +111,10 @@ class RunContext:
     def _fingerprint_makers(self) -> dict[str, Callable[[], str]]:
         demo = Path(weakclip.clip.__file__).parent / "demo"
         return {
-            "train images": lambda: image_fingerprint(self.train),
-            "train masks": lambda: mask_fingerprint(self.train),
+            "train images": lambda: image_fingerprint(self._given_train),
+            "train masks": lambda: mask_fingerprint(self._given_train),
+            "labels from the review": lambda: self.review.labels_fingerprint,
+            "masks marked bad": lambda: self.review.bad_fingerprint,
             "val images": lambda: image_fingerprint(self.val) if self.val else "none",
             "val masks": lambda: mask_fingerprint(self.val) if self.val else "none",
             "CLIP weights": lambda: source_fingerprint(self.config.clip.source, demo),
@@ -103,6 +124,21 @@ class RunContext:
             "student weights": lambda: source_fingerprint(self.config.retrain.model, demo),
             "student trunk": lambda: source_fingerprint(self.config.retrain.pretrained, demo),
         }
+
+
+def mark_files(named: str | None, out: Path) -> list[Path]:
+    """The files with marks that a run reads, a later one winning: the one that its settings name, and its own.
+
+    Raises:
+        DataError: no such file.
+    """
+    own = out / MARKS
+    if named is None:
+        return [own] if own.is_file() else []
+    path = Path(named).expanduser()
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; data.marks is a {MARKS} that `weakclip review` wrote, or null")
+    return [path, own] if own.is_file() and own.resolve() != path.resolve() else [path]
 
 
 def _noted(dataset: ImageLabelDataset) -> ImageLabelDataset:

@@ -96,12 +96,30 @@ def _plan(context: RunContext, wanted: Sequence[str]) -> tuple[Manifest, dict[st
         for upstream in STAGES[stage].upstream:
             if upstream not in wanted and manifest.state(upstream, keys[upstream]) != "done":
                 _complain(manifest, stage, upstream, keys[upstream])
+    if "retrain" in wanted:
+        _check_bad_masks(context, keys["pseudo_masks"])
     manifest.save()
     for stage in wanted:
         _announce(manifest, stage, keys[stage])
     with atomic_write(context.out / "config.yaml", "w") as file:
         file.write(dump_config(context.config))
     return manifest, keys
+
+
+def _check_bad_masks(context: RunContext, masks: StageKey) -> None:
+    """Refuse a training on no masks before anything is removed; say which marks are on masks of the past."""
+    bad, images = context.review.bad, len(context.train)
+    if len(bad) == images:
+        raise DataError(
+            f"all {images} masks are marked bad, and none is left to train on; `weakclip review` changes marks"
+        )
+    earlier = sum(key not in (None, masks.digest) for key in bad.values())
+    if earlier:
+        logger.info(
+            "retrain: %d of %d bad marks were made on other masks than this run's; `weakclip review` shows them",
+            earlier,
+            len(bad),
+        )
 
 
 def _train_together(context: RunContext, wanted: Sequence[str], processes: Processes) -> RunResult:
@@ -142,7 +160,7 @@ def _all_upstream(stage: str) -> set[str]:
 
 def _key(context: RunContext, stage: str, keys: Mapping[str, StageKey]) -> StageKey:
     spec = STAGES[stage]
-    inputs = {f"data ({name})": context.fingerprint(name) for name in spec.data}
+    inputs = {f"data ({name})": digest for name, digest in context.fingerprints(spec.data).items()}
     inputs |= {upstream: keys[upstream].digest for upstream in spec.upstream}
     return StageKey(settings=context.settings(spec.sections), inputs=inputs, code=spec.code)
 

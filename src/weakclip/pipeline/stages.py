@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from weakclip.images import write_json, write_mask
 from weakclip.modeling import load_weakclip
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.pictures import write_pictures
+from weakclip.pipeline.reviewed import ReviewedImages
 from weakclip.pipeline.seed_stage import DENSE, SEEDS, make_seeds
 from weakclip.progress import track
 from weakclip.pseudo_masks import MASKS, write_pseudo_masks
@@ -34,6 +36,11 @@ from weakclip.training.pairs import TrainingPairs
 from weakclip.training.retrain import retrain
 from weakclip.training.settings import TrainResult
 from weakclip.training.train_weakclip import train_weakclip
+
+logger = logging.getLogger("weakclip")
+
+LEFT_OUT = "left_out.json"
+"""In the folder of `retrain`: names of the images whose masks were marked bad and not trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +92,13 @@ def make_pseudo_masks(context: RunContext, folder: Path) -> None:
 
 
 def retrain_on_pseudo_masks(context: RunContext, folder: Path) -> None:
-    """Train an ordinary segmentation network on the pseudo masks."""
-    _retrain(context, context.folder("pseudo_masks") / MASKS, folder)
+    """Train an ordinary segmentation network on the pseudo masks; those that a review marked bad are left out."""
+    bad, dataset = context.review.bad, context.train
+    if bad:
+        logger.info("retrain: %d of %d masks are marked bad and left out", len(bad), len(dataset))
+        dataset = ReviewedImages(dataset, left_out=bad)
+        write_json(folder / LEFT_OUT, list(bad))
+    _retrain(context, dataset, context.folder("pseudo_masks") / MASKS, folder)
 
 
 def retrain_on_truth(context: RunContext, folder: Path) -> None:
@@ -100,7 +112,7 @@ def retrain_on_truth(context: RunContext, folder: Path) -> None:
         path = masks / f"{dataset.names[index]}.png"
         if not path.is_file():
             write_mask(path, mask, dataset.class_set.palette)
-    _retrain(context, masks, folder)
+    _retrain(context, dataset, masks, folder)
 
 
 def evaluate(context: RunContext, folder: Path) -> None:
@@ -132,9 +144,9 @@ def evaluate_upper_bound(context: RunContext, folder: Path) -> None:
     _finish_scores(folder, _score_network(context, folder, "retrain_truth", "network (true masks)"))
 
 
-def _retrain(context: RunContext, masks: Path, folder: Path) -> None:
+def _retrain(context: RunContext, dataset: ImageLabelDataset, masks: Path, folder: Path) -> None:
     settings = context.config.retrain
-    pairs = TrainingPairs(context.train, masks, settings.augment)
+    pairs = TrainingPairs(dataset, masks, settings.augment)
     _write_metrics(folder, retrain(pairs, folder, settings, device=context.device, seed=context.config.seed))
 
 
@@ -171,7 +183,10 @@ STAGES = {
         purpose="where the classes are, told from the image-level labels",
         run=make_seeds,
         sections=("clip", "seeds", "seed"),
-        data=("train images", "CLIP weights", "imported seeds", "MCTformer+ weights", "ResNet38 weights"),
+        data=(
+            *("train images", "labels from the review", "CLIP weights"),
+            *("imported seeds", "MCTformer+ weights", "ResNet38 weights"),
+        ),
     ),
     "train": Stage(
         purpose="training WeakCLIP on the seeds",
@@ -184,14 +199,14 @@ STAGES = {
         purpose="pixel masks of the training images",
         run=make_pseudo_masks,
         sections=("pseudo_masks",),
-        data=("train images",),
+        data=("train images", "labels from the review"),
         upstream=("train",),
     ),
     "retrain": Stage(
         purpose="training an ordinary segmentation network on the pseudo masks",
         run=retrain_on_pseudo_masks,
         sections=("retrain", "seed"),
-        data=("train images", "student weights", "student trunk"),
+        data=("train images", "masks marked bad", "student weights", "student trunk"),
         upstream=("pseudo_masks",),
     ),
     "evaluate": Stage(

@@ -179,7 +179,7 @@ def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
 def _study_key(context: RunContext, source: str, candidates: int) -> StageKey:
     """All that the result depends on: settings, images, masks and probabilities."""
     settings = context.settings(("pseudo_masks", "seed")) | {"candidates": candidates}
-    inputs = {name: context.fingerprint(name) for name in ("train images", "train masks")}
+    inputs = context.fingerprints(("train images", "train masks", "labels from the review"))
     return StageKey(settings=settings, inputs=inputs | {"probabilities": source})
 
 

@@ -124,12 +124,13 @@ def _study_key(context: RunContext, subject: str) -> StageKey:
     sources = (
         "train images",
         "train masks",
+        "labels from the review",
         "CLIP weights",
         "imported seeds",
         "MCTformer+ weights",
         "ResNet38 weights",
     )
-    inputs = {name: context.fingerprint(name) for name in sources}
+    inputs = context.fingerprints(sources)
     return StageKey(settings=context.settings(sections) | {"study": subject}, inputs=inputs)
 
 

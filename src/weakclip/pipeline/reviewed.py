@@ -1,0 +1,153 @@
+"""What the marks of a review mean to a run: other labels for some images, and masks that nothing is trained on.
+
+A relabelled image's labels take the place of the data set's in stages 1 to 3. A bad mask is left out of stage 4's
+training and of nothing else: were its image left out of stage 2, WeakCLIP would be another, and with it every mask that
+was reviewed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from weakclip.datasets import ImageLabelDataset
+from weakclip.errors import DataError
+from weakclip.marks import Mark, read_marks
+
+logger = logging.getLogger("weakclip")
+
+
+class ReviewedImages(ImageLabelDataset):
+    """Some images of a data set, some of them with other labels.
+
+    Args:
+        whole: the data set.
+        labels: image name → ascending foreground indices, in place of the data set's.
+        left_out: names of images that are not in this one.
+    """
+
+    def __init__(
+        self,
+        whole: ImageLabelDataset,
+        *,
+        labels: Mapping[str, tuple[int, ...]] | None = None,
+        left_out: Iterable[str] = (),
+    ) -> None:
+        absent = set(left_out)
+        self._indices = [index for index, name in enumerate(whole.names) if name not in absent]
+        self._labels = dict(labels or {})
+        super().__init__(whole.class_set, whole.split, [whole.names[index] for index in self._indices])
+        self.whole = whole
+        self.has_masks = whole.has_masks
+
+    def image(self, index: int) -> np.ndarray:
+        """`(H, W, 3)` uint8 RGB."""
+        return self.whole.image(self._indices[index])
+
+    def labels(self, index: int) -> tuple[int, ...]:
+        """Ascending foreground indices: the review's, or else the data set's."""
+        name = self.names[index]
+        return self._labels[name] if name in self._labels else self.whole.labels(self._indices[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.whole.size(self._indices[index])
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """Pixel labels, or None; for scoring only."""
+        return self.whole.mask(self._indices[index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Review:
+    """The marks that change something.
+
+    Args:
+        labels: image name → ascending foreground indices, where they differ from the data set's.
+        bad: names of the images whose masks are marked bad, in the data set's order → key of the masks that were looked
+            at; None where it is not known.
+        truth_seen: how many of these marks were made with the true mask in view.
+    """
+
+    labels: Mapping[str, tuple[int, ...]]
+    bad: Mapping[str, str | None]
+    truth_seen: int
+
+    @property
+    def labels_fingerprint(self) -> str:
+        """Digest of the labels; empty where there are none, so that a run without a review keeps its keys."""
+        return _digest(f"{name} {labels}" for name, labels in sorted(self.labels.items()))
+
+    @property
+    def bad_fingerprint(self) -> str:
+        """Digest of the names of bad masks; empty where there are none."""
+        return _digest(sorted(self.bad))
+
+
+def merged_marks(paths: Sequence[Path]) -> dict[str, Mark]:
+    """The last mark on each image; a later file wins.
+
+    Raises:
+        DataError: as `read_marks`.
+    """
+    marks: dict[str, Mark] = {}
+    for path in paths:
+        found, torn = read_marks(path)
+        if torn:
+            logger.info("%s: %d lines are no JSON (cut short, perhaps); passed over", path, torn)
+        marks |= found
+    return marks
+
+
+def read_review(dataset: ImageLabelDataset, paths: Sequence[Path]) -> Review:
+    """What the marks in some files, a later file winning, change for a data set, and say it.
+
+    Raises:
+        DataError: a file that cannot be read, no mark in a line, or a label that is no class.
+    """
+    marks = merged_marks(paths)
+    where = ", ".join(map(str, paths))
+    known = {name: marks[name] for name in dataset.names if name in marks}
+    if len(known) < len(marks):
+        logger.info("%s: %d marks are on no image of %s; passed over", where, len(marks) - len(known), dataset.split)
+    labels: dict[str, tuple[int, ...]] = {}
+    for name, mark in known.items():
+        corrected = mark_labels(mark, dataset, where)
+        if corrected is not None and corrected != dataset.labels(dataset.index_of(name)):
+            labels[name] = corrected
+    bad = {name: mark.masks for name, mark in known.items() if mark.mark == "bad"}
+    used = {*labels, *bad}
+    review = Review(labels=labels, bad=bad, truth_seen=sum(known[name].truth_seen for name in used))
+    if used:
+        logger.info("%s: %d images have other labels, %d masks are marked bad", where, len(labels), len(bad))
+    if review.truth_seen:
+        logger.warning(
+            "%s: %d of these marks were made with the true mask in view; this run's results have used pixel labels",
+            where,
+            review.truth_seen,
+        )
+    return review
+
+
+def mark_labels(mark: Mark, dataset: ImageLabelDataset, where: str) -> tuple[int, ...] | None:
+    """The indices of a mark's labels; None where the data set's stay.
+
+    Raises:
+        DataError: a label that is no class of the data set.
+    """
+    if mark.labels is None:
+        return None
+    try:
+        return dataset.class_set.foreground_indices(mark.labels)
+    except DataError as error:
+        raise DataError(f"{where}: image {mark.image!r}: {error}") from None
+
+
+def _digest(lines: Iterable[str]) -> str:
+    content = "\n".join(lines)
+    return hashlib.sha256(content.encode()).hexdigest()[:32] if content else ""

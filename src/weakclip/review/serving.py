@@ -1,0 +1,61 @@
+"""From a run folder to a page in a browser: a port, a server, and an end with Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from weakclip.errors import ConfigError, RunError
+from weakclip.review.folder import ReviewFolder
+
+
+def serve(run: Path | str, *, announce: Callable[[str], None], port: int, host: str = "127.0.0.1") -> None:
+    """Serve the review page of a run folder until Ctrl-C.
+
+    Args:
+        run: the run folder.
+        announce: called with the page's address as soon as it can be opened.
+        port: 0 takes a free one.
+        host: the address to listen on.
+
+    Raises:
+        ConfigError: FastAPI or uvicorn is not installed.
+        RunError: as `ReviewFolder`, or the port cannot be had.
+    """
+    if not all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn")):
+        raise ConfigError("the review page needs FastAPI and uvicorn; `pip install weakclip[serve]`")
+    import uvicorn
+
+    from weakclip.review.server import build_site
+
+    site = build_site(ReviewFolder(run), token=secrets.token_urlsafe(32), host=host)
+    with contextlib.closing(listening(host, port)) as listener:
+        settings = uvicorn.Config(site, log_level="warning", server_header=False, lifespan="off", ws="none")
+        shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
+        announce(f"http://{shown}:{listener.getsockname()[1]}/")
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(settings).run(sockets=[listener])
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that takes connections.
+
+    Raises:
+        RunError: the port is in use, or the address is not this machine's.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RunError(
+            f"{host}:{port}: cannot listen there ({reason}); choose another --port, or 0 for a free one"
+        ) from None
+    return listener
