@@ -17,7 +17,7 @@ FLOORS = (
     {"losses", "modeling", "seeds", "segmenter"},
     {"evaluation", "pseudo_masks", "report", "submission", "training"},
     {"config", "pipeline", "study"},
-    {"cli", "cli_parts", "cli_study"},
+    {"cli", "cli_export_dataset", "cli_json", "cli_parts", "cli_study"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ENTRANCES = {"__init__", "__main__"}

@@ -1,7 +1,7 @@
 """The curves of a training for TensorBoard: `log.jsonl` once more, as an event file.
 
-The event file is made anew from the kept lines of `log.jsonl` whenever a training starts or goes on, and then grows line by
-line: no step is in it twice, whatever stopped the training before. TensorBoard's own classes write it; torch's
+The event file is made anew from the kept lines of `log.jsonl` whenever a training starts or goes on, and then grows
+line by line: no step is in it twice, whatever stopped the training before. TensorBoard's own classes write it; torch's
 `SummaryWriter` is not used, because it imports TensorFlow where that is installed.
 """
 
