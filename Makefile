@@ -11,7 +11,7 @@ run_stamp = $(VENV)/.installed-run-$(pinned)
 test_stamp = $(VENV)/.installed-test-$(pinned)
 dev_stamp = $(VENV)/.installed-dev-$(pinned)
 
-.PHONY: demo demo-full test test-slow lint clean help
+.PHONY: demo demo-full test test-slow lint docs release-check clean help
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
@@ -33,6 +33,21 @@ lint: $(dev_stamp)  ## style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: $(test_stamp)  ## the API reference, from the docstrings: build/docs/index.html; a warning is an error
+	$(VENV)/bin/python -W error::UserWarning -m pdoc weakclip --docformat google --output-directory build/docs
+
+release-check: $(dev_stamp)  ## before a release: distributions, known holes in the dependencies, bill of materials; network
+	rm -rf build/release && mkdir -p build/release
+	$(PYTHON) -m venv build/release/tools
+	build/release/tools/bin/pip install --quiet build twine pip-audit cyclonedx-bom
+	build/release/tools/bin/python -m build --outdir build/release/dist
+	build/release/tools/bin/twine check --strict build/release/dist/*
+	$(PYTHON) -m venv build/release/clean
+	build/release/clean/bin/pip install --quiet build/release/dist/*.whl $(with_constraints)
+	build/release/clean/bin/weakclip --version
+	build/release/tools/bin/pip-audit --path "$$(build/release/clean/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	build/release/tools/bin/cyclonedx-py environment build/release/clean --output-file build/release/sbom.cdx.json
 
 clean:  ## remove the environment; runs are kept
 	rm -rf $(VENV)

@@ -17,7 +17,7 @@ FLOORS = (
     {"losses", "modeling", "seeds", "segmenter", "tagging"},
     {"evaluation", "pseudo_masks", "report", "submission", "training"},
     {"config", "pipeline", "review", "start", "study"},
-    {"cli", "cli_folder", "cli_parts", "cli_review", "cli_study"},
+    {path.stem for path in SOURCE.glob("cli*.py")},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ENTRANCES = {"__init__", "__main__"}

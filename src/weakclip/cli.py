@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weakclip import __version__
+from weakclip.cli_export_dataset import export_dataset
 from weakclip.cli_folder import init, tag
+from weakclip.cli_json import Json, answer, run_record
 from weakclip.cli_parts import Config, Limit, Set, finished, load, load_data
 from weakclip.cli_review import review
 from weakclip.cli_study import study
@@ -20,18 +22,19 @@ from weakclip.errors import WeakCLIPError
 
 if TYPE_CHECKING:
     from weakclip.pipeline import RunResult
+    from weakclip.pipeline.data_check import DataCheck
 
 app = typer.Typer(
     name="weakclip",
     help="Images with image-level labels in, pixel masks and a segmentation network out, with a frozen CLIP.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(study, name="study")
 app.command("init")(init)
 app.command("tag")(tag)
 app.command()(review)
+app.command("export-dataset")(export_dataset)
 data = typer.Typer(no_args_is_help=True, help="Look at the images, labels and masks before anything is made of them.")
 app.add_typer(data, name="data")
 
@@ -65,53 +68,54 @@ def options(
 def run(
     config: Config,
     out: Out,
+    *,
     full: Annotated[bool, typer.Option("--full", help="Also train on the true masks, as an upper bound.")] = False,
     limit_steps: Limit = None,
     set_: Set = None,
+    json: Json = False,
 ) -> None:
     """Do the whole job: seeds, training, pseudo masks, retraining, evaluation, report."""
     from weakclip.pipeline import run_pipeline
 
-    loaded = load(config, set_, limit_steps)
-    _show(lambda: run_pipeline(loaded, out, full=full))
+    _answer(lambda: run_pipeline(load(config, set_, limit_steps), out, full=full), json=json)
 
 
 @app.command()
-def seeds(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None) -> None:
+def seeds(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None, json: Json = False) -> None:
     """Stage 1: class activation maps and seed masks from the frozen CLIP, or from elsewhere."""
-    _one_stage("seeds", config, out, set_, limit_steps)
+    _one_stage("seeds", config, out, set_, limit_steps, json=json)
 
 
 @app.command()
-def train(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None) -> None:
+def train(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None, json: Json = False) -> None:
     """Stage 2: train WeakCLIP on the seeds."""
-    _one_stage("train", config, out, set_, limit_steps)
+    _one_stage("train", config, out, set_, limit_steps, json=json)
 
 
 @app.command()
-def pseudo_masks(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None) -> None:
+def pseudo_masks(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None, json: Json = False) -> None:
     """Stage 3: pixel masks of the training images from the trained WeakCLIP."""
-    _one_stage("pseudo_masks", config, out, set_, limit_steps)
+    _one_stage("pseudo_masks", config, out, set_, limit_steps, json=json)
 
 
 @app.command()
-def retrain(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None) -> None:
+def retrain(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None, json: Json = False) -> None:
     """Stage 4: train an ordinary segmentation network on the pseudo masks."""
-    _one_stage("retrain", config, out, set_, limit_steps)
+    _one_stage("retrain", config, out, set_, limit_steps, json=json)
 
 
 @app.command()
-def evaluate(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None) -> None:
+def evaluate(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None, json: Json = False) -> None:
     """Stage 5: score seeds and pseudo masks on the training split, the network on the validation split."""
-    _one_stage("evaluate", config, out, set_, limit_steps)
+    _one_stage("evaluate", config, out, set_, limit_steps, json=json)
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], json: Json = False) -> None:
     """Write report.html of a run folder anew."""
     from weakclip.report import write_report
 
-    typer.echo(write_report(folder))
+    answer(lambda: write_report(folder), json=json, record=lambda path: {"report": path}, show=typer.echo)
 
 
 @app.command()
@@ -155,27 +159,20 @@ def data_check(
         list[str] | None,
         typer.Option(help="A split to check, may be given repeatedly; else the configuration's."),
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write everything that was found to this file, too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write everything that was found to this file, as JSON.")] = None,
     set_: Set = None,
+    json: Json = False,
 ) -> None:
     """Read every image, label and mask of a data set, and say what is wrong: exit code 0 if nothing is, 1 otherwise."""
-    from rich.console import Console
+    from weakclip.pipeline.data_check import check_data, check_record, write_check
 
-    from weakclip.pipeline.data_check import check_data, finding_lines, tables, write_check
+    def work() -> DataCheck:
+        check = check_data(load_data(config, set_).data, split or ())
+        if out:
+            write_check(out, check)
+        return check
 
-    loaded = load_data(config, set_)
-    check = finished(lambda: check_data(loaded.data, split or ()))
-    console = Console(highlight=False)
-    for table in tables(check):
-        console.print(table)
-    for each in check.splits:
-        for note in each.notes:
-            typer.echo(f"{each.split}: {note}")
-    for line in finding_lines(check):
-        typer.echo(line)
-    if json:
-        write_check(json, check)
-    typer.echo(f"findings: {len(check.findings):,}")
+    check = answer(work, json=json, record=check_record, show=_show_check)
     raise typer.Exit(1 if check.findings else 0)
 
 
@@ -190,17 +187,36 @@ def show_config(config: Config, set_: Set = None) -> None:
 
 
 def _one_stage(
-    stage: str, source: str, out: Path, overrides: Sequence[str] | None, limit_steps: int | None = None
+    stage: str, source: str, out: Path, overrides: Sequence[str] | None, limit_steps: int | None, *, json: bool
 ) -> None:
     from weakclip.pipeline import run_stage
 
-    loaded = load(source, overrides, limit_steps)
-    _show(lambda: run_stage(loaded, out, stage))
+    _answer(lambda: run_stage(load(source, overrides, limit_steps), out, stage), json=json)
 
 
-def _show(work: Callable[[], RunResult]) -> None:
-    """Do the work; then show the results table, and where the report is."""
-    result = finished(work)
+def _answer(work: Callable[[], RunResult], *, json: bool) -> None:
+    answer(work, json=json, record=run_record, show=_show)
+
+
+def _show_check(check: DataCheck) -> None:
+    """The tables and findings of a data check, for people."""
+    from rich.console import Console
+
+    from weakclip.pipeline.data_check import finding_lines, tables
+
+    console = Console(highlight=False)
+    for table in tables(check):
+        console.print(table)
+    for each in check.splits:
+        for note in each.notes:
+            typer.echo(f"{each.split}: {note}")
+    for line in finding_lines(check):
+        typer.echo(line)
+    typer.echo(f"findings: {len(check.findings):,}")
+
+
+def _show(result: RunResult) -> None:
+    """The results table, and where the report is."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -11,9 +12,40 @@ import typer
 if TYPE_CHECKING:
     from weakclip.config import RunConfig
 
-Config = Annotated[str, typer.Argument(help="A YAML file, or a shipped configuration: demo, voc12, coco14, folder.")]
+SHIPPED = Path(__file__).parent / "configs"
+
+
+def _shipped_names(incomplete: str) -> list[str]:
+    """For completion in the shell: names of shipped configurations; the shell itself adds files."""
+    return [name for name in sorted(path.stem for path in SHIPPED.glob("*.yaml")) if name.startswith(incomplete)]
+
+
+def _keys(incomplete: str) -> list[str]:
+    """For completion in the shell: `KEY=` for every key of the shipped configurations, read without the package."""
+    import yaml
+
+    def leaves(value: object, prefix: str) -> Iterator[str]:
+        if isinstance(value, dict):
+            for name, part in value.items():
+                yield from leaves(part, f"{prefix}.{name}" if prefix else str(name))
+        else:
+            yield f"{prefix}="
+
+    found = {key for path in SHIPPED.glob("*.yaml") for key in leaves(yaml.safe_load(path.read_text("utf-8")), "")}
+    return sorted(key for key in found if key.startswith(incomplete))
+
+
+Config = Annotated[
+    str,
+    typer.Argument(
+        help="A YAML file, or a shipped configuration: demo, voc12, coco14, folder.", autocompletion=_shipped_names
+    ),
+]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be given repeatedly.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one setting; may be given repeatedly.", autocompletion=_keys
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many training steps, for a quick try.")]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weakclip.cli_json import Json, answer, crf_record, variant_record
 from weakclip.cli_parts import Config, Limit, Set, finished, load
 
 if TYPE_CHECKING:
@@ -39,15 +40,18 @@ def study_crf(
     probs: Annotated[Path | None, typer.Option(help="Or a folder of them: NAME.npy or NAME.npz, (K, H, W).")] = None,
     candidates: Annotated[int, typer.Option(min=1, help="How many dense CRFs are tried, the presets among them.")] = 81,
     set_: Set = None,
+    json: Json = False,
 ) -> None:
     """Search the dense CRF of the pseudo masks on the training split, whose true masks are read."""
     from weakclip.study import study_crf as search
     from weakclip.study.pages import TABLE, summary
 
-    loaded = load(config, set_, None)
-    found = finished(lambda: search(loaded, out, run=run, probs=probs, candidates=candidates))
-    typer.echo(summary(found))
-    typer.echo(f"all candidates: {out / TABLE}")
+    answer(
+        lambda: search(load(config, set_, None), out, run=run, probs=probs, candidates=candidates),
+        json=json,
+        record=crf_record,
+        show=lambda found: typer.echo(f"{summary(found)}\nall candidates: {out / TABLE}"),
+    )
 
 
 @study.command("prompts")
@@ -59,12 +63,15 @@ def study_prompts(
     seeds: Seeds = 3,
     limit_steps: Limit = None,
     set_: Set = None,
+    json: Json = False,
 ) -> None:
     """Compare numbers of learned prompt vectors by their pseudo masks."""
     from weakclip.study.numbers import PROMPT_LENGTHS, study_prompts
 
-    loaded = load(config, set_, limit_steps)
-    _show_study(lambda: study_prompts(loaded, out, lengths=value or PROMPT_LENGTHS, seeds=seeds))
+    _answer(
+        lambda: study_prompts(load(config, set_, limit_steps), out, lengths=value or PROMPT_LENGTHS, seeds=seeds),
+        json=json,
+    )
 
 
 @study.command("temperature")
@@ -76,21 +83,31 @@ def study_temperature(
     seeds: Seeds = 3,
     limit_steps: Limit = None,
     set_: Set = None,
+    json: Json = False,
 ) -> None:
     """Compare first values of the co-attention's temperatures, alpha and beta, by their pseudo masks."""
     from weakclip.study.numbers import TEMPERATURES, study_temperature
 
-    loaded = load(config, set_, limit_steps)
-    _show_study(lambda: study_temperature(loaded, out, values=value or TEMPERATURES, seeds=seeds))
+    _answer(
+        lambda: study_temperature(load(config, set_, limit_steps), out, values=value or TEMPERATURES, seeds=seeds),
+        json=json,
+    )
 
 
 @study.command("parts")
-def study_parts(config: Config, out: StudyOut, seeds: Seeds = 3, limit_steps: Limit = None, set_: Set = None) -> None:
+def study_parts(
+    config: Config,
+    *,
+    out: StudyOut,
+    seeds: Seeds = 3,
+    limit_steps: Limit = None,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
     """Leave out each part of the method in turn, and compare the pseudo masks."""
     from weakclip.study.parts import study_parts
 
-    loaded = load(config, set_, limit_steps)
-    _show_study(lambda: study_parts(loaded, out, seeds=seeds))
+    _answer(lambda: study_parts(load(config, set_, limit_steps), out, seeds=seeds), json=json)
 
 
 @study.command("cost")
@@ -124,9 +141,12 @@ def study_cost(
     typer.echo((out / TABLE).read_text(encoding="utf-8"))
 
 
-def _show_study(work: Callable[[], VariantStudy]) -> None:
-    """Do the study; then show its table, and where it is."""
-    found = finished(work)
+def _answer(work: Callable[[], VariantStudy], *, json: bool) -> None:
+    answer(work, json=json, record=variant_record, show=_show_study)
+
+
+def _show_study(found: VariantStudy) -> None:
+    """The table of a study, and where it is."""
     from weakclip.study.pages import TABLE
     from weakclip.study.variant_pages import variant_table
 

@@ -48,7 +48,7 @@ def test_findings_are_shown_and_written_and_code_1(
     photo = voc_root / "JPEGImages/2007_000002.jpg"
     photo.write_bytes(photo.read_bytes()[:-50])
     shutil.copy(voc_root / "JPEGImages/2007_000001.jpg", voc_root / "JPEGImages/2007_000006.jpg")
-    assert check(call, voc_root, "--json", tmp_path / "check.json") == 1
+    assert check(call, voc_root, "--out", tmp_path / "check.json") == 1
     shown = capsys.readouterr().out
     assert "2007_000002" in shown
     assert "findings: 1" in shown
@@ -90,7 +90,7 @@ def in_root(voc_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("--split", "private"), "no list private.txt"),
         (("--set", "data.root=./no/such/root"), "no PASCAL VOC 2012 here"),
         (("--set", "data.rot=x"), "unknown key"),
-        (("--json", "."), "cannot be written"),
+        (("--out", "."), "cannot be written"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_code_2(

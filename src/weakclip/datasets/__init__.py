@@ -1,6 +1,7 @@
 """Images with image-level labels: PASCAL VOC 2012, MS COCO 2014, a folder of your own, and the drawn Scenes."""
 
 from weakclip.datasets.base import ImageFileDataset, ImageLabelDataset, Sample
+from weakclip.datasets.batches import collate_samples
 from weakclip.datasets.coco import COCO14Dataset
 from weakclip.datasets.folder import FolderDataset
 from weakclip.datasets.scenes import ScenesDataset
@@ -17,4 +18,5 @@ __all__ = [
     "ScenesDataset",
     "VOC12Dataset",
     "augment",
+    "collate_samples",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,7 +71,16 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(self.names[index], self.image(index), self.labels(index))
+        """The sample at a position; -1 is the last one, as in a list.
+
+        Raises:
+            IndexError: beyond the end.
+        """
+        try:
+            position = range(len(self))[operator.index(index)]
+        except IndexError:
+            raise IndexError(f"split {self.split!r} has {len(self)} images; there is none at {index}") from None
+        return Sample(self.names[position], self.image(position), self.labels(position))
 
     def index_of(self, name: str) -> int:
         """The position of an image name.

@@ -39,9 +39,9 @@ class WeakCLIPOutput(NamedTuple):
         class_embeddings: `(B, K, E)` float, the class embeddings as matched with each image.
     """
 
-    logits: Tensor
-    match_map: Tensor
-    class_embeddings: Tensor
+    logits: torch.Tensor
+    match_map: torch.Tensor
+    class_embeddings: torch.Tensor
 
 
 class WeakCLIP(nn.Module):

@@ -86,12 +86,13 @@ def write_check(path: Path, check: DataCheck) -> None:
         ConfigError: a path that cannot be written.
     """
     try:
-        write_json(path, _plain(check))
+        write_json(path, check_record(check))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another file") from None
 
 
-def _plain(check: DataCheck) -> dict[str, Any]:
+def check_record(check: DataCheck) -> dict[str, Any]:
+    """The whole check as JSON values, an entry for every finding."""
     return {
         "splits": [
             {

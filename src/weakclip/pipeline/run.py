@@ -32,11 +32,15 @@ class RunResult:
         folder: the run folder.
         report: the report page in it.
         scores: the rows of the results table; empty where the data set has no pixel labels.
+        ran: the stages that ran in this call.
+        skipped: the stages that were done already with the same settings and data.
     """
 
     folder: Path
     report: Path
     scores: tuple[Scores, ...]
+    ran: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 def run_pipeline(config: RunConfig, out: Path | str, *, full: bool = False) -> RunResult:
@@ -80,10 +84,9 @@ def _run(config: RunConfig, out: Path, wanted: Sequence[str]) -> RunResult:
     if processes.count > 1:
         return _train_together(context, wanted, processes)
     manifest, keys = _plan(context, wanted)
-    for stage in wanted:
-        if manifest.state(stage, keys[stage]) != "done":
-            _run_one(context, manifest, stage, keys[stage])
-    return RunResult(out, write_report(out), read_run(out).scores)
+    ran = tuple(stage for stage in wanted if _run_one(context, manifest, stage, keys[stage]))
+    skipped = tuple(stage for stage in wanted if stage not in ran)
+    return RunResult(out, write_report(out), read_run(out).scores, ran, skipped)
 
 
 def _plan(context: RunContext, wanted: Sequence[str]) -> tuple[Manifest, dict[str, StageKey]]:
@@ -141,7 +144,8 @@ def _train_together(context: RunContext, wanted: Sequence[str], processes: Proce
     if manifest is not None and to_do:
         manifest.finish(stage, time.perf_counter() - started)
         write_report(context.out)
-    return RunResult(context.out, context.out / "report.html", ())
+    ran = (stage,) if to_do else ()
+    return RunResult(context.out, context.out / "report.html", (), ran, () if ran else (stage,))
 
 
 def stage_keys(context: RunContext, wanted: Sequence[str]) -> dict[str, StageKey]:
@@ -185,9 +189,13 @@ def _announce(manifest: Manifest, stage: str, key: StageKey) -> None:
         logger.info("%s: runs again, because %s", stage, "; ".join(manifest.differences(stage, key)))
 
 
-def _run_one(context: RunContext, manifest: Manifest, stage: str, key: StageKey) -> None:
+def _run_one(context: RunContext, manifest: Manifest, stage: str, key: StageKey) -> bool:
+    """Run a stage unless it is done; whether it ran."""
+    if manifest.state(stage, key) == "done":
+        return False
     logger.info("%s: %s", stage, STAGES[stage].purpose)
     started = time.perf_counter()
     folder = manifest.start(stage, key)
     STAGES[stage].run(context, folder)
     manifest.finish(stage, time.perf_counter() - started)
+    return True

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from weakclip.images import atomic_write
+from weakclip.training.tensorboard import EventFile, open_event_file
 
 
 class TrainLog:
     """Means of the losses since the last line, learning rate, gradient norm, images per second.
+
+    Where the extra `tensorboard` is installed, the same numbers are in an event file in `tensorboard/` beside it.
 
     Args:
         path: `log.jsonl`, or None to write nothing (companion processes).
@@ -27,6 +30,7 @@ class TrainLog:
         self.count = 0
         self._started = time.perf_counter()
         self._images = 0
+        self._events: EventFile | None = None
 
     def add(self, values: dict[str, float], *, images: int) -> None:
         """Take in the losses of one step.
@@ -57,6 +61,8 @@ class TrainLog:
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+        if self._events is not None:
+            self._events.append(record)
         self.sums, self.count, self._images, self._started = {}, 0, 0, now
 
     def tensors(self) -> dict[str, Tensor]:
@@ -68,13 +74,14 @@ class TrainLog:
         """Go back to a checkpoint: its sums, and only the lines up to its step."""
         self.sums = {name: float(value) for name, value in tensors.items() if name != "count"}
         self.count = int(tensors["count"])
-        if self.path is None or not self.path.exists():
+        if self.path is None:
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines()
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         kept = [line for line in lines if _step_of(line) <= step]
         if kept != lines:
             with atomic_write(self.path, "w") as file:
                 file.writelines(f"{line}\n" for line in kept)
+        self._events = open_event_file(self.path, kept)
 
 
 def _step_of(line: str) -> float:

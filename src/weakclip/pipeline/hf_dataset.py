@@ -1,0 +1,200 @@
+"""A finished run as a data set for Hugging Face `datasets`: images, pseudo masks, labels and class names, in Parquet.
+
+    out/README.md                                    the data set's card: which files, what the columns are
+    out/data/SPLIT-00000-of-00083.parquet, …         1,000 images each, 100 a row group
+
+`datasets.load_dataset(out)` reads it, also streamed. Image files are taken as they are, not encoded again.
+Memory holds one row group; a stopped export goes on after the last finished file.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from weakclip import __version__
+from weakclip.config import load_config
+from weakclip.datasets import ImageFileDataset, ImageLabelDataset
+from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.images import atomic_write, write_json
+from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.data import FirstImages, image_fingerprint
+from weakclip.pipeline.manifest import Manifest, StageKey
+from weakclip.progress import track
+from weakclip.pseudo_masks import MASKS
+
+logger = logging.getLogger("weakclip")
+
+SHARD_IMAGES, GROUP_IMAGES = 1000, 100
+KEY = ".weakclip.json"
+"""What the files in the folder depend on; a name that `load_dataset` passes over."""
+
+
+@dataclass(frozen=True)
+class ExportedDataset:
+    """What was exported.
+
+    Args:
+        folder: what `datasets.load_dataset` is given.
+        split: the name of its one split.
+        images: rows.
+        shards: Parquet files.
+    """
+
+    folder: Path
+    split: str
+    images: int
+    shards: int
+
+
+def export_hf_dataset(run: Path | str, out: Path | str, *, root: str | None = None) -> ExportedDataset:
+    """Write images, pseudo masks and labels of a run's training split as a folder for `datasets.load_dataset`.
+
+    Columns: `image` and `mask` (an 8-bit palette PNG of class indices), both decoded by `datasets` to Pillow images;
+    `labels`, the image-level labels as class indices; `name`. The names of the classes, background first, are those of
+    `labels`' feature, and count for the mask too.
+
+    Args:
+        run: a run folder whose pseudo masks are made.
+        out: the folder; an export of the same masks that is there already is continued, another one is made anew.
+        root: the data set's folder; the one of the run where left out.
+
+    Raises:
+        ConfigError: the extra `datasets` is not installed.
+        RunError: no run, one without pseudo masks, or `out` is a folder with something else in it.
+        DataError: an image or a mask that is missing.
+    """
+    run, out = Path(run), Path(out)
+    schema_of = _schema_maker()
+    context, made = _context(run, root)
+    dataset = context.train
+    _prepare(out, StageKey(inputs={"pseudo_masks": made, "images": image_fingerprint(dataset)}))
+    shards = math.ceil(len(dataset) / SHARD_IMAGES)
+    paths = [out / "data" / f"{dataset.split}-{number:05d}-of-{shards:05d}.parquet" for number in range(shards)]
+    missing = [number for number, path in enumerate(paths) if not path.is_file()]
+    left = sum(len(_images_of(number, dataset)) for number in missing)
+    rows = _rows(dataset, context.folder("pseudo_masks") / MASKS, missing)
+    shown = track(rows, "exporting", total=len(dataset), done=len(dataset) - left)
+    for number in missing:
+        _write_shard(paths[number], shown, len(_images_of(number, dataset)), schema_of(dataset))
+    with atomic_write(out / "README.md", "w") as file:
+        file.write(_card(dataset))
+    return ExportedDataset(out, dataset.split, len(dataset), shards)
+
+
+def _schema_maker() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise ConfigError("Hugging Face datasets is not installed; `pip install weakclip[datasets]`") from None
+
+    def schema_of(dataset: ImageLabelDataset) -> Any:
+        labels = datasets.Sequence(datasets.ClassLabel(names=list(dataset.class_set.names)))
+        features = {"image": datasets.Image(), "mask": datasets.Image(), "labels": labels}
+        return datasets.Features(features | {"name": datasets.Value("string")}).arrow_schema
+
+    return schema_of
+
+
+def _context(run: Path, root: str | None) -> tuple[RunContext, str]:
+    """The run, and the key of its pseudo masks."""
+    if not (run / "config.yaml").is_file():
+        raise RunError(f"{run}: not a run folder (no config.yaml); give the folder of `weakclip run --out`")
+    config = load_config(run / "config.yaml", [f"data.root={json.dumps(root)}"] if root else [])
+    record = Manifest.open(run).records.get("pseudo_masks", {})
+    if not record.get("done"):
+        raise RunError(f"{run}: its pseudo masks are not made; run `weakclip pseudo-masks` or `weakclip run` first")
+    return RunContext(config, run), str(record.get("key"))
+
+
+def _prepare(out: Path, key: StageKey) -> None:
+    """Make the folder ours; what lies there under another key is removed."""
+    known = out / KEY
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not known.is_file()):
+        raise RunError(f"{out}: is not empty and no export of weakclip; choose a new or empty folder")
+    try:
+        if known.is_file() and key.digest not in known.read_text(encoding="utf-8"):
+            logger.info("%s: masks or images have changed; exports anew", out)
+            shutil.rmtree(out / "data", ignore_errors=True)
+        write_json(known, key.record())
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written ({error.strerror}); choose another folder") from None
+
+
+def _images_of(shard: int, dataset: ImageLabelDataset) -> range:
+    return range(len(dataset))[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]
+
+
+def _rows(dataset: ImageLabelDataset, masks: Path, shards: list[int]) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        for index in _images_of(shard, dataset):
+            name = dataset.names[index]
+            mask = {"bytes": _content(masks / f"{name}.png"), "path": f"{name}.png"}
+            labels = list(dataset.labels(index))
+            yield {"image": _image(dataset, index), "mask": mask, "labels": labels, "name": name}
+
+
+def _image(dataset: ImageLabelDataset, index: int) -> dict[str, Any]:
+    """The image file as it is, or a PNG of an image that is drawn, not stored."""
+    source = dataset.whole if isinstance(dataset, FirstImages) else dataset
+    if isinstance(source, ImageFileDataset):
+        path = source.image_path(index)
+        return {"bytes": _content(path), "path": f"{dataset.names[index]}{path.suffix}"}
+    file = io.BytesIO()
+    Image.fromarray(dataset.image(index)).save(file, format="PNG")
+    return {"bytes": file.getvalue(), "path": f"{dataset.names[index]}.png"}
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); run `weakclip run` again, or mend the data"
+        ) from None
+
+
+def _write_shard(path: Path, rows: Iterator[dict[str, Any]], count: int, schema: Any) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    with atomic_write(path) as file, parquet.ParquetWriter(file, schema) as writer:
+        for start in range(0, count, GROUP_IMAGES):
+            group = [next(rows) for _ in range(min(GROUP_IMAGES, count - start))]
+            writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
+
+
+def _card(dataset: ImageLabelDataset) -> str:
+    """README.md of the data set, with the head that tells `datasets` which files hold the split."""
+    classes = "\n".join(f"- {index}: {name}" for index, name in enumerate(dataset.class_set.names))
+    return f"""---
+task_categories:
+- image-segmentation
+configs:
+- config_name: default
+  data_files:
+  - split: {dataset.split}
+    path: data/{dataset.split}-*.parquet
+---
+# Pseudo masks of {len(dataset):,} images
+
+Made by weakclip {__version__} from image-level labels: a program drew these masks, nobody corrected them.
+
+- `image`: the image as it was given; its owner's terms apply
+- `mask`: class index of every pixel
+- `labels`: the image-level labels, class indices
+- `name`: of the image in its data set
+
+Classes:
+
+{classes}
+"""
