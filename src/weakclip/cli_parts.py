@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -18,6 +20,9 @@ Limit = Annotated[int | None, typer.Option(min=1, help="At most so many training
 
 Result = TypeVar("Result")
 
+TERMINATED = 128 + signal.SIGTERM
+"""The shell's exit code of a process that SIGTERM has ended."""
+
 
 def load(source: str, overrides: Sequence[str] | None, limit_steps: int | None) -> RunConfig:
     """The configuration with its overrides, and its trainings cut short where that is asked for."""
@@ -32,8 +37,18 @@ def finished(work: Callable[[], Result]) -> Result:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         return work()
     except KeyboardInterrupt:
         typer.echo("weakclip: interrupted; the same command continues", err=True)
         raise typer.Exit(130) from None
+    except SystemExit as stop:
+        if stop.code == TERMINATED:
+            typer.echo("weakclip: terminated; the same command continues", err=True)
+        raise
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """On SIGTERM: end as on Ctrl-C, with temporary files and the lock cleared away."""
+    raise SystemExit(TERMINATED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from weakclip.datasets import ImageLabelDataset
+from weakclip.disk import append_json
 from weakclip.errors import DataError
 from weakclip.evaluation import (
     NOT_USED,
@@ -162,8 +162,7 @@ def _write_metrics(folder: Path, result: TrainResult) -> None:
 
 
 def _log(folder: Path, entry: dict[str, Any]) -> None:
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    append_json(folder / "log.jsonl", entry)
 
 
 STAGES = {
