@@ -183,7 +183,9 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_orphaned_data_workers_do_not_hold_the_folder(commands: Commands, kept_config: Path, seeded: Path) -> None:
+def test_orphaned_data_workers_do_not_hold_the_folder_and_their_number_does_not_count(
+    commands: Commands, kept_config: Path, seeded: Path, trained: Path
+) -> None:
     command = begin_training(commands, kept_config, seeded, "--set", "train.workers=2")
     workers = children(command.pid)
     for worker in workers:
@@ -195,6 +197,7 @@ def test_orphaned_data_workers_do_not_hold_the_folder(commands: Commands, kept_c
     finally:
         for worker in workers:
             os.kill(worker, signal.SIGKILL)
+    assert results(seeded) == results(trained)
 
 
 def test_killed_data_worker_is_one_line_and_costs_nothing(
