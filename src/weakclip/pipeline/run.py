@@ -196,8 +196,9 @@ def _run_one(context: RunContext, manifest: Manifest, stage: str, key: StageKey)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        said = (str(error) or type(error).__name__).splitlines()[0]
         raise RunError(
-            f"{stage}: out of memory ({str(error).splitlines()[0]}); lower the batch_size, the crop or the image sizes "
+            f"{stage}: out of memory ({said}); lower the batch_size, the crop or the image sizes "
             "of this stage's settings, or free memory, and give the same command again"
         ) from None
     manifest.finish(stage, time.perf_counter() - started)
