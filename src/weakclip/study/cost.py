@@ -181,10 +181,7 @@ def _in_fresh_process(side: Side, settings: CostSettings) -> Measurement:
 
 
 def _save(out: Path, key: StageKey, found: Sequence[Measurement]) -> None:
-    try:
-        write_json(out / RECORD, {"key": key.record(), "measurements": [asdict(each) for each in found]})
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written ({error.strerror}); choose another folder") from None
+    write_json(out / RECORD, {"key": key.record(), "measurements": [asdict(each) for each in found]})
 
 
 def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
