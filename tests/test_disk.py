@@ -52,7 +52,7 @@ def test_line_that_does_not_fit_is_taken_back(small_files: object, tmp_path: Pat
     path = tmp_path / "log.jsonl"
     append_json(path, {"a": "x" * 60})
     before = path.read_bytes()
-    with pytest.raises(StorageError, match="No space left on device.*make room"):
+    with pytest.raises(StorageError, match=r"No space left on device.*make room"):
         append_json(path, {"a": "x" * 60})
     assert path.read_bytes() == before
 
