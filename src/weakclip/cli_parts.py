@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -37,9 +39,9 @@ def finished(work: Callable[[], Result]) -> Result:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        return work()
+        with _ended_by_sigterm():
+            return work()
     except KeyboardInterrupt:
         typer.echo("weakclip: interrupted; the same command continues", err=True)
         raise typer.Exit(130) from None
@@ -47,6 +49,18 @@ def finished(work: Callable[[], Result]) -> Result:
         if stop.code == TERMINATED:
             typer.echo("weakclip: terminated; the same command continues", err=True)
         raise
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python allows signal handlers in the main thread alone
+        return
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -119,7 +119,8 @@ class FolderLock:
             logger.info("the process %s on %s was cut short here; its work is taken up", last["pid"], last["host"])
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, json.dumps(owner).encode(), 0)
+        os.lseek(self._handle, 0, os.SEEK_SET)
+        os.write(self._handle, json.dumps(owner).encode())
 
 
 def _flock(handle: int, path: Path) -> bool:
