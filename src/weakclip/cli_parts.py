@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -51,6 +55,9 @@ Limit = Annotated[int | None, typer.Option(min=1, help="At most so many training
 
 Result = TypeVar("Result")
 
+TERMINATED = 128 + signal.SIGTERM
+"""The shell's exit code of a process that SIGTERM has ended."""
+
 
 def load(source: str, overrides: Sequence[str] | None, limit_steps: int | None) -> RunConfig:
     """The configuration with its overrides, and its trainings cut short where that is asked for."""
@@ -62,8 +69,6 @@ def load(source: str, overrides: Sequence[str] | None, limit_steps: int | None) 
 
 def load_data(source: str, overrides: Sequence[str] | None) -> RunConfig:
     """As `load`; a folder of images stands for the configuration `folder` with that root and its own splits."""
-    from pathlib import Path
-
     from weakclip.config import shipped_configs
 
     if source in shipped_configs() or not Path(source).is_dir():
@@ -80,7 +85,29 @@ def finished(work: Callable[[], Result]) -> Result:
 
     disable_progress_bar()
     try:
-        return work()
+        with _ended_by_sigterm():
+            return work()
     except KeyboardInterrupt:
         typer.echo("weakclip: interrupted; the same command continues", err=True)
         raise typer.Exit(130) from None
+    except SystemExit as stop:
+        if stop.code == TERMINATED:
+            typer.echo("weakclip: terminated; the same command continues", err=True)
+        raise
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python allows signal handlers in the main thread alone
+        return
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """On SIGTERM: end as on Ctrl-C, with temporary files and the lock cleared away."""
+    raise SystemExit(TERMINATED)

@@ -23,3 +23,18 @@ class WeightsError(WeakCLIPError):
 
 class RunError(WeakCLIPError):
     """A run folder that is not ours, or a stage whose inputs are missing."""
+
+
+class StorageError(WeakCLIPError, OSError):
+    """A file that cannot be written: the disk is full or read-only, or there is no permission.
+
+    It is an `OSError` too, with the `errno` and `strerror` of its cause.
+    """
+
+    def __init__(self, message: str, cause: OSError | None = None) -> None:
+        super().__init__(message)
+        if cause is not None:
+            self.errno, self.strerror = cause.errno, cause.strerror
+
+    def __str__(self) -> str:
+        return str(self.args[0])

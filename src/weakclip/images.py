@@ -1,12 +1,10 @@
-"""Images and masks on disk, and files that appear whole or not at all. No torch here."""
+"""Images, masks and JSON on disk. No torch here."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from weakclip.classes import IGNORE_INDEX
+from weakclip.disk import atomic_write
 from weakclip.errors import DataError
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -27,42 +26,6 @@ LONGEST_ASPECT = 8
 
 _DEEP_MODES = ("I", "F")  # and I;16 in either byte order: more than 8 bits
 _EXIF_ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 256, 257
-
-
-def _read_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-_UMASK = _read_umask()  # once: reading it means setting it, which other threads must not meet
-
-
-@contextlib.contextmanager
-def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; on success flush it to disk and rename it, on failure remove it.
-
-    >>> import tempfile, pathlib
-    >>> target = pathlib.Path(tempfile.mkdtemp()) / "note.txt"
-    >>> with atomic_write(target, "w") as file:
-    ...     _ = file.write("whole")
-    >>> target.read_text()
-    'whole'
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -180,7 +143,9 @@ def _opened(path: Path | str | IO[bytes]) -> Iterator[Image.Image]:
         with Image.open(path) as image:
             yield image
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise DataError(f"{path}: no such file; put it back, and give the same command again") from None
+    except PermissionError:
+        raise DataError(f"{path}: may not be read; give yourself the right to (chmod u+r)") from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image that Pillow can read") from None
     except Image.DecompressionBombError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +15,83 @@ from torch import Tensor
 from weakclip.errors import ConfigError
 from weakclip.images import fit_factor, resize_rgb
 
+logger = logging.getLogger("weakclip")
+
 LogitsFunction = Callable[[Tensor], Tensor]
 """Images `(B, 3, h, w)` uint8 to logits `(B, K, h', w')` of any resolution."""
+
+Part = TypeVar("Part")
+
+
+class BatchLimit:
+    """How many images go through a network together: half as many when memory runs out, and never more afterwards.
+
+    Attributes:
+        largest: the most that fit so far; None while there was no want of memory.
+    """
+
+    def __init__(self) -> None:
+        self.largest: int | None = None
+
+    def run(self, network: Callable[[Tensor], Part], images: Tensor) -> list[Part]:
+        """The results of consecutive parts of a batch, one part where all of it fits.
+
+        Args:
+            network: called with `(b, 3, h, w)`, `b` at most `B`; called again with fewer where its memory ran out.
+            images: `(B, 3, h, w)`.
+
+        Raises:
+            torch.OutOfMemoryError, RuntimeError, MemoryError: the network's own, where even one image is too many.
+        """
+        asked = size = min(len(images), self.largest or len(images))
+        parts: list[Part] = []
+        first = 0
+        while first < len(images):
+            part = _attempt(network, images[first : first + size], final=size == 1)
+            if part is None:
+                size //= 2  # outside of any `except`: the error would keep the tensors alive
+                continue
+            parts.append(part)
+            first += size
+        if size < asked:
+            self.largest = size
+            logger.warning("inference: no memory for %d images at once; goes on with %d", asked, size)
+        return parts
+
+
+def _attempt(network: Callable[[Tensor], Part], images: Tensor, *, final: bool) -> Part | None:
+    try:
+        return network(images)
+    except (RuntimeError, MemoryError) as error:
+        if final or not is_out_of_memory(error):
+            raise
+        return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory, of the machine or of the accelerator, could not be had.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."))
+    True
+    """
+    said = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in said)
+
+
+class WithinMemory:
+    """A network that takes its batches in smaller parts once memory has run out; results differ by rounding at most.
+
+    Args:
+        logits_of: the network, `(B, 3, h, w)` to `(B, K, h', w')`.
+    """
+
+    def __init__(self, logits_of: LogitsFunction) -> None:
+        self.logits_of = logits_of
+        self.limit = BatchLimit()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """`(B, 3, h, w)` to `(B, K, h', w')`."""
+        return torch.cat(self.limit.run(self.logits_of, images))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +133,8 @@ def predict_probs(
     into probabilities by a softmax; the probabilities are averaged.
 
     Args:
-        logits_of: the network, `(B, 3, h, w)` uint8 RGB on `device` to logits `(B, K, h', w')`.
+        logits_of: the network, `(B, 3, h, w)` uint8 RGB on `device` to logits `(B, K, h', w')`. For many images, wrap
+            it in `WithinMemory` once: what it learns about the memory is then kept from image to image.
         image: `(H, W, 3)` uint8 RGB, any size.
         settings: scales, flip and windows.
         device: where the images are handed to the network and the logits are gathered.
@@ -64,6 +142,7 @@ def predict_probs(
     Returns:
         `(K, H, W)` float32; the `K` values of a pixel sum to 1.
     """
+    network = logits_of if isinstance(logits_of, WithinMemory) else WithinMemory(logits_of)
     height, width = image.shape[:2]
     base = fit_factor((height, width), settings.crop) if settings.fit_crop else 1.0
     total: Tensor | None = None
@@ -73,7 +152,7 @@ def predict_probs(
             resized = image if size == (height, width) else resize_rgb(image, size)
             pixels = torch.tensor(resized, device=device).permute(2, 0, 1)
             for flipped in (False, True) if settings.flip else (False,):
-                logits = stitched_logits(logits_of, pixels.flip(2) if flipped else pixels, (height, width), settings)
+                logits = stitched_logits(network, pixels.flip(2) if flipped else pixels, (height, width), settings)
                 probs = (logits.flip(2) if flipped else logits).softmax(dim=0)
                 total = probs if total is None else total.add_(probs)
         assert total is not None

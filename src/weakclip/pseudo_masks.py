@@ -15,7 +15,7 @@ import torch
 from weakclip.crf import VOC_CRF, CRFParams, dense_crf
 from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.images import write_mask, write_png
-from weakclip.inference import InferenceSettings, LogitsFunction, predict_probs
+from weakclip.inference import InferenceSettings, LogitsFunction, WithinMemory, predict_probs
 from weakclip.progress import track
 
 MASKS, CONFIDENCE = "masks", "confidence"
@@ -91,7 +91,7 @@ def write_pseudo_masks(
     """
     folder = Path(folder)
     left = [index for index, name in enumerate(dataset.names) if not _is_done(folder, name, settings)]
-    predictions = _predictions(logits_of, dataset, left, settings.inference, device)
+    predictions = _predictions(WithinMemory(logits_of), dataset, left, settings.inference, device)
     shown = track(predictions, description, total=len(dataset), done=len(dataset) - len(left))
     threads = os.cpu_count() or 1
     pending: deque[Future[None]] = deque()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from weakclip.classes import ClassSet
+from weakclip.disk import atomic_write, temporary_name, writing
 from weakclip.errors import WeightsError
-from weakclip.images import atomic_write, write_json
+from weakclip.images import write_json
 from weakclip.modeling.deeplab import DeepLabResNet38, is_deeplab, load_deeplab
 from weakclip.modeling.trunk_files import start_from_imagenet
 
@@ -112,11 +116,25 @@ def save_segmenter(segmenter: Segmenter, folder: Path | str) -> None:
     }
     write_json(folder / _STATISTICS_FILE, statistics)
     model: Any = segmenter.model
-    with tempfile.TemporaryDirectory() as temporary, _quiet_transformers():
-        model.save_pretrained(temporary)
+    prefix, suffix = temporary_name("network")
+    with tempfile.TemporaryDirectory(prefix=prefix, suffix=suffix, dir=folder) as temporary, _quiet_transformers():
+        with writing(folder / "model.safetensors"), _system_errors():
+            model.save_pretrained(temporary)
         for path in sorted(Path(temporary).iterdir()):
             with path.open("rb") as source, atomic_write(folder / path.name) as target:
                 shutil.copyfileobj(source, target)
+
+
+@contextlib.contextmanager
+def _system_errors() -> Iterator[None]:
+    """An `OSError` in the place of what safetensors makes of one: "… No space left on device (os error 28)"."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
 
 
 def load_segmenter(folder: Path | str, *, device: str | torch.device = "cpu") -> Segmenter:

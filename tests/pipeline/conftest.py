@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from damage import Commands
+from PIL import Image
 
 from weakclip.config import load_config
 from weakclip.pipeline import run_pipeline
@@ -58,3 +62,66 @@ def ran(config_file: Path, kept: Path, tmp_path: Path) -> Path:
     if not (kept / "run").exists():
         run_pipeline(load_config(config_file), kept / "run")
     return Path(shutil.copytree(kept / "run", tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """Real `weakclip` commands in processes of their own."""
+    server = Commands(tmp_path_factory.mktemp("commands"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def kept_config(tiny_settings: Callable[..., dict[str, Any]], kept: Path) -> Path:
+    """The tiny run as a YAML file that several tests share."""
+    path = kept / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_settings()))
+    return path
+
+
+@pytest.fixture
+def undisturbed(commands: Commands, kept_config: Path, kept: Path) -> Path:
+    """The folder of the tiny run that nobody disturbed; to be read only."""
+    if not (kept / "undisturbed").exists():
+        assert commands.run("run", kept_config, "--out", kept / "undisturbed").code == 0
+    return kept / "undisturbed"
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Eight pictures of noise and their labels, in files."""
+    root = tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+    rows = ["image,labels"]
+    for number in range(8):
+        noise = np.random.default_rng(number).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(root / "images" / f"n{number}.png")
+        rows.append(f"n{number}.png,{'cat' if number % 2 else 'dog'}")
+    (root / "labels.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+class SmallDisk:
+    """A file system in memory, of a size that can be changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def mount(self, options: str) -> bool:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.folder)]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def remount(self, options: str) -> None:
+        assert self.mount(f"remount,{options}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A disk of 64 KiB; skips where this user may not mount."""
+    disk = SmallDisk(tmp_path / "disk")
+    disk.folder.mkdir()
+    if not disk.mount("size=64k"):
+        pytest.skip("a full disk is tried on a tmpfs, which this user may not mount")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk.folder)], check=True)

@@ -232,3 +232,12 @@ def test_two_processes_share_a_training_and_nothing_else(config_file: Path, conf
     assert refused.returncode != 0
     assert "several processes share the training stages alone" in refused.stderr
     run_stage(config, out, "pseudo_masks")
+
+
+def test_stage_without_memory_is_one_clear_line(config: RunConfig, ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def starved(context: Any, folder: Path) -> None:
+        raise MemoryError
+
+    monkeypatch.setitem(STAGES, "evaluate", dataclasses.replace(STAGES["evaluate"], run=starved, code=9))
+    with pytest.raises(RunError, match=r"evaluate: out of memory .*batch_size.* give the same command again"):
+        run_pipeline(config, ran)

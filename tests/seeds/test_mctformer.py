@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from weakclip.classes import ClassSet
 from weakclip.datasets import Sample
 from weakclip.errors import ConfigError, WeightsError
-from weakclip.modeling.mctformer import MCTformer
+from weakclip.modeling.mctformer import Localization, MCTformer
 from weakclip.seeds.base import SeedSettings, seed_masks
 from weakclip.seeds.mctformer import MCTformerCAM, MCTformerCAMSettings, refine
 
@@ -89,3 +89,21 @@ def test_model_of_other_classes_is_refused(model: MCTformer) -> None:
 def test_settings_out_of_range_are_refused(change: dict[str, tuple[float, ...]]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
         MCTformerCAMSettings(**change)
+
+
+def test_maps_are_the_same_where_there_is_memory_for_one_image_alone(
+    model: MCTformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture, localize, sizes = sample(37, 61, (1, 3)), model.localize, []
+    whole = MCTformerCAM(model, CLASSES).cam(picture)
+
+    def limited(images: torch.Tensor, *, attention_layers: int) -> Localization:
+        sizes.append(len(images))
+        if len(images) > 1:
+            raise torch.OutOfMemoryError
+        return localize(images, attention_layers=attention_layers)
+
+    monkeypatch.setattr(model, "localize", limited)
+    parts = MCTformerCAM(model, CLASSES).cam(picture)
+    np.testing.assert_allclose(parts.maps, whole.maps, atol=1e-5)
+    assert sizes == [2, 1, 1, 1, 1, 1, 1]

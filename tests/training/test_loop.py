@@ -195,20 +195,6 @@ def test_an_error_in_the_data_arrives_as_it_is_and_costs_nothing(workers: int, t
     assert load_checkpoint(tmp_path / CHECKPOINT_NAME).step < 2
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path):
-    def spoiled(model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
-        parts = toy_loss(model, batch)
-        step = next(steps)
-        return {**parts, "loss": parts["loss"] * (float("nan") if step == 6 else 1.0)}
-
-    steps = iter(range(100))
-    with pytest.raises(RunError, match="step 7: the loss is nan"):
-        fit(Toy(), Noise(), spoiled, SETTINGS, tmp_path)
-    found = load_checkpoint(tmp_path / CHECKPOINT_NAME)
-    assert found.step == 4
-    assert all(tensor.isfinite().all() for tensor in found.tensors["model"].values())
-
-
 def test_other_settings_or_another_model_do_not_meet_an_old_checkpoint(tmp_path: Path):
     fit(Toy(), Noise(), toy_loss, SETTINGS, tmp_path)
     with pytest.raises(RunError, match=r"learning_rate 0\.02, now 0\.5"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,31 @@ def test_a_stopped_training_ends_with_the_same_weights(
 def test_settings_out_of_range_are_refused(change: dict[str, Any]):
     with pytest.raises(ConfigError, match=next(iter(change))):
         LossSettings(**change)
+
+
+def test_prediction_that_is_not_finite_costs_a_step_and_no_more(
+    tiny_clip: FrozenCLIP, pairs: TrainingPairs, tmp_path: Path
+):
+    """The dense CRF refuses NaN; in training it is a step that is skipped."""
+    model, calls = _model(tiny_clip, pairs), iter(range(100))
+
+    def spoil(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        return output * torch.nan if next(calls) == 2 else output
+
+    model.decoder.register_forward_hook(spoil)
+    result = train_weakclip(model, pairs, tmp_path, SETTINGS, loss=LOSS)
+    assert (result.steps, result.skipped_steps) == (6, 1)
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_the_checkpoint_does_not_depend_on_the_data_workers_bit_for_bit(
+    tiny_clip: FrozenCLIP, pairs: TrainingPairs, tmp_path: Path
+):
+    """The whole file: weights, averages, optimiser, sums of the losses."""
+    files = []
+    for workers in (0, 1, 4):
+        settings, folder = replace(SETTINGS, workers=workers), tmp_path / str(workers)
+        train_weakclip(_model(tiny_clip, pairs), pairs, folder, settings, loss=LOSS, seed=5)
+        files.append([(folder / name).read_bytes() for name in ("checkpoint.safetensors", "model.safetensors")])
+    assert files[0] == files[1] == files[2]

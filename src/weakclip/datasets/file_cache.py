@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from weakclip.disk import remove_leftovers
+
 FOLDER = "weakclip_cache"
 
 
@@ -29,6 +31,9 @@ class FileCache:
         user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         places = (root / FOLDER, user / "weakclip" / _digest(str(root.resolve())))
         self.folders = [place / f"{source.stem}-{key}" for place in places]
+        for folder in self.folders:
+            with contextlib.suppress(OSError):
+                remove_leftovers(folder)
 
     def find(self, name: str) -> Path | None:
         """The file of that name, or None."""

@@ -22,8 +22,8 @@ from weakclip.report import STAGE_FOLDERS
 
 logger = logging.getLogger("weakclip")
 
-NO_EFFECT = ("workers", "checkpoint_every", "log_every")
-"""Settings that change how a result is made, but not the result: they enter no stage's key."""
+NO_EFFECT = ("workers", "checkpoint_every", "log_every", "max_bad_steps")
+"""Settings that change how a result is made, or whether there is one, but not the result: they enter no stage's key."""
 
 
 class RunContext:

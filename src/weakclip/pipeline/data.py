@@ -10,6 +10,9 @@ import numpy as np
 
 from weakclip.config import DataSettings
 from weakclip.datasets import ImageFileDataset, ImageLabelDataset
+from weakclip.errors import WeightsError
+
+WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 SMALL_FILE = 16 * 2**20
 """Up to so many bytes a weights file is read whole for its fingerprint; a larger one is known by size and time."""
@@ -107,6 +110,9 @@ def source_fingerprint(source: str | None, package_demo: Path) -> str:
     Args:
         source: what the configuration says.
         package_demo: where the weights called "demo" lie.
+
+    Raises:
+        WeightsError: a path at which there is nothing: what it was made with cannot be told.
     """
     if not source:
         return "none"
@@ -116,7 +122,17 @@ def source_fingerprint(source: str | None, package_demo: Path) -> str:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return _digest(f"{file.relative_to(path)} {_content(file)}" for file in files)
+    if _is_path(source):
+        raise WeightsError(
+            f"{source}: no such file or folder; bring it back (is a disk missing?) or correct the configuration; "
+            "nothing that is finished was touched"
+        )
     return _digest([source])
+
+
+def _is_path(source: str) -> bool:
+    """Whether a name can be that of a file or folder alone, and not an id on the hub (`model` or `owner/model`)."""
+    return source.startswith(("/", "~", ".")) or source.count("/") > 1 or Path(source).suffix in WEIGHT_SUFFIXES
 
 
 def _content(path: Path) -> str:

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from weakclip.disk import remove_leftovers, writing
 from weakclip.errors import RunError
 from weakclip.images import write_json
+from weakclip.pipeline.lock import LOCK
 from weakclip.report import STAGE_FOLDERS
 
 State = Literal["done", "unfinished", "changed", "new"]
@@ -85,12 +87,9 @@ class Manifest:
         """Write `manifest.json`, whole or not at all.
 
         Raises:
-            RunError: the folder cannot be written.
+            StorageError: the folder cannot be written.
         """
-        try:
-            write_json(self.folder / MANIFEST, {"format": 1, "stages": self.records})
-        except OSError as error:
-            raise RunError(f"{self.folder}: cannot be written ({error.strerror}); choose another folder") from None
+        write_json(self.folder / MANIFEST, {"format": 1, "stages": self.records})
 
     def stage_folder(self, stage: str) -> Path:
         """The folder of a stage's artefacts."""
@@ -132,11 +131,11 @@ class Manifest:
         if state in ("changed", "new"):
             self.records.pop(stage, None)
             self.save()
-            if folder.exists():
+        with writing(folder):
+            if state in ("changed", "new") and folder.exists():
                 shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in [path for path in folder.rglob(".*.tmp") if path.exists()]:
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
         self.records[stage] = {**key.record(), "done": False}
         self.save()
         return folder
@@ -168,8 +167,8 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _is_leftover(entry: Path) -> bool:
-    """A temporary file of a write that was cut short."""
-    return entry.name.startswith(".") and entry.name.endswith(".tmp")
+    """The lock, or a temporary file of a write that was cut short."""
+    return entry.name == LOCK or (entry.name.startswith(".") and entry.name.endswith(".tmp"))
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[tuple[str, Any, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 from weakclip.classes import IGNORE_INDEX
 from weakclip.datasets import ImageLabelDataset
 from weakclip.images import overlay, read_mask, resize_rgb, write_json, write_png
-from weakclip.inference import InferenceSettings, LogitsFunction, predict_probs
+from weakclip.inference import InferenceSettings, LogitsFunction, WithinMemory, predict_probs
 
 PICTURES = "pictures"
 LONGEST_SIDE = 192
@@ -38,11 +38,12 @@ def write_pictures(
         device: where the network is.
     """
     rows: list[dict[str, object]] = []
+    network = WithinMemory(logits_of)
     for split, dataset in splits.items():
         for index in np.unique(np.linspace(0, len(dataset) - 1, num=min(count, len(dataset)), dtype=int)).tolist():
             name, image = dataset.names[index], dataset.image(index)
             masks = {caption: read_mask(where / f"{name}.png") for caption, where in mask_folders[split].items()}
-            prediction = predict_probs(logits_of, image, inference, device=device).argmax(axis=0)
+            prediction = predict_probs(network, image, inference, device=device).argmax(axis=0)
             masks["prediction"] = prediction.astype(np.uint8)
             truth = dataset.mask(index)
             if truth is not None:

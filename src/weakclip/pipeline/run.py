@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weakclip.config import RunConfig, dump_config
+from weakclip.disk import remove_leftovers
 from weakclip.errors import DataError, RunError
 from weakclip.evaluation import Scores
 from weakclip.images import atomic_write
+from weakclip.inference import is_out_of_memory
 from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.lock import FolderInUseError, FolderLock
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.pipeline.stages import STAGES
 from weakclip.report import STAGE_FOLDERS, read_run, write_report
@@ -58,7 +62,9 @@ def run_pipeline(config: RunConfig, out: Path | str, *, full: bool = False) -> R
         The run folder, its report and its scores.
 
     Raises:
-        WeakCLIPError: anything that the user can mend; what was finished before stays.
+        FolderInUseError: another process works in the folder, and not all that is wanted is done.
+        StorageError: the disk is full or read-only; with room again, the same call goes on.
+        WeakCLIPError: anything else that the user can mend; what was finished before stays.
     """
     return _run(config, Path(out), MAIN_STAGES + (UPPER_BOUND_STAGES if full else ()))
 
@@ -82,11 +88,23 @@ def _run(config: RunConfig, out: Path, wanted: Sequence[str]) -> RunResult:
     context = RunContext(config, out)
     processes = open_processes(context.device)
     if processes.count > 1:
-        return _train_together(context, wanted, processes)
-    manifest, keys = _plan(context, wanted)
-    ran = tuple(stage for stage in wanted if _run_one(context, manifest, stage, keys[stage]))
+        with FolderLock(out) if processes.is_main else contextlib.nullcontext():
+            return _train_together(context, wanted, processes)
+    try:
+        with FolderLock(out):
+            manifest, keys = _plan(context, wanted)
+            return _result(out, wanted, [stage for stage in wanted if _run_one(context, manifest, stage, keys[stage])])
+    except FolderInUseError as error:
+        manifest, keys = Manifest.open(out), stage_keys(context, wanted)
+        if any(manifest.state(stage, keys[stage]) != "done" for stage in wanted):
+            raise
+        logger.info("%s; what was asked for is done already", str(error).partition(";")[0])
+        return _result(out, wanted, ())
+
+
+def _result(out: Path, wanted: Sequence[str], ran: Sequence[str]) -> RunResult:
     skipped = tuple(stage for stage in wanted if stage not in ran)
-    return RunResult(out, write_report(out), read_run(out).scores, ran, skipped)
+    return RunResult(out, write_report(out), read_run(out).scores, tuple(ran), skipped)
 
 
 def _plan(context: RunContext, wanted: Sequence[str]) -> tuple[Manifest, dict[str, StageKey]]:
@@ -94,6 +112,7 @@ def _plan(context: RunContext, wanted: Sequence[str]) -> tuple[Manifest, dict[st
     if "retrain_truth" in wanted and not context.train.has_masks:
         raise DataError(f"split {context.train.split!r} has no true masks; the upper bound of --full needs them")
     manifest = Manifest.open(context.out)
+    remove_leftovers(context.out)
     keys = stage_keys(context, wanted)
     for stage in wanted:
         for upstream in STAGES[stage].upstream:
@@ -196,6 +215,15 @@ def _run_one(context: RunContext, manifest: Manifest, stage: str, key: StageKey)
     logger.info("%s: %s", stage, STAGES[stage].purpose)
     started = time.perf_counter()
     folder = manifest.start(stage, key)
-    STAGES[stage].run(context, folder)
+    try:
+        STAGES[stage].run(context, folder)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise RunError(
+            f"{stage}: out of memory ({said}); lower the batch_size, the crop or the image sizes "
+            "of this stage's settings, or free memory, and give the same command again"
+        ) from None
     manifest.finish(stage, time.perf_counter() - started)
     return True

@@ -13,6 +13,7 @@ import numpy as np
 from weakclip.classes import IGNORE_INDEX
 from weakclip.config import SeedStageSettings
 from weakclip.datasets import ImageLabelDataset, Sample
+from weakclip.disk import append_json
 from weakclip.images import write_json, write_mask
 from weakclip.modeling.mctformer_storage import load_mctformer
 from weakclip.pipeline.affinity_stage import affinity_seeds
@@ -56,11 +57,10 @@ def make_seeds(context: RunContext, folder: Path) -> None:
     if left:
         maker = seed_maker(context, folder)
         log = folder / "log.jsonl"
-        _end_line(log)
         for index in track(left, "seeds", total=len(dataset), done=len(dataset) - len(left)):
             sample = dataset[index]
             masks = maker(sample)
-            _append(log, asdict(_shares(sample, masks.seed, dataset)))
+            append_json(log, asdict(_shares(sample, masks.seed, dataset)))
             write_mask(folder / SEEDS / f"{sample.name}.png", masks.seed, dataset.class_set.palette)
             write_mask(folder / DENSE / f"{sample.name}.png", masks.dense, dataset.class_set.palette)
     write_json(folder / "metrics.json", _summary(folder / "log.jsonl", dataset))
@@ -108,18 +108,6 @@ def _shares(sample: Sample, seed: np.ndarray, dataset: ImageLabelDataset) -> See
     background, undecided = round(float(counts[0]), 5), round(float(counts[IGNORE_INDEX]), 5)
     foreground = round(max(0.0, 1.0 - background - undecided), 5)
     return SeedShares(sample.name, foreground, background, undecided, missing)
-
-
-def _end_line(path: Path) -> None:
-    """End a line that an interrupted run left torn, so that the next one stands alone."""
-    if path.is_file() and not path.read_bytes().endswith(b"\n"):
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n")
-
-
-def _append(path: Path, entry: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 
 def _summary(log: Path, dataset: ImageLabelDataset) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from weakclip.datasets import ImageLabelDataset
+from weakclip.disk import append_json
 from weakclip.errors import DataError
 from weakclip.evaluation import (
     NOT_USED,
@@ -174,8 +174,7 @@ def _write_metrics(folder: Path, result: TrainResult) -> None:
 
 
 def _log(folder: Path, entry: dict[str, Any]) -> None:
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    append_json(folder / "log.jsonl", entry)
 
 
 STAGES = {

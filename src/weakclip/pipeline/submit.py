@@ -10,10 +10,12 @@ from pathlib import Path
 
 from weakclip.config import load_config
 from weakclip.datasets import ImageLabelDataset
+from weakclip.disk import remove_leftovers, writing
 from weakclip.errors import ConfigError, RunError
 from weakclip.images import write_json
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import image_fingerprint
+from weakclip.pipeline.lock import FolderLock
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, write_pseudo_masks
 from weakclip.segmenter import load_segmenter
@@ -42,7 +44,8 @@ def submit(run: Path | str, out: Path | str, *, split: str = "test", root: str |
 
     Raises:
         ConfigError: a run on another data set.
-        RunError: no run, one whose network is not trained, or a place that cannot be written.
+        RunError: no run, one whose network is not trained, or another process makes a submission of it.
+        StorageError: a place that cannot be written; the predictions stay.
         DataError: no such split, or an image that cannot be read.
     """
     run, out = Path(run), Path(out)
@@ -52,14 +55,12 @@ def submit(run: Path | str, out: Path | str, *, split: str = "test", root: str |
     dataset = context.val
     assert dataset is not None
     settings = context.config.evaluate
-    folder = _prediction_folder(context, dataset, trained)
-    network = load_segmenter(context.folder("retrain"), device=context.device)
-    masks = PseudoMaskSettings(inference=settings.inference, crf=settings.crf, restrict_to_labels=False)
-    write_pseudo_masks(network, dataset, folder, masks, device=context.device, description=f"predicting {split}")
-    try:
+    with FolderLock(run / FOLDER):
+        folder = _prediction_folder(context, dataset, trained)
+        network = load_segmenter(context.folder("retrain"), device=context.device)
+        masks = PseudoMaskSettings(inference=settings.inference, crf=settings.crf, restrict_to_labels=False)
+        write_pseudo_masks(network, dataset, folder, masks, device=context.device, description=f"predicting {split}")
         write_archive(folder / MASKS, dataset, out)
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written ({error.strerror}); the predictions are in {folder}") from None
     return len(dataset)
 
 
@@ -85,13 +86,12 @@ def _prediction_folder(context: RunContext, dataset: ImageLabelDataset, trained:
     del settings["evaluate.pictures"]
     key = StageKey(settings=settings, inputs={"retrain": trained, "images": image_fingerprint(dataset)})
     folder = context.out / FOLDER / dataset.split
-    try:
+    with writing(folder):
         if folder.exists() and _stored_key(folder) != key.digest:
             logger.info("submission: network, images or settings have changed; predicts anew")
             shutil.rmtree(folder)
+        remove_leftovers(folder)
         write_json(folder / KEY, key.record())
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be written ({error.strerror}); copy the run to where it can") from None
     return folder
 
 

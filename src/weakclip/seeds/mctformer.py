@@ -17,7 +17,8 @@ from torch import Tensor
 from weakclip.classes import ClassSet
 from weakclip.datasets import Sample
 from weakclip.errors import ConfigError, WeightsError
-from weakclip.modeling.mctformer import MCTformer
+from weakclip.inference import BatchLimit
+from weakclip.modeling.mctformer import Localization, MCTformer
 from weakclip.seeds.base import CAM
 
 _EPSILON = 1e-8  # as in the released code; keeps a map without response at 0
@@ -63,6 +64,10 @@ class MCTformerCAM:
             raise WeightsError(f"an MCTformer+ of {found} classes for a data set of {expected}; train or name another")
         self.model = model
         self.settings = settings or MCTformerCAMSettings()
+        self._limit = BatchLimit()
+
+    def _localize(self, images: Tensor) -> Localization:
+        return self.model.localize(images, attention_layers=self.settings.attention_layers)
 
     def cam(self, sample: Sample) -> CAM:
         """Refined maps of the sample's classes at the size of its image, each from 0 to 1.
@@ -82,8 +87,8 @@ class MCTformerCAM:
         for scale in self.settings.scales:
             resized = _to_patches(image, scale, self.model.patch_size)
             both = torch.cat([resized, resized.flip(-1)])
-            found = self.model.localize(both, attention_layers=self.settings.attention_layers)
-            maps = refine(found.maps[:, indices], found.affinity)
+            found = self._limit.run(self._localize, both)
+            maps = torch.cat([refine(part.maps[:, indices], part.affinity) for part in found])
             whole = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
             total += whole[0] + whole[1].flip(-1)
         total -= total.amin(dim=(1, 2), keepdim=True)

@@ -18,9 +18,11 @@ import torch
 from torch import nn
 
 from weakclip.config import plain
+from weakclip.disk import remove_leftovers
 from weakclip.errors import RunError
 from weakclip.images import write_json
 from weakclip.pipeline.context import usable_device
+from weakclip.pipeline.lock import FolderLock
 from weakclip.pipeline.manifest import StageKey
 from weakclip.progress import track
 from weakclip.study.cost_pages import write_cost_pages
@@ -86,22 +88,24 @@ def study_cost(out: Path | str, sides: Sequence[Side], settings: CostSettings) -
 
     Raises:
         ConfigError: a device that cannot be used.
-        RunError: `out` holds something else or cannot be written, or a process was killed (for want of memory).
+        RunError: `out` holds something else, another process works there, or a process was killed (for want of memory).
     """
     out = Path(out)
     usable_device(settings.device)
     described = {type(side).__name__: plain(side) for side in sides}
     key = StageKey(settings={"sides": described, "machine": machine(), **asdict(settings)})
-    check_folder(out, key)
-    known = read_record(out, "measurements") if (out / RECORD).is_file() else []
-    found = [Measurement(**{**entry, **_tuples(entry)}) for entry in known]
-    order = [side for _ in range(settings.repetitions) for side in sides]
-    _save(out, key, found)
-    for side in track(order[len(found) :], "training steps", total=len(order), done=len(found)):
-        found.append(_in_fresh_process(side, settings))
+    with FolderLock(out):
+        check_folder(out, key)
+        remove_leftovers(out)
+        known = read_record(out, "measurements") if (out / RECORD).is_file() else []
+        found = [Measurement(**{**entry, **_tuples(entry)}) for entry in known]
+        order = [side for _ in range(settings.repetitions) for side in sides]
         _save(out, key, found)
-    write_cost_pages(out, found, settings.batch_size, f"{settings.precision}, {machine()['processor']}")
-    return found
+        for side in track(order[len(found) :], "training steps", total=len(order), done=len(found)):
+            found.append(_in_fresh_process(side, settings))
+            _save(out, key, found)
+        write_cost_pages(out, found, settings.batch_size, f"{settings.precision}, {machine()['processor']}")
+        return found
 
 
 def machine() -> dict[str, Any]:
@@ -177,10 +181,7 @@ def _in_fresh_process(side: Side, settings: CostSettings) -> Measurement:
 
 
 def _save(out: Path, key: StageKey, found: Sequence[Measurement]) -> None:
-    try:
-        write_json(out / RECORD, {"key": key.record(), "measurements": [asdict(each) for each in found]})
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written ({error.strerror}); choose another folder") from None
+    write_json(out / RECORD, {"key": key.record(), "measurements": [asdict(each) for each in found]})
 
 
 def _tuples(entry: dict[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from weakclip.config import RunConfig
 from weakclip.crf import VOC_CRF, CRFParams, Kernel
 from weakclip.crf.params import PRESETS
 from weakclip.datasets import ImageLabelDataset
+from weakclip.disk import remove_leftovers
 from weakclip.errors import ConfigError, DataError
 from weakclip.metrics import ConfusionMatrix
 from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.lock import FolderLock
 from weakclip.pipeline.manifest import StageKey
 from weakclip.progress import track
 from weakclip.pseudo_masks import PseudoMaskSettings, pseudo_mask
@@ -67,7 +69,7 @@ def study_crf(
 
     Raises:
         ConfigError: not exactly one of `run` and `probs`.
-        RunError: `out` holds something else, or cannot be written.
+        RunError: `out` holds something else, or another process works there.
         DataError: no true masks, or probabilities that are missing or do not fit.
         WeightsError: a run without a fitting WeakCLIP.
     """
@@ -79,27 +81,31 @@ def study_crf(
     given = ProbabilityFolder(probs, dataset) if probs else None
     source = given.fingerprint() if given else weights_fingerprint(context)
     key = _study_key(context, source, candidates)
-    check_folder(out, key)
-    kernel_rng, image_rng = np.random.default_rng(config.seed).spawn(2)
-    tried = crf_candidates(settings.crf, candidates, kernel_rng)
-    order = image_rng.permutation(_with_masks(dataset)).tolist()
-    study = CRFStudy(folder=out, split=dataset.split, images=len(order), candidates=tried, rungs=finished_rungs(out))
-    save(study, key)
-    if given is None:
-        write_probabilities(context, out / PROBABILITIES, order)
-        given = ProbabilityFolder(out / PROBABILITIES, dataset)
-    given.check(order)
-    sizes = rung_sizes(len(tried), len(order), ETA)
-
-    def score(chosen: Sequence[int], images: int) -> list[float]:
-        return score_crfs([tried[number].params for number in chosen], given, order[:images], settings)
-
-    for rung in successive_halving(sizes, score, done=study.rungs, always=(0,)):
-        study = with_rung(study, rung)
+    with FolderLock(out):
+        check_folder(out, key)
+        remove_leftovers(out)
+        kernel_rng, image_rng = np.random.default_rng(config.seed).spawn(2)
+        tried = crf_candidates(settings.crf, candidates, kernel_rng)
+        order = image_rng.permutation(_with_masks(dataset)).tolist()
+        study = CRFStudy(
+            folder=out, split=dataset.split, images=len(order), candidates=tried, rungs=finished_rungs(out)
+        )
         save(study, key)
-        logger.info("rung %d of %d: %s", len(study.rungs), len(sizes), describe_rung(rung))
-    write_pages(study)
-    return study
+        if given is None:
+            write_probabilities(context, out / PROBABILITIES, order)
+            given = ProbabilityFolder(out / PROBABILITIES, dataset)
+        given.check(order)
+        sizes = rung_sizes(len(tried), len(order), ETA)
+
+        def score(chosen: Sequence[int], images: int) -> list[float]:
+            return score_crfs([tried[number].params for number in chosen], given, order[:images], settings)
+
+        for rung in successive_halving(sizes, score, done=study.rungs, always=(0,)):
+            study = with_rung(study, rung)
+            save(study, key)
+            logger.info("rung %d of %d: %s", len(study.rungs), len(sizes), describe_rung(rung))
+        write_pages(study)
+        return study
 
 
 def crf_candidates(own: CRFParams | None, count: int, rng: np.random.Generator) -> tuple[Candidate, ...]:

@@ -12,7 +12,7 @@ from weakclip.crf.files import read_probs
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import DataError, WeightsError
 from weakclip.images import atomic_write
-from weakclip.inference import predict_probs
+from weakclip.inference import WithinMemory, predict_probs
 from weakclip.modeling import load_weakclip
 from weakclip.pipeline.context import RunContext
 from weakclip.progress import track
@@ -111,11 +111,10 @@ def write_probabilities(context: RunContext, folder: Path, indices: Sequence[int
     model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device)
     if model.class_set.names != dataset.class_set.names:
         raise WeightsError(f"{context.folder('train')}: trained for other classes than those of the data set")
+    network = WithinMemory(lambda images: model(images).logits)
     for index in track(left, "probabilities", total=len(indices), done=len(indices) - len(left)):
         sample = dataset[index]
-        probs = predict_probs(
-            lambda images: model(images).logits, sample.image, settings.inference, device=context.device
-        )
+        probs = predict_probs(network, sample.image, settings.inference, device=context.device)
         if settings.restrict_to_labels:
             probs = _restricted(probs, sample.labels)
         with atomic_write(folder / f"{sample.name}.npz") as file:

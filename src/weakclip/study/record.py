@@ -88,10 +88,7 @@ def save(study: CRFStudy, key: StageKey) -> None:
         "candidates": [{"origin": each.origin, **plain(each.params)} for each in study.candidates],
         "rungs": [{"images": rung.images, "mean_iou": rung.scores} for rung in study.rungs],
     }
-    try:
-        write_json(study.folder / RECORD, value)
-    except OSError as error:
-        raise RunError(f"{study.folder}: cannot be written ({error.strerror}); choose another folder") from None
+    write_json(study.folder / RECORD, value)
 
 
 def with_rung(study: CRFStudy, rung: Rung) -> CRFStudy:

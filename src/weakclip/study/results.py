@@ -92,7 +92,7 @@ def save_results(study: VariantStudy, key: StageKey) -> None:
     """Write `study.json`.
 
     Raises:
-        RunError: the folder cannot be written.
+        StorageError: the folder cannot be written.
     """
     value = {
         "key": key.record(),
@@ -101,10 +101,7 @@ def save_results(study: VariantStudy, key: StageKey) -> None:
         "seeds": study.seeds,
         "results": [dataclasses.asdict(result) for result in study.results],
     }
-    try:
-        write_json(study.folder / RECORD, value)
-    except OSError as error:
-        raise RunError(f"{study.folder}: cannot be written ({error.strerror}); choose another folder") from None
+    write_json(study.folder / RECORD, value)
 
 
 def _number(score: float | None) -> float:

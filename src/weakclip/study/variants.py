@@ -21,11 +21,13 @@ import torch
 from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP
 from weakclip.config import RunConfig
+from weakclip.disk import remove_leftovers
 from weakclip.errors import ConfigError, DataError
 from weakclip.evaluation import score_masks
 from weakclip.modeling import ModelSettings, WeakCLIP
 from weakclip.pipeline import run_stage
 from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.lock import FolderLock
 from weakclip.pipeline.manifest import StageKey
 from weakclip.pipeline.seed_stage import DENSE, SEEDS
 from weakclip.pseudo_masks import MASKS, write_pseudo_masks
@@ -79,7 +81,7 @@ def study_variants(
 
     Raises:
         ConfigError: variants that share a name.
-        RunError: `out` holds something else, or cannot be written.
+        RunError: `out` holds something else, or another process works there.
         DataError: the training split has no true masks to score against.
         WeakCLIPError: as the stages of a run; what was finished before stays.
     """
@@ -92,30 +94,34 @@ def study_variants(
             f"split {context.train.split!r} has no true masks to score on; name another one: data.train_split"
         )
     key = _study_key(context, subject)
-    check_folder(context.out, key)
-    study = VariantStudy(
-        folder=context.out,
-        subject=subject,
-        split=context.train.split,
-        images=len(context.train),
-        variants=(SEEDS_ROW, *names),
-        seeds=tuple(range(config.seed, config.seed + seeds)),
-        results=finished_results(context.out),
-    )
-    save_results(study, key)
-    for seed in study.seeds:
-        seed_folder = _make_seeds(context, seed)
-        for variant in (None, *variants):
-            name = variant.name if variant else SEEDS_ROW
-            if study.find(name, seed) is None:
-                result = (
-                    _try(context, variant, seed, seed_folder) if variant else _score_seeds(context, seed, seed_folder)
-                )
-                study = dataclasses.replace(study, results=(*study.results, result))
-                save_results(study, key)
-                logger.info("%s, seed %d: mIoU %s %%", name, seed, percent(result.mean_iou))
-    write_variant_pages(study)
-    return study
+    with FolderLock(context.out):
+        check_folder(context.out, key)
+        remove_leftovers(context.out)
+        study = VariantStudy(
+            folder=context.out,
+            subject=subject,
+            split=context.train.split,
+            images=len(context.train),
+            variants=(SEEDS_ROW, *names),
+            seeds=tuple(range(config.seed, config.seed + seeds)),
+            results=finished_results(context.out),
+        )
+        save_results(study, key)
+        for seed in study.seeds:
+            seed_folder = _make_seeds(context, seed)
+            for variant in (None, *variants):
+                name = variant.name if variant else SEEDS_ROW
+                if study.find(name, seed) is None:
+                    result = (
+                        _try(context, variant, seed, seed_folder)
+                        if variant
+                        else _score_seeds(context, seed, seed_folder)
+                    )
+                    study = dataclasses.replace(study, results=(*study.results, result))
+                    save_results(study, key)
+                    logger.info("%s, seed %d: mIoU %s %%", name, seed, percent(result.mean_iou))
+        write_variant_pages(study)
+        return study
 
 
 def _study_key(context: RunContext, subject: str) -> StageKey:

@@ -2,7 +2,7 @@
 
 Names inside the file: `model/NAME` parameters with a gradient and buffers of trained modules (batch-norm statistics),
 `average/NAME` their moving averages, `optimizer/KEY/NAME` the optimiser's state, `log/NAME` sums since the last log
-line; step and settings as metadata.
+line, `bad_steps/NAME` counts of skipped steps; step and settings as metadata.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from weakclip.errors import WeightsError
 from weakclip.images import atomic_write
 
-_FORMAT = "weakclip-training-1"
+_FORMAT = "weakclip-training-2"
+_GROUPS = ("model", "average", "optimizer", "log", "bad_steps")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Checkpoint:
 
     Args:
         step: steps done.
-        tensors: group (`model`, `average`, `optimizer`, `log`) → name → tensor.
+        tensors: group (`model`, `average`, `optimizer`, `log`, `bad_steps`) → name → tensor.
         settings: what the run was started with, JSON values.
     """
 
@@ -60,15 +61,21 @@ def _is_frozen(module: nn.Module) -> bool:
 
 
 def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint in the place of the one before it; a kill meanwhile leaves the old one."""
+    """Write a checkpoint in the place of the one before it; a kill meanwhile leaves the old one.
+
+    Equal states make equal files, byte for byte.
+
+    Raises:
+        StorageError: it cannot be written; the old one stays.
+    """
     flat = {
         f"{group}/{name}": tensor.detach().cpu().contiguous()
         for group, tensors in checkpoint.tensors.items()
         for name, tensor in tensors.items()
     }
-    metadata = {"format": _FORMAT, "step": str(checkpoint.step), "settings": json.dumps(checkpoint.settings)}
-    with atomic_write(path) as file:
-        file.write(safetensors.torch.save(flat, metadata))
+    header = {"step": checkpoint.step, "settings": checkpoint.settings}
+    with atomic_write(path) as file:  # one entry of metadata alone: safetensors writes several in no fixed order
+        file.write(safetensors.torch.save(flat, {_FORMAT: json.dumps(header)}))
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
@@ -81,15 +88,16 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
+            if _FORMAT not in metadata:
                 raise WeightsError(f"{path}: not a checkpoint of weakclip's training (no {_FORMAT!r} mark); {mend}")
-            tensors: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}, "log": {}}
+            tensors: dict[str, dict[str, Tensor]] = {group: {} for group in _GROUPS}
             keys = file.keys()
             for key in keys:
                 group, name = key.split("/", 1)
                 tensors[group][name] = file.get_tensor(key)
-            return Checkpoint(int(metadata["step"]), tensors, json.loads(metadata["settings"]))
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+            header = json.loads(metadata[_FORMAT])
+            return Checkpoint(int(header["step"]), tensors, dict(header["settings"]))
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise WeightsError(f"{path}: broken checkpoint ({error}); {mend}") from None
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from weakclip.errors import WeakCLIPError
+from weakclip.errors import RunError, WeakCLIPError
 from weakclip.training.interrupt import ignore_stop_signals
 from weakclip.training.order import StepBatches
 from weakclip.training.processes import Processes
@@ -76,3 +77,17 @@ def load_batches(
         pin_memory=processes.device.type != "cpu",
     )
     yield from loader  # a generator: closing it ends the workers, which no signal does
+
+
+@contextlib.contextmanager
+def dead_workers_in_words(workers: int) -> Iterator[None]:
+    """A `RunError` where torch says that a data worker has died, which it may say at any line of the main process."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(
+            f"a process that loads data has died ({str(error).splitlines()[0]}); where memory or /dev/shm is short, "
+            f"lower workers ({workers}); the same command goes on from the last checkpoint"
+        ) from None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from weakclip.images import atomic_write
+from weakclip.disk import append_json, atomic_write
 from weakclip.training.tensorboard import EventFile, open_event_file
 
 
@@ -55,15 +56,19 @@ class TrainLog:
         if step % self.every and not last:
             return
         now = time.perf_counter()
-        means = {name: value / self.count for name, value in self.sums.items()}
+        means = {name: value / self.count for name, value in self.sums.items() if self.count}
         rate = self._images / max(now - self._started, 1e-9)
         record = {"step": step, **means, **extra, "images_per_second": round(rate, 2)}
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            append_json(self.path, record)
         if self._events is not None:
             self._events.append(record)
         self.sums, self.count, self._images, self._started = {}, 0, 0, now
+
+    def note(self, step: int, entry: dict[str, Any]) -> None:
+        """Append a line about this very step, whatever `every` says."""
+        if self.path is not None:
+            append_json(self.path, {"step": step, **entry})
 
     def tensors(self) -> dict[str, Tensor]:
         """The sums since the last line, for the checkpoint."""

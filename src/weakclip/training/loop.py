@@ -17,8 +17,9 @@ from weakclip.errors import ConfigError, DataError, RunError, WeakCLIPError, Wei
 from weakclip.progress import track
 from weakclip.training import checkpoint as checkpoints
 from weakclip.training.averaging import AveragedWeights
+from weakclip.training.bad_steps import BadSteps
 from weakclip.training.interrupt import StopRequest
-from weakclip.training.loading import Batch, TrainingData, load_batches
+from weakclip.training.loading import Batch, TrainingData, dead_workers_in_words, load_batches
 from weakclip.training.log import TrainLog
 from weakclip.training.order import step_seed
 from weakclip.training.processes import Processes, open_processes
@@ -47,6 +48,8 @@ def fit(
     Data order, augmentation and dropout depend on the seed and the step alone: a run stopped at any moment and called
     again ends with the same weights as an undisturbed one (bit for bit on a CPU), whatever the number of workers.
     At the end the model holds the averaged weights and is in evaluation mode. torch's global random state is used.
+    A step whose loss or gradient is not finite is skipped: it changes neither weights nor averages nor buffers, and
+    `log.jsonl` names its images.
 
     Args:
         model: only parameters with `requires_grad` are trained.
@@ -61,7 +64,9 @@ def fit(
     Raises:
         DataError: an empty data set, or what the data set itself raises (progress is saved first).
         ConfigError: a batch size that the processes cannot share.
-        RunError: the loss is no longer finite, or the checkpoint in `folder` was made with other settings.
+        RunError: `max_bad_steps` steps in a row were not finite, a data worker died, or the checkpoint in `folder` was
+            made with other settings.
+        StorageError: the checkpoint or the log cannot be written; the last checkpoint stays.
         WeightsError: the checkpoint in `folder` is broken, or of another model.
         KeyboardInterrupt, SystemExit: on SIGINT and SIGTERM, after saving.
     """
@@ -76,7 +81,8 @@ def fit(
     run.resume()
     first, started = run.step, time.perf_counter()
     wrapped.train()
-    with contextlib.closing(load_batches(dataset, settings, processes, start=first, seed=seed)) as batches:
+    loaded = load_batches(dataset, settings, processes, start=first, seed=seed)
+    with dead_workers_in_words(settings.workers), contextlib.closing(loaded) as batches:
         shown = track(batches, description, total=settings.steps, done=first) if processes.is_main else batches
         _take_steps(run, wrapped, loss_fn, shown)
     seconds = time.perf_counter() - started
@@ -89,6 +95,7 @@ def fit(
         images_per_second=round((run.step - first) * settings.batch_size / max(seconds, 1e-9), 2),
         trained_parameters=sum(parameter.numel() for parameter in run.parameters),
         total_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        skipped_steps=run.bad_steps.total,
     )
 
 
@@ -124,9 +131,10 @@ class _Run:
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in named.items()}
         self.optimizer = build_optimizer(self.parameters, settings)
         self.averages = AveragedWeights(self.tensors, settings.ema_decay)
+        self.bad_steps = BadSteps(self.tensors.values())
         folder.mkdir(parents=True, exist_ok=True)
         self.log = TrainLog(folder / LOG_NAME if processes.is_main else None, settings.log_every)
-        changeless = ("checkpoint_every", "log_every", "workers")
+        changeless = ("checkpoint_every", "log_every", "workers", "max_bad_steps")
         chosen = {key: value for key, value in dataclasses.asdict(settings).items() if key not in changeless}
         self.origin = {**chosen, **origin}
         self.dtype = autocast_dtype(settings.precision, processes.device)
@@ -137,6 +145,7 @@ class _Run:
         rate = learning_rate_at(self.step, self.settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.bad_steps.before_step()
         moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
         self.optimizer.zero_grad(set_to_none=True)  # before the forward pass, which needs the memory
         with torch.autocast(device.type, self.dtype) if self.dtype else contextlib.nullcontext():
@@ -146,17 +155,29 @@ class _Run:
         norm = nn.utils.clip_grad_norm_(self.parameters, bound)
         values = torch.stack([part.detach().float() for part in (*parts.values(), norm)]).tolist()  # one device sync
         named = dict(zip((*parts, "gradient_norm"), values, strict=True))
-        if not (math.isfinite(named["loss"]) and math.isfinite(named["gradient_norm"])):
-            raise RunError(
-                f"step {self.step + 1}: the loss is {named['loss']} and its gradient's norm {named['gradient_norm']}; "
-                f"lower learning_rate ({self.settings.learning_rate}) or set precision to fp32; training then "
-                f"starts anew (its last good checkpoint is {self.path})"
-            )
-        self.optimizer.step()
-        self.averages.update(self.step)
+        if self.processes.any(not (math.isfinite(named["loss"]) and math.isfinite(named["gradient_norm"]))):
+            self._skip(named, batch)
+        else:
+            self.optimizer.step()
+            self.averages.update(self.step)
+            self.bad_steps.good()
+            self.log.add(named, images=self.settings.batch_size)
         self.step += 1
-        self.log.add(named, images=self.settings.batch_size)
         self.log.write(self.step, {"learning_rate": rate}, last=self.step == self.settings.steps)
+
+    def _skip(self, values: dict[str, float], batch: Batch) -> None:
+        """Leave weights, averages and buffers as they were, and note the images; too many such steps are the end."""
+        self.bad_steps.bad()
+        images = self.processes.gather(list(batch.get("name", ())))
+        found = f"loss {values['loss']}, gradient's norm {values['gradient_norm']}"
+        self.log.note(self.step + 1, {"skipped": found, "images": images})
+        settings, count = self.settings, self.bad_steps.in_a_row
+        if count >= settings.max_bad_steps:
+            raise RunError(
+                f"step {self.step + 1}: not finite ({found}), as in all of the last {count} steps; now the images "
+                f"{', '.join(images)}; look at them (all are in {self.log.path}), lower learning_rate "
+                f"({settings.learning_rate}) or set precision to fp32; the last good checkpoint is {self.path}"
+            )
 
     def save(self) -> None:
         """Write the checkpoint; companions wait for process 0."""
@@ -166,6 +187,7 @@ class _Run:
                 "average": self.averages.averages,
                 "optimizer": checkpoints.optimizer_tensors(self.optimizer, self.names),
                 "log": self.log.tensors(),
+                "bad_steps": self.bad_steps.tensors(),
             }
             checkpoints.save_checkpoint(self.path, checkpoints.Checkpoint(self.step, groups, self.origin))
         self.processes.wait()
@@ -190,6 +212,7 @@ class _Run:
         except (KeyError, ValueError) as error:
             raise WeightsError(f"{self.path}: broken optimiser state ({error}); move it away to start again") from None
         self.log.restore(found.tensors["log"], found.step)
+        self.bad_steps.restore(found.tensors["bad_steps"])
         self.step = found.step
 
 

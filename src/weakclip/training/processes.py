@@ -49,6 +49,14 @@ class Processes:
         torch.distributed.all_reduce(flags)
         return bool(flags > 0)
 
+    def gather(self, names: list[str]) -> list[str]:
+        """The names of all processes, one process after the other. Every process must ask."""
+        if self.count == 1:
+            return names
+        found: list[list[str]] = [[]] * self.count
+        torch.distributed.all_gather_object(found, names)
+        return [name for part in found for name in part]
+
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.count > 1:

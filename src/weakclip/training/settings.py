@@ -25,6 +25,7 @@ class TrainSettings:
         checkpoint_every: steps from checkpoint to checkpoint.
         log_every: steps from line to line of `log.jsonl`.
         workers: processes that load data; 0 loads in the training process. The result does not depend on it.
+        max_bad_steps: so many steps in a row whose loss or gradient is not finite end the training; fewer are skipped.
     """
 
     steps: int = 20_000
@@ -39,9 +40,10 @@ class TrainSettings:
     checkpoint_every: int = 500
     log_every: int = 20
     workers: int = 0
+    max_bad_steps: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every", "log_every"):
+        for name in ("steps", "batch_size", "checkpoint_every", "log_every", "max_bad_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: at least 1 expected; found {getattr(self, name)}")
         for name in ("learning_rate", "weight_decay", "warmup_steps", "min_learning_rate", "workers"):
@@ -65,6 +67,7 @@ class TrainResult:
         images_per_second: rate in this start; 0 where nothing was left to do.
         trained_parameters: number of parameters that were trained.
         total_parameters: number of parameters of the model.
+        skipped_steps: steps whose loss or gradient was not finite, over all starts; they changed no weight.
     """
 
     steps: int
@@ -72,6 +75,7 @@ class TrainResult:
     images_per_second: float
     trained_parameters: int
     total_parameters: int
+    skipped_steps: int
 
 
 def learning_rate_at(step: int, settings: TrainSettings) -> float:

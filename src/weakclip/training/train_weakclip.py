@@ -72,7 +72,7 @@ class WeakCLIPLoss:
         images, seeds = batch["image"], batch["mask"]
         output = model(images)
         probs = grid_probabilities(output.logits, size)
-        crf = self._beside.submit(dense_crf, _on_grid(images, size), probs.detach(), params) if params else None
+        crf = self._beside.submit(_crf_target, _on_grid(images, size), probs.detach(), params) if params else None
         parts = {"seeding_loss": seeding_loss(probs, grid_seeds(seeds, size))}
         matching = matching_loss(output.match_map, seeds, weight=weight) if weight else None
         if crf is not None:
@@ -80,6 +80,11 @@ class WeakCLIPLoss:
         if matching is not None:
             parts["matching_loss"] = matching
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+
+
+def _crf_target(images: Tensor, probs: Tensor, params: CRFParams) -> Tensor:
+    """What the dense CRF makes of the prediction; NaN of one that holds NaN, so that the step counts as a bad one."""
+    return dense_crf(images, probs, params) if bool(probs.isfinite().all()) else torch.full_like(probs, torch.nan)
 
 
 def _on_grid(images: Tensor, size: tuple[int, int]) -> Tensor:

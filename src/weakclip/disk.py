@@ -1,0 +1,142 @@
+"""Files that appear whole or not at all, what a disk can refuse in one line, and what killed processes leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from weakclip.errors import StorageError
+
+_MENDS = {
+    errno.ENOSPC: "the disk is full: make room, and give the same command again",
+    errno.EDQUOT: "your quota is used up: make room, and give the same command again",
+    errno.EROFS: "mount the disk for writing, or choose another folder",
+    errno.EACCES: "give yourself the right to write there (chmod u+w), or choose another folder",
+    errno.EPERM: "give yourself the right to write there (chmod u+w), or choose another folder",
+    errno.ENOENT: "its folder has vanished: bring it back, and give the same command again",
+    errno.EIO: "see to the disk, and give the same command again",
+    errno.ESTALE: "see to the network disk, and give the same command again",
+}
+_LEFTOVER = re.compile(r"^\..*\.(\d+)\.[^.]*\.tmp$")
+
+
+def _read_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _read_umask()  # once: reading it means setting it, which other threads must not meet
+
+
+@contextlib.contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """What the system says against writing `path`, as a `StorageError` that names the file and the mend.
+
+    Errors about other places, such as a file that is read meanwhile, pass as they are.
+    """
+    path = Path(path)
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if not _is_about(error, path):
+            raise
+        mend = _MENDS.get(error.errno or 0, "choose another place")
+        raise StorageError(f"{path}: cannot be written ({error.strerror or error}); {mend}", error) from None
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    """Whether it is the file itself, one beside it (its temporary file), or a folder above it that is refused."""
+    if error.filename is None:
+        return True
+    named = Path(os.fsdecode(error.filename))
+    return named.parent == path.parent or path.is_relative_to(named) or named.is_relative_to(path)
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path`; on success flush it to disk and rename it, on failure remove it.
+
+    Raises:
+        StorageError: the disk is full or read-only, or the folder may not be written; what lay at `path` stays.
+
+    >>> import tempfile, pathlib
+    >>> target = pathlib.Path(tempfile.mkdtemp()) / "note.txt"
+    >>> with atomic_write(target, "w") as file:
+    ...     _ = file.write("whole")
+    >>> target.read_text()
+    'whole'
+    """
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        prefix, suffix = temporary_name(path.name)
+        handle, temporary = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
+        try:
+            with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_UMASK)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def temporary_name(name: str) -> tuple[str, str]:
+    """Prefix and suffix of the temporary file of `name`, by which `remove_leftovers` knows it and its process."""
+    return f".{name[:40]}.{os.getpid()}.", ".tmp"
+
+
+def append_json(path: Path | str, entry: dict[str, Any]) -> None:
+    """Append one line of JSON, whole or not at all; a line that was cut short before it is ended first.
+
+    Raises:
+        StorageError: it cannot be written; what was there stays.
+    """
+    with writing(path), Path(path).open("ab+", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        torn = size > 0 and file.seek(size - 1) >= 0 and file.read(1) != b"\n"
+        line = f"{chr(10) * torn}{json.dumps(entry, ensure_ascii=False)}\n".encode()
+        if file.write(line) < len(line):  # in one system call, so that a kill comes before or after it
+            file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that are no more, in `folder` and below.
+
+    Raises:
+        StorageError: they may not be removed.
+    """
+    for path in list(folder.rglob(".*.tmp")):
+        writer = _LEFTOVER.match(path.name)
+        if writer and int(writer[1]) != os.getpid() and process_lives(int(writer[1])):
+            continue
+        with writing(folder), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def process_lives(pid: int) -> bool:
+    """Whether a process of this machine has that number; where that cannot be told, True."""
+    if os.name != "posix":
+        return True  # there, signal 0 is no question
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

@@ -1,0 +1,82 @@
+"""A process that has imported everything once and forks a real `weakclip` command for every line that it is told.
+
+    {"do": "start", "argv": [...], "log": PATH, "capabilities": false} → {"pid": N}
+    {"do": "wait", "pid": N}                                          → {"code": N}, negative for a signal
+
+It has used no thread of OpenMP or numba before it forks, which would be unsafe.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSemanticSegmentation, CLIPModel, CLIPTokenizerFast  # noqa: F401
+
+from weakclip import cli
+from weakclip.crf import VOC_CRF, dense_crf
+
+DAC_OVERRIDE, DAC_READ_SEARCH = 1, 2
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    image, probs = np.zeros((8, 8, 3), np.uint8), np.full((2, 8, 8), 0.5, np.float32)
+    dense_crf(image, probs, VOC_CRF)  # its compiled code is loaded once for all children
+    assert threading.active_count() == 1
+    for line in sys.stdin:
+        asked = json.loads(line)
+        answer = {"pid": start(asked)} if asked["do"] == "start" else {"code": wait(asked["pid"])}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def start(asked: dict[str, Any]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
+    try:
+        log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        if not asked["capabilities"]:
+            obey_permissions()
+        sys.argv = ["weakclip", *asked["argv"]]
+        cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def obey_permissions() -> None:
+    """Give up root's capabilities to pass over the permissions of files; nothing to do for other users."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if libc.capget(header, data) != 0:
+        raise OSError(ctypes.get_errno(), "capget")
+    for field in (0, 1):  # effective and permitted, of the first 32 capabilities
+        data[field] &= ~(1 << DAC_OVERRIDE | 1 << DAC_READ_SEARCH)
+    if libc.capset(header, data) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def wait(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+if __name__ == "__main__":
+    main()
