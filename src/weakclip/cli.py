@@ -19,6 +19,7 @@ from weakclip.cli_parts import Config, Limit, Set, finished, load, load_data
 from weakclip.cli_review import review
 from weakclip.cli_study import study
 from weakclip.errors import WeakCLIPError
+from weakclip.safe_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.pipeline import RunResult
@@ -247,8 +248,7 @@ def main() -> None:
     try:
         app()
     except WeakCLIPError as error:
-        message = " ".join(str(error).split())
-        typer.echo(f"weakclip: {message}", err=True)
+        typer.echo(f"weakclip: {one_line(str(error))}", err=True)
         sys.exit(2)
 
 

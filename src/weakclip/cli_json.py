@@ -17,6 +17,7 @@ import typer
 
 from weakclip.cli_parts import finished
 from weakclip.errors import WeakCLIPError
+from weakclip.safe_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.pipeline import RunResult
@@ -49,8 +50,7 @@ def answer(
         result = finished(work)
     except WeakCLIPError as error:
         if json:
-            message = " ".join(str(error).split())
-            _echo({"error": {"type": type(error).__name__, "message": message}})
+            _echo({"error": {"type": type(error).__name__, "message": one_line(str(error))}})
         raise
     if json:
         _echo(record(result))

@@ -13,6 +13,7 @@ from weakclip.crf.dense import dense_crf
 from weakclip.crf.params import CRFParams
 from weakclip.errors import DataError
 from weakclip.images import atomic_write, read_rgb, write_mask
+from weakclip.safe_npy import read_npz
 
 PROBS = "probs"
 """Name of the probabilities in an `.npz` with several arrays."""
@@ -34,8 +35,10 @@ def read_probs(path: Path | str) -> np.ndarray:
         DataError: no such file, not such a file, several arrays without `probs`, or an array of other kind or shape.
     """
     try:
-        content = np.load(path, allow_pickle=False)
-        probs = content if isinstance(content, np.ndarray) else _only_array(path, content)
+        if zipfile.is_zipfile(path):
+            probs = _only_array(path, read_npz(path))
+        else:
+            probs = np.asarray(np.load(path, allow_pickle=False))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected probabilities (K, H, W) as .npy or .npz") from None
     except _UNREADABLE as error:
@@ -47,13 +50,11 @@ def read_probs(path: Path | str) -> np.ndarray:
     return probs
 
 
-def _only_array(path: Path | str, archive: np.lib.npyio.NpzFile) -> np.ndarray:
-    with archive:
-        if PROBS not in archive.files and len(archive.files) != 1:
-            found = ", ".join(archive.files) or "nothing"
-            raise DataError(f"{path}: holds {found}; expected one array, or one that is called {PROBS}")
-        array: np.ndarray = archive[PROBS if PROBS in archive.files else archive.files[0]]
-        return array
+def _only_array(path: Path | str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    if PROBS not in arrays and len(arrays) != 1:
+        found = ", ".join(arrays) or "nothing"
+        raise DataError(f"{path}: holds {found}; expected one array, or one that is called {PROBS}")
+    return arrays[PROBS if PROBS in arrays else next(iter(arrays))]
 
 
 def crf_file(image: Path | str, probs: Path | str, out: Path | str, params: CRFParams) -> None:

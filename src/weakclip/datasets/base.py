@@ -12,8 +12,10 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from weakclip.classes import IGNORE_INDEX, ClassSet
+from weakclip.disk import check_inside
 from weakclip.errors import DataError
 from weakclip.images import image_size, read_mask, read_rgb, reduced_size, resize_mask
+from weakclip.safe_text import is_plain, short
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,15 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
 class ImageFileDataset(ImageLabelDataset):
     """A data set whose images, and masks where there are any, are files.
 
+    A link to a single file may not lead out of its folder and of `root`; whole folders may be links.
+
     Attributes:
+        root: the data set's folder.
         longest_side: larger images are reduced to so many pixels along their longer side, and their masks with them;
             None keeps every size.
     """
 
+    root: Path
     longest_side: int | None = None
 
     @abstractmethod
@@ -127,13 +133,23 @@ class ImageFileDataset(ImageLabelDataset):
         """The file with the pixel labels, or None."""
         return None
 
+    def image_file(self, index: int) -> Path:
+        """`image_path`, to be opened.
+
+        Raises:
+            DataError: a link that leads out of the data set.
+        """
+        path = self.image_path(index)
+        check_inside(path, self.root)
+        return path
+
     def image(self, index: int) -> np.ndarray:
         """`(H, W, 3)` uint8 RGB, upright."""
-        return read_rgb(self.image_path(index), longest_side=self.longest_side)
+        return read_rgb(self.image_file(index), longest_side=self.longest_side)
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the image, from the file's header."""
-        return reduced_size(image_size(self.image_path(index)), self.longest_side)
+        return reduced_size(image_size(self.image_file(index)), self.longest_side)
 
     def mask(self, index: int) -> np.ndarray | None:
         """Pixel labels `(H, W)` uint8 with 255 for unlabelled pixels, or None. Read by evaluation only.
@@ -144,8 +160,9 @@ class ImageFileDataset(ImageLabelDataset):
         path = self.mask_path(index)
         if path is None:
             return None
+        check_inside(path, self.root)
         mask = read_mask(path)
-        check_mask(mask, image_size(self.image_path(index)), self.class_set.num_classes, path)
+        check_mask(mask, image_size(self.image_file(index)), self.class_set.num_classes, path)
         size = self.size(index)
         return mask if mask.shape == size else resize_mask(mask, size)
 
@@ -154,8 +171,8 @@ def check_name(name: str) -> None:
     """Raise a `DataError` unless `name` is a relative path of ordinary parts: it becomes the name of result files."""
     parts = PurePosixPath(name).parts
     plain = bool(parts) and "/".join(parts) == name and not name.startswith("/")
-    if not plain or ".." in parts or "\\" in name or any(ord(letter) < 32 for letter in name):
-        raise DataError(f"image name {name!r} cannot be used as a relative file name; rename the image")
+    if not plain or ".." in parts or "\\" in name or not is_plain(name):
+        raise DataError(f"image name {short(name)} cannot be used as a relative file name; rename the image")
 
 
 def check_mask(mask: np.ndarray, size: tuple[int, int], num_classes: int, source: Path | str) -> None:

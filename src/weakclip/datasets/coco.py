@@ -50,7 +50,8 @@ class COCO14Dataset(ImageFileDataset):
     def __init__(self, root: Path | str, split: str) -> None:
         if split not in ("train", "val"):
             raise DataError(f"{root}: MS COCO 2014 has the splits train and val with annotations; found {split!r}")
-        self.annotation_file = Path(root) / "annotations" / f"instances_{split}2014.json"
+        self.root = Path(root)
+        self.annotation_file = self.root / "annotations" / f"instances_{split}2014.json"
         if not self.annotation_file.is_file():
             raise DataError(f"{self.annotation_file}: no such file; unpack annotations_trainval2014.zip into {root}")
         self._cache = FileCache(Path(root), self.annotation_file, version=1)
@@ -94,6 +95,10 @@ class COCO14Dataset(ImageFileDataset):
 
     def _drawn(self, index: int) -> np.ndarray:
         entry = self._entries[index]
+        if entry.size != self.size(index):  # before a mask of the size that the file claims is made
+            claimed, (height, width) = f"{entry.size[1]}x{entry.size[0]}", self.size(index)
+            source = f"{self.annotation_file}, image {self.names[index]}"
+            raise DataError(f"{source}: mask is {claimed} pixels, its image {width}x{height}; they must agree")
         try:
             return draw_regions(self._all_regions().get(entry.identity, []), entry.size)
         except (ValueError, KeyError, TypeError, IndexError) as error:

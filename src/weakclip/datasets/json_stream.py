@@ -84,6 +84,8 @@ class _Source:
                 if self._ended or self._text[end : end + 1] in _FOLLOWERS:  # else a number may go on, as 1 in 1.5
                     self._at = end
                     return value
+            except RecursionError:
+                raise ValueError("nested too deeply") from None
             except json.JSONDecodeError as error:
                 if self._ended:  # its position counts from the middle of the file
                     raise ValueError(f"{error.msg}, or the file is cut off") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weakclip.errors import DataError
+from weakclip.safe_text import parse_json, short
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _csv_rows(lines: Iterable[str], path: Path, problems: list[str]) -> Iterator
     columns = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
     if not {"image", "labels"} <= set(columns):
         raise DataError(
-            f"{path}, line 1: expected the columns image,labels; found {header.strip()!r}; name the columns in line 1"
+            f"{path}, line 1: expected the columns image,labels; found {short(header.strip())}; name them in line 1"
         )
     reader = csv.reader(lines, delimiter=delimiter)
     for cells in reader:
@@ -127,14 +127,14 @@ def _json_rows(lines: Iterable[str], path: Path, problems: list[str]) -> Iterato
 
 def _json_row(line: str, where: str) -> LabelRow:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error})") from None
     labels = row.get("labels") if isinstance(row, dict) else None
     if not isinstance(labels, list) or not isinstance(row.get("image"), str):
         raise DataError(f'{where}: expected {{"image": "…", "labels": ["…"]}}')
     if not all(isinstance(label, str) for label in labels):
-        raise DataError(f"{where}: labels are class names in quotes; found {labels}")
+        raise DataError(f"{where}: labels are class names in quotes; found {short(labels)}")
     return _checked_row(row["image"], labels, where)
 
 
@@ -143,5 +143,5 @@ def _checked_row(image: str, labels: Iterable[str], where: str) -> LabelRow:
     if not image.strip():
         raise DataError(f"{where}: no image is named")
     if not names:
-        raise DataError(f"{where}: image {image.strip()!r} has no labels; name its classes or take the row out")
+        raise DataError(f"{where}: image {short(image.strip())} has no labels; name its classes or take the row out")
     return LabelRow(image.strip(), names, where)

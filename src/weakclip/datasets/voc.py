@@ -98,7 +98,7 @@ def find_voc_root(root: Path | str) -> Path:
 def _list_file(root: Path, split: str) -> Path:
     folder = root / "ImageSets" / "Segmentation"
     spellings = {"train_aug": ("train_aug", "trainaug"), "trainaug": ("trainaug", "train_aug")}
-    lists = {path.stem: path for path in sorted(folder.glob("*.txt"))}
+    lists = {path.stem: path for path in sorted(folder.glob("*.txt")) if path.is_file()}
     for name in spellings.get(split, (split,)):
         if name in lists:
             return lists[name]

@@ -17,6 +17,7 @@ from weakclip.classes import VOC12
 from weakclip.datasets.label_files import reading_text
 from weakclip.errors import DataError
 from weakclip.safe_npy import read_npy
+from weakclip.safe_text import short
 
 CSV, NPY, XML = "image_labels.csv", "cls_labels.npy", "Annotations"
 """The sources in the order in which they are preferred, as they are called in the VOC2012 folder."""
@@ -53,7 +54,7 @@ class VOCLabels:
         if self.source != XML:
             return self._table.get(name, ())
         path = self.root / XML / f"{name}.xml"
-        return read_xml_labels(path) if path.exists() else ()
+        return read_xml_labels(path) if path.is_file() else ()
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """The images that the source does not know, or that it gives no label; annotations are not opened."""
@@ -106,17 +107,26 @@ def _image_name(path: Path, key: Any) -> str:
         return str(key)
     if isinstance(key, int | np.integer) and key >= 10**9:
         return f"{key // 10**6}_{key % 10**6:06d}"
-    raise DataError(f"{path}: expected image names such as '2007_000032'; found {key!r}")
+    raise DataError(f"{path}: expected image names such as '2007_000032'; found {short(key)}")
 
 
 def _indices(path: Path, key: Any, value: Any) -> tuple[int, ...]:
     count = VOC12.num_classes - 1
     if not isinstance(value, np.ndarray) or value.shape != (count,) or value.dtype.kind not in "biuf":
         found = value.shape if isinstance(value, np.ndarray) else type(value).__name__
-        raise DataError(f"{path}: image {key}: expected {count} numbers, one a class; found {found}")
+        raise DataError(f"{path}: image {str(key)[:100]}: expected {count} numbers, one a class; found {found}")
     if not np.isin(value, (0, 1)).all():
-        raise DataError(f"{path}: image {key}: expected zeros and ones; found {value[~np.isin(value, (0, 1))][0]}")
+        raise DataError(
+            f"{path}: image {str(key)[:100]}: expected zeros and ones; found {value[~np.isin(value, (0, 1))][0]}"
+        )
     return tuple((np.flatnonzero(value) + 1).tolist())
+
+
+class _PlainTree(ElementTree.TreeBuilder):
+    """Refuses a document type, in which entities are defined, before expat has read it, in whatever encoding."""
+
+    def doctype(self, *_: object) -> None:
+        raise DataError("a VOC annotation has no document type declaration; refused")
 
 
 def read_xml_labels(path: Path) -> tuple[int, ...]:
@@ -132,10 +142,8 @@ def read_xml_labels(path: Path) -> tuple[int, ...]:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise DataError(f"{path}: a VOC annotation has no document type declaration; refused")
     try:
-        tree = ElementTree.fromstring(data)
+        tree = ElementTree.fromstring(data, ElementTree.XMLParser(target=_PlainTree()))
         return VOC12.foreground_indices(name.text or "" for name in tree.findall("object/name"))
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise DataError(f"{path}: not a well-formed XML annotation ({error})") from None

@@ -12,6 +12,7 @@ from weakclip.errors import WeightsError
 from weakclip.images import atomic_write
 from weakclip.modeling.affinitynet import AffinityNet
 from weakclip.modeling.state_files import fill, read_state
+from weakclip.safe_text import parse_json
 
 _FORMAT = "affinitynet"
 
@@ -32,7 +33,7 @@ def load_affinitynet(path: str | Path, *, device: str | torch.device = "cpu") ->
     """
     state, metadata = read_state(Path(path))
     try:
-        numbers = json.loads(metadata[_FORMAT])
+        numbers = parse_json(metadata[_FORMAT])
         with torch.random.fork_rng(devices=[]):  # first weights are drawn and replaced: the caller's draws stay
             model = AffinityNet(**numbers)
     except (KeyError, TypeError, ValueError) as error:

@@ -10,7 +10,6 @@ References:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from weakclip.errors import WeightsError
 from weakclip.images import atomic_write, write_json
 from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS, ResNet38
 from weakclip.modeling.state_files import fill, read_state
+from weakclip.safe_text import parse_json
 
 MODEL_TYPE = "weakclip_deeplab_resnet38"
 """What `config.json` says; no AutoModel of transformers knows it."""
@@ -80,7 +80,7 @@ class DeepLabResNet38(nn.Module):
 def is_deeplab(folder: str | Path) -> bool:
     """Whether `DeepLabResNet38.save_pretrained` wrote the folder."""
     try:
-        content = json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
+        content = parse_json((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("model_type") == MODEL_TYPE
@@ -94,7 +94,7 @@ def load_deeplab(folder: str | Path, labels: Mapping[int, str] | None = None) ->
     """
     config, path = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
+        content = parse_json(config.read_text(encoding="utf-8"))
         saved = {int(index): str(name) for index, name in content["id2label"].items()}
         model = DeepLabResNet38(labels or saved, widths=tuple(content["widths"]), frozen=bool(content["frozen"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

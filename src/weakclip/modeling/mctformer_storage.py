@@ -17,6 +17,7 @@ from weakclip.errors import WeightsError
 from weakclip.images import atomic_write
 from weakclip.modeling.mctformer import MCTformer
 from weakclip.modeling.state_files import fill, read_state
+from weakclip.safe_text import parse_json
 
 _FORMAT = "mctformer"
 _HEAD_WIDTH = 64  # of DeiT
@@ -108,7 +109,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors of a file, and the numbers that `save_mctformer` put there."""
     state, metadata = read_state(path)
     try:
-        return state, json.loads(metadata.get(_FORMAT, "{}"))
+        return state, parse_json(metadata.get(_FORMAT, "{}"))
     except ValueError as error:
         raise WeightsError(f"{path}: not a checkpoint that can be read safely ({error})") from None
 

@@ -9,13 +9,10 @@ The released code departs from its paper; the model here does not, and needs no 
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerBase
 
@@ -28,6 +25,8 @@ from weakclip.errors import WeakCLIPError, WeightsError
 from weakclip.modeling.released_names import depth, frozen_names, trained_names, unused_names
 from weakclip.modeling.released_words import VOCABULARY_SIZE, KnownWords, knows
 from weakclip.modeling.weakclip import WeakCLIP, build_weakclip
+from weakclip.safe_text import parse_json
+from weakclip.safe_weights import load_torch
 
 IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
@@ -91,10 +90,9 @@ def load_released(
 def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """State dict and meta of the file, with the names of a released WeakCLIP checked."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"{path}: not a checkpoint that can be read safely ({reason})") from None
+        content = load_torch(path)
+    except ValueError as error:
+        raise WeightsError(f"{path}: not a checkpoint that can be read safely ({error})") from None
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: not a released WeakCLIP checkpoint; expected a dictionary with `state_dict`")
@@ -107,14 +105,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     if problems:
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise WeightsError(f"{path}: not a whole released WeakCLIP checkpoint: {', '.join(problems[:8])}{more}")
-    return state, content.get("meta") or {}
+    meta = content.get("meta")
+    return state, meta if isinstance(meta, Mapping) else {}
 
 
 def _architecture(given: Mapping[str, Any] | str | Path | None) -> Mapping[str, Any]:
     if given is None or isinstance(given, Mapping):
         return given or {}
     try:
-        told = json.loads(Path(given).read_text(encoding="utf-8"))
+        told = parse_json(Path(given).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{given}: cannot be read as a JSON file ({error})") from None
     if not isinstance(told, dict):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from weakclip.classes import ClassSet
@@ -23,6 +20,8 @@ from weakclip.modeling.decoder import TextGuidedDecoder
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
 from weakclip.modeling.released import load_released
 from weakclip.modeling.weakclip import ModelSettings, WeakCLIP
+from weakclip.safe_text import parse_json
+from weakclip.safe_weights import load_safetensors
 
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "weakclip.json"
@@ -156,7 +155,7 @@ def _load_folder(folder: Path, vocabulary: str | Path | None, clip: FrozenCLIP |
 def _read_description(path: Path) -> dict[str, Any]:
     """The JSON with `class_set` and `settings` made into objects."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file; expected a folder of save_weakclip") from None
     except (OSError, ValueError) as error:
@@ -182,11 +181,11 @@ def _frozen(value: Any) -> Any:
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; expected a folder of save_weakclip")
     try:
-        return load_tensors(path.read_bytes())
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file; expected a folder of save_weakclip") from None
-    except (OSError, SafetensorError, ValueError) as error:
+        return load_safetensors(path)[0]
+    except ValueError as error:
         raise WeightsError(f"{path}: not a safetensors file ({error})") from None
 
 

@@ -147,7 +147,7 @@ def _image(dataset: ImageLabelDataset, index: int) -> dict[str, Any]:
     """The image file as it is, or a PNG of an image that is drawn, not stored."""
     source = dataset.whole if isinstance(dataset, FirstImages) else dataset
     if isinstance(source, ImageFileDataset):
-        path = source.image_path(index)
+        path = source.image_file(index)
         return {"bytes": _content(path), "path": f"{dataset.names[index]}{path.suffix}"}
     file = io.BytesIO()
     Image.fromarray(dataset.image(index)).save(file, format="PNG")

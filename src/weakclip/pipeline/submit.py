@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -18,6 +17,7 @@ from weakclip.pipeline.data import image_fingerprint
 from weakclip.pipeline.lock import FolderLock
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, write_pseudo_masks
+from weakclip.safe_text import parse_json
 from weakclip.segmenter import load_segmenter
 from weakclip.submission import write_archive
 
@@ -97,6 +97,6 @@ def _prediction_folder(context: RunContext, dataset: ImageLabelDataset, trained:
 
 def _stored_key(folder: Path) -> str | None:
     try:
-        return str(json.loads((folder / KEY).read_text(encoding="utf-8"))["key"])
+        return str(parse_json((folder / KEY).read_text(encoding="utf-8"))["key"])
     except (OSError, ValueError, LookupError, TypeError):
         return None

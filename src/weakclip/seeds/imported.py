@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets import Sample
 from weakclip.errors import DataError
 from weakclip.images import read_mask
-from weakclip.safe_npy import read_npy
+from weakclip.safe_npy import read_npy, read_npz
+from weakclip.safe_text import short
 from weakclip.seeds.base import CAM, SeedMasks
 
 _MAPS_KEYS = ("attn_highres", "high_res", "highres", "cams", "cam")
@@ -75,11 +75,13 @@ class ImportedCAMs:
             return self.class_set.names.index(key)
         try:
             index = int(key) - self.first_class + 1
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             index = 0
         if not 1 <= index < self.class_set.num_classes:
             last = self.first_class + self.class_set.num_classes - 2
-            raise DataError(f"{path}: unknown class {key!r}; expected {self.first_class} to {last}, or a class name")
+            raise DataError(
+                f"{path}: unknown class {short(key)}; expected {self.first_class} to {last}, or a class name"
+            )
         return index
 
 
@@ -131,23 +133,18 @@ def _existing(folder: Path | str) -> Path:
 
 def _class_maps(path: Path) -> dict[Any, Any]:
     """`{key: map}` of a file, the keys as the file has them."""
-    content: Any = read_npy(path) if path.suffix == ".npy" else _read_npz(path)
+    content: Any = read_npy(path) if path.suffix == ".npy" else read_npz(path)
     if not isinstance(content, Mapping):
         raise DataError(f"{path}: expected a dictionary {{class: CAM}}; found {type(content).__name__}")
     if "keys" not in content:
         return dict(content)
-    maps = next((content[key] for key in _MAPS_KEYS if key in content), None)
-    if maps is None or len(maps) != len(content["keys"]):
-        raise DataError(f"{path}: expected as many CAMs ({', '.join(_MAPS_KEYS)}) as keys")
-    return dict(zip(content["keys"], maps, strict=True))
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a `.npz` file of plain arrays ({str(error).splitlines()[0]})") from None
+    keys, maps = content["keys"], next((content[key] for key in _MAPS_KEYS if key in content), ())
+    listed = isinstance(keys, np.ndarray) and keys.ndim == 1 and keys.dtype.kind in "iuU"
+    listed = listed or (isinstance(keys, list | tuple) and all(isinstance(key, int | str) for key in keys))
+    many = isinstance(maps, list | tuple) or (isinstance(maps, np.ndarray) and maps.ndim > 0)
+    if not listed or not many or len(maps) != len(keys):
+        raise DataError(f"{path}: expected `keys`, and as many CAMs ({', '.join(_MAPS_KEYS)})")
+    return dict(zip(keys if isinstance(keys, list | tuple) else keys.tolist(), maps, strict=True))
 
 
 def _checked(path: Path, name: str, value: Any, size: tuple[int, ...]) -> np.ndarray:

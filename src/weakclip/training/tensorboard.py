@@ -39,7 +39,7 @@ class EventFile:
         for path in older:
             path.unlink(missing_ok=True)
 
-    def append(self, record: dict[str, float]) -> None:
+    def append(self, record: dict[str, Any]) -> None:
         """Add a line of `log.jsonl`: every number but `step` becomes a scalar of that step."""
         with self.path.open("ab") as file:
             _write(file, _event(record))
@@ -51,11 +51,12 @@ def open_event_file(log: Path, lines: Iterable[str]) -> EventFile | None:
     return EventFile(log.parent / FOLDER, lines) if installed else None
 
 
-def _event(record: dict[str, float]) -> Any:
+def _event(record: dict[str, Any]) -> Any:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    values = [Summary.Value(tag=name, simple_value=value) for name, value in record.items() if name != "step"]
+    numbers = {name: value for name, value in record.items() if name != "step" and isinstance(value, int | float)}
+    values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
     return Event(wall_time=time.time(), step=int(record["step"]), summary=Summary(value=values))
 
 
