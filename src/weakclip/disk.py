@@ -143,7 +143,7 @@ def check_inside(path: Path, root: Path) -> None:
     target = Path(os.path.realpath(path))
     if not any(target.is_relative_to(os.path.realpath(folder)) for folder in (path.parent, root)):
         raise DataError(
-            f"{path}: a link that leads out of {root}, to {target}; copy the file there, or make the whole folder a link"
+            f"{path}: a link that leads out of {root}, to {target}; copy the file there, or link the whole folder"
         )
 
 

@@ -68,7 +68,11 @@ def read_npz(path: Path | str) -> dict[str, np.ndarray]:
         if unpacked > MOST_BYTES:
             raise ValueError(f"{unpacked:,} bytes when unpacked; {MOST_BYTES:,} at most")
         with np.load(path, allow_pickle=False) as content:
-            return {name: np.asarray(content[name]) for name in content.files}
+            arrays = {name: content[name] for name in content.files}
+        foreign = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
+        if foreign:
+            raise ValueError(f"{foreign[0]!r} is no array")
+        return arrays
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except Exception as error:  # a damaged archive raises nearly anything

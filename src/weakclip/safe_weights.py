@@ -6,6 +6,7 @@ that lie: tensors of a trillion elements on a storage of four bytes (stride 0), 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,9 @@ def load_torch(path: Path | str) -> Any:
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with the file is said in one line
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises nearly anything
         said = str(error).strip() or type(error).__name__
         if "weights_only" in said or "WeightsUnpickler" in said:  # torch's own words advise to load it unsafely
@@ -64,6 +67,26 @@ def check_tensors(tensors: Iterable[Tensor]) -> None:
             raise ValueError(f"it holds a {'meta' if tensor.is_meta else kind} tensor; expected ordinary ones")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(f"it shows {tensor.untyped_storage().nbytes()} bytes as a tensor of {tuple(tensor.shape)}")
+
+
+def check_room(state: Mapping[str, Tensor], products: Iterable[int]) -> None:
+    """The sizes that a model is built with are those of the file, and no description of a model beyond all memory.
+
+    Args:
+        state: the file's tensors.
+        products: elements of some of the model's tensors.
+
+    Raises:
+        ValueError: a tensor with more elements than all tensors of the file, or a layer with a number beyond theirs.
+    """
+    total = sum(tensor.numel() for tensor in state.values())
+    largest = max(products, default=0)
+    if largest > total:
+        raise ValueError(f"a tensor of {largest:,} numbers is described; the file has {total:,} in all")
+    for name in state:
+        number = next((part for part in name.split(".") if part.isdecimal() and int(part[:9]) > len(state)), None)
+        if number is not None:
+            raise ValueError(f"{name} of {len(state)} tensors")
 
 
 def _tensors_of(content: Any, seen: set[int]) -> Iterator[Tensor]:

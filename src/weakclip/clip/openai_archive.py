@@ -21,7 +21,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from weakclip.errors import WeightsError
 from weakclip.safe_text import one_line
-from weakclip.safe_weights import check_tensors, load_torch
+from weakclip.safe_weights import check_room, check_tensors, load_torch
 
 _DEEPEST, _MOST_TENSORS = 30, 10_000  # OpenAI's largest CLIP: 5 modules deep, some 600 tensors
 _HEAD_WIDTH = 64  # every CLIP of OpenAI has heads of this width (openai/CLIP, clip/model.py, build_model)
@@ -62,7 +62,12 @@ def convert_openai_state(state: Mapping[str, Tensor]) -> CLIPModel:
     Raises:
         WeightsError: missing, unexpected or ill-shaped tensors.
     """
-    model = CLIPModel(_config_of(state))
+    try:
+        widths = (state["visual.conv1.weight"].shape[0], state["token_embedding.weight"].shape[1])
+        check_room(state, [3 * width * width for width in widths])
+        model = CLIPModel(_config_of(state))
+    except (KeyError, ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
+        raise WeightsError(f"not OpenAI's weights: {error!r}") from None
     converted: dict[str, Tensor] = {}
     for key, value in state.items():
         converted.update(_renamed(key, value.float()))

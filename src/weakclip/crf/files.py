@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ PROBS = "probs"
 """Name of the probabilities in an `.npz` with several arrays."""
 
 _MAX_PALETTE = 256
-_UNREADABLE = (OSError, ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 def read_probs(path: Path | str) -> np.ndarray:
@@ -41,7 +39,9 @@ def read_probs(path: Path | str) -> np.ndarray:
             probs = np.asarray(np.load(path, allow_pickle=False))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected probabilities (K, H, W) as .npy or .npz") from None
-    except _UNREADABLE as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged archive or header raises nearly anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: not a .npy or .npz file of plain arrays ({reason}); write it with np.save") from None
     if probs.ndim != 3 or not np.issubdtype(probs.dtype, np.floating):

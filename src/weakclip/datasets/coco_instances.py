@@ -92,6 +92,7 @@ def read_index(path: Path) -> list[ImageEntry]:
         for kind, element in _elements(path, LISTS):
             if kind == "images":
                 images.append({key: element[key] for key in ("id", "file_name", "height", "width")})
+                hash(element["id"])
             elif kind == "categories":
                 categories[element["id"]] = element["name"]
             else:
@@ -133,17 +134,16 @@ def read_regions(path: Path, wanted: Collection[int]) -> dict[int, list[Region]]
     index_of = {identity: index for index, identity in enumerate(COCO14.ids)}
     regions: dict[int, list[Region]] = {}
     for _, element in _elements(path, ("annotations",)):
-        area = element.get("segmentation")
-        if area is None or element["image_id"] not in wanted:
-            continue
-        if isinstance(area, list):
-            try:
+        try:
+            area = element.get("segmentation")
+            if area is None or element["image_id"] not in wanted:
+                continue
+            if isinstance(area, list):
                 area = [np.asarray(polygon, dtype=np.float64) for polygon in area]
-            except (ValueError, TypeError) as error:
-                raise DataError(
-                    f"{path}: annotation {element.get('id')}: polygon is no list of numbers ({error})"
-                ) from None
-        index = IGNORE_INDEX if element.get("iscrowd") else index_of[element["category_id"]]
+            index = IGNORE_INDEX if element.get("iscrowd") else index_of[element["category_id"]]
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+            named = short(element.get("id")) if isinstance(element, dict) else short(element)
+            raise DataError(f"{path}: annotation {named}: polygon is no list of numbers ({error})") from None
         regions.setdefault(element["image_id"], []).append((index, area))
     return regions
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -13,8 +14,10 @@ from weakclip.images import atomic_write
 from weakclip.modeling.affinitynet import AffinityNet
 from weakclip.modeling.state_files import fill, read_state
 from weakclip.safe_text import parse_json
+from weakclip.safe_weights import check_room
 
 _FORMAT = "affinitynet"
+_LARGEST_RADIUS = 100  # the pairs within it are listed when the network is built; published: 5
 
 
 def save_affinitynet(model: AffinityNet, path: str | Path) -> None:
@@ -34,9 +37,12 @@ def load_affinitynet(path: str | Path, *, device: str | torch.device = "cpu") ->
     state, metadata = read_state(Path(path))
     try:
         numbers = parse_json(metadata[_FORMAT])
+        check_room(state, [before * after for before, after in pairwise(numbers["widths"])])
+        if not 2 <= numbers["radius"] <= _LARGEST_RADIUS:
+            raise ValueError(f"radius {numbers['radius']}")
         with torch.random.fork_rng(devices=[]):  # first weights are drawn and replaced: the caller's draws stay
             model = AffinityNet(**numbers)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: not written by save_affinitynet ({error!r})") from None
     fill(model, state, path, kind="AffinityNet")
     return model.to(device).eval()

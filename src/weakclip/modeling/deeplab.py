@@ -11,6 +11,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from weakclip.images import atomic_write, write_json
 from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS, ResNet38
 from weakclip.modeling.state_files import fill, read_state
 from weakclip.safe_text import parse_json
+from weakclip.safe_weights import check_room
 
 MODEL_TYPE = "weakclip_deeplab_resnet38"
 """What `config.json` says; no AutoModel of transformers knows it."""
@@ -93,13 +95,14 @@ def load_deeplab(folder: str | Path, labels: Mapping[int, str] | None = None) ->
         WeightsError: a damaged description, or weights that do not fit. No code in a file is run.
     """
     config, path = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
+    state, _ = read_state(path)
     try:
         content = parse_json(config.read_text(encoding="utf-8"))
+        check_room(state, [before * after for before, after in pairwise(content["widths"])])
         saved = {int(index): str(name) for index, name in content["id2label"].items()}
         model = DeepLabResNet38(labels or saved, widths=tuple(content["widths"]), frozen=bool(content["frozen"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise WeightsError(f"{config}: damaged description ({error!r}); train the network again") from None
-    state, _ = read_state(path)
     if labels and len(labels) != len(saved):
         state |= {f"fc8_seg_conv2.{name}": value for name, value in model.fc8_seg_conv2.state_dict().items()}
     fill(model, state, path, kind="DeepLab")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -20,8 +21,8 @@ from weakclip.modeling.decoder import TextGuidedDecoder
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
 from weakclip.modeling.released import load_released
 from weakclip.modeling.weakclip import ModelSettings, WeakCLIP
-from weakclip.safe_text import parse_json
-from weakclip.safe_weights import load_safetensors
+from weakclip.safe_text import parse_json, short
+from weakclip.safe_weights import check_room, load_safetensors
 
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "weakclip.json"
@@ -145,9 +146,17 @@ def clip_fingerprint(clip: FrozenCLIP) -> str:
 def _load_folder(folder: Path, vocabulary: str | Path | None, clip: FrozenCLIP | None) -> WeakCLIP:
     description = _read_description(folder / DESCRIPTION_FILE)
     state = _read_state(folder / WEIGHTS_FILE)
+    settings: ModelSettings = description["settings"]
+    try:
+        sides = (settings.co_attention_width, settings.decoder_channels)
+        check_room(state, [*(side**2 for side in sides), settings.prompt_length])
+        if settings.co_attention_layers > len(state):
+            raise ValueError(f"{settings.co_attention_layers} layers of {len(state)} tensors")
+    except ValueError as error:
+        raise WeightsError(f"{folder / DESCRIPTION_FILE}: does not fit {WEIGHTS_FILE} ({error})") from None
     clip = clip or _named_clip(folder, description["clip"], vocabulary)
     _check_clip(folder, description["clip"], clip)
-    model: WeakCLIP = description["settings"].build(clip, description["class_set"])
+    model = settings.build(clip, description["class_set"])
     model.load_trainable_state(state, source=str(folder / WEIGHTS_FILE))
     return model
 
@@ -166,13 +175,17 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: format version {raw.get('version')}; this weakclip reads version {_VERSION}")
     try:
         settings: dict[str, Any] = {key: _frozen(value) for key, value in raw["settings"].items()}
-        about_clip = {key: raw["clip"][key] for key in ("source", "tap_layers", "pixel_mean", "pixel_std")}
+        about_clip = {
+            "source": str(raw["clip"]["source"]),
+            "tap_layers": list(map(int, raw["clip"]["tap_layers"])),
+            **{key: _statistics(raw["clip"][key]) for key in ("pixel_mean", "pixel_std")},
+        }
         return {
             "class_set": ClassSet(**{field.name: _frozen(raw["class_set"][field.name]) for field in fields(ClassSet)}),
             "settings": ModelSettings(**settings),
             "clip": about_clip | {"fingerprint": raw["clip"].get("fingerprint")},
         }
-    except (KeyError, TypeError, AttributeError, WeakCLIPError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, WeakCLIPError) as error:
         raise WeightsError(f"{path}: damaged description ({error}); save the model again") from None
 
 
@@ -200,6 +213,14 @@ def _named_clip(folder: Path, about_clip: Mapping[str, Any], vocabulary: str | P
         statistic = getattr(clip, name)
         statistic.copy_(torch.tensor(about_clip[name], dtype=statistic.dtype).view_as(statistic))
     return clip
+
+
+def _statistics(value: Any) -> list[float]:
+    """Three finite numbers, one a channel."""
+    numbers = [float(number) for number in value]
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise TypeError(f"pixel statistics {short(value)}; expected three numbers")
+    return numbers
 
 
 def _check_clip(folder: Path, about_clip: Mapping[str, Any], clip: FrozenCLIP) -> None:
