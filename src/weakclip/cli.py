@@ -237,6 +237,8 @@ def _show(result: RunResult) -> None:
             numbers = (score.mean_iou, mean_known(score.precision), mean_known(score.recall))
             table.add_row(score.subject, score.split, str(score.images), *made, *map(percent, numbers))
         console.print(table)
+    if result.left_out:
+        console.print(f"left out: {result.left_out:,}; {result.folder / 'errors.jsonl'} lists them", soft_wrap=True)
     console.print(f"report: {result.report}", soft_wrap=True)
 
 

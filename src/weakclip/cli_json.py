@@ -85,6 +85,7 @@ def run_record(result: RunResult) -> dict[str, Any]:
         "report": result.report,
         "ran": result.ran,
         "skipped": result.skipped,
+        "left_out": result.left_out,
         "stage_folders": {stage: result.folder / STAGE_FOLDERS[stage] for stage in stages},
         "scores": [asdict(score) for score in result.scores],
     }

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from weakclip.errors import DataError, StorageError
+from weakclip.errors import BrokenFileError, StorageError
 
 _MENDS = {
     errno.ENOSPC: "the disk is full: make room, and give the same command again",
@@ -142,7 +142,7 @@ def check_inside(path: Path, root: Path) -> None:
         return
     target = Path(os.path.realpath(path))
     if not any(target.is_relative_to(os.path.realpath(folder)) for folder in (path.parent, root)):
-        raise DataError(
+        raise BrokenFileError(
             f"{path}: a link that leads out of {root}, to {target}; copy the file there, or link the whole folder"
         )
 

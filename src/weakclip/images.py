@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from weakclip.classes import IGNORE_INDEX
 from weakclip.disk import atomic_write
-from weakclip.errors import DataError
+from weakclip.errors import BrokenFileError, DataError
 from weakclip.safe_text import one_line
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -139,7 +139,9 @@ def read_mask(path: Path | str | IO[bytes]) -> np.ndarray:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode not in ("P", "L", "1"):
-            raise DataError(f"{path}: a mask is a palette or 8-bit grey image of class indices; found {image.mode}")
+            raise BrokenFileError(
+                f"{path}: a mask is a palette or 8-bit grey image of class indices; found {image.mode}"
+            )
         return np.array(image if image.mode != "1" else image.convert("L"), dtype=np.uint8)
 
 
@@ -147,7 +149,7 @@ def read_mask(path: Path | str | IO[bytes]) -> np.ndarray:
 def _opened(path: Path | str | IO[bytes]) -> Iterator[Image.Image]:
     try:
         if isinstance(path, Path | str) and Path(path).exists() and not Path(path).is_file():
-            raise DataError(
+            raise BrokenFileError(
                 f"{path}: cannot be read as an image (it is a folder, pipe or device)"
             )  # a pipe would never end
         with Image.open(path, formats=FORMATS) as image:
@@ -155,17 +157,19 @@ def _opened(path: Path | str | IO[bytes]) -> Iterator[Image.Image]:
     except (DataError, MemoryError):
         raise
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; put it back, and give the same command again") from None
+        raise BrokenFileError(f"{path}: no such file; put it back, and give the same command again") from None
     except PermissionError:
-        raise DataError(f"{path}: may not be read; give yourself the right to (chmod u+r)") from None
+        raise BrokenFileError(f"{path}: may not be read; give yourself the right to (chmod u+r)") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path}: {_what_else(path)}; expected {', '.join(FORMATS)}") from None
+        raise BrokenFileError(f"{path}: {_what_else(path)}; expected {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise DataError(f"{path}: more than {limit} megapixels; make it smaller, or cut it into tiles") from None
+        raise BrokenFileError(f"{path}: more than {limit} megapixels; make it smaller, or cut it into tiles") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         reason = one_line(str(error)) or type(error).__name__
-        raise DataError(f"{path}: cannot be read as an image ({reason}); save it anew from the original") from None
+        raise BrokenFileError(
+            f"{path}: cannot be read as an image ({reason}); save it anew from the original"
+        ) from None
 
 
 def _what_else(path: Path | str | IO[bytes]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from weakclip.errors import DataError
+from weakclip.errors import BrokenFileError
 from weakclip.safe_text import one_line
 
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -49,10 +49,10 @@ def read_npy(path: Path | str) -> Any:
                 return np.load(path, allow_pickle=False, max_header_size=10_000)
             content = _resolved(_PlainUnpickler(file, encoding="latin1").load())
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise BrokenFileError(f"{path}: no such file") from None
     except Exception as error:  # a damaged pickle raises nearly anything
         reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
-        raise DataError(f"{path}: not a `.npy` file of plain arrays that can be read safely ({reason})") from None
+        raise BrokenFileError(f"{path}: not a `.npy` file of plain arrays that can be read safely ({reason})") from None
     return content.item() if isinstance(content, np.ndarray) and shape == () else content
 
 
@@ -74,10 +74,10 @@ def read_npz(path: Path | str) -> dict[str, np.ndarray]:
             raise ValueError(f"{foreign[0]!r} is no array")
         return arrays
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise BrokenFileError(f"{path}: no such file") from None
     except Exception as error:  # a damaged archive raises nearly anything
         reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
-        raise DataError(f"{path}: not a `.npz` file of plain arrays ({reason})") from None
+        raise BrokenFileError(f"{path}: not a `.npz` file of plain arrays ({reason})") from None
 
 
 class _DType:

@@ -173,7 +173,7 @@ def test_all_mistakes_in_labels_are_shown_and_written_with_a_mend(
     lines = [f"missing{number},cat" for number in range(12)]
     (photos / "labels.csv").write_text("\n".join(["image,labels", "a,cat", "a,dog", *lines]))
     (photos / "val.txt").write_text("c\n")
-    assert call("data", "check", photos, "--json", tmp_path / "check.json") == 1
+    assert call("data", "check", photos, "--out", tmp_path / "check.json") == 1
     shown = capsys.readouterr().out
     assert shown.count("no image 'missing") == 12
     assert "labelled twice" in shown

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.disk import check_inside
-from weakclip.errors import DataError
+from weakclip.errors import BrokenFileError, DataError
 from weakclip.images import image_size, read_mask, read_rgb, reduced_size, resize_mask
 from weakclip.safe_text import is_plain, short
 
@@ -33,6 +33,19 @@ class Sample:
     labels: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Something in labels or lists that cannot be used.
+
+    Args:
+        error: one line: where, what was found, what was expected.
+        image: the image that it is about, as the labels or lists name it; empty where it is about none.
+    """
+
+    error: str
+    image: str = ""
+
+
 class ImageLabelDataset(ABC, Dataset[Sample]):
     """Images with image-level labels, as an ordinary map-style torch data set of `Sample`.
 
@@ -46,6 +59,7 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
 
     Attributes:
         official_size: how many images a published split has; None where there is no such number.
+        faults: what was left out, where the data set was asked to leave out what it cannot use.
         has_masks: whether `mask` gives pixel labels. They are read by evaluation and never by training.
 
     Raises:
@@ -54,6 +68,7 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
 
     official_size: int | None = None
     has_masks: bool = False
+    faults: tuple[Fault, ...] = ()
 
     def __init__(self, class_set: ClassSet, split: str, names: Sequence[str], *, notes: Sequence[str] = ()) -> None:
         self.class_set = class_set
@@ -179,8 +194,12 @@ def check_mask(mask: np.ndarray, size: tuple[int, int], num_classes: int, source
     """Raise a `DataError` unless `mask` has the image's `size` and holds class indices and 255 alone."""
     if mask.shape != size:
         height, width = mask.shape
-        raise DataError(f"{source}: mask is {width}x{height} pixels, its image {size[1]}x{size[0]}; they must agree")
+        raise BrokenFileError(
+            f"{source}: mask is {width}x{height} pixels, its image {size[1]}x{size[0]}; they must agree"
+        )
     used = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     foreign = used[(used >= num_classes) & (used != IGNORE_INDEX)]
     if foreign.size:
-        raise DataError(f"{source}: mask holds {foreign[0]}; expected class indices 0 to {num_classes - 1}, or 255")
+        raise BrokenFileError(
+            f"{source}: mask holds {foreign[0]}; expected class indices 0 to {num_classes - 1}, or 255"
+        )

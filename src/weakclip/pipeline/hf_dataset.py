@@ -28,7 +28,7 @@ from weakclip.datasets import ImageFileDataset, ImageLabelDataset
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.images import atomic_write, write_json
 from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.data import FirstImages, image_fingerprint
+from weakclip.pipeline.data import image_fingerprint, origin
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.progress import track
 from weakclip.pseudo_masks import MASKS
@@ -146,9 +146,9 @@ def _rows(dataset: ImageLabelDataset, masks: Path, shards: list[int]) -> Iterato
 
 def _image(dataset: ImageLabelDataset, index: int) -> dict[str, Any]:
     """The image file as it is, or a PNG of an image that is drawn, not stored."""
-    source = dataset.whole if isinstance(dataset, FirstImages) else dataset
+    source, position = origin(dataset, index)
     if isinstance(source, ImageFileDataset):
-        path = source.image_file(index)
+        path = source.image_file(position)
         return {"bytes": _content(path), "path": f"{dataset.names[index]}{path.suffix}"}
     file = io.BytesIO()
     Image.fromarray(dataset.image(index)).save(file, format="PNG")

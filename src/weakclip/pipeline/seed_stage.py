@@ -63,7 +63,8 @@ def make_seeds(context: RunContext, folder: Path) -> None:
             append_json(log, asdict(_shares(sample, masks.seed, dataset)))
             write_mask(folder / SEEDS / f"{sample.name}.png", masks.seed, dataset.class_set.palette)
             write_mask(folder / DENSE / f"{sample.name}.png", masks.dense, dataset.class_set.palette)
-    write_json(folder / "metrics.json", _summary(folder / "log.jsonl", dataset))
+    left_out = context.left_out(dataset.split)
+    write_json(folder / "metrics.json", {**_summary(folder / "log.jsonl", dataset), **left_out})
 
 
 def seed_maker(context: RunContext, folder: Path) -> SeedMaker:

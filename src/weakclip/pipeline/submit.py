@@ -76,7 +76,9 @@ def _context(run: Path, split: str, root: str | None) -> tuple[RunContext, str]:
     record = Manifest.open(run).records.get("retrain", {})
     if not record.get("done"):
         raise RunError(f"{run}: its network is not trained; run `weakclip retrain` or `weakclip run` first")
-    data = dataclasses.replace(config.data, val_split=split, val_limit=None, root=root or config.data.root)
+    data = dataclasses.replace(
+        config.data, val_split=split, val_limit=None, root=root or config.data.root, on_error="stop"
+    )
     return RunContext(dataclasses.replace(config, data=data), run), str(record.get("key"))
 
 

@@ -24,6 +24,9 @@ STAGE_FOLDERS = {
 }
 """The folder of each stage, in the order in which stages run."""
 
+ERRORS = "errors.jsonl"
+"""In a run folder: what of the data cannot be used, a line an image."""
+
 CURVE_POINTS = 300
 
 
@@ -59,7 +62,8 @@ class StageSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """Everything that the report and the results table show; `classes` are names and their colours as `#rrggbb`."""
+    """Everything that the report and the results table show; `classes` are names and their colours as `#rrggbb`, and
+    `left_out` counts the lines of `errors.jsonl`."""
 
     folder: Path
     config: str
@@ -68,6 +72,7 @@ class RunSummary:
     curves: tuple[Curves, ...]
     classes: tuple[tuple[str, str], ...]
     rows: tuple[PictureRow, ...]
+    left_out: int
 
 
 def read_run(folder: Path | str) -> RunSummary:
@@ -102,6 +107,7 @@ def read_run(folder: Path | str) -> RunSummary:
         curves=tuple(filter(None, (_curves(folder, stage) for stage in present))),
         classes=classes,
         rows=rows,
+        left_out=len(_text(folder / ERRORS, folder).splitlines()),
     )
 
 
