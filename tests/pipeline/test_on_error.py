@@ -362,7 +362,7 @@ def test_all_images_broken_is_an_error_in_either_way(
 ) -> None:
     for path in (data / "images").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DataError, match="all 6 images of split 'train' are broken; the first: .*an empty file"):
+    with pytest.raises(DataError, match=r"all 6 images of split 'train' are broken; the first: .*an empty file"):
         run_stage(config_of(), tmp_path / "run", "seeds")
     assert not (tmp_path / "run").exists() or not masks(tmp_path / "run", "1_seeds/masks")
 
@@ -370,7 +370,7 @@ def test_all_images_broken_is_an_error_in_either_way(
 def test_the_check_reads_again_only_what_changed(
     data: Path, config_of: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import weakclip.datasets.base as base
+    from weakclip.datasets import base
 
     broken = add_broken(data)
     config, run = config_of(), tmp_path / "run"

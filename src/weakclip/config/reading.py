@@ -17,7 +17,7 @@ import yaml
 from weakclip.config.sections import RunConfig
 from weakclip.crf import CRFParams
 from weakclip.errors import ConfigError, WeakCLIPError
-from weakclip.safe_text import is_plain, parse_yaml, short
+from weakclip.safe_text import is_plain, one_line, parse_yaml, short
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 
@@ -53,6 +53,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = config_path(source)
     values = _read_yaml(_read_text(path), str(path))
+    overrides = [one_line(override) for override in overrides]
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
