@@ -14,10 +14,10 @@ SOURCE = ROOT / "src" / "weakclip"
 FLOORS = (
     {"classes", "errors", "images", "progress", "safe_npy"},
     {"clip", "crf", "datasets", "inference", "metrics"},
-    {"losses", "modeling", "seeds", "segmenter"},
+    {"annotations", "losses", "modeling", "seeds", "segmenter"},
     {"evaluation", "pseudo_masks", "report", "submission", "training"},
-    {"config", "pipeline", "study"},
-    {"cli", "cli_parts", "cli_study"},
+    {"config", "export", "pipeline", "prediction", "study"},
+    {"cli", "cli_export", "cli_parts", "cli_predict", "cli_study"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ENTRANCES = {"__init__", "__main__"}
