@@ -12,13 +12,16 @@ import torch
 
 import weakclip.clip
 from weakclip.clip import FrozenCLIP, load_clip
-from weakclip.config import RunConfig, flat
+from weakclip.config import RunConfig, flat, load_config
 from weakclip.datasets import ImageLabelDataset
-from weakclip.errors import ConfigError
+from weakclip.errors import ConfigError, RunError
 from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, open_split, source_fingerprint
 from weakclip.report import STAGE_FOLDERS
 
 logger = logging.getLogger("weakclip")
+
+CONFIG = "config.yaml"
+"""In a run folder: its settings."""
 
 NO_EFFECT = ("workers", "checkpoint_every", "log_every")
 """Settings that change how a result is made, but not the result: they enter no stage's key."""
@@ -106,6 +109,18 @@ class RunContext:
             "student weights": lambda: source_fingerprint(self.config.retrain.model, demo),
             "student trunk": lambda: source_fingerprint(self.config.retrain.pretrained, demo),
         }
+
+
+def open_run(folder: Path | str) -> RunContext:
+    """The context of a run that is there already, with its own settings.
+
+    Raises:
+        RunError: not a run folder.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise RunError(f"{folder}: not a run folder (no {CONFIG}); give the folder of `weakclip run --out`")
+    return RunContext(load_config(folder / CONFIG), folder)
 
 
 def _noted(dataset: ImageLabelDataset) -> ImageLabelDataset:
