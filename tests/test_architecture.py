@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "weakclip"
 FLOORS = (
-    {"classes", "errors", "images", "progress", "safe_npy"},
+    {"classes", "errors", "images", "progress", "safe_npy", "threads"},
     {"clip", "crf", "datasets", "inference", "metrics"},
     {"annotations", "losses", "modeling", "seeds", "segmenter"},
     {"evaluation", "pseudo_masks", "report", "submission", "training"},

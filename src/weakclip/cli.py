@@ -14,6 +14,7 @@ import typer
 from weakclip import __version__
 from weakclip.cli_export import export, import_command
 from weakclip.cli_parts import Config, Limit, Set, finished, load
+from weakclip.cli_predict import predict
 from weakclip.cli_study import study
 from weakclip.errors import WeakCLIPError
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.add_typer(study, name="study")
 app.add_typer(export, name="export")
 app.command("import")(import_command)
+app.command("predict")(predict)
 data = typer.Typer(no_args_is_help=True, help="Look at the images, labels and masks before anything is made of them.")
 app.add_typer(data, name="data")
 

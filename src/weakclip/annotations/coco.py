@@ -36,7 +36,8 @@ def write_coco(path: Path | str, entries: Iterable[MaskEntry], class_set: ClassS
     Args:
         path: the JSON file; it appears whole or not at all.
         entries: the masks.
-        class_set: the classes; a category has the id of its class. Pixels of 255 are of the category `UNDECIDED`.
+        class_set: the classes; a category has the id of its class. Pixels of 255, where there are any, make a category
+            of their own.
         shapes: run lengths or polygons.
 
     Returns:
@@ -44,7 +45,7 @@ def write_coco(path: Path | str, entries: Iterable[MaskEntry], class_set: ClassS
     """
     labels = annotation_labels(class_set)
     ids = {name: class_set.ids[value] if value != IGNORE_INDEX else IGNORE_INDEX for name, value in labels.items()}
-    categories = [{"id": ids[name], "name": name, "supercategory": ""} for name in labels]
+    used = set(class_set.names)
     images: list[dict[str, Any]] = []
     with atomic_write(path, "w") as file:
         info = {"description": "masks of weakclip", "version": "1.0"}
@@ -55,8 +56,10 @@ def write_coco(path: Path | str, entries: Iterable[MaskEntry], class_set: ClassS
             images.append({"id": len(images) + 1, "file_name": entry.file_name, "height": height, "width": width})
             for name, pixels in labelled_regions(entry.mask, labels):
                 count += 1
+                used.add(name)
                 head = {"id": count, "image_id": len(images), "category_id": ids[name]}
                 _write_item(file, {**head, **_region(pixels, shapes)}, first=count == 1)
+        categories = [{"id": ids[name], "name": name, "supercategory": ""} for name in labels if name in used]
         file.write(f'],\n"categories": {json.dumps(categories, ensure_ascii=False)},\n"images": [')
         for index, image in enumerate(images):
             _write_item(file, image, first=index == 0)

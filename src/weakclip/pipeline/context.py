@@ -47,9 +47,6 @@ class RunContext:
     @functools.cached_property
     def device(self) -> str:
         """The torch device that work is done on."""
-        if self.config.device == "auto":
-            accelerator = torch.accelerator.current_accelerator(check_available=True)
-            return accelerator.type if accelerator else "cpu"
         return usable_device(self.config.device)
 
     @functools.cached_property
@@ -130,11 +127,14 @@ def _noted(dataset: ImageLabelDataset) -> ImageLabelDataset:
 
 
 def usable_device(name: str) -> str:
-    """The name of a torch device, if tensors can be made there.
+    """The name of a torch device, if tensors can be made there; for "auto", an accelerator where there is one.
 
     Raises:
         ConfigError: no such device, or none here.
     """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator.type if accelerator else "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
