@@ -13,6 +13,7 @@ from weakclip.cli_parts import finished
 export = typer.Typer(no_args_is_help=True, help="Bring what a run has made into the forms of other programs.")
 
 Run = Annotated[Path, typer.Argument(help="A run folder.")]
+Model = Annotated[Path, typer.Argument(help="A run folder, or the folder of a segmentation network.")]
 
 
 class Tool(StrEnum):
@@ -28,6 +29,30 @@ class ShapeKind(StrEnum):
 
     MASKS = "masks"
     POLYGONS = "polygons"
+
+
+@export.command("onnx")
+def onnx(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The .onnx file.")],
+) -> None:
+    """Write a retrained network as ONNX: uint8 images of any size in, logits of that size out."""
+    from weakclip.export import export_onnx
+
+    made = finished(lambda: export_onnx(model, out))
+    typer.echo(f"{out}: opset {made.opset}; differs from PyTorch by {made.difference:.1g} of the largest logit")
+
+
+@export.command("transformers")
+def transformers(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+) -> None:
+    """Write a retrained network for `AutoModelForSemanticSegmentation.from_pretrained`."""
+    from weakclip.export import export_transformers
+
+    names = finished(lambda: export_transformers(model, out))
+    typer.echo(f"{out}: {len(names)} classes: {', '.join(names)}")
 
 
 @export.command("masks")
