@@ -98,7 +98,10 @@ def test_our_deeplab_and_released_checkpoints_are_networks_too(
     predictor = load_predictor(tmp_path / "deeplab", settings=CPU)
     assert predictor.class_set.names == ("background", "cat")
     assert predictor(photos / "a.jpg").mask.shape == (33, 47)
-    assert find_model(shared_fixtures / "weakclip" / "official.pth").kind == "weakclip"
+    released = load_predictor(shared_fixtures / "weakclip" / "official.pth", settings=CPU)
+    made = released(photos / "a.jpg", ["cat"])
+    assert made.mask.shape == (33, 47)
+    assert set(np.unique(made.mask)) <= {0, released.class_set.index("cat")}
 
 
 def test_a_new_network_has_another_fingerprint(trained_run: Path, class_set: ClassSet) -> None:
