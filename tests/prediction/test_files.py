@@ -104,7 +104,24 @@ def test_what_is_done_is_kept(predict: Callable[..., dict[str, Any]], photos: Pa
     (tmp_path / "out/masks/d.png").unlink()
     Image.new("RGB", (31, 30), (200, 0, 0)).save(photos / "a.png")
     assert predict(photos)["predicted"] == 2
+    assert not (tmp_path / "out/overlays/d.jpg").exists()  # of the mask before
     assert read_mask(tmp_path / "out/masks/a.png.png").shape == (30, 31)
+
+
+def test_a_stop_between_two_files_leaves_nothing_half_done(
+    predict: Callable[..., dict[str, Any]], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another image's mask under the same name, and then no facts: the first image does not count as done."""
+    from weakclip.prediction.folder import PredictionFolder
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    assert predict(photos / "a.jpg")["predicted"] == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(PredictionFolder, "write_facts", stop)
+        assert predict(photos / "b" / "a.jpg", "--redo")["code"] == 130
+    assert predict(photos / "a.jpg")["predicted"] == 1
 
 
 def test_other_settings_are_refused_or_redone(

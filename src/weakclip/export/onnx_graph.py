@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import weakclip
+from weakclip import __version__
 from weakclip.classes import ClassSet
 from weakclip.errors import RunError, WeightsError
 from weakclip.images import atomic_write
@@ -195,7 +195,7 @@ def _describe(graph: Any, class_set: ClassSet) -> None:
         INPUT: "(batch, 3, height, width) uint8 RGB, 0 to 255; normalised inside",
         OUTPUT: "(batch, classes, height, width) float32; argmax along axis 1 is the mask",
     }
-    graph.producer_name, graph.producer_version = "weakclip", weakclip.__version__
+    graph.producer_name, graph.producer_version = "weakclip", __version__
     for key, value in facts.items():
         graph.metadata_props.add(key=key, value=value)
 

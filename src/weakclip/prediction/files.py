@@ -178,6 +178,7 @@ class _Work:
         class_set = self.predictor.class_set
         indices = None if names is None else class_set.foreground_indices(names)
         prediction: Prediction = self.predictor.finish(pixels, probs, indices)
+        self.folder.forget(image)
         write_mask(self.folder.mask(image), prediction.mask, class_set.palette)
         if self.products.overlays:
             self._write_overlay(image, pixels, prediction.mask)

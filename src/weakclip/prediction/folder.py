@@ -94,6 +94,11 @@ class PredictionFolder:
             return None
         return None if found == str(image.path) else str(found)
 
+    def forget(self, image: InputImage) -> None:
+        """Remove what says that results of this name are done, and the overlay of an earlier mask."""
+        self.facts(image).unlink(missing_ok=True)
+        self.overlay(image).unlink(missing_ok=True)
+
     def write_facts(
         self, image: InputImage, prediction: Prediction, class_set: ClassSet, labels: Sequence[str] | None
     ) -> None:
