@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.images import write_mask, write_png
 from weakclip.inference import InferenceSettings, LogitsFunction, WithinMemory, predict_probs
 from weakclip.progress import track
+from weakclip.threads import in_threads
 
 MASKS, CONFIDENCE = "masks", "confidence"
 """Folders of the masks and the confidence maps, one PNG an image."""
@@ -93,15 +91,9 @@ def write_pseudo_masks(
     left = [index for index, name in enumerate(dataset.names) if not _is_done(folder, name, settings)]
     predictions = _predictions(WithinMemory(logits_of), dataset, left, settings.inference, device)
     shown = track(predictions, description, total=len(dataset), done=len(dataset) - len(left))
-    threads = os.cpu_count() or 1
-    pending: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for sample, probs in shown:
-            pending.append(pool.submit(_write, folder, sample, probs, settings, dataset.class_set.palette))
-            if len(pending) > 2 * threads:
-                pending.popleft().result()
-        for future in pending:
-            future.result()
+    palette = dataset.class_set.palette
+    for _ in in_threads(lambda made: _write(folder, *made, settings, palette), shown):
+        pass
     return len(left)
 
 

@@ -56,6 +56,13 @@ class Segmenter(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).reshape(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(pixel_std).reshape(3, 1, 1))
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in their order."""
+        model: Any = self.model
+        labels = model.labels if isinstance(model, DeepLabResNet38) else model.config.id2label
+        return tuple(str(labels[index]) for index in sorted(labels))
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch.
 

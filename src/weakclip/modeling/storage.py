@@ -93,6 +93,16 @@ def load_weakclip(
         return load_released(path, architecture=architecture, vocabulary=vocabulary).to(device).eval()
 
 
+def read_class_set(folder: str | Path) -> ClassSet:
+    """The classes of a WeakCLIP that `save_weakclip` wrote; no weights are read.
+
+    Raises:
+        WeightsError: no such folder, or a damaged description.
+    """
+    class_set: ClassSet = _read_description(Path(folder) / DESCRIPTION_FILE)["class_set"]
+    return class_set
+
+
 def describe(model: WeakCLIP) -> dict[str, Any]:
     """Everything but the weights, ready for JSON."""
     clip = model.clip

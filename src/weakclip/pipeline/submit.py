@@ -8,12 +8,11 @@ import logging
 import shutil
 from pathlib import Path
 
-from weakclip.config import load_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.disk import remove_leftovers, writing
 from weakclip.errors import ConfigError, RunError
 from weakclip.images import write_json
-from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.context import RunContext, open_run
 from weakclip.pipeline.data import image_fingerprint
 from weakclip.pipeline.lock import FolderLock
 from weakclip.pipeline.manifest import Manifest, StageKey
@@ -66,9 +65,7 @@ def submit(run: Path | str, out: Path | str, *, split: str = "test", root: str |
 
 def _context(run: Path, split: str, root: str | None) -> tuple[RunContext, str]:
     """The run with `split` in the place of its validation split, and the key of its network."""
-    if not (run / "config.yaml").is_file():
-        raise RunError(f"{run}: not a run folder (no config.yaml); give the folder of `weakclip run --out`")
-    config = load_config(run / "config.yaml")
+    config = open_run(run).config
     if config.data.dataset != "voc12":
         raise ConfigError(
             f"{run}: a run on {config.data.dataset}; the evaluation server is PASCAL VOC's; give a voc12 run"
