@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "weakclip"
 FLOORS = (
     {"classes", "errors", "images", "progress", "safe_npy"},
-    {"clip", "crf", "datasets", "inference", "metrics"},
+    {"clip", "crf", "datasets", "inference", "mask_statistics", "metrics"},
     {"losses", "modeling", "seeds", "segmenter"},
     {"evaluation", "pseudo_masks", "report", "submission", "training"},
     {"config", "pipeline", "study"},
