@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,19 @@ def score(subject: str, split: str, mean_iou: float) -> dict[str, object]:
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     """A run whose evaluation was made from earlier seeds; nothing is known of single images."""
-    folder = tmp_path / "my run"
+    return make_run(tmp_path / "my run")
+
+
+@pytest.fixture
+def images_folder(kept: Path, tmp_path: Path) -> Path:
+    """The same run with figures and strips of `COUNT` images, and nothing stale."""
+    if not (kept / "report").exists():
+        add_images(make_run(kept / "report"))
+    return Path(shutil.copytree(kept / "report", tmp_path / "my run"))
+
+
+def make_run(folder: Path) -> Path:
+    """Stages, one score, one loss curve, one row of pictures."""
     stages = {
         "seeds": {"key": "a", "inputs": {"data": "x"}, "done": True, "seconds": 61.0},
         "train": {"key": "b", "inputs": {"seeds": "a"}, "done": True, "seconds": 5.0},
@@ -85,9 +98,8 @@ def masks_of(index: int) -> dict[str, np.ndarray]:
     return {"seed": seed, "mask": mask, "prediction": prediction}
 
 
-@pytest.fixture
-def images_folder(run_folder: Path) -> Path:
-    """The same run with figures and strips of `COUNT` images, and nothing stale."""
+def add_images(run_folder: Path) -> None:
+    """Figures and strips of `COUNT` images; the evaluation is no longer stale."""
     manifest = json.loads((run_folder / "manifest.json").read_text())
     records = manifest["stages"]
     records["pseudo_masks"] = {"key": "p", "inputs": {"train": "b"}, "done": True, "seconds": 2.0}
@@ -113,4 +125,3 @@ def images_folder(run_folder: Path) -> Path:
             colors = [[9, 9, 9], [250, 0, 0], [0, 250, 0]][: len(captions)]
             strip = np.concatenate([np.full((12, 16, 3), color, np.uint8) for color in colors], axis=1)
             write_jpeg(strip_path(folder, image_name(index)), strip)
-    return run_folder
