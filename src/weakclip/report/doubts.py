@@ -97,15 +97,15 @@ def _doubts(images: Sequence[ImageStatistics], scores: Sequence[ByClass]) -> lis
     if not images:
         return []
     table = np.array([against(image, score) for image, score in zip(images, scores, strict=True)], dtype=float)
-    ranks = np.stack([_ranks(column) for column in table.T], axis=1)
-    return [float(value) for value in np.nanmean(ranks, axis=1)]
+    places = np.stack([ranks(column) for column in table.T], axis=1)
+    return [float(value) for value in np.nanmean(places, axis=1)]
 
 
 def _turned(value: float | None) -> float | None:
     return None if value is None else 1 - value
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 0 to 1 of the values that are known, equal ones sharing their mean rank; NaN elsewhere."""
     known = np.flatnonzero(~np.isnan(values))
     ranks = np.full(len(values), math.nan)
