@@ -2,9 +2,9 @@
 
     python benchmarks/doubts.py runs/demo
 
-For each figure: Spearman's rank correlation, over the images, of the figure with the mean IoU of mask and true mask (−1:
-the figure orders the masks exactly from good to bad); and how many of the worst tenth by truth are among the tenth
-that the figure calls worst (0.1 is chance).
+For each figure: Spearman's rank correlation, over the images, of how bad the figure calls a mask with its mean IoU with
+the true mask (−1: it orders them exactly); and how many of the worst tenth by truth are among the tenth that the figure
+calls worst (0.1 is chance).
 """
 
 from __future__ import annotations

@@ -284,6 +284,9 @@ def test_no_window_is_too_narrow(page: Page, width: int) -> None:
     page.locator("#rows .name").first.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator(".pictures img").first.bounding_box()["width"] >= 60
+    for picture in page.locator(".details .pictures img").all():
+        box = picture.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
     for control in ("#by-class", "#by-finding", "#by-name", "#kinds label"):
         box = page.locator(control).first.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= width

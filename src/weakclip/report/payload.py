@@ -21,7 +21,7 @@ def payload(folder: Path, run: RunImages, images: Sequence[ImageFigures]) -> str
 
     Numbers are per mille, area scores tenths. Of an image: name, height, width, labels, doubt, confidence, CRF change,
     IoU of seed and mask, of mask and prediction, and of mask and truth, and a row for each class: index, share, area
-    score, confidence, and the same three IoUs.
+    score, confidence, and IoU of seed and mask, mask and prediction, seed and prediction, mask and truth.
     """
     lists = [(kind, worst(images, kind, WORST)) for kind in KINDS]
     lists = [(kind, order) for kind, order in lists if order]
@@ -78,6 +78,7 @@ def _class(image: ImageFigures, index: int) -> list[int | float | None]:
         _mille(of.class_confidence.get(index)),
         _mille(of.seed_mask.get(index)),
         _mille(of.mask_prediction.get(index)),
+        _mille(of.seed_prediction.get(index)),
         _mille(of.mask_truth.get(index)),
     ]
 

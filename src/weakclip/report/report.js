@@ -2,7 +2,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("report-data").textContent);
   const [NAME, HEIGHT, WIDTH, LABELS, DOUBT, CONFIDENCE, CRF, SEED, PREDICTION, TRUTH, ROWS] = Array(11).keys();
-  const [INDEX, SHARE, SCORE, CLASS_CONFIDENCE, CLASS_SEED, CLASS_PREDICTION, CLASS_TRUTH] = Array(7).keys();
+  const [INDEX, SHARE, SCORE, CLASS_CONFIDENCE, CLASS_SEED, CLASS_PREDICTION, CLASS_SEED_PREDICTION, CLASS_TRUTH] = Array(8).keys();
   const PAGE = 50;
   const byId = (id) => document.getElementById(id);
 
@@ -180,7 +180,7 @@
   function details(index) {
     const image = data.images[index];
     const columns = [["Class"], ["Area", SHARE], ["Area score", SCORE], ["Confidence", CLASS_CONFIDENCE], ["Seed–mask", CLASS_SEED],
-      ["Mask–network", CLASS_PREDICTION], ["Mask–truth", CLASS_TRUTH]].filter(([, place]) => place === undefined || image[ROWS].some((entry) => entry[place] !== null));
+      ["Mask–network", CLASS_PREDICTION], ["Seed–network", CLASS_SEED_PREDICTION], ["Mask–truth", CLASS_TRUTH]].filter(([, place]) => place === undefined || image[ROWS].some((entry) => entry[place] !== null));
     const head = element("tr", {}, ...columns.map(([title, place]) => element("th", { scope: "col", class: place === undefined ? null : "number" }, title)));
     const body = image[ROWS].map((entry) => element("tr", {},
       element("th", { scope: "row" }, chip(entry[INDEX], image[LABELS].includes(entry[INDEX]) && !(entry[SHARE] > 0))),
