@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "weakclip"
 FLOORS = (
     {"classes", "disk", "errors", "images", "marks", "progress", "safe_npy", "threads"},
-    {"clip", "crf", "datasets", "inference", "metrics"},
+    {"clip", "crf", "datasets", "inference", "mask_statistics", "metrics"},
     {"annotations", "losses", "modeling", "seeds", "segmenter", "tagging"},
     {"evaluation", "pseudo_masks", "report", "submission", "training"},
     {"config", "export", "pipeline", "prediction", "review", "start", "study"},

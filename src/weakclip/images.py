@@ -192,6 +192,12 @@ def write_png(path: Path | str, array: np.ndarray) -> None:
         Image.fromarray(array).save(file, format="PNG")
 
 
+def write_jpeg(path: Path | str, array: np.ndarray, *, quality: int = 75) -> None:
+    """Write `(H, W, 3)` RGB uint8 as JPEG, for looking at."""
+    with atomic_write(path) as file:
+        Image.fromarray(array).save(file, format="JPEG", quality=quality, optimize=True)
+
+
 def resize_rgb(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear (area-aware) resize of `(H, W, 3)` uint8 to `(height, width)`."""
     return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from weakclip.datasets.folder import IMAGE_SUFFIXES
+from weakclip.datasets.image_folder import IMAGE_SUFFIXES
 from weakclip.errors import DataError
 
 STANDARD_INPUT = "-"

@@ -84,12 +84,13 @@ def read_run(folder: Path | str) -> RunSummary:
     folder = Path(folder)
     if not (folder / "manifest.json").is_file():
         raise RunError(f"{folder}: not a run folder (no manifest.json); give the folder of `weakclip run --out`")
-    records = _read_json(folder / "manifest.json").get("stages")
+    records = read_json(folder / "manifest.json").get("stages")
     if not isinstance(records, dict) or not all(isinstance(record, dict) for record in records.values()):
         raise RunError(f"{folder}/manifest.json: not written by weakclip (no stages); give the folder of a run")
     present = [stage for stage in STAGE_FOLDERS if stage in records]
     config = folder / "config.yaml"
-    sheet = _read_json(folder / STAGE_FOLDERS["evaluate"] / "pictures.json")
+    sheet = read_json(folder / STAGE_FOLDERS["evaluate"] / "pictures.json")
+    note = read_json(folder / STAGE_FOLDERS["pseudo_masks"] / "metrics.json")
     return RunSummary(
         folder=folder,
         config=config.read_text(encoding="utf-8") if config.is_file() else "",
@@ -97,13 +98,19 @@ def read_run(folder: Path | str) -> RunSummary:
         scores=tuple(_scores(folder, present)),
         curves=tuple(filter(None, (_curves(folder, stage) for stage in present))),
         classes=tuple(
-            (entry["name"], "#{:02x}{:02x}{:02x}".format(*entry["color"])) for entry in sheet.get("classes", ())
+            (entry["name"], "#{:02x}{:02x}{:02x}".format(*entry["color"]))
+            for entry in sheet.get("classes") or note.get("classes", ())
         ),
         rows=tuple(_row(folder, row) for row in sheet.get("rows", ())),
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a run; empty where there is no such file.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
     if not path.is_file():
         return {}
     try:
@@ -128,7 +135,7 @@ def _stage(stage: str, records: Mapping[str, Any]) -> StageSummary:
 def _scores(folder: Path, stages: Iterable[str]) -> Iterable[Scores]:
     for stage in stages:
         if stage.startswith("evaluate"):
-            for entry in _read_json(folder / STAGE_FOLDERS[stage] / "metrics.json").get("scores", ()):
+            for entry in read_json(folder / STAGE_FOLDERS[stage] / "metrics.json").get("scores", ()):
                 try:
                     yield Scores(**entry)
                 except TypeError as error:
