@@ -141,8 +141,8 @@ def test_without_the_extra_one_line_says_what_to_install(
 def test_the_command_exports_and_answers(
     voc_run: Path, tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call("export-dataset", voc_run, "--out", tmp_path / "out") == 0
+    assert call("export", "dataset", voc_run, "--out", tmp_path / "out") == 0
     assert "3 images of train, 1 files" in capsys.readouterr().out
-    assert call("export-dataset", voc_run, "--out", tmp_path / "out", "--json") == 0
+    assert call("export", "dataset", voc_run, "--out", tmp_path / "out", "--json") == 0
     value = json.loads(capsys.readouterr().out)
     assert value == {"folder": str(tmp_path / "out"), "split": "train", "images": 3, "shards": 1}
