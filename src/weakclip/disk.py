@@ -110,9 +110,13 @@ def append_json(path: Path | str, entry: dict[str, Any]) -> None:
         size = file.seek(0, os.SEEK_END)
         torn = size > 0 and file.seek(size - 1) >= 0 and file.read(1) != b"\n"
         line = f"{chr(10) * torn}{json.dumps(entry, ensure_ascii=False)}\n".encode()
-        if file.write(line) < len(line):  # in one system call, so that a kill comes before or after it
+        try:
+            done = file.write(line)  # one system call, so that a kill comes before or after it
+            while done < len(line):
+                done += file.write(line[done:])
+        except OSError:
             file.truncate(size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise
 
 
 def remove_leftovers(folder: Path) -> None:
