@@ -40,10 +40,12 @@ def reading_text(path: Path) -> Iterator[None]:
     """Turn what Python says of a text or CSV file in another form into one line that names it.
 
     Raises:
-        DataError: not UTF-8, or not a CSV file.
+        DataError: not UTF-8, not a CSV file, or one that cannot be read.
     """
     try:
         yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); expected a readable file") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except csv.Error as error:
