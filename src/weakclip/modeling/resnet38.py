@@ -85,7 +85,8 @@ class ResidualBlock(nn.Module):
         """The output, and the input after norm and rectifier."""
         active = F.relu(self.bn_branch2a(x))
         # Every second pixel first, then a convolution of stride 1: the same values. On a CPU, the backward pass of a
-        # 1×1 convolution of stride 2 on channels-last tensors was seen to corrupt memory (torch 2.13).
+        # 1×1 convolution of stride 2 on channels-last tensors was seen to corrupt memory (torch 2.13; where it reads
+        # fewer channels than a block of 8 or 16: github.com/uxlfoundation/oneDNN, issue 6035).
         seen = active[..., :: self.stride, :: self.stride]
         shortcut = x if self.conv_branch1 is None else self.conv_branch1(seen)
         branch = self.conv_branch2b1(F.relu(self.bn_branch2b1(self.conv_branch2a(active))))
