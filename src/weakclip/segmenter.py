@@ -167,7 +167,7 @@ def _small_network(labels: dict[int, str]) -> nn.Module:
 
     numbers = {
         "embedding_size": 32,
-        "hidden_sizes": [32, 64, 96, 128],
+        "hidden_sizes": [32, 64, 96, 128],  # whole blocks of 16, for the strided shortcuts: see ResidualBlock
         "depths": [1, 1, 1, 1],
         "layer_type": "basic",
         "out_features": ["stage1", "stage2", "stage3", "stage4"],

@@ -25,7 +25,8 @@ def stream_lists(file: IO[str], names: Collection[str], *, chunk: int = CHUNK) -
         `(key, element)`, and `(key, None)` once where a list begins, so that an empty one is seen too.
 
     Raises:
-        ValueError: not JSON, cut off, or a value of those keys that is no list.
+        ValueError: not JSON, cut off, nested too deeply, or a value of those keys that is no list.
+        OSError: the file cannot be read.
 
     >>> import io
     >>> list(stream_lists(io.StringIO('{"a": [1, {"b": 2}], "c": {"a": 3}}'), ["a"]))
@@ -104,6 +105,8 @@ class _Source:
                 if self._ended or self._text[end : end + 1] in _FOLLOWERS:  # else a number may go on, as 1 in 1.5
                     self._at = end
                     return value
+            except RecursionError:
+                raise ValueError("a value is nested too deeply") from None
             except json.JSONDecodeError as error:
                 if self._ended:  # its position counts from the middle of the file
                     raise ValueError(f"{error.msg}, or the file is cut off") from None

@@ -22,6 +22,8 @@ from weakclip.submission import write_archive
 
 logger = logging.getLogger("weakclip")
 
+ENDINGS = (".tgz", ".tar.gz")
+
 FOLDER, KEY = "submission", "key.json"
 """Below the run folder, a folder a split: predictions, and the key of what they depend on."""
 
@@ -34,7 +36,7 @@ def submit(run: Path | str, out: Path | str, *, split: str = "test", root: str |
 
     Args:
         run: the run folder.
-        out: the archive, `.tgz`.
+        out: the archive, `.tgz` or `.tar.gz`.
         split: the list in ImageSets/Segmentation.
         root: the VOC2012 folder; the one of the run where left out.
 
@@ -43,13 +45,16 @@ def submit(run: Path | str, out: Path | str, *, split: str = "test", root: str |
 
     Raises:
         ConfigError: a run on another data set.
-        RunError: no run, one whose network is not trained, or another process makes a submission of it.
+        RunError: no run, one whose network is not trained, an archive of another ending, or another process makes a
+            submission of it.
         StorageError: a place that cannot be written; the predictions stay.
         DataError: no such split, or an image that cannot be read.
     """
     run, out = Path(run), Path(out)
     if out.is_dir():
         raise RunError(f"{out}: is a folder; name the archive, for instance {out / 'results.tgz'}")
+    if not out.name.endswith(ENDINGS):
+        raise RunError(f"{out}: expected a name that ends in {' or '.join(ENDINGS)}, for a packed tar file is written")
     context, trained = _context(run, split, root)
     dataset = context.val
     assert dataset is not None
