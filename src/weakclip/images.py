@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import warnings
@@ -178,12 +179,19 @@ def write_mask(path: Path | str, mask: np.ndarray, palette: np.ndarray) -> None:
         mask: `(H, W)` uint8, class indices and `IGNORE_INDEX`.
         palette: `(256, 3)` uint8.
     """
+    with atomic_write(path) as file:
+        file.write(mask_png(mask, palette))
+
+
+def mask_png(mask: np.ndarray, palette: np.ndarray) -> bytes:
+    """The bytes of a palette PNG; arguments as for `write_mask`."""
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise TypeError(f"a mask is (H, W) uint8; found {mask.shape} {mask.dtype}")
     image = Image.fromarray(mask).convert("L")
     image.putpalette(np.ascontiguousarray(palette, dtype=np.uint8).tobytes())
-    with atomic_write(path) as file:
-        image.save(file, format="PNG")
+    content = io.BytesIO()
+    image.save(content, format="PNG")
+    return content.getvalue()
 
 
 def write_png(path: Path | str, array: np.ndarray) -> None:

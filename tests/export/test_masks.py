@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from weakclip.annotations import Shapes
 from weakclip.errors import DataError, RunError
 from weakclip.export import TOOLS, ImportResult, export_masks, import_masks
-from weakclip.images import read_mask
+from weakclip.images import read_mask, resize_mask, write_mask
+from weakclip.marks import MARKS, Mark, MarkFile
 from weakclip.pipeline.context import open_run
 from weakclip.seeds import ImportedMasks
 
@@ -97,3 +99,34 @@ def test_the_commands(call: Callable[..., int], folder_run: Path, tmp_path: Path
     assert call("import", file, "--run", folder_run, "--out", tmp_path / "back") == 0
     assert "3 masks of" in capsys.readouterr().out
     assert call("import", tmp_path / "none.json", "--run", folder_run, "--out", tmp_path / "back") == 2
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_masks_of_reduced_photos_fit_the_photos(tool: str, folder_run: Path, tmp_path: Path) -> None:
+    """A run that worked on smaller images: the tool gets masks of the photo's size, the next run its own size."""
+    settings = yaml.safe_load((folder_run / "config.yaml").read_text())
+    settings["data"]["longest_side"] = 12
+    (folder_run / "config.yaml").write_text(yaml.safe_dump(settings))
+    dataset = open_run(folder_run).train
+    for index, name in enumerate(dataset.names):
+        assert dataset.size(index) != dataset.stored_size(index)
+        mask = resize_mask(mask_of(folder_run, name), dataset.size(index))
+        write_mask(folder_run / "3_pseudo_masks/masks" / f"{name}.png", mask, dataset.class_set.palette)
+    file = tmp_path / f"masks{TOOLS[tool]}"
+    export_masks(folder_run, file, tool, Shapes())
+    if tool == "coco":
+        sizes = [(image["height"], image["width"]) for image in json.loads(file.read_text())["images"]]
+        assert sizes == [dataset.stored_size(index) for index in range(len(dataset))]
+    import_masks(file, folder_run, tmp_path / "back")
+    for index, name in enumerate(dataset.names):
+        back, mask = read_mask(tmp_path / "back" / f"{name}.png"), mask_of(folder_run, name)
+        assert back.shape == dataset.size(index)
+        assert (back == mask).mean() > 0.95  # enlarged and reduced by nearest neighbours
+
+
+def test_a_relabelled_run_still_names_its_files(folder_run: Path, tmp_path: Path) -> None:
+    MarkFile(folder_run / MARKS).add(Mark(image="two", mark="relabel", labels=("dog",)))
+    assert open_run(folder_run).review.labels
+    export_masks(folder_run, tmp_path / "a.json", "coco", Shapes())
+    files = [image["file_name"] for image in json.loads((tmp_path / "a.json").read_text())["images"]]
+    assert files == ["more/one.JPG", "one.jpg", "two.png"]

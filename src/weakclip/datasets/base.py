@@ -45,6 +45,8 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
     Attributes:
         official_size: how many images a published split has; None where there is no such number.
         has_masks: whether `mask` gives pixel labels. They are read by evaluation and never by training.
+        longest_side: larger images are reduced to so many pixels along their longer side, and their masks with them;
+            None keeps every size.
 
     Raises:
         DataError: no images, a repeated name, or a name that would leave its folder when used as a file name.
@@ -52,6 +54,7 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
 
     official_size: int | None = None
     has_masks: bool = False
+    longest_side: int | None = None
 
     def __init__(self, class_set: ClassSet, split: str, names: Sequence[str], *, notes: Sequence[str] = ()) -> None:
         self.class_set = class_set
@@ -108,16 +111,18 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
         """Pixel labels `(H, W)` uint8 with 255 for unlabelled pixels, or None. Read by evaluation only."""
         return None
 
+    def image_file(self, index: int) -> Path | None:
+        """The file that the image is read from; None where it is drawn, not stored."""
+        return None
+
+    def stored_size(self, index: int) -> tuple[int, int]:
+        """Height and width of the image file, upright, which `size` may be a reduction of."""
+        path = self.image_file(index)
+        return self.size(index) if path is None else image_size(path)
+
 
 class ImageFileDataset(ImageLabelDataset):
-    """A data set whose images, and masks where there are any, are files.
-
-    Attributes:
-        longest_side: larger images are reduced to so many pixels along their longer side, and their masks with them;
-            None keeps every size.
-    """
-
-    longest_side: int | None = None
+    """A data set whose images, and masks where there are any, are files."""
 
     @abstractmethod
     def image_path(self, index: int) -> Path:
@@ -126,6 +131,10 @@ class ImageFileDataset(ImageLabelDataset):
     def mask_path(self, index: int) -> Path | None:
         """The file with the pixel labels, or None."""
         return None
+
+    def image_file(self, index: int) -> Path:
+        """`image_path`."""
+        return self.image_path(index)
 
     def image(self, index: int) -> np.ndarray:
         """`(H, W, 3)` uint8 RGB, upright."""

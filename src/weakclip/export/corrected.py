@@ -17,7 +17,7 @@ from weakclip.annotations import (
 )
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import DataError, RunError
-from weakclip.images import atomic_write, write_json, write_mask
+from weakclip.images import atomic_write, resize_mask, write_json, write_mask
 from weakclip.pipeline.context import open_run
 from weakclip.progress import track
 from weakclip.pseudo_masks import MASKS
@@ -71,7 +71,10 @@ def import_masks(source: Path | str, run: Path | str, out: Path | str) -> Import
             continue
         if name in drawn:
             raise DataError(f"{source}: image {name} is annotated twice; keep one of the two")
-        mask = draw_image(image, labels, dataset.size(dataset.index_of(name)), source)
+        index = dataset.index_of(name)
+        mask = draw_image(image, labels, dataset.stored_size(index), source)
+        if mask.shape != dataset.size(index):
+            mask = resize_mask(mask, dataset.size(index))
         write_mask(out / f"{name}.png", mask, dataset.class_set.palette)
         drawn.add(name)
     if not drawn:

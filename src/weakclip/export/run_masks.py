@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from weakclip.annotations import MaskEntry, Shapes, write_coco, write_cvat, write_label_studio
 from weakclip.annotations.label_studio import LOCAL_FILES
-from weakclip.datasets import ImageFileDataset, ImageLabelDataset
+from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import RunError
-from weakclip.images import read_mask
+from weakclip.images import read_mask, resize_mask
 from weakclip.pipeline.context import open_run
-from weakclip.pipeline.data import FirstImages
 from weakclip.progress import track
 from weakclip.pseudo_masks import MASKS
 
@@ -58,16 +59,20 @@ def export_masks(
 
 def image_files(dataset: ImageLabelDataset) -> list[str]:
     """Path of every image below the image folder: its name with the ending of its file; `.png` where it is drawn."""
-    whole = dataset.whole if isinstance(dataset, FirstImages) else dataset
-    if not isinstance(whole, ImageFileDataset):
-        return [f"{name}.png" for name in dataset.names]
-    return [f"{name}{whole.image_path(index).suffix}" for index, name in enumerate(dataset.names)]
+    files = map(dataset.image_file, range(len(dataset)))
+    return [f"{name}{file.suffix if file else '.png'}" for name, file in zip(dataset.names, files, strict=True)]
+
+
+def stored_mask(dataset: ImageLabelDataset, index: int, path: Path) -> np.ndarray:
+    """A mask of an image at the size of its file: a run that reduces large photos makes masks of the reduced size."""
+    mask, size = read_mask(path), dataset.stored_size(index)
+    return mask if mask.shape == size else resize_mask(mask, size)
 
 
 def _entries(dataset: ImageLabelDataset, folder: Path) -> Iterator[MaskEntry]:
     files = zip(dataset.names, image_files(dataset), strict=True)
-    for name, file_name in track(files, "exporting", total=len(dataset)):
+    for index, (name, file_name) in enumerate(track(files, "exporting", total=len(dataset))):
         path = folder / f"{name}.png"
         if not path.is_file():
             raise RunError(f"{path}: no such mask; run `weakclip pseudo-masks` or `weakclip run` first")
-        yield MaskEntry(file_name, read_mask(path))
+        yield MaskEntry(file_name, stored_mask(dataset, index, path))

@@ -24,7 +24,7 @@ class FirstImages(ImageLabelDataset):
     def __init__(self, whole: ImageLabelDataset, count: int) -> None:
         super().__init__(whole.class_set, whole.split, whole.names[:count], notes=whole.notes)
         self.whole = whole
-        self.has_masks = whole.has_masks
+        self.has_masks, self.longest_side = whole.has_masks, whole.longest_side
 
     def image(self, index: int) -> np.ndarray:
         """`(H, W, 3)` uint8 RGB."""
@@ -41,6 +41,10 @@ class FirstImages(ImageLabelDataset):
     def mask(self, index: int) -> np.ndarray | None:
         """Pixel labels, or None; for scoring only."""
         return self.whole.mask(index)
+
+    def image_file(self, index: int) -> Path | None:
+        """The file of the image, or None."""
+        return self.whole.image_file(index)
 
 
 def open_split(settings: DataSettings, split: str, limit: int | None) -> ImageLabelDataset:
@@ -83,15 +87,15 @@ def image_fingerprint(dataset: ImageLabelDataset) -> str:
 
     Of a data set that is drawn, not stored, the first image stands for all. Some seconds for 100,000 images.
     """
-    source = dataset.whole if isinstance(dataset, FirstImages) else dataset
     lines = [repr((dataset.split, dataset.class_set)), *dataset.names]
-    if isinstance(source, ImageFileDataset):
-        if source.longest_side is not None:
-            lines.append(f"longest side {source.longest_side}")
-        for index in range(len(dataset)):
-            lines.append(f"{source.labels(index)} {_stat(source.image_path(index))}")
-    else:
-        lines.append(hashlib.sha256(dataset.image(0).tobytes()).hexdigest())
+    if dataset.longest_side is not None:
+        lines.append(f"longest side {dataset.longest_side}")
+    for index in range(len(dataset)):
+        file = dataset.image_file(index)
+        if file is None:
+            lines.append(hashlib.sha256(dataset.image(0).tobytes()).hexdigest())
+            break
+        lines.append(f"{dataset.labels(index)} {_stat(file)}")
     return _digest(lines)
 
 

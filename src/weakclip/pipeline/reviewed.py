@@ -43,7 +43,7 @@ class ReviewedImages(ImageLabelDataset):
         self._labels = dict(labels or {})
         super().__init__(whole.class_set, whole.split, [whole.names[index] for index in self._indices])
         self.whole = whole
-        self.has_masks = whole.has_masks
+        self.has_masks, self.longest_side = whole.has_masks, whole.longest_side
 
     def image(self, index: int) -> np.ndarray:
         """`(H, W, 3)` uint8 RGB."""
@@ -61,6 +61,10 @@ class ReviewedImages(ImageLabelDataset):
     def mask(self, index: int) -> np.ndarray | None:
         """Pixel labels, or None; for scoring only."""
         return self.whole.mask(self._indices[index])
+
+    def image_file(self, index: int) -> Path | None:
+        """The file of the image, or None."""
+        return self.whole.image_file(self._indices[index])
 
 
 @dataclass(frozen=True, kw_only=True)
