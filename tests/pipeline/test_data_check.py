@@ -87,7 +87,7 @@ def test_images_of_several_given_splits_are_held_against_each_other(
     (lists / "mine.txt").write_text("2007_000005\n2007_000001\n")
     shutil.copy(voc_root / "JPEGImages/2007_000006.jpg", voc_root / "JPEGImages/2007_000004.jpg")
     splits = [part for split in ("mine", "train", "val", "test") for part in ("--split", split)]
-    assert check(call, voc_root, *splits, "--json", voc_root / "check.json") == 1
+    assert check(call, voc_root, *splits, "--out", voc_root / "check.json") == 1
     found = json.loads((voc_root / "check.json").read_text())["findings"]
     shared = [(each["split"], each["image"], each["detail"]) for each in found if each["kind"].endswith("split too")]
     assert shared == [
@@ -193,7 +193,7 @@ def test_all_mistakes_in_labels_are_shown_and_written_with_a_mend(
     lines = [f"missing{number},cat" for number in range(12)]
     (photos / "labels.csv").write_text("\n".join(["image,labels", "a,cat", "a,dog", *lines]))
     (photos / "val.txt").write_text("c\n")
-    assert call("data", "check", photos, "--json", tmp_path / "check.json") == 1
+    assert call("data", "check", photos, "--out", tmp_path / "check.json") == 1
     shown = capsys.readouterr().out
     assert shown.count("no image 'missing") == 12
     assert "labelled twice" in shown

@@ -8,19 +8,20 @@ line by line: no step is in it twice, whatever stopped the training before. Tens
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from weakclip.images import atomic_write
+from weakclip.disk import append_bytes, atomic_write
 
 FOLDER = "tensorboard"
 
 
 class EventFile:
-    """One event file in a folder; the open file is closed after every line, as that of `log.jsonl` is.
+    """One event file in a folder; every line is in it whole, or not at all, as in `log.jsonl`.
 
     Args:
         folder: gets the event file; older ones in it are replaced.
@@ -39,10 +40,11 @@ class EventFile:
         for path in older:
             path.unlink(missing_ok=True)
 
-    def append(self, record: dict[str, float]) -> None:
+    def append(self, record: dict[str, Any]) -> None:
         """Add a line of `log.jsonl`: every number but `step` becomes a scalar of that step."""
-        with self.path.open("ab") as file:
-            _write(file, _event(record))
+        content = io.BytesIO()
+        _write(content, _event(record))
+        append_bytes(self.path, content.getvalue())
 
 
 def open_event_file(log: Path, lines: Iterable[str]) -> EventFile | None:
@@ -51,11 +53,12 @@ def open_event_file(log: Path, lines: Iterable[str]) -> EventFile | None:
     return EventFile(log.parent / FOLDER, lines) if installed else None
 
 
-def _event(record: dict[str, float]) -> Any:
+def _event(record: dict[str, Any]) -> Any:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    values = [Summary.Value(tag=name, simple_value=value) for name, value in record.items() if name != "step"]
+    numbers = {name: value for name, value in record.items() if name != "step" and isinstance(value, int | float)}
+    values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
     return Event(wall_time=time.time(), step=int(record["step"]), summary=Summary(value=values))
 
 
