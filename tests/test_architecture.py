@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "weakclip"
 FLOORS = (
-    {"classes", "disk", "errors", "images", "marks", "progress", "safe_npy", "threads"},
+    {"classes", "disk", "errors", "images", "marks", "progress", "safe_npy", "safe_text", "safe_weights", "threads"},
     {"clip", "crf", "datasets", "inference", "mask_statistics", "metrics"},
     {"annotations", "losses", "modeling", "seeds", "segmenter", "tagging"},
     {"evaluation", "pseudo_masks", "report", "submission", "training"},

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from weakclip.errors import DataError
+from weakclip.safe_text import is_plain, short
 
 IGNORE_INDEX = 255
 """Mask value of a pixel that belongs to no class: never trained on, never scored."""
 
 BACKGROUND = "background"
+
+LONGEST_NAME = 200
+"""Characters of a class name at most; names stand in tables, file heads and pages."""
 
 
 def voc_palette(num_colors: int = 256) -> np.ndarray:
@@ -48,8 +52,8 @@ class ClassSet:
         ids: the id of each class in the data set's own files (COCO); 0…K-1 where left out.
 
     Raises:
-        DataError: fewer than two classes, more than 255, an empty or repeated name, a repeated id, a colour beyond
-            0…255, or lists of unequal length.
+        DataError: fewer than two classes, more than 255, an empty, repeated or over-long name or one with control
+            characters, a repeated id, a colour beyond 0…255, or lists of unequal length.
 
     >>> ClassSet.from_foreground(["cat", "dog"]).index("dog")
     2
@@ -67,6 +71,10 @@ class ClassSet:
             raise DataError(f"a class set has 2 to 255 classes with the background; found {count}")
         if any(not name.strip() for name in self.names):
             raise DataError("a class set has an empty class name; every class needs a name")
+        odd = [name for name in self.names if len(name) > LONGEST_NAME or not is_plain(name)]
+        if odd:
+            expected = f"{LONGEST_NAME} characters at most, none of them a control character"
+            raise DataError(f"class name {short(odd[0])}: {expected}; give it another name")
         repeated = sorted({name for name in self.names if self.names.count(name) > 1})
         if repeated:
             raise DataError(f"class names must differ; found {', '.join(repeated)} more than once")

@@ -21,6 +21,7 @@ from weakclip.cli_predict import predict
 from weakclip.cli_review import review
 from weakclip.cli_study import study
 from weakclip.errors import WeakCLIPError
+from weakclip.safe_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.pipeline import RunResult
@@ -241,6 +242,8 @@ def _show(result: RunResult) -> None:
             numbers = (score.mean_iou, mean_known(score.precision), mean_known(score.recall))
             table.add_row(score.subject, score.split, str(score.images), *made, *map(percent, numbers))
         console.print(table)
+    if result.left_out:
+        console.print(f"left out: {result.left_out:,}; {result.folder / 'errors.jsonl'} lists them", soft_wrap=True)
     console.print(f"report: {result.report}", soft_wrap=True)
 
 
@@ -252,8 +255,7 @@ def main() -> None:
     try:
         app()
     except WeakCLIPError as error:
-        message = " ".join(str(error).split())
-        typer.echo(f"weakclip: {message}", err=True)
+        typer.echo(f"weakclip: {one_line(str(error))}", err=True)
         sys.exit(2)
 
 

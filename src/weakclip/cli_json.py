@@ -17,6 +17,7 @@ import typer
 
 from weakclip.cli_parts import finished
 from weakclip.errors import WeakCLIPError
+from weakclip.safe_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.pipeline import RunResult
@@ -49,8 +50,7 @@ def answer(
         result = finished(work)
     except WeakCLIPError as error:
         if json:
-            message = " ".join(str(error).split())
-            _echo({"error": {"type": type(error).__name__, "message": message}})
+            _echo({"error": {"type": type(error).__name__, "message": one_line(str(error))}})
         raise
     if json:
         _echo(record(result))
@@ -85,6 +85,7 @@ def run_record(result: RunResult) -> dict[str, Any]:
         "report": result.report,
         "ran": result.ran,
         "skipped": result.skipped,
+        "left_out": result.left_out,
         "stage_folders": {stage: result.folder / STAGE_FOLDERS[stage] for stage in stages},
         "scores": [asdict(score) for score in result.scores],
     }

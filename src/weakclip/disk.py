@@ -14,7 +14,7 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
-from weakclip.errors import StorageError
+from weakclip.errors import BrokenFileError, StorageError
 
 _MENDS = {
     errno.ENOSPC: "the disk is full: make room, and give the same command again",
@@ -145,7 +145,25 @@ def remove_leftovers(folder: Path) -> None:
         if writer and int(writer[1]) != os.getpid() and process_lives(int(writer[1])):
             continue
         with writing(folder), contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def check_inside(path: Path, root: Path) -> None:
+    """Refuse a link to a file that leads out of the folder it lies in and out of `root`.
+
+    Whole folders may be links, and so may `root`: a person has laid those. A single link among a thousand images can
+    come in an archive from elsewhere, and name any file of this machine.
+
+    Raises:
+        DataError: such a link.
+    """
+    if not path.is_symlink():
+        return
+    target = Path(os.path.realpath(path))
+    if not any(target.is_relative_to(os.path.realpath(folder)) for folder in (path.parent, root)):
+        raise BrokenFileError(
+            f"{path}: a link that leads out of {root}, to {target}; copy the file there, or link the whole folder"
+        )
 
 
 def process_lives(pid: int) -> bool:

@@ -17,6 +17,10 @@ class DataError(WeakCLIPError):
     """An image, mask, label file or data set that is not what it should be."""
 
 
+class BrokenFileError(DataError):
+    """One file of a data set that cannot be used: an image, its mask, its annotation or its activation maps."""
+
+
 class WeightsError(WeakCLIPError):
     """Missing, foreign or unreadable weights."""
 

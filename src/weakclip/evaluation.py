@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,9 +147,9 @@ def score_network(
     return score_masks(Path(folder) / MASKS, dataset, subject=subject, **words)
 
 
-def write_scores(path: Path | str, scores: Sequence[Scores]) -> None:
-    """Write `{"scores": [...]}`; what has no value is null."""
-    write_json(path, {"scores": [dataclasses.asdict(score) for score in scores]})
+def write_scores(path: Path | str, scores: Sequence[Scores], *, left_out: Mapping[str, int] | None = None) -> None:
+    """Write `{"scores": [...]}`, and beside it how many images were left out; what has no value is null."""
+    write_json(path, {"scores": [dataclasses.asdict(score) for score in scores], **(left_out or {})})
 
 
 def _add(matrix: ConfusionMatrix, path: Path, target: np.ndarray) -> None:

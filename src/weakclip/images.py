@@ -13,14 +13,20 @@ from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import WebPImagePlugin as _WebPImagePlugin  # noqa: F401, of FORMATS the one that Pillow imports late
 from PIL.TiffImagePlugin import TiffImageFile
 
 from weakclip.classes import IGNORE_INDEX
 from weakclip.disk import atomic_write
-from weakclip.errors import DataError
+from weakclip.errors import BrokenFileError, DataError
+from weakclip.safe_text import one_line
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Pillow warns from 89 megapixels and refuses from twice as many: only the second is a limit, and `_opened` explains it.
+
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is decoded, told from a file's content, whatever its name says. Pillow knows many more: of some the decoder is
+another program (Ghostscript, of EPS), and of most it is seldom looked at."""
 
 LONGEST_ASPECT = 8
 """An image is enlarged to fit a crop by its shorter side, but never beyond so many crops along its longer side."""
@@ -134,26 +140,46 @@ def read_mask(path: Path | str | IO[bytes]) -> np.ndarray:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode not in ("P", "L", "1"):
-            raise DataError(f"{path}: a mask is a palette or 8-bit grey image of class indices; found {image.mode}")
+            raise BrokenFileError(
+                f"{path}: a mask is a palette or 8-bit grey image of class indices; found {image.mode}"
+            )
         return np.array(image if image.mode != "1" else image.convert("L"), dtype=np.uint8)
 
 
 @contextlib.contextmanager
 def _opened(path: Path | str | IO[bytes]) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as image:
+        if isinstance(path, Path | str) and Path(path).exists() and not Path(path).is_file():
+            raise BrokenFileError(
+                f"{path}: cannot be read as an image (it is a folder, pipe or device)"
+            )  # a pipe would never end
+        with Image.open(path, formats=FORMATS) as image:
             yield image
+    except (DataError, MemoryError):
+        raise
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; put it back, and give the same command again") from None
+        raise BrokenFileError(f"{path}: no such file; put it back, and give the same command again") from None
     except PermissionError:
-        raise DataError(f"{path}: may not be read; give yourself the right to (chmod u+r)") from None
+        raise BrokenFileError(f"{path}: may not be read; give yourself the right to (chmod u+r)") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image that Pillow can read") from None
+        raise BrokenFileError(f"{path}: {_what_else(path)}; expected {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise DataError(f"{path}: more than {limit} megapixels; make it smaller, or cut it into tiles") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({error})") from None
+        raise BrokenFileError(f"{path}: more than {limit} megapixels; make it smaller, or cut it into tiles") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        reason = one_line(str(error)) or type(error).__name__
+        raise BrokenFileError(
+            f"{path}: cannot be read as an image ({reason}); save it anew from the original"
+        ) from None
+
+
+def _what_else(path: Path | str | IO[bytes]) -> str:
+    """What a file is that is no image."""
+    try:
+        empty = isinstance(path, Path | str) and Path(path).stat().st_size == 0
+    except (OSError, ValueError):
+        empty = False
+    return "an empty file" if empty else "not an image that is read"
 
 
 def image_size(path: Path | str) -> tuple[int, int]:

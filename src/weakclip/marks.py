@@ -22,6 +22,7 @@ from types import MappingProxyType
 from typing import Any
 
 from weakclip.errors import DataError
+from weakclip.safe_text import parse_json, short
 
 MARKS = "marks.jsonl"
 """The file's name in a run folder."""
@@ -73,7 +74,7 @@ def read_marks(path: Path | str) -> tuple[dict[str, Mark], int]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except ValueError:
             torn += 1
             continue
@@ -87,9 +88,9 @@ def _mark(entry: Any, where: str) -> Mark:
         raise DataError(f"{where}: no mark; expected a JSON object with the name of an image under 'image'")
     verdict, labels = entry.get("mark"), entry.get("labels")
     if verdict is not None and verdict not in VERDICTS:
-        raise DataError(f"{where}: mark {verdict!r}; expected {', '.join(VERDICTS)} or null")
+        raise DataError(f"{where}: mark {short(verdict)}; expected {', '.join(VERDICTS)} or null")
     if labels is not None and not (isinstance(labels, list) and all(isinstance(name, str) for name in labels)):
-        raise DataError(f"{where}: labels {labels!r}; expected a list of class names, or null")
+        raise DataError(f"{where}: labels {short(labels)}; expected a list of class names, or null")
     masks = entry.get("masks")
     return Mark(
         image=entry["image"],

@@ -8,17 +8,22 @@ activation maps and image-level labels come in such files.
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from weakclip.errors import DataError
+from weakclip.errors import BrokenFileError
+from weakclip.safe_text import one_line
 
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
 _PLAIN_KINDS = "biufU"
+
+MOST_BYTES = 2**32
+"""Of a `.npz` when unpacked: a packed file of some megabytes can stand for any number of gigabytes."""
 
 
 def read_npy(path: Path | str) -> Any:
@@ -41,14 +46,38 @@ def read_npy(path: Path | str) -> Any:
             )
             shape, _, dtype = read_header(file)
             if not dtype.hasobject:
-                return np.load(path, allow_pickle=False)
+                return np.load(path, allow_pickle=False, max_header_size=10_000)
             content = _resolved(_PlainUnpickler(file, encoding="latin1").load())
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise BrokenFileError(f"{path}: no such file") from None
     except Exception as error:  # a damaged pickle raises nearly anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path}: not a `.npy` file of plain arrays that can be read safely ({reason})") from None
+        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+        raise BrokenFileError(f"{path}: not a `.npy` file of plain arrays that can be read safely ({reason})") from None
     return content.item() if isinstance(content, np.ndarray) and shape == () else content
+
+
+def read_npz(path: Path | str) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz` file by their names; nothing in it is run, and nothing is unpacked that is too large.
+
+    Raises:
+        DataError: no such file, not such a file, an array of objects, or more than `MOST_BYTES` when unpacked.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > MOST_BYTES:
+            raise ValueError(f"{unpacked:,} bytes when unpacked; {MOST_BYTES:,} at most")
+        with np.load(path, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+        foreign = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
+        if foreign:
+            raise ValueError(f"{foreign[0]!r} is no array")
+        return arrays
+    except FileNotFoundError:
+        raise BrokenFileError(f"{path}: no such file") from None
+    except Exception as error:  # a damaged archive raises nearly anything
+        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+        raise BrokenFileError(f"{path}: not a `.npz` file of plain arrays ({reason})") from None
 
 
 class _DType:
@@ -80,7 +109,7 @@ class _Array:
             self.content[:] = [_resolved(value) for value in data]
             self.content = _shaped(self.content, shape, fortran=fortran)
         else:
-            raw = data.encode("latin1") if isinstance(data, str) else bytes(data)
+            raw = data.encode("latin1") if isinstance(data, str) else memoryview(data)
             self.content = _shaped(np.frombuffer(raw, dtype=dtype.build()), shape, fortran=fortran)
 
 
@@ -108,6 +137,9 @@ def _no_bytes() -> bytes:
 class _Ndarray:
     """Stands for the name `numpy.ndarray`, which pickles mention beside `_reconstruct`."""
 
+    def __setstate__(self, _: object) -> None:
+        raise pickle.UnpicklingError("refused to change a class")
+
 
 _ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _DType,
@@ -121,7 +153,17 @@ _ADMITTED: dict[tuple[str, str], Any] = {
 }
 
 
-class _PlainUnpickler(pickle.Unpickler):
+def _refuse_state(_: object) -> None:
+    raise pickle.UnpicklingError("refused to change a function")
+
+
+for _function in (_scalar, _from_buffer, _latin1, _no_bytes):
+    setattr(_function, "__setstate__", _refuse_state)  # noqa: B010, mypy knows of no attributes of functions
+
+
+class _PlainUnpickler(pickle._Unpickler):
+    """Python's own, for its memo is a dictionary: in that of C one number of a file reserves gigabytes."""
+
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _ADMITTED[module, name]
@@ -129,14 +171,18 @@ class _PlainUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"refused to load {module}.{name}") from None
 
 
-def _resolved(value: Any) -> Any:
-    """The value with finished arrays in the place of those in the making."""
+def _resolved(value: Any, done: dict[int, Any] | None = None) -> Any:
+    """The value with finished arrays in the place of those in the making, each container once."""
+    done = {} if done is None else done
     if isinstance(value, _Array):
         if value.content is None:
             raise pickle.UnpicklingError("an array without content")
         return value.content
-    if isinstance(value, dict):
-        return {key: _resolved(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_resolved(item) for item in value)
-    return value
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if id(value) not in done:
+        if isinstance(value, dict):
+            done[id(value)] = {key: _resolved(item, done) for key, item in value.items()}
+        else:
+            done[id(value)] = type(value)([_resolved(item, done) for item in value])
+    return done[id(value)]

@@ -6,7 +6,6 @@ Pixel statistics belong to the network (buffers), and are saved beside it in the
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -25,6 +24,7 @@ from weakclip.errors import WeightsError
 from weakclip.images import write_json
 from weakclip.modeling.deeplab import DeepLabResNet38, is_deeplab, load_deeplab
 from weakclip.modeling.trunk_files import start_from_imagenet
+from weakclip.safe_text import parse_json
 
 SMALL = "small"
 """Name of the small network that is trained from scratch."""
@@ -195,7 +195,12 @@ def _from_pretrained(source: str, labels: dict[int, str] | None = None) -> nn.Mo
     try:
         with _quiet_transformers():
             model: nn.Module = AutoModelForSemanticSegmentation.from_pretrained(
-                source, dtype=torch.float32, local_files_only=local, ignore_mismatched_sizes=bool(labels), **changes
+                source,
+                dtype=torch.float32,
+                local_files_only=local,
+                ignore_mismatched_sizes=bool(labels),
+                trust_remote_code=False,
+                **changes,
             )
     except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
         where = "in this folder" if local else "in the cache or on the hub (is the machine offline?)"
@@ -231,7 +236,7 @@ def _pixel_statistics(source: str) -> tuple[tuple[float, ...], tuple[float, ...]
     if found is None:
         return IMAGENET_MEAN, IMAGENET_STD
     try:
-        values = json.loads(Path(found).read_text(encoding="utf-8"))
+        values = parse_json(Path(found).read_text(encoding="utf-8"))
         mean, std = (tuple(float(value) for value in values[key]) for key in ("image_mean", "image_std"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{found}: expected image_mean and image_std, three numbers each ({error!r})") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from weakclip.clip.frozen_clip import CLIP_PIXEL_MEAN, CLIP_PIXEL_STD, FrozenCLI
 from weakclip.clip.openai_archive import convert_openai_state, read_openai_state
 from weakclip.clip.vocabulary import first_line, load_tokenizer
 from weakclip.errors import WeightsError
+from weakclip.safe_text import parse_json
 
 DEMO = "demo"
 """The source that names the small CLIP inside the package."""
@@ -128,7 +128,7 @@ def _pixel_statistics(location: str) -> tuple[Sequence[float], Sequence[float]]:
     if found is None:
         return CLIP_PIXEL_MEAN, CLIP_PIXEL_STD
     try:
-        settings = json.loads(Path(found).read_text(encoding="utf-8"))
+        settings = parse_json(Path(found).read_text(encoding="utf-8"))
         mean, std = (tuple(map(float, settings[key])) for key in ("image_mean", "image_std"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{found}: expected image_mean and image_std, three numbers each ({error!r})") from None

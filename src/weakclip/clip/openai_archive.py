@@ -6,6 +6,7 @@ The reader here admits tensors and containers alone from the pickle, and never o
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 import zipfile
@@ -19,7 +20,10 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from weakclip.errors import WeightsError
+from weakclip.safe_text import one_line
+from weakclip.safe_weights import check_room, check_tensors, load_torch
 
+_DEEPEST, _MOST_TENSORS = 30, 10_000  # OpenAI's largest CLIP: 5 modules deep, some 600 tensors
 _HEAD_WIDTH = 64  # every CLIP of OpenAI has heads of this width (openai/CLIP, clip/model.py, build_model)
 _EXTRA = {"input_resolution", "context_length", "vocab_size"}
 _STORAGE_TYPES = {
@@ -40,8 +44,8 @@ def read_openai_state(path: Path) -> dict[str, Tensor]:
     """
     try:
         state = _read_torchscript(path) if _is_torchscript(path) else _read_plain(path)
-    except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # a damaged archive or pickle raises nearly anything
+        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
         raise WeightsError(f"{path}: not a CLIP `.pt` file that can be read safely ({reason})") from None
     missing = [key for key in ("visual.proj", "visual.conv1.weight", "token_embedding.weight") if key not in state]
     if missing:
@@ -58,7 +62,12 @@ def convert_openai_state(state: Mapping[str, Tensor]) -> CLIPModel:
     Raises:
         WeightsError: missing, unexpected or ill-shaped tensors.
     """
-    model = CLIPModel(_config_of(state))
+    try:
+        widths = (state["visual.conv1.weight"].shape[0], state["token_embedding.weight"].shape[1])
+        check_room(state, [3 * width * width for width in widths])
+        model = CLIPModel(_config_of(state))
+    except (KeyError, ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
+        raise WeightsError(f"not OpenAI's weights: {error!r}") from None
     converted: dict[str, Tensor] = {}
     for key, value in state.items():
         converted.update(_renamed(key, value.float()))
@@ -163,16 +172,17 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _read_plain(path: Path) -> dict[str, Tensor]:
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # torch's own words advise to load it unsafely
-        raise ValueError("it is not a file of plain tensors") from None
+    loaded = load_torch(path)
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def _read_torchscript(path: Path) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
+        packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+        packed = [name for name in packed if "/data" in name]
+        if packed:  # torch packs program code alone; some kilobytes can stand for any number of gigabytes
+            raise ValueError(f"compressed entry {packed[0]!r}; torch stores tensors as they are")
         folder = next(name for name in archive.namelist() if name.endswith("/data.pkl"))[: -len("data.pkl")]
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
             raise ValueError("big-endian archive")
@@ -180,23 +190,34 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
             root = _TensorUnpickler(file, lambda key: archive.read(f"{folder}data/{key}")).load()
     state: dict[str, Tensor] = {}
     _collect(root, "", state)
+    check_tensors(state.values())
     return state
 
 
 def _collect(module: Any, prefix: str, state: dict[str, Tensor]) -> None:
+    if prefix.count(".") > _DEEPEST:
+        raise ValueError(f"modules within more than {_DEEPEST} modules")
     for name, value in vars(module).items():
         if isinstance(value, Tensor):
             state[prefix + name] = value
+            if len(state) > _MOST_TENSORS:
+                raise ValueError(f"more than {_MOST_TENSORS:,} tensors")
         elif isinstance(value, _ScriptModule):
             _collect(value, f"{prefix}{name}.", state)
 
 
 class _ScriptModule:
-    """Stands for any TorchScript module: a bag of attributes."""
+    """Stands for any TorchScript module: a bag of attributes. A pickle may fill one, and not change this class."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
 
 
-class _TensorUnpickler(pickle.Unpickler):
-    """Builds tensors, containers and bags of attributes; every other name in the pickle is refused."""
+class _TensorUnpickler(pickle._Unpickler):
+    """Builds tensors, containers and bags of attributes; every other name in the pickle is refused.
+
+    Python's own unpickler, for its memo is a dictionary: in that of C one number of a file reserves gigabytes.
+    """
 
     def __init__(self, file: Any, read_bytes: Callable[[str], bytes]) -> None:
         super().__init__(file)
@@ -218,4 +239,13 @@ class _TensorUnpickler(pickle.Unpickler):
 
 
 def _rebuild(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
+    if math.prod(size) > storage.numel():
+        raise ValueError(f"{storage.numel()} numbers as a tensor of {tuple(size)}")
     return torch.as_strided(storage, size, stride, offset).clone()
+
+
+def _refuse_state(_: object) -> None:
+    raise pickle.UnpicklingError("refused to change a function")
+
+
+_rebuild.__setstate__ = _refuse_state  # type: ignore[attr-defined]

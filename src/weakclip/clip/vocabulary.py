@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ OPENAI_VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 """Name of OpenAI's merge list, as in the repository openai/CLIP."""
 
 _OPENAI_MERGES = 49152 - 256 - 2  # CLIP reads this many lines of its list (openai/CLIP, clip/simple_tokenizer.py)
+_LONGEST = 2**25  # bytes unpacked; the file itself has three million
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 
@@ -46,8 +48,9 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
         WeightsError: not that file.
     """
     try:
-        lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        with gzip.open(path) as file:
+            lines = file.read(_LONGEST).decode("utf-8").split("\n")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise WeightsError(f"{path}: not OpenAI's {OPENAI_VOCABULARY} ({error})") from None
     pairs = [tuple(line.split()) for line in lines[1 : 1 + _OPENAI_MERGES]]
     if len(pairs) != _OPENAI_MERGES or any(len(pair) != 2 for pair in pairs):
@@ -73,7 +76,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
                 "or name one with `vocabulary`"
             )
     try:
-        return AutoTokenizer.from_pretrained(source, local_files_only=path.is_dir())
+        return AutoTokenizer.from_pretrained(source, local_files_only=path.is_dir(), trust_remote_code=False)
     except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
         raise WeightsError(
             f"{source}: no tokenizer to be had ({first_line(error)}); pass `vocabulary`: OpenAI's {OPENAI_VOCABULARY} "

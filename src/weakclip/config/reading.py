@@ -17,6 +17,7 @@ import yaml
 from weakclip.config.sections import RunConfig
 from weakclip.crf import CRFParams
 from weakclip.errors import ConfigError, WeakCLIPError
+from weakclip.safe_text import is_plain, parse_yaml, short
 
 Settings = TypeVar("Settings")
 
@@ -149,9 +150,9 @@ def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 def _read_yaml(text: str, origin: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: not valid YAML; {' '.join(str(error).split())}") from None
+        values = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: not valid YAML; {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{origin}: expected keys and values; found {type(values).__name__}")
     return values
@@ -159,9 +160,9 @@ def _read_yaml(text: str, origin: str) -> dict[str, Any]:
 
 def _read_scalar(text: str, origin: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: the value is not valid YAML; {' '.join(str(error).split())}") from None
+        return parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: the value is not valid YAML; {error}") from None
 
 
 def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
@@ -176,7 +177,7 @@ def _build(kind: type[Any], values: Any, origin: str, path: tuple[str, ...] = ()
     """An instance of the dataclass `kind`; nested dataclasses are built first, so that each error knows its key."""
     where = ".".join(path)
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{origin}: {where}: expected keys and values; found {values!r}")
+        raise ConfigError(f"{origin}: {where}: expected keys and values; found {short(values)}")
     hints = typing.get_type_hints(kind)
     known = [entry.name for entry in dataclasses.fields(kind)]
     built: dict[str, Any] = {}
@@ -201,6 +202,8 @@ def _build_parts(hint: Any, value: Any, origin: str, path: tuple[str, ...]) -> A
     if nested is not None and value is not None:
         return _build(nested, value, origin, path)
     item = _dataclass_in(next(iter(typing.get_args(hint)), None))
+    if isinstance(value, str) and not is_plain(value):
+        raise ConfigError(f"{origin}: {'.'.join(path)}: text without control characters expected; found {short(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{origin}: {'.'.join(path)}: a finite number expected; found {value}")
     if item is not None and isinstance(value, list):
@@ -222,4 +225,4 @@ def _first_problem(error: pydantic.ValidationError, path: tuple[str, ...]) -> st
     if problem["type"].startswith("missing") and len(problem["loc"]) == 1:
         return f"{name}: this key is required and missing"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{name}: {problem['msg']}; found {problem['input']!r}{more}"
+    return f"{name}: {problem['msg']}; found {short(problem['input'])}{more}"

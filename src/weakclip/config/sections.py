@@ -39,6 +39,8 @@ class DataSettings:
             keeps every size; for a folder alone.
         marks: a `marks.jsonl` of `weakclip review`, for instance another run's; the marks in the run's own folder come
             on top of it. None for those alone.
+        on_error: "stop" ends the run at a file that cannot be used; "skip" leaves out images that cannot be read, or
+            whose labels or imported seeds are broken, and lists them in `errors.jsonl`.
     """
 
     dataset: Literal["scenes", "voc12", "coco14", "folder"]
@@ -53,6 +55,7 @@ class DataSettings:
     label_file: str | None = None
     longest_side: int | None = None
     marks: str | None = None
+    on_error: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
         if (self.root is None) != (self.dataset == "scenes"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,12 @@ from weakclip.crf.dense import dense_crf
 from weakclip.crf.params import CRFParams
 from weakclip.errors import DataError
 from weakclip.images import atomic_write, read_rgb, write_mask
+from weakclip.safe_npy import read_npz
 
 PROBS = "probs"
 """Name of the probabilities in an `.npz` with several arrays."""
 
 _MAX_PALETTE = 256
-_UNREADABLE = (OSError, ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 def read_probs(path: Path | str) -> np.ndarray:
@@ -34,11 +33,15 @@ def read_probs(path: Path | str) -> np.ndarray:
         DataError: no such file, not such a file, several arrays without `probs`, or an array of other kind or shape.
     """
     try:
-        content = np.load(path, allow_pickle=False)
-        probs = content if isinstance(content, np.ndarray) else _only_array(path, content)
+        if zipfile.is_zipfile(path):
+            probs = _only_array(path, read_npz(path))
+        else:
+            probs = np.asarray(np.load(path, allow_pickle=False))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected probabilities (K, H, W) as .npy or .npz") from None
-    except _UNREADABLE as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged archive or header raises nearly anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: not a .npy or .npz file of plain arrays ({reason}); write it with np.save") from None
     if probs.ndim != 3 or not np.issubdtype(probs.dtype, np.floating):
@@ -47,13 +50,11 @@ def read_probs(path: Path | str) -> np.ndarray:
     return probs
 
 
-def _only_array(path: Path | str, archive: np.lib.npyio.NpzFile) -> np.ndarray:
-    with archive:
-        if PROBS not in archive.files and len(archive.files) != 1:
-            found = ", ".join(archive.files) or "nothing"
-            raise DataError(f"{path}: holds {found}; expected one array, or one that is called {PROBS}")
-        array: np.ndarray = archive[PROBS if PROBS in archive.files else archive.files[0]]
-        return array
+def _only_array(path: Path | str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    if PROBS not in arrays and len(arrays) != 1:
+        found = ", ".join(arrays) or "nothing"
+        raise DataError(f"{path}: holds {found}; expected one array, or one that is called {PROBS}")
+    return arrays[PROBS if PROBS in arrays else next(iter(arrays))]
 
 
 def crf_file(image: Path | str, probs: Path | str, out: Path | str, params: CRFParams) -> None:

@@ -12,8 +12,10 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from weakclip.classes import IGNORE_INDEX, ClassSet
-from weakclip.errors import DataError
+from weakclip.disk import check_inside
+from weakclip.errors import BrokenFileError, DataError
 from weakclip.images import image_size, read_mask, read_rgb, reduced_size, resize_mask
+from weakclip.safe_text import is_plain, short
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,19 @@ class Sample:
     labels: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Something in labels or lists that cannot be used.
+
+    Args:
+        error: one line: where, what was found, what was expected.
+        image: the image that it is about, as the labels or lists name it; empty where it is about none.
+    """
+
+    error: str
+    image: str = ""
+
+
 class ImageLabelDataset(ABC, Dataset[Sample]):
     """Images with image-level labels, as an ordinary map-style torch data set of `Sample`.
 
@@ -44,6 +59,7 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
 
     Attributes:
         official_size: how many images a published split has; None where there is no such number.
+        faults: what was left out, where the data set was asked to leave out what it cannot use.
         has_masks: whether `mask` gives pixel labels. They are read by evaluation and never by training.
         longest_side: larger images are reduced to so many pixels along their longer side, and their masks with them;
             None keeps every size.
@@ -55,6 +71,7 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
     official_size: int | None = None
     has_masks: bool = False
     longest_side: int | None = None
+    faults: tuple[Fault, ...] = ()
 
     def __init__(self, class_set: ClassSet, split: str, names: Sequence[str], *, notes: Sequence[str] = ()) -> None:
         self.class_set = class_set
@@ -122,7 +139,15 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
 
 
 class ImageFileDataset(ImageLabelDataset):
-    """A data set whose images, and masks where there are any, are files."""
+    """A data set whose images, and masks where there are any, are files.
+
+    A link to a single file may not lead out of its folder and of `root`; whole folders may be links.
+
+    Attributes:
+        root: the data set's folder.
+    """
+
+    root: Path
 
     @abstractmethod
     def image_path(self, index: int) -> Path:
@@ -133,16 +158,22 @@ class ImageFileDataset(ImageLabelDataset):
         return None
 
     def image_file(self, index: int) -> Path:
-        """`image_path`."""
-        return self.image_path(index)
+        """`image_path`, to be opened.
+
+        Raises:
+            DataError: a link that leads out of the data set.
+        """
+        path = self.image_path(index)
+        check_inside(path, self.root)
+        return path
 
     def image(self, index: int) -> np.ndarray:
         """`(H, W, 3)` uint8 RGB, upright."""
-        return read_rgb(self.image_path(index), longest_side=self.longest_side)
+        return read_rgb(self.image_file(index), longest_side=self.longest_side)
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the image, from the file's header."""
-        return reduced_size(image_size(self.image_path(index)), self.longest_side)
+        return reduced_size(image_size(self.image_file(index)), self.longest_side)
 
     def mask(self, index: int) -> np.ndarray | None:
         """Pixel labels `(H, W)` uint8 with 255 for unlabelled pixels, or None. Read by evaluation only.
@@ -153,8 +184,9 @@ class ImageFileDataset(ImageLabelDataset):
         path = self.mask_path(index)
         if path is None:
             return None
+        check_inside(path, self.root)
         mask = read_mask(path)
-        check_mask(mask, image_size(self.image_path(index)), self.class_set.num_classes, path)
+        check_mask(mask, image_size(self.image_file(index)), self.class_set.num_classes, path)
         size = self.size(index)
         return mask if mask.shape == size else resize_mask(mask, size)
 
@@ -163,16 +195,20 @@ def check_name(name: str) -> None:
     """Raise a `DataError` unless `name` is a relative path of ordinary parts: it becomes the name of result files."""
     parts = PurePosixPath(name).parts
     plain = bool(parts) and "/".join(parts) == name and not name.startswith("/")
-    if not plain or ".." in parts or "\\" in name or any(ord(letter) < 32 for letter in name):
-        raise DataError(f"image name {name!r} cannot be used as a relative file name; rename the image")
+    if not plain or ".." in parts or "\\" in name or not is_plain(name):
+        raise DataError(f"image name {short(name)} cannot be used as a relative file name; rename the image")
 
 
 def check_mask(mask: np.ndarray, size: tuple[int, int], num_classes: int, source: Path | str) -> None:
     """Raise a `DataError` unless `mask` has the image's `size` and holds class indices and 255 alone."""
     if mask.shape != size:
         height, width = mask.shape
-        raise DataError(f"{source}: mask is {width}x{height} pixels, its image {size[1]}x{size[0]}; they must agree")
+        raise BrokenFileError(
+            f"{source}: mask is {width}x{height} pixels, its image {size[1]}x{size[0]}; they must agree"
+        )
     used = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     foreign = used[(used >= num_classes) & (used != IGNORE_INDEX)]
     if foreign.size:
-        raise DataError(f"{source}: mask holds {foreign[0]}; expected class indices 0 to {num_classes - 1}, or 255")
+        raise BrokenFileError(
+            f"{source}: mask holds {foreign[0]}; expected class indices 0 to {num_classes - 1}, or 255"
+        )

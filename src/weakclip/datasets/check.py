@@ -219,7 +219,7 @@ def shared_images(first: SplitCheck, second: SplitCheck) -> tuple[Finding, ...]:
 def _digest(dataset: ImageLabelDataset, index: int) -> str:
     """Digest of the image file, or of the pixels of a drawn image; the whole image is decoded."""
     pixels = dataset.image(index)
-    content = dataset.image_path(index).read_bytes() if isinstance(dataset, ImageFileDataset) else pixels.tobytes()
+    content = dataset.image_file(index).read_bytes() if isinstance(dataset, ImageFileDataset) else pixels.tobytes()
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from weakclip.classes import BACKGROUND, BACKGROUND_PROMPTS, ClassSet, voc_palette
 from weakclip.errors import DataError
+from weakclip.safe_text import parse_yaml, short
 
 CLASS_FILE = "classes.yaml"
 CLASS_KEYS = ("names", "synonyms", "prompts", "background_prompts", "colors")
@@ -69,17 +68,17 @@ def read_class_file(path: Path) -> Vocabulary:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
+        content = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected a file with the classes") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not a YAML file ({error})") from None
     if not isinstance(content, dict) or not _all_text(content.get("names")):
         raise DataError(f"{path}: expected `names:` with a list of class names; put quotes round numbers, yes and no")
     for key in content:
         if key not in CLASS_KEYS:
             near = difflib.get_close_matches(str(key), CLASS_KEYS, n=1)
-            raise DataError(f"{path}: unknown key {key!r}; known: {', '.join(near or CLASS_KEYS)}")
+            raise DataError(f"{path}: unknown key {short(key)}; known: {', '.join(near or CLASS_KEYS)}")
     return content
 
 
@@ -111,7 +110,7 @@ def _class_set(
     for name, default in zip(plain.names, voc_palette(plain.num_classes).tolist(), strict=True):
         color = colors.get(name, default)
         if not isinstance(color, list) or not all(isinstance(value, int) for value in color):
-            raise DataError(f"class {name!r}: a colour is [r, g, b], three numbers 0 to 255; found {color!r}")
+            raise DataError(f"class {name!r}: a colour is [r, g, b], three numbers 0 to 255; found {short(color)}")
         triples.append(tuple(color))
     if background is None:
         background = [word for word in BACKGROUND_PROMPTS if word not in names]

@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from weakclip.classes import COCO14
-from weakclip.datasets.base import ImageFileDataset, check_mask
+from weakclip.datasets.base import Fault, ImageFileDataset, check_mask
 from weakclip.datasets.coco_instances import load_index, read_regions
 from weakclip.datasets.file_cache import FileCache
 from weakclip.datasets.regions import Region, draw_regions
-from weakclip.errors import DataError
+from weakclip.errors import BrokenFileError, DataError
 from weakclip.images import read_mask, write_mask
 
 logger = logging.getLogger("weakclip")
@@ -40,6 +40,7 @@ class COCO14Dataset(ImageFileDataset):
     Args:
         root: the folder with `annotations`.
         split: train or val.
+        lenient: leave out photos that are missing, and list them in `faults`.
 
     Raises:
         DataError: another layout, a category table that is not COCO's, missing images, or an unreadable file.
@@ -47,10 +48,11 @@ class COCO14Dataset(ImageFileDataset):
 
     has_masks = True
 
-    def __init__(self, root: Path | str, split: str) -> None:
+    def __init__(self, root: Path | str, split: str, *, lenient: bool = False) -> None:
         if split not in ("train", "val"):
             raise DataError(f"{root}: MS COCO 2014 has the splits train and val with annotations; found {split!r}")
-        self.annotation_file = Path(root) / "annotations" / f"instances_{split}2014.json"
+        self.root = Path(root)
+        self.annotation_file = self.root / "annotations" / f"instances_{split}2014.json"
         if not self.annotation_file.is_file():
             raise DataError(f"{self.annotation_file}: no such file; unpack annotations_trainval2014.zip into {root}")
         self._cache = FileCache(Path(root), self.annotation_file, version=1)
@@ -60,10 +62,20 @@ class COCO14Dataset(ImageFileDataset):
         left_out = len(images) - len(self._entries)
         note = f"{left_out:,} of {len(images):,} images of {split} have no annotation and are left out"
         files = [entry.file_name for entry in self._entries]
-        names = [str(PurePosixPath(file).with_suffix("")) for file in files]
+        self._folder, missing = _image_folder(self.root, split, files)
+        if missing and not lenient:
+            raise DataError(
+                f"{self._folder}: {len(missing):,} of {len(files):,} images are missing, first {missing[0]}"
+            )
+        if missing:
+            self.faults = tuple(
+                Fault(f"{self._folder / file}: no such file", PurePosixPath(file).stem) for file in missing
+            )
+            gone = set(missing)
+            self._entries = [entry for entry in self._entries if entry.file_name not in gone]
+        names = [str(PurePosixPath(entry.file_name).with_suffix("")) for entry in self._entries]
         super().__init__(COCO14, split, names, notes=[note] if left_out else [])
         self.official_size = OFFICIAL_SIZES[split]
-        self._folder = _image_folder(Path(root), split, files)
 
     def image_path(self, index: int) -> Path:
         """The photo, a JPEG."""
@@ -94,11 +106,15 @@ class COCO14Dataset(ImageFileDataset):
 
     def _drawn(self, index: int) -> np.ndarray:
         entry = self._entries[index]
+        if entry.size != self.size(index):  # before a mask of the size that the file claims is made
+            claimed, (height, width) = f"{entry.size[1]}x{entry.size[0]}", self.size(index)
+            source = f"{self.annotation_file}, image {self.names[index]}"
+            raise BrokenFileError(f"{source}: mask is {claimed} pixels, its image {width}x{height}; they must agree")
         try:
             return draw_regions(self._all_regions().get(entry.identity, []), entry.size)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             source = f"{self.annotation_file}, image {self.names[index]}"
-            raise DataError(f"{source}: region cannot be drawn ({error})") from None
+            raise BrokenFileError(f"{source}: region cannot be drawn ({error})") from None
 
     def _all_regions(self) -> dict[int, list[Region]]:
         with _READING:
@@ -108,14 +124,15 @@ class COCO14Dataset(ImageFileDataset):
             return self._regions
 
 
-def _image_folder(root: Path, split: str, files: list[str]) -> Path:
+def _image_folder(root: Path, split: str, files: list[str]) -> tuple[Path, list[str]]:
+    """The folder of the photos, and those that are not in it."""
+    if not files:
+        return root, []
     folders = [root / f"{split}2014", root / "images" / f"{split}2014", root / "images"]
     for folder in folders:
-        if (folder / files[0]).is_file():
-            present = set(os.listdir(folder))
-            missing = [file for file in files if file not in present]
-            if missing:
-                raise DataError(f"{folder}: {len(missing):,} of {len(files):,} images are missing, first {missing[0]}")
-            return folder
+        present = set(os.listdir(folder)) if folder.is_dir() else set()
+        missing = [file for file in files if file not in present]
+        if len(missing) < len(files):
+            return folder, missing
     searched = ", ".join(str(folder.relative_to(root)) for folder in folders)
     raise DataError(f"{root}: the image {files[0]} is in none of {searched}; unpack {split}2014.zip there")

@@ -16,6 +16,7 @@ from weakclip.datasets.json_stream import stream_lists
 from weakclip.datasets.regions import Region
 from weakclip.errors import DataError
 from weakclip.images import atomic_write
+from weakclip.safe_text import parse_json, short
 
 LISTS = ("images", "annotations", "categories")
 INDEX = "index.json"
@@ -51,13 +52,24 @@ def load_index(path: Path, cache: FileCache) -> list[ImageEntry]:
     stored = cache.find(INDEX)
     if stored is not None:
         try:
-            rows = json.loads(stored.read_text(encoding="utf-8"))
-            return [ImageEntry(row[0], row[1], (row[2], row[3]), tuple(row[4])) for row in rows]
+            rows = parse_json(stored.read_text(encoding="utf-8"))
+            entries = [ImageEntry(row[0], row[1], (row[2], row[3]), tuple(row[4])) for row in rows]
+            if all(map(_is_sound, entries)):
+                return entries
         except (OSError, ValueError, TypeError, LookupError, RecursionError):
             pass  # what another program left there; the file itself is read
     entries = read_index(path)
     cache.keep(INDEX, lambda target: _write_index(target, entries))
     return entries
+
+
+def _is_sound(entry: ImageEntry) -> bool:
+    """Values of the right kinds, and a file name that names a file in the image folder."""
+    numbers = (entry.identity, *entry.size, *entry.labels)
+    if not all(isinstance(number, int) and number >= 0 for number in numbers) or not isinstance(entry.file_name, str):
+        return False
+    plain = entry.file_name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(entry.file_name)
+    return plain and all(0 < label < COCO14.num_classes for label in entry.labels)
 
 
 def _write_index(target: Path, entries: list[ImageEntry]) -> None:
@@ -80,6 +92,7 @@ def read_index(path: Path) -> list[ImageEntry]:
         for kind, element in _elements(path, LISTS):
             if kind == "images":
                 images.append({key: element[key] for key in ("id", "file_name", "height", "width")})
+                hash(element["id"])
             elif kind == "categories":
                 categories[element["id"]] = element["name"]
             else:
@@ -92,7 +105,7 @@ def read_index(path: Path) -> list[ImageEntry]:
     index_of = {identity: index for index, identity in enumerate(COCO14.ids) if index}
     for category, annotation in first_of.items():
         if category not in index_of:
-            raise DataError(f"{path}: annotation {annotation} has category {category!r}, which is not listed")
+            raise DataError(f"{path}: annotation {annotation} has category {short(category)}, which is not listed")
     entries = [
         ImageEntry(
             entry["id"],
@@ -102,6 +115,9 @@ def read_index(path: Path) -> list[ImageEntry]:
         )
         for entry in images
     ]
+    for entry in entries:
+        if not _is_sound(entry):
+            raise DataError(f"{path}: {short(entry)}; expected an image with a number, a file name and two sides")
     return sorted(entries, key=lambda entry: entry.file_name)
 
 
@@ -118,17 +134,16 @@ def read_regions(path: Path, wanted: Collection[int]) -> dict[int, list[Region]]
     index_of = {identity: index for index, identity in enumerate(COCO14.ids)}
     regions: dict[int, list[Region]] = {}
     for _, element in _elements(path, ("annotations",)):
-        area = element.get("segmentation")
-        if area is None or element["image_id"] not in wanted:
-            continue
-        if isinstance(area, list):
-            try:
+        try:
+            area = element.get("segmentation")
+            if area is None or element["image_id"] not in wanted:
+                continue
+            if isinstance(area, list):
                 area = [np.asarray(polygon, dtype=np.float64) for polygon in area]
-            except (ValueError, TypeError) as error:
-                raise DataError(
-                    f"{path}: annotation {element.get('id')}: polygon is no list of numbers ({error})"
-                ) from None
-        index = IGNORE_INDEX if element.get("iscrowd") else index_of[element["category_id"]]
+            index = IGNORE_INDEX if element.get("iscrowd") else index_of[element["category_id"]]
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+            named = short(element.get("id")) if isinstance(element, dict) else short(element)
+            raise DataError(f"{path}: annotation {named}: polygon is no list of numbers ({error})") from None
         regions.setdefault(element["image_id"], []).append((index, area))
     return regions
 

@@ -18,6 +18,7 @@ class FileCache:
 
     They lie in `weakclip_cache` below the data set's root, where all its users find them; where that cannot be
     written, in the user's own cache folder (`$XDG_CACHE_HOME`, else `~/.cache`); where neither can, nothing is kept.
+    A link in the place of such a folder is passed over, for it could lead anywhere.
 
     Args:
         root: the data set's root.
@@ -30,7 +31,8 @@ class FileCache:
         key = _digest(f"{version} {stat.st_size} {stat.st_mtime_ns}")
         user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         places = (root / FOLDER, user / "weakclip" / _digest(str(root.resolve())))
-        self.folders = [place / f"{source.stem}-{key}" for place in places]
+        folders = [place / f"{source.stem}-{key}" for place in places]
+        self.folders = [folder for folder in folders if not (folder.is_symlink() or folder.parent.is_symlink())]
         for folder in self.folders:
             with contextlib.suppress(OSError):
                 remove_leftovers(folder)

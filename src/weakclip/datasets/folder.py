@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from weakclip.classes import BACKGROUND
-from weakclip.datasets.base import ImageFileDataset
+from weakclip.datasets.base import Fault, ImageFileDataset
 from weakclip.datasets.class_files import CLASS_FILE, Vocabulary, class_set_of_names, read_class_file
 from weakclip.datasets.image_folder import ImageFolder, stem
 from weakclip.datasets.label_files import LabelError, LabelRow, noting, read_label_rows, reading_text
@@ -35,6 +36,7 @@ class FolderDataset(ImageFileDataset):
         class_file: a file like `classes.yaml` elsewhere; None takes the one in the folder, if there is one.
         label_file: a file like `labels.csv` elsewhere, where the folder is not to be written to; None: as above.
         longest_side: larger images are reduced to so many pixels along their longer side; None keeps every size.
+        lenient: leave out what would be a `LabelError`, rows and images, and list it in `faults`.
 
     Raises:
         DataError: no such folder or file, no images, no labels, a class file or a table that cannot be read.
@@ -49,25 +51,27 @@ class FolderDataset(ImageFileDataset):
         class_file: Path | str | None = None,
         label_file: Path | str | None = None,
         longest_side: int | None = None,
+        lenient: bool = False,
     ) -> None:
         self.root = Path(root)
         self.longest_side = longest_side
         images = ImageFolder(self.root)
         self.image_folder = images.folder
-        problems = images.twins()
-        rows = label_rows(self.root, images, label_file, problems)
-        vocabulary = _vocabulary(self.root, class_file, rows, problems)
-        labels = _read_labels(images, rows, vocabulary, problems)
-        self._files = _split_files(self.root, split, images, problems)
-        unlabelled = [file for file in self._files if file not in labels]
-        if unlabelled and split in (None, "train"):
-            problems.append(
-                f"{self.image_folder / unlabelled[0]}: image without labels"
-                + (f", as are {len(unlabelled) - 1:,} more" if len(unlabelled) > 1 else "")
-                + "; add a row to the labels file, list it in val.txt, or move it away"
-            )
-        if problems:
-            raise LabelError(problems, self.root)
+        faults = [_twins(images.folder, files) for files in images.twins()]
+        rows = label_rows(self.root, images, label_file, faults)
+        vocabulary, joined = _vocabulary(self.root, class_file, rows, faults)
+        labels = _read_labels(images, [row for row in rows if row not in joined], vocabulary, faults)
+        labels |= {file: () for row in joined for file in images.known(row.image)}
+        self._files = _split_files(self.root, split, images, faults)
+        if split in (None, "train"):
+            faults += self._unlabelled(labels, each=lenient)
+        if faults and not lenient:
+            raise LabelError(faults, self.root)
+        if faults:
+            unusable = {file for files in images.twins() for file in files} | _listed_twice(self.root, images)
+            unusable |= {file for file in self._files if not labels.get(file)} if split in (None, "train") else set()
+            self._files = [file for file in dict.fromkeys(self._files) if file not in unusable]
+        self.faults = tuple(dict.fromkeys(faults))
         self._labels = [labels.get(file, ()) for file in self._files]
         names = [stem(file) for file in self._files]
         stored = {path.relative_to(self.root / "masks").with_suffix("").as_posix(): path for path in _masks(self.root)}
@@ -75,6 +79,16 @@ class FolderDataset(ImageFileDataset):
         self.has_masks = any(self._masks)
         notes = [*images.notes(), *_stray_masks(self.root, images)]
         super().__init__(vocabulary.class_set, split or ALL, names, notes=notes)
+
+    def _unlabelled(self, labels: dict[str, tuple[int, ...]], *, each: bool) -> list[Fault]:
+        """One for all images that no row names, or one for each."""
+        files = [file for file in self._files if file not in labels]
+        more = f", as are {len(files) - 1:,} more" if len(files) > 1 and not each else ""
+        mend = "add a row to the labels file, list it in val.txt, or move it away"
+        return [
+            Fault(f"{self.image_folder / file}: image without labels{more}; {mend}", stem(file))
+            for file in (files if each else files[:1])
+        ]
 
     @staticmethod
     def splits(root: Path | str) -> tuple[str, ...]:
@@ -94,21 +108,21 @@ class FolderDataset(ImageFileDataset):
         return self._labels[index]
 
 
-def label_rows(root: Path, images: ImageFolder, label_file: Path | str | None, problems: list[str]) -> list[LabelRow]:
+def label_rows(root: Path, images: ImageFolder, label_file: Path | str | None, faults: list[Fault]) -> list[LabelRow]:
     """Who shows what, as a folder says it.
 
     Args:
         root: the data set's folder.
         images: its images.
         label_file: see `FolderDataset`.
-        problems: gets a line for every row that is passed over.
+        faults: gets one for every row that is passed over.
 
     Raises:
         DataError: no labels, or a table that cannot be read.
     """
     table = label_table(root, label_file)
     if table is not None:
-        return read_label_rows(table, problems)
+        return read_label_rows(table, faults)
     loose = [file for file in images.files if "/" not in file]
     if loose:
         raise DataError(
@@ -149,39 +163,47 @@ def _stray_masks(root: Path, images: ImageFolder) -> list[str]:
     return [f"{root / 'masks'}: {count} left out, the first {stray[0]}; masks are PNGs called like their image"]
 
 
-def _vocabulary(root: Path, class_file: Path | str | None, rows: Sequence[LabelRow], problems: list[str]) -> Vocabulary:
-    """The classes that a file names, or, without one, those in the labels."""
+def _vocabulary(
+    root: Path, class_file: Path | str | None, rows: Sequence[LabelRow], faults: list[Fault]
+) -> tuple[Vocabulary, list[LabelRow]]:
+    """The classes that a file names, or, without one, those in the labels; and the rows that are not used for that.
+
+    `cat dog` beside `cat` and `dog` is two labels with the wrong separator, not a class of its own.
+    """
     if class_file is not None:
-        return read_class_file(Path(class_file).expanduser())
+        return read_class_file(Path(class_file).expanduser()), []
     if (root / CLASS_FILE).is_file():
-        return read_class_file(root / CLASS_FILE)
+        return read_class_file(root / CLASS_FILE), []
     written = {label for row in rows for label in row.labels}
-    problems += _joined(written, rows)
-    try:
-        return Vocabulary(class_set_of_names(sorted(written - {BACKGROUND})))
-    except DataError as error:
-        raise DataError(f"{root}: {problems[0] if problems else error}; the classes are those in the labels") from None
-
-
-def _joined(written: set[str], rows: Sequence[LabelRow]) -> list[str]:
-    """`cat dog` beside `cat` and `dog` is two labels with the wrong separator, not a class of its own."""
-    return [
-        f"{row.where}: {label!r} looks like {len(label.split())} classes; separate labels by ';'"
-        for row in rows
+    odd = {label for label in written if len(label.split()) > 1 and written.issuperset(label.split())}
+    joined = [row for row in rows if odd.intersection(row.labels)]
+    faults += [
+        Fault(f"{row.where}: {label!r} looks like {len(label.split())} classes; separate labels by ';'", row.image)
+        for row in joined
         for label in row.labels
-        if len(label.split()) > 1 and written.issuperset(label.split())
+        if label in odd
     ]
+    try:
+        return Vocabulary(class_set_of_names(sorted(written - odd - {BACKGROUND}))), joined
+    except DataError as error:
+        said = faults[0].error if faults else error
+        raise DataError(f"{root}: {said}; the classes are those in the labels") from None
+
+
+def _twins(folder: Path, files: Sequence[str]) -> Fault:
+    return Fault(f"{folder}: {files[0]} and {files[1]} differ in their ending alone; rename one", stem(files[0]))
 
 
 def _read_labels(
-    images: ImageFolder, rows: Sequence[LabelRow], vocabulary: Vocabulary, problems: list[str]
+    images: ImageFolder, rows: Sequence[LabelRow], vocabulary: Vocabulary, faults: list[Fault]
 ) -> dict[str, tuple[int, ...]]:
     """Class indices of each file that a row names; none where its labels are wrong."""
     labels: dict[str, tuple[int, ...]] = {}
     for row in rows:
-        with noting(problems):
+        with noting(faults, row.image):
             file = images.find(row.image, row.where)
             if file in labels:
+                labels[file] = ()
                 raise DataError(f"{row.where}: image {row.image!r} is labelled twice; join the two rows")
             labels[file] = ()
             labels[file] = _indices(row, vocabulary)
@@ -196,17 +218,18 @@ def _indices(row: LabelRow, vocabulary: Vocabulary) -> tuple[int, ...]:
         raise DataError(f"{row.where}: {error}{hint}") from None
 
 
-def _split_files(root: Path, split: str | None, images: ImageFolder, problems: list[str]) -> list[str]:
+def _split_files(root: Path, split: str | None, images: ImageFolder, faults: list[Fault]) -> list[str]:
     if split is None:
         return images.files
     if split not in SPLITS:
         raise DataError(f"{root}: unknown split {split!r}; a folder has {', '.join(SPLITS)}")
-    lists = {name: _read_split(root / f"{name}.txt", images, problems) for name in SPLITS}
+    lists = {name: _read_split(root / f"{name}.txt", images, faults) for name in SPLITS}
     placed: dict[str, str] = {}
     for name, files in lists.items():
         for file in files or ():
             if placed.setdefault(file, name) != name:
-                problems.append(f"{root}: {file} is both in {placed[file]}.txt and in {name}.txt; keep splits apart")
+                said = f"{root}: {file} is both in {placed[file]}.txt and in {name}.txt; keep splits apart"
+                faults.append(Fault(said, stem(file)))
     chosen = lists[split]
     if chosen is not None:
         return chosen
@@ -215,7 +238,14 @@ def _split_files(root: Path, split: str | None, images: ImageFolder, problems: l
     return [file for file in images.files if file not in placed]
 
 
-def _read_split(path: Path, images: ImageFolder, problems: list[str]) -> list[str] | None:
+def _listed_twice(root: Path, images: ImageFolder) -> set[str]:
+    """Files that are in more than one list."""
+    lists = (_read_split(root / f"{name}.txt", images, []) for name in SPLITS)
+    counts = Counter(file for files in lists for file in set(files or ()))
+    return {file for file, count in counts.items() if count > 1}
+
+
+def _read_split(path: Path, images: ImageFolder, faults: list[Fault]) -> list[str] | None:
     """The files of a list; None where there is no list."""
     if not path.is_file():
         return None
@@ -224,6 +254,6 @@ def _read_split(path: Path, images: ImageFolder, problems: list[str]) -> list[st
     files: list[str] = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            with noting(problems):
+            with noting(faults, line):
                 files.append(images.find(line.strip(), f"{path}, line {number}"))
     return files

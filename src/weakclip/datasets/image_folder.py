@@ -63,13 +63,16 @@ class ImageFolder:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(self.others.items()))
         return f"{before}left out, convert them to JPEG or PNG: {kinds}" if kinds else ""
 
-    def twins(self) -> list[str]:
-        """A line for every two files whose names are equal but for their ending."""
-        return [
-            f"{self.folder}: {twins[0]} and {twins[1]} differ in their ending alone; rename one"
-            for twins in self._by_name.values()
-            if len(twins) > 1
-        ]
+    def twins(self) -> list[tuple[str, ...]]:
+        """The files whose names are equal but for their ending."""
+        return [tuple(twins) for twins in self._by_name.values() if len(twins) > 1]
+
+    def known(self, reference: str) -> list[str]:
+        """The file that a list means by `reference`, or none."""
+        try:
+            return [self.find(reference, "")]
+        except DataError:
+            return []
 
     def find(self, reference: str, where: str) -> str:
         """The file that a list means by `reference`.

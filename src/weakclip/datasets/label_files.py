@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from weakclip.datasets.base import Fault
 from weakclip.errors import DataError
+from weakclip.safe_text import parse_json, short
 
 
 @dataclass(frozen=True)
@@ -33,24 +34,24 @@ class LabelError(DataError):
     """Everything that is wrong with some labels: the message says the first, and how many more there are.
 
     Args:
-        problems: one line each.
+        faults: what is wrong.
         folder: the data set's folder, as it can be given to `weakclip data check`.
     """
 
-    def __init__(self, problems: Sequence[str], folder: Path | str) -> None:
-        self.problems = tuple(dict.fromkeys(problems))
+    def __init__(self, faults: Sequence[Fault], folder: Path | str) -> None:
+        self.problems = tuple(dict.fromkeys(fault.error for fault in faults))
         more = len(self.problems) - 1
         rest = f" (and {more:,} more; `weakclip data check {shlex.quote(str(folder))}` lists all)" if more else ""
         super().__init__(self.problems[0] + rest)
 
 
 @contextlib.contextmanager
-def noting(problems: list[str]) -> Iterator[None]:
-    """Add what is wrong to `problems`, and go on."""
+def noting(faults: list[Fault], image: str = "") -> Iterator[None]:
+    """Add what is wrong with an image's labels to `faults`, and go on."""
     try:
         yield
     except DataError as error:
-        problems.append(str(error))
+        faults.append(Fault(str(error), image.strip()))
 
 
 @contextlib.contextmanager
@@ -70,7 +71,7 @@ def reading_text(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: not a CSV file ({error})") from None
 
 
-def read_label_rows(path: Path, problems: list[str] | None = None) -> list[LabelRow]:
+def read_label_rows(path: Path, faults: list[Fault] | None = None) -> list[LabelRow]:
     """Rows of a CSV with the columns image and labels, or of JSON Lines `{"image": "…", "labels": ["…"]}`.
 
     In a CSV, labels are separated by `;` (or by `,` inside quotes), so that names may hold spaces:
@@ -79,35 +80,36 @@ def read_label_rows(path: Path, problems: list[str] | None = None) -> list[Label
 
     Args:
         path: the file; `.jsonl` is JSON Lines, everything else a CSV.
-        problems: gets a line for every row that is passed over because something is wrong with it.
+        faults: gets one for every row that is passed over because something is wrong with it.
 
     Raises:
         DataError: another form.
-        LabelError: rows without image or labels, with their lines; where `problems` is None.
+        LabelError: rows without image or labels, with their lines; where `faults` is None.
     """
-    found: list[str] = []
+    found: list[Fault] = []
     with reading_text(path), path.open(newline="", encoding="utf-8-sig") as file:
         rows = list((_json_rows if path.suffix == ".jsonl" else _csv_rows)(file, path, found))
-    if problems is None and found:
+    if faults is None and found:
         raise LabelError(found, path.parent)
-    if problems is not None:
-        problems += found
+    if faults is not None:
+        faults += found
     return rows
 
 
-def _csv_rows(lines: Iterable[str], path: Path, problems: list[str]) -> Iterator[LabelRow]:
+def _csv_rows(lines: Iterable[str], path: Path, faults: list[Fault]) -> Iterator[LabelRow]:
     lines = iter(lines)
     header = next(lines, "")
     delimiter = next((mark for mark in "\t;," if mark in header), ",")
     columns = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
     if not {"image", "labels"} <= set(columns):
         raise DataError(
-            f"{path}, line 1: expected the columns image,labels; found {header.strip()!r}; name the columns in line 1"
+            f"{path}, line 1: expected the columns image,labels; found {short(header.strip())}; name them in line 1"
         )
     reader = csv.reader(lines, delimiter=delimiter)
     for cells in reader:
         if any(cell.strip() for cell in cells):
-            with noting(problems):
+            image = dict(zip(columns, cells, strict=False)).get("image", "")
+            with noting(faults, image):
                 yield _csv_row(columns, cells, f"{path}, line {reader.line_num + 1}")
 
 
@@ -118,23 +120,23 @@ def _csv_row(columns: Sequence[str], cells: Sequence[str], where: str) -> LabelR
     return _checked_row(row.get("image", ""), re.split("[;,]", row.get("labels", "")), where)
 
 
-def _json_rows(lines: Iterable[str], path: Path, problems: list[str]) -> Iterator[LabelRow]:
+def _json_rows(lines: Iterable[str], path: Path, faults: list[Fault]) -> Iterator[LabelRow]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            with noting(problems):
+            with noting(faults):
                 yield _json_row(line, f"{path}, line {number}")
 
 
 def _json_row(line: str, where: str) -> LabelRow:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error})") from None
     labels = row.get("labels") if isinstance(row, dict) else None
     if not isinstance(labels, list) or not isinstance(row.get("image"), str):
         raise DataError(f'{where}: expected {{"image": "…", "labels": ["…"]}}')
     if not all(isinstance(label, str) for label in labels):
-        raise DataError(f"{where}: labels are class names in quotes; found {labels}")
+        raise DataError(f"{where}: labels are class names in quotes; found {short(labels)}")
     return _checked_row(row["image"], labels, where)
 
 
@@ -143,5 +145,5 @@ def _checked_row(image: str, labels: Iterable[str], where: str) -> LabelRow:
     if not image.strip():
         raise DataError(f"{where}: no image is named")
     if not names:
-        raise DataError(f"{where}: image {image.strip()!r} has no labels; name its classes or take the row out")
+        raise DataError(f"{where}: image {short(image.strip())} has no labels; name its classes or take the row out")
     return LabelRow(image.strip(), names, where)

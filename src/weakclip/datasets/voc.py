@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from weakclip.classes import VOC12
-from weakclip.datasets.base import ImageFileDataset
+from weakclip.datasets.base import Fault, ImageFileDataset
 from weakclip.datasets.label_files import reading_text
 from weakclip.datasets.voc_labels import CSV, NPY, VOCLabels
 from weakclip.errors import DataError
@@ -30,6 +30,8 @@ class VOC12Dataset(ImageFileDataset):
         root: the VOC2012 folder, the VOCdevkit folder, or the folder that holds VOCdevkit.
         split: a list in ImageSets/Segmentation: train, train_aug (with SBD's images; trainaug is the same), val,
             trainval or test. A line is an image, or a pair of paths, the image first.
+        lenient: leave out images that are missing or, in a training split, have no labels that can be used, and list
+            them in `faults`.
 
     Attributes:
         label_source: "image_labels.csv", "cls_labels.npy" or "Annotations".
@@ -38,19 +40,39 @@ class VOC12Dataset(ImageFileDataset):
         DataError: another layout, no such list, a listed image that is missing, or a training split without labels.
     """
 
-    def __init__(self, root: Path | str, split: str) -> None:
+    def __init__(self, root: Path | str, split: str, *, lenient: bool = False) -> None:
         self.root = find_voc_root(root)
         list_file = _list_file(self.root, split)
         names = _read_list(list_file)
-        self._check_images(names, list_file)
-        self._labels = VOCLabels(self.root)
+        faults: list[Fault] = []
+        missing = self._missing(names)
+        if missing and not lenient:
+            raise DataError(
+                f"{self.root / 'JPEGImages'}: {len(missing)} of the {len(names)} images of {list_file.name} are "
+                f"missing, the first is {missing[0]}.jpg; unpack the whole archive"
+            )
+        self._labels = VOCLabels(self.root, faults if lenient else None)
         self.label_source = self._labels.source
         unlabelled = self._labels.missing(names)
-        if unlabelled and split in TRAINING_SPLITS:
+        if unlabelled and split in TRAINING_SPLITS and not lenient:
             raise DataError(
                 f"{self.root / self.label_source}: no labels for {len(unlabelled)} of the {len(names)} images of "
                 f"{list_file.name}, the first is {unlabelled[0]}; training needs {CSV}, {NPY} or the XML annotations"
             )
+        if lenient:
+            photos, source, said = (
+                self.root / "JPEGImages",
+                self.root / self.label_source,
+                {each.image for each in faults},
+            )
+            faults += [Fault(f"{photos / name}.jpg: no such file, listed in {list_file}", name) for name in missing]
+            useless = set(missing)
+            if split in TRAINING_SPLITS:
+                silent = [name for name in unlabelled if name not in said]
+                faults += [Fault(f"{source}: no labels for {name}, listed in {list_file}", name) for name in silent]
+                useless |= {*unlabelled}
+            names = [name for name in dict.fromkeys(names) if name not in useless]
+        self.faults = tuple(faults)
         notes = [f"image-level labels from {self.label_source}"] if len(unlabelled) < len(names) else []
         super().__init__(VOC12, split, names, notes=notes)
         self.official_size = OFFICIAL_SIZES.get(split)
@@ -70,14 +92,9 @@ class VOC12Dataset(ImageFileDataset):
         """Ascending indices of the classes that the image shows; empty where nothing is known (val, test)."""
         return self._labels[self.names[index]]
 
-    def _check_images(self, names: Sequence[str], list_file: Path) -> None:
+    def _missing(self, names: Sequence[str]) -> list[str]:
         present = {path.stem for path in (self.root / "JPEGImages").glob("*.jpg")}
-        missing = [name for name in names if name not in present]
-        if missing:
-            raise DataError(
-                f"{self.root / 'JPEGImages'}: {len(missing)} of the {len(names)} images of {list_file.name} are "
-                f"missing, the first is {missing[0]}.jpg; unpack the whole archive"
-            )
+        return [name for name in names if name not in present]
 
 
 def find_voc_root(root: Path | str) -> Path:
@@ -98,7 +115,7 @@ def find_voc_root(root: Path | str) -> Path:
 def _list_file(root: Path, split: str) -> Path:
     folder = root / "ImageSets" / "Segmentation"
     spellings = {"train_aug": ("train_aug", "trainaug"), "trainaug": ("trainaug", "train_aug")}
-    lists = {path.stem: path for path in sorted(folder.glob("*.txt"))}
+    lists = {path.stem: path for path in sorted(folder.glob("*.txt")) if path.is_file()}
     for name in spellings.get(split, (split,)):
         if name in lists:
             return lists[name]

@@ -12,8 +12,10 @@ from weakclip.errors import ConfigError, WeightsError
 from weakclip.images import atomic_write
 from weakclip.modeling.affinitynet import AffinityNet
 from weakclip.modeling.state_files import check_fit, fill, read_state
+from weakclip.safe_text import parse_json
 
 _FORMAT = "affinitynet"
+_LARGEST_RADIUS = 100  # the pairs within it are listed when the network is built; published: 5
 
 
 def save_affinitynet(model: AffinityNet, path: str | Path) -> None:
@@ -35,7 +37,9 @@ def load_affinitynet(path: str | Path, *, device: str | torch.device = "cpu") ->
     if _FORMAT not in metadata:
         raise WeightsError(f"{path}: not written by save_affinitynet; expected {_FORMAT!r} among its metadata")
     try:
-        numbers = json.loads(metadata[_FORMAT])
+        numbers = parse_json(metadata[_FORMAT])
+        if isinstance(numbers, dict) and isinstance(radius := numbers.get("radius"), int) and radius > _LARGEST_RADIUS:
+            raise ConfigError(f"radius {radius}; expected at most {_LARGEST_RADIUS}")
         with torch.device("meta"):  # takes no memory, whatever the numbers say
             planned = AffinityNet(**numbers)
     except ConfigError as error:

@@ -10,7 +10,6 @@ References:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +23,7 @@ from weakclip.errors import ConfigError, WeightsError
 from weakclip.images import atomic_write, write_json
 from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS, ResNet38
 from weakclip.modeling.state_files import check_fit, fill, read_state
+from weakclip.safe_text import parse_json
 
 MODEL_TYPE = "weakclip_deeplab_resnet38"
 """What `config.json` says; no AutoModel of transformers knows it."""
@@ -81,7 +81,7 @@ class DeepLabResNet38(nn.Module):
 def is_deeplab(folder: str | Path) -> bool:
     """Whether `DeepLabResNet38.save_pretrained` wrote the folder."""
     try:
-        content = json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
+        content = parse_json((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("model_type") == MODEL_TYPE
@@ -96,7 +96,7 @@ def load_deeplab(folder: str | Path, labels: Mapping[int, str] | None = None) ->
     """
     config, path = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
+        content = parse_json(config.read_text(encoding="utf-8"))
         saved = {int(index): str(name) for index, name in content["id2label"].items()}
         widths, frozen = content["widths"], content["frozen"]
         if not saved or not isinstance(frozen, bool):

@@ -17,6 +17,8 @@ from weakclip.errors import WeightsError
 from weakclip.images import atomic_write
 from weakclip.modeling.mctformer import MCTformer
 from weakclip.modeling.state_files import fill, read_state
+from weakclip.safe_text import parse_json
+from weakclip.safe_weights import check_room
 
 _FORMAT = "mctformer"
 _HEAD_WIDTH = 64  # of DeiT
@@ -56,8 +58,13 @@ def load_mctformer(
         positions, patch = state["pos_embed_pat"].shape[1], state["patch_embed.proj.weight"].shape[-1]
     except (KeyError, ValueError, IndexError) as error:
         raise WeightsError(f"{path}: not an MCTformer+ checkpoint; it has no proper {error}") from None
-    heads = heads or numbers.get("heads") or max(1, width // _HEAD_WIDTH)
-    if math.isqrt(positions) ** 2 != positions or width % heads:
+    try:
+        check_room(state, [3 * width * width])
+        heads = int(heads or numbers.get("heads") or max(1, width // _HEAD_WIDTH))
+        decay = float(numbers.get("rank_decay", _RANK_DECAY) if rank_decay is None else rank_decay)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise WeightsError(f"{path}: not an MCTformer+ checkpoint ({error})") from None
+    if math.isqrt(positions) ** 2 != positions or heads < 1 or width % heads:
         raise WeightsError(f"{path}: {positions} positions and width {width}; expected a square and {heads} heads")
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     with torch.random.fork_rng(devices=[]):  # first weights are drawn and replaced: the caller's draws stay
@@ -68,7 +75,7 @@ def load_mctformer(
             width=width,
             depth=depth,
             heads=heads,
-            rank_decay=numbers.get("rank_decay", _RANK_DECAY) if rank_decay is None else rank_decay,
+            rank_decay=decay,
         )
     _fill(model, state, path)
     return model.to(device).eval()
@@ -108,7 +115,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors of a file, and the numbers that `save_mctformer` put there."""
     state, metadata = read_state(path)
     try:
-        return state, json.loads(metadata.get(_FORMAT, "{}"))
+        numbers = parse_json(metadata.get(_FORMAT, "{}"))
+        if not isinstance(numbers, dict):
+            raise ValueError(f"{_FORMAT} is no JSON object")
+        return state, numbers
     except ValueError as error:
         raise WeightsError(f"{path}: not a checkpoint that can be read safely ({error})") from None
 

@@ -9,13 +9,10 @@ The released code departs from its paper; the model here does not, and needs no 
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerBase
 
@@ -30,11 +27,14 @@ from weakclip.modeling.loading_note import loading_note
 from weakclip.modeling.released_names import depth, frozen_names, trained_names, unused_names
 from weakclip.modeling.released_words import VOCABULARY_SIZE, KnownWords, knows
 from weakclip.modeling.weakclip import WeakCLIP, build_weakclip
+from weakclip.safe_text import parse_json
+from weakclip.safe_weights import check_room, load_torch
 
 IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 """RGB statistics in the released configurations (mmsegmentation's img_norm_cfg), here for pixels in 0...1."""
 
+_TOWERS = ("backbone", "text_encoder")
 _HEAD_WIDTH = 64  # of every published CLIP
 _CO_ATTENTION_HEADS = 4  # configs/_base_/models/weakclip_vitb.py of the released code
 
@@ -63,7 +63,8 @@ def load_released(
     """
     state, meta = _read(path)
     told = _architecture(architecture)
-    names = tuple(told.get("class_names") or meta.get("CLASSES") or ())
+    given = told.get("class_names") or meta.get("CLASSES") or ()
+    names = tuple(map(str, given)) if isinstance(given, list | tuple) else ()
     classes = state["decode_head.conv_seg.weight"].shape[0]
     if len(names) != classes:
         raise WeightsError(
@@ -82,7 +83,7 @@ def load_released(
         )
     except WeightsError:
         raise
-    except (WeakCLIPError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except (WeakCLIPError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise WeightsError(f"{path}: cannot be built as a released WeakCLIP: {error}") from None
     trained = {own: state[name] for name, own in trained_names(state).items()}
     trained["prompt.vectors"] = trained["prompt.vectors"][0]
@@ -116,14 +117,17 @@ def _elsewhere(model: WeakCLIP, told: Mapping[str, Any], vocabulary: str | Path 
 def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """State dict and meta of the file, with the names of a released WeakCLIP checked."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"{path}: not a checkpoint that can be read safely ({reason})") from None
+        content = load_torch(path)
+    except ValueError as error:
+        raise WeightsError(f"{path}: not a checkpoint that can be read safely ({error})") from None
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: not a released WeakCLIP checkpoint; expected a dictionary with `state_dict`")
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
+    try:
+        check_room(state, ())
+    except ValueError as error:
+        raise WeightsError(f"{path}: not a released WeakCLIP checkpoint ({error})") from None
     if not any(name in state for name in ("contexts", "context_decoder.text_proj.1.weight")):
         raise WeightsError(f"{path}: not a released WeakCLIP checkpoint; it has none of the names of one")
     needed = {*trained_names(state), *frozen_names(state)}
@@ -132,14 +136,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     if problems:
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise WeightsError(f"{path}: not a whole released WeakCLIP checkpoint: {', '.join(problems[:8])}{more}")
-    return state, content.get("meta") or {}
+    meta = content.get("meta")
+    return state, meta if isinstance(meta, Mapping) else {}
 
 
 def _architecture(given: Mapping[str, Any] | str | Path | None) -> Mapping[str, Any]:
     if given is None or isinstance(given, Mapping):
         return given or {}
     try:
-        told = json.loads(Path(given).read_text(encoding="utf-8"))
+        told = parse_json(Path(given).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{given}: cannot be read as a JSON file ({error})") from None
     if not isinstance(told, dict):
@@ -192,6 +197,9 @@ def _clip_config(state: Mapping[str, Tensor], told: Mapping[str, Any]) -> CLIPCo
     side = round((state["backbone.positional_embedding"].shape[0] - 1) ** 0.5)
     vocabulary, text_width = state["text_encoder.token_embedding.weight"].shape
     embed_dim = state["text_encoder.text_projection"].shape[1]
+    hidden = {tower: state[f"{tower}.transformer.resblocks.0.mlp.c_fc.weight"].shape[0] for tower in _TOWERS}
+    widths = zip((vision_width, text_width), hidden.values(), strict=True)
+    check_room(state, [width * max(3 * width, inner) for width, inner in widths])
     vision = {"image_size": side * patch, "patch_size": patch}
     text = {
         "vocab_size": vocabulary,
@@ -207,7 +215,7 @@ def _clip_config(state: Mapping[str, Tensor], told: Mapping[str, Any]) -> CLIPCo
         tower |= {
             "hidden_act": "quick_gelu",
             "hidden_size": width,
-            "intermediate_size": state[f"{prefix}.transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
+            "intermediate_size": hidden[prefix],
             "num_hidden_layers": depth(state, prefix),
             "num_attention_heads": told.get(kind, {}).get("heads", max(1, width // _HEAD_WIDTH)),
             "projection_dim": embed_dim,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from weakclip.errors import WeightsError
+from weakclip.safe_weights import load_safetensors, load_torch
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -27,13 +25,10 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(f"{path}: no such file; expected weights as .pth or .safetensors")
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        raise WeightsError(f"{path}: not a checkpoint that can be read safely ({reason})") from None
+            return load_safetensors(path)
+        content = load_torch(path)
+    except ValueError as error:
+        raise WeightsError(f"{path}: not a checkpoint that can be read safely ({error})") from None
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: expected a dictionary of tensors, or one under `model`")

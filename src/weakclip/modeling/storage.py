@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from weakclip.classes import ClassSet
@@ -25,6 +23,8 @@ from weakclip.modeling.loading_note import loading_note
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
 from weakclip.modeling.released import load_released
 from weakclip.modeling.weakclip import ModelSettings, WeakCLIP
+from weakclip.safe_text import parse_json, short
+from weakclip.safe_weights import check_room, load_safetensors
 
 logger = logging.getLogger("weakclip")
 
@@ -168,9 +168,17 @@ def _load_folder(folder: Path, vocabulary: str | Path | None, clip: FrozenCLIP |
     description = _read_description(folder / DESCRIPTION_FILE)
     state = _read_state(folder / WEIGHTS_FILE)
     named = f"loaded from {description['clip']['source']}" if clip is None else f"given, from {clip.source}"
+    settings: ModelSettings = description["settings"]
+    try:
+        sides = (settings.co_attention_width, settings.decoder_channels)
+        check_room(state, [*(side**2 for side in sides), settings.prompt_length])
+        if settings.co_attention_layers > len(state):
+            raise ValueError(f"{settings.co_attention_layers} layers of {len(state)} tensors")
+    except ValueError as error:
+        raise WeightsError(f"{folder / DESCRIPTION_FILE}: does not fit {WEIGHTS_FILE} ({error})") from None
     clip = clip or _named_clip(folder, description["clip"], vocabulary)
     _check_clip(folder, description["clip"], clip)
-    model: WeakCLIP = description["settings"].build(clip, description["class_set"])
+    model = settings.build(clip, description["class_set"])
     model.load_trainable_state(state, source=str(folder / WEIGHTS_FILE))
     model.origin = loading_note(model, f"{folder}: WeakCLIP in this package's format", [f"the CLIP ({named})"])
     return model
@@ -179,7 +187,7 @@ def _load_folder(folder: Path, vocabulary: str | Path | None, clip: FrozenCLIP |
 def _read_description(path: Path) -> dict[str, Any]:
     """The JSON with `class_set` and `settings` made into objects."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file; expected a folder of save_weakclip") from None
     except (OSError, ValueError) as error:
@@ -190,13 +198,17 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: format version {raw.get('version')}; this weakclip reads version {_VERSION}")
     try:
         settings: dict[str, Any] = {key: _frozen(value) for key, value in raw["settings"].items()}
-        about_clip = {key: raw["clip"][key] for key in ("source", "tap_layers", "pixel_mean", "pixel_std")}
+        about_clip = {
+            "source": str(raw["clip"]["source"]),
+            "tap_layers": list(map(int, raw["clip"]["tap_layers"])),
+            **{key: _statistics(raw["clip"][key]) for key in ("pixel_mean", "pixel_std")},
+        }
         return {
             "class_set": ClassSet(**{field.name: _frozen(raw["class_set"][field.name]) for field in fields(ClassSet)}),
             "settings": ModelSettings(**settings),
             "clip": about_clip | {"fingerprint": raw["clip"].get("fingerprint")},
         }
-    except (KeyError, TypeError, AttributeError, WeakCLIPError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, WeakCLIPError) as error:
         raise WeightsError(f"{path}: damaged description ({error}); save the model again") from None
 
 
@@ -205,11 +217,11 @@ def _frozen(value: Any) -> Any:
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; expected a folder of save_weakclip")
     try:
-        return load_tensors(path.read_bytes())
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file; expected a folder of save_weakclip") from None
-    except (OSError, SafetensorError, ValueError) as error:
+        return load_safetensors(path)[0]
+    except ValueError as error:
         raise WeightsError(f"{path}: not a safetensors file ({error})") from None
 
 
@@ -224,6 +236,14 @@ def _named_clip(folder: Path, about_clip: Mapping[str, Any], vocabulary: str | P
         statistic = getattr(clip, name)
         statistic.copy_(torch.tensor(about_clip[name], dtype=statistic.dtype).view_as(statistic))
     return clip
+
+
+def _statistics(value: Any) -> list[float]:
+    """Three finite numbers, one a channel."""
+    numbers = [float(number) for number in value]
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise TypeError(f"pixel statistics {short(value)}; expected three numbers")
+    return numbers
 
 
 def _check_clip(folder: Path, about_clip: Mapping[str, Any], clip: FrozenCLIP) -> None:

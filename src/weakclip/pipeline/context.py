@@ -16,7 +16,8 @@ from weakclip.config import RunConfig, flat, load_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.marks import MARKS
-from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, open_split, source_fingerprint
+from weakclip.pipeline.broken import BrokenImage, broken_of, open_sound
+from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, source_fingerprint
 from weakclip.pipeline.reviewed import Review, ReviewedImages, read_review
 from weakclip.report import STAGE_FOLDERS
 
@@ -64,16 +65,24 @@ class RunContext:
         return read_review(self._given_train, mark_files(self.config.data.marks, self.out))
 
     @functools.cached_property
+    def broken(self) -> tuple[BrokenImage, ...]:
+        """What of the data is left out, where `data.on_error` asks for that."""
+        return broken_of(self.config, self.out)
+
+    def left_out(self, *splits: str | None) -> dict[str, int]:
+        """`{"left_out": n}` for the metrics of a stage that reads some splits; nothing where nothing is left out."""
+        count = sum(each.split in splits for each in self.broken)
+        return {"left_out": count} if count else {}
+
+    @functools.cached_property
     def _given_train(self) -> ImageLabelDataset:
-        """The training split as the data set has it."""
-        data = self.config.data
-        return _noted(open_split(data, data.train_split, data.train_limit))
+        """The training split as the data set has it, without what is broken."""
+        return _noted(open_sound(self.config, "train", self.broken))
 
     @functools.cached_property
     def val(self) -> ImageLabelDataset | None:
-        """The validation split, where the settings name one."""
-        data = self.config.data
-        return None if data.val_split is None else _noted(open_split(data, data.val_split, data.val_limit))
+        """The validation split, where the settings name one, without what is broken."""
+        return None if self.config.data.val_split is None else _noted(open_sound(self.config, "val", self.broken))
 
     @functools.cached_property
     def clip(self) -> FrozenCLIP:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,40 +18,66 @@ SMALL_FILE = 16 * 2**20
 """Up to so many bytes a weights file is read whole for its fingerprint; a larger one is known by size and time."""
 
 
-class FirstImages(ImageLabelDataset):
-    """The first `count` images of a data set, for quick tries."""
+class SomeImages(ImageLabelDataset):
+    """Some images of a data set.
 
-    def __init__(self, whole: ImageLabelDataset, count: int) -> None:
-        super().__init__(whole.class_set, whole.split, whole.names[:count], notes=whole.notes)
+    Args:
+        whole: the data set.
+        indices: which of its images, in what order.
+        unscored: names of images whose masks are passed over.
+    """
+
+    def __init__(self, whole: ImageLabelDataset, indices: Sequence[int], *, unscored: Collection[str] = ()) -> None:
+        self.indices = tuple(indices)
+        super().__init__(whole.class_set, whole.split, [whole.names[i] for i in self.indices], notes=whole.notes)
         self.whole = whole
         self.has_masks, self.longest_side = whole.has_masks, whole.longest_side
+        self.faults = whole.faults
+        self.unscored = frozenset(unscored)
 
     def image(self, index: int) -> np.ndarray:
         """`(H, W, 3)` uint8 RGB."""
-        return self.whole.image(index)
+        return self.whole.image(self.indices[index])
 
     def labels(self, index: int) -> tuple[int, ...]:
         """Ascending foreground indices."""
-        return self.whole.labels(index)
+        return self.whole.labels(self.indices[index])
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the image."""
-        return self.whole.size(index)
+        return self.whole.size(self.indices[index])
 
     def mask(self, index: int) -> np.ndarray | None:
         """Pixel labels, or None; for scoring only."""
-        return self.whole.mask(index)
+        return None if self.names[index] in self.unscored else self.whole.mask(self.indices[index])
 
     def image_file(self, index: int) -> Path | None:
         """The file of the image, or None."""
-        return self.whole.image_file(index)
+        return self.whole.image_file(self.indices[index])
+
+
+def origin(dataset: ImageLabelDataset, index: int) -> tuple[ImageLabelDataset, int]:
+    """The data set that an image comes from, and its index there."""
+    while isinstance(dataset, SomeImages):
+        index = dataset.indices[index]
+        dataset = dataset.whole
+    return dataset, index
+
+
+def file_dataset(dataset: ImageLabelDataset) -> tuple[ImageFileDataset, list[int]] | None:
+    """The data set of files that some images come from, and their indices there; None where they are drawn."""
+    indices = list(range(len(dataset)))
+    while isinstance(dataset, SomeImages):
+        indices = [dataset.indices[index] for index in indices]
+        dataset = dataset.whole
+    return (dataset, indices) if isinstance(dataset, ImageFileDataset) else None
 
 
 def open_split(settings: DataSettings, split: str, limit: int | None) -> ImageLabelDataset:
     """A split of the data set that the settings name.
 
     Args:
-        settings: which data set, and where it lies.
+        settings: which data set, where it lies, and whether what is wrong with its labels and lists is left out.
         split: name of the split.
         limit: only the first so many images; None for all.
 
@@ -63,23 +89,29 @@ def open_split(settings: DataSettings, split: str, limit: int | None) -> ImageLa
 
         return ScenesDataset(split, size=settings.scene_size, count=limit, seed=settings.scene_seed)
     whole = _open_folder(settings, split)
-    return whole if limit is None or limit >= len(whole) else FirstImages(whole, limit)
+    return whole if limit is None or limit >= len(whole) else SomeImages(whole, range(limit))
 
 
 def _open_folder(settings: DataSettings, split: str) -> ImageLabelDataset:
-    root = Path(str(settings.root)).expanduser()
+    root, lenient = Path(str(settings.root)).expanduser(), settings.on_error == "skip"
     if settings.dataset == "voc12":
         from weakclip.datasets.voc import VOC12Dataset
 
-        return VOC12Dataset(root, split)
+        return VOC12Dataset(root, split, lenient=lenient)
     if settings.dataset == "coco14":
         from weakclip.datasets.coco import COCO14Dataset
 
-        return COCO14Dataset(root, split)
+        return COCO14Dataset(root, split, lenient=lenient)
     from weakclip.datasets.folder import FolderDataset
 
-    files = {"class_file": settings.class_file, "label_file": settings.label_file}
-    return FolderDataset(root, split, **files, longest_side=settings.longest_side)
+    return FolderDataset(
+        root,
+        split,
+        class_file=settings.class_file,
+        label_file=settings.label_file,
+        longest_side=settings.longest_side,
+        lenient=lenient,
+    )
 
 
 def image_fingerprint(dataset: ImageLabelDataset) -> str:
@@ -88,24 +120,27 @@ def image_fingerprint(dataset: ImageLabelDataset) -> str:
     Of a data set that is drawn, not stored, the first image stands for all. Some seconds for 100,000 images.
     """
     lines = [repr((dataset.split, dataset.class_set)), *dataset.names]
-    if dataset.longest_side is not None:
-        lines.append(f"longest side {dataset.longest_side}")
-    for index in range(len(dataset)):
-        file = dataset.image_file(index)
-        if file is None:
-            lines.append(hashlib.sha256(dataset.image(0).tobytes()).hexdigest())
-            break
-        lines.append(f"{dataset.labels(index)} {_stat(file)}")
-    return _digest(lines)
+    stored = file_dataset(dataset)
+    if stored is not None:
+        source, indices = stored
+        if source.longest_side is not None:
+            lines.append(f"longest side {source.longest_side}")
+        for position, index in enumerate(indices):
+            lines.append(f"{dataset.labels(position)} {file_stat(source.image_path(index))}")
+    else:
+        lines.append(hashlib.sha256(dataset.image(0).tobytes()).hexdigest())
+    return digest_of(lines)
 
 
 def mask_fingerprint(dataset: ImageLabelDataset) -> str:
     """Digest of the sizes and times of the mask files; for the stages that score, or train the upper bound."""
-    source = dataset.whole if isinstance(dataset, FirstImages) else dataset
-    if not isinstance(source, ImageFileDataset):
-        return _digest([repr(dataset.has_masks)])
-    paths = (source.mask_path(index) for index in range(len(dataset)))
-    return _digest(_stat(path) if path else "" for path in paths)
+    stored = file_dataset(dataset)
+    if stored is None:
+        return digest_of([repr(dataset.has_masks)])
+    source, indices = stored
+    paths = (source.mask_path(index) for index in indices)
+    passed_over = sorted(dataset.unscored) if isinstance(dataset, SomeImages) else ()
+    return digest_of([*(file_stat(path) if path else "" for path in paths), *passed_over])
 
 
 def source_fingerprint(source: str | None, package_demo: Path) -> str:
@@ -122,16 +157,16 @@ def source_fingerprint(source: str | None, package_demo: Path) -> str:
         return "none"
     path = package_demo if source == "demo" else Path(source).expanduser()
     if path.is_file():
-        return _digest([_content(path)])
+        return digest_of([_content(path)])
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
-        return _digest(f"{file.relative_to(path)} {_content(file)}" for file in files)
+        return digest_of(f"{file.relative_to(path)} {_content(file)}" for file in files)
     if _is_path(source):
         raise WeightsError(
             f"{source}: no such file or folder; bring it back (is a disk missing?) or correct the configuration; "
             "nothing that is finished was touched"
         )
-    return _digest([source])
+    return digest_of([source])
 
 
 def _is_path(source: str) -> bool:
@@ -141,11 +176,11 @@ def _is_path(source: str) -> bool:
 
 def _content(path: Path) -> str:
     if path.stat().st_size > SMALL_FILE:
-        return _stat(path)
+        return file_stat(path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _stat(path: Path) -> str:
+def file_stat(path: Path) -> str:
     """Size and time of a file; a missing one is left to the stage that reads it, which names it."""
     try:
         stat = path.stat()
@@ -154,7 +189,8 @@ def _stat(path: Path) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def _digest(lines: Iterable[str]) -> str:
+def digest_of(lines: Iterable[str]) -> str:
+    """Thirty-two hex digits of some lines."""
     digest = hashlib.sha256()
     for line in lines:
         digest.update(line.encode() + b"\n")

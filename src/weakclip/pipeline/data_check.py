@@ -72,7 +72,7 @@ def _open(settings: DataSettings, splits: Sequence[str]) -> tuple[list[ImageLabe
     mistakes: dict[str, Finding] = {}
     for split in splits:
         try:
-            datasets.append(open_split(settings, split, None))
+            datasets.append(open_split(dataclasses.replace(settings, on_error="stop"), split, None))
         except LabelError as error:
             for problem in error.problems:
                 mistakes.setdefault(problem, Finding(Kind.LABEL_FILE, split, "", problem))

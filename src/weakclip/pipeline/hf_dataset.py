@@ -9,6 +9,7 @@ Memory holds one row group; a stopped export goes on after the last finished fil
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import logging
@@ -181,7 +182,7 @@ def _write_shard(path: Path, rows: Iterator[dict[str, Any]], count: int, schema:
 
 def _card(dataset: ImageLabelDataset) -> str:
     """README.md of the data set, with the head that tells `datasets` which files hold the split."""
-    classes = "\n".join(f"- {index}: {name}" for index, name in enumerate(dataset.class_set.names))
+    classes = "\n".join(f"- {index}: {html.escape(name)}" for index, name in enumerate(dataset.class_set.names))
     return f"""---
 task_categories:
 - image-segmentation

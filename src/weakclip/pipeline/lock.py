@@ -17,6 +17,7 @@ from typing import Any
 
 from weakclip.disk import process_lives, writing
 from weakclip.errors import RunError
+from weakclip.safe_text import parse_json
 
 try:
     import fcntl
@@ -150,7 +151,7 @@ def _in_use(path: Path) -> str:
 def _read_owner(path: Path) -> dict[str, Any]:
     """What the lock file says; nothing where it is empty or torn."""
     try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
+        owner = parse_json(path.read_text(encoding="utf-8"))
         return {"pid": int(owner["pid"]), "host": str(owner["host"]), "since": str(owner["since"])}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

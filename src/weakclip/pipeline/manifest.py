@@ -20,6 +20,8 @@ from weakclip.errors import RunError
 from weakclip.images import write_json
 from weakclip.pipeline.lock import LOCK
 from weakclip.report import STAGE_FOLDERS
+from weakclip.report.folder import are_records
+from weakclip.safe_text import parse_json
 
 State = Literal["done", "unfinished", "changed", "new"]
 
@@ -157,11 +159,11 @@ def _canonical(value: Any) -> Any:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         stages = content["stages"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: cannot be read ({error}); it is no manifest of weakclip") from None
-    if not isinstance(stages, dict) or not all(isinstance(record, dict) for record in stages.values()):
+    if not are_records(stages):
         raise RunError(f"{path}: has no records of stages; it is no manifest of weakclip")
     return stages
 

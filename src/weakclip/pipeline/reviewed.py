@@ -13,16 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import DataError
 from weakclip.marks import Mark, read_marks
+from weakclip.pipeline.data import SomeImages
 
 logger = logging.getLogger("weakclip")
 
 
-class ReviewedImages(ImageLabelDataset):
+class ReviewedImages(SomeImages):
     """Some images of a data set, some of them with other labels.
 
     Args:
@@ -39,32 +38,13 @@ class ReviewedImages(ImageLabelDataset):
         left_out: Iterable[str] = (),
     ) -> None:
         absent = set(left_out)
-        self._indices = [index for index, name in enumerate(whole.names) if name not in absent]
+        super().__init__(whole, [index for index, name in enumerate(whole.names) if name not in absent])
         self._labels = dict(labels or {})
-        super().__init__(whole.class_set, whole.split, [whole.names[index] for index in self._indices])
-        self.whole = whole
-        self.has_masks, self.longest_side = whole.has_masks, whole.longest_side
-
-    def image(self, index: int) -> np.ndarray:
-        """`(H, W, 3)` uint8 RGB."""
-        return self.whole.image(self._indices[index])
 
     def labels(self, index: int) -> tuple[int, ...]:
         """Ascending foreground indices: the review's, or else the data set's."""
         name = self.names[index]
-        return self._labels[name] if name in self._labels else self.whole.labels(self._indices[index])
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Height and width of the image."""
-        return self.whole.size(self._indices[index])
-
-    def mask(self, index: int) -> np.ndarray | None:
-        """Pixel labels, or None; for scoring only."""
-        return self.whole.mask(self._indices[index])
-
-    def image_file(self, index: int) -> Path | None:
-        """The file of the image, or None."""
-        return self.whole.image_file(self._indices[index])
+        return self._labels[name] if name in self._labels else super().labels(index)
 
 
 @dataclass(frozen=True, kw_only=True)

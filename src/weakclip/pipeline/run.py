@@ -11,15 +11,17 @@ from pathlib import Path
 
 from weakclip.config import RunConfig, dump_config
 from weakclip.disk import remove_leftovers
-from weakclip.errors import DataError, RunError
+from weakclip.errors import BrokenFileError, DataError, RunError
 from weakclip.evaluation import Scores
 from weakclip.images import atomic_write
 from weakclip.inference import is_out_of_memory
+from weakclip.pipeline.broken import Screening, forget, keep, screen, write_errors
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.lock import FolderInUseError, FolderLock
-from weakclip.pipeline.manifest import Manifest, StageKey
+from weakclip.pipeline.manifest import MANIFEST, Manifest, StageKey
 from weakclip.pipeline.stages import STAGES
 from weakclip.report import STAGE_FOLDERS, read_run, write_report
+from weakclip.report.folder import ERRORS
 from weakclip.training.processes import Processes, open_processes
 
 logger = logging.getLogger("weakclip")
@@ -38,6 +40,7 @@ class RunResult:
         scores: the rows of the results table; empty where the data set has no pixel labels.
         ran: the stages that ran in this call.
         skipped: the stages that were done already with the same settings and data.
+        left_out: how many entries `errors.jsonl` has: images, and rows of labels, that could not be used.
     """
 
     folder: Path
@@ -45,6 +48,7 @@ class RunResult:
     scores: tuple[Scores, ...]
     ran: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    left_out: int = 0
 
 
 def run_pipeline(config: RunConfig, out: Path | str, *, full: bool = False) -> RunResult:
@@ -62,6 +66,8 @@ def run_pipeline(config: RunConfig, out: Path | str, *, full: bool = False) -> R
         The run folder, its report and its scores.
 
     Raises:
+        DataError: an image, a label or an imported seed that cannot be used, and how many more there are; with
+            `data.on_error: skip` such images are left out instead.
         FolderInUseError: another process works in the folder, and not all that is wanted is done.
         StorageError: the disk is full or read-only; with room again, the same call goes on.
         WeakCLIPError: anything else that the user can mend; what was finished before stays.
@@ -92,8 +98,10 @@ def _run(config: RunConfig, out: Path, wanted: Sequence[str]) -> RunResult:
             return _train_together(context, wanted, processes)
     try:
         with FolderLock(out):
-            manifest, keys = _plan(context, wanted)
-            return _result(out, wanted, [stage for stage in wanted if _run_one(context, manifest, stage, keys[stage])])
+            ran: list[str] = []
+            while not _run_all(RunContext(config, out), wanted, ran):
+                ran.clear()  # an image has turned out to be broken: without it, everything is planned again
+            return _result(out, wanted, ran)
     except FolderInUseError as error:
         manifest, keys = Manifest.open(out), stage_keys(context, wanted)
         if any(manifest.state(stage, keys[stage]) != "done" for stage in wanted):
@@ -102,16 +110,53 @@ def _run(config: RunConfig, out: Path, wanted: Sequence[str]) -> RunResult:
         return _result(out, wanted, ())
 
 
+def _run_all(context: RunContext, wanted: Sequence[str], ran: list[str]) -> bool:
+    """Run all that is wanted and not done, each stage added to `ran`; False where images have to be left out first.
+
+    Raises:
+        DataError: with `data.on_error: stop`, the first file that cannot be used, and how many there are; otherwise a
+            file that was bad when it was read and is good now.
+    """
+    try:
+        manifest, keys = _plan(context, wanted)
+        for stage in wanted:
+            if _run_one(context, manifest, stage, keys[stage]):
+                ran.append(stage)
+        return True
+    except BrokenFileError as error:
+        try:
+            found = screen(context.config, context.out, whole=True)
+        except DataError:  # not one file alone: the disk, or the whole folder
+            raise error from None
+        new = {*found.broken} - {*context.broken}
+        if not new:
+            raise
+        if context.config.data.on_error == "stop":
+            said = ""
+            if (context.out / MANIFEST).is_file():
+                write_errors(context.out, found.broken)
+                said = f"; {context.out / ERRORS} lists them"
+            raise DataError(
+                f"{error} (of {found.images:,} images {len(found.broken):,} cannot be used{said}; data.on_error=skip "
+                "leaves such images out)"
+            ) from None
+        keep(context.out, found)
+        logger.info("%s; it and %d more are left out from here on", error, len(new) - 1)
+        return False
+
+
 def _result(out: Path, wanted: Sequence[str], ran: Sequence[str]) -> RunResult:
     skipped = tuple(stage for stage in wanted if stage not in ran)
-    return RunResult(out, write_report(out), read_run(out).scores, tuple(ran), skipped)
+    report, run = write_report(out), read_run(out)
+    return RunResult(out, report, run.scores, tuple(ran), skipped, run.left_out)
 
 
 def _plan(context: RunContext, wanted: Sequence[str]) -> tuple[Manifest, dict[str, StageKey]]:
     """Check what is there, say what will be done, and write `config.yaml`."""
+    manifest = Manifest.open(context.out)
+    screening = _screened(context)
     if "retrain_truth" in wanted and not context.train.has_masks:
         raise DataError(f"split {context.train.split!r} has no true masks; the upper bound of --full needs them")
-    manifest = Manifest.open(context.out)
     remove_leftovers(context.out)
     keys = stage_keys(context, wanted)
     for stage in wanted:
@@ -121,11 +166,29 @@ def _plan(context: RunContext, wanted: Sequence[str]) -> tuple[Manifest, dict[st
     if "retrain" in wanted:
         _check_bad_masks(context, keys["pseudo_masks"])
     manifest.save()
+    keep(context.out, screening) if screening else forget(context.out)
     for stage in wanted:
         _announce(manifest, stage, keys[stage])
     with atomic_write(context.out / "config.yaml", "w") as file:
         file.write(dump_config(context.config))
     return manifest, keys
+
+
+def _screened(context: RunContext) -> Screening | None:
+    """What of the data cannot be used, where that is to be left out: `context` leaves it out from here on."""
+    if context.config.data.on_error == "stop":
+        return None
+    screening = screen(context.config, context.out)
+    context.broken = screening.broken
+    if screening.broken:
+        logger.warning(
+            "%d of %d images are left out, %d more of the scores alone; %s lists them",
+            screening.left_out,
+            screening.images,
+            len(screening.broken) - screening.left_out,
+            context.out / ERRORS,
+        )
+    return screening
 
 
 def _check_bad_masks(context: RunContext, masks: StageKey) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from weakclip.modeling.mctformer_storage import load_mctformer
 from weakclip.pipeline.affinity_stage import affinity_seeds
 from weakclip.pipeline.context import RunContext
 from weakclip.progress import track
+from weakclip.safe_text import parse_json
 from weakclip.seeds import ClipGradCAM, ImportedCAMs, ImportedMasks, MCTformerCAM, SeedMasks, SeedMethod, seed_masks
 from weakclip.training.train_mctformer import WEIGHTS_FILE, train_mctformer
 
@@ -63,7 +63,8 @@ def make_seeds(context: RunContext, folder: Path) -> None:
             append_json(log, asdict(_shares(sample, masks.seed, dataset)))
             write_mask(folder / SEEDS / f"{sample.name}.png", masks.seed, dataset.class_set.palette)
             write_mask(folder / DENSE / f"{sample.name}.png", masks.dense, dataset.class_set.palette)
-    write_json(folder / "metrics.json", _summary(folder / "log.jsonl", dataset))
+    left_out = context.left_out(dataset.split)
+    write_json(folder / "metrics.json", {**_summary(folder / "log.jsonl", dataset), **left_out})
 
 
 def seed_maker(context: RunContext, folder: Path) -> SeedMaker:
@@ -115,7 +116,7 @@ def _summary(log: Path, dataset: ImageLabelDataset) -> dict[str, Any]:
     entries: dict[str, dict[str, Any]] = {}
     for line in log.read_text(encoding="utf-8").splitlines():
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             entries[entry["name"]] = entry
         except (ValueError, KeyError, TypeError):
             continue

@@ -74,7 +74,7 @@ def train_on_seeds(context: RunContext, folder: Path) -> None:
     result = train_weakclip(
         model, pairs, folder, config.train, loss=config.loss, device=context.device, seed=config.seed
     )
-    _write_metrics(folder, result)
+    _write_metrics(context, folder, result)
 
 
 def make_pseudo_masks(context: RunContext, folder: Path) -> None:
@@ -92,6 +92,7 @@ def make_pseudo_masks(context: RunContext, folder: Path) -> None:
         "classes": class_entries(dataset.class_set),
         "crf": describe_crf(settings.crf),
         "multi_scale": describe_scales(settings.inference),
+        **context.left_out(dataset.split),
     }
     _log(folder, {"made": made, "images": len(dataset)})
     write_json(folder / "metrics.json", note)
@@ -110,6 +111,10 @@ def retrain_on_pseudo_masks(context: RunContext, folder: Path) -> None:
 def retrain_on_truth(context: RunContext, folder: Path) -> None:
     """Train the same network on the true masks: what pixel labels would have given."""
     dataset = context.train
+    unscored = [each.image for each in context.broken if each.split == dataset.split and not each.left_out]
+    if unscored:
+        logger.info("retrain_truth: %d true masks cannot be read; their images are left out", len(unscored))
+        dataset = ReviewedImages(dataset, left_out=unscored)
     masks = folder / "true_masks"
     for index in track(range(len(dataset)), "true masks", total=len(dataset)):
         mask = dataset.mask(index)
@@ -144,18 +149,19 @@ def evaluate(context: RunContext, folder: Path) -> None:
     inference, count = config.evaluate.inference, config.evaluate.pictures
     write_pictures(folder, splits, mask_folders, logits_of, inference, count=count, device=context.device)
     compare_stages(dataset, folder, logits_of, inference, seeds=seeds / SEEDS, masks=pseudo, device=context.device)
-    _finish_scores(folder, scores)
+    _finish_scores(context, folder, scores)
 
 
 def evaluate_upper_bound(context: RunContext, folder: Path) -> None:
     """Score the network that was trained on the true masks."""
-    _finish_scores(folder, _score_network(context, folder, "retrain_truth", "network (true masks)"))
+    _finish_scores(context, folder, _score_network(context, folder, "retrain_truth", "network (true masks)"))
 
 
 def _retrain(context: RunContext, dataset: ImageLabelDataset, masks: Path, folder: Path) -> None:
     settings = context.config.retrain
     pairs = TrainingPairs(dataset, masks, settings.augment)
-    _write_metrics(folder, retrain(pairs, folder, settings, device=context.device, seed=context.config.seed))
+    result = retrain(pairs, folder, settings, device=context.device, seed=context.config.seed)
+    _write_metrics(context, folder, result)
 
 
 def _score_network(context: RunContext, folder: Path, stage: str, subject: str) -> list[Scores]:
@@ -171,14 +177,16 @@ def _score_network(context: RunContext, folder: Path, stage: str, subject: str) 
     return [score]
 
 
-def _finish_scores(folder: Path, scores: list[Scores]) -> None:
+def _finish_scores(context: RunContext, folder: Path, scores: list[Scores]) -> None:
     for score in scores:
         _log(folder, {"subject": score.subject, "split": score.split, "mean_iou": score.mean_iou})
-    write_scores(folder / "metrics.json", scores)
+    data = context.config.data
+    write_scores(folder / "metrics.json", scores, left_out=context.left_out(data.train_split, data.val_split))
 
 
-def _write_metrics(folder: Path, result: TrainResult) -> None:
-    write_json(folder / "metrics.json", dataclasses.asdict(result))
+def _write_metrics(context: RunContext, folder: Path, result: TrainResult) -> None:
+    left_out = context.left_out(context.train.split)
+    write_json(folder / "metrics.json", {**dataclasses.asdict(result), **left_out})
 
 
 def _log(folder: Path, entry: dict[str, Any]) -> None:

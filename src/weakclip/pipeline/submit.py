@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -17,6 +16,7 @@ from weakclip.pipeline.data import image_fingerprint
 from weakclip.pipeline.lock import FolderLock
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, write_pseudo_masks
+from weakclip.safe_text import parse_json
 from weakclip.segmenter import load_segmenter
 from weakclip.submission import write_archive
 
@@ -78,7 +78,9 @@ def _context(run: Path, split: str, root: str | None) -> tuple[RunContext, str]:
     record = Manifest.open(run).records.get("retrain", {})
     if not record.get("done"):
         raise RunError(f"{run}: its network is not trained; run `weakclip retrain` or `weakclip run` first")
-    data = dataclasses.replace(config.data, val_split=split, val_limit=None, root=root or config.data.root)
+    data = dataclasses.replace(
+        config.data, val_split=split, val_limit=None, root=root or config.data.root, on_error="stop"
+    )
     return RunContext(dataclasses.replace(config, data=data), run), str(record.get("key"))
 
 
@@ -99,6 +101,6 @@ def _prediction_folder(context: RunContext, dataset: ImageLabelDataset, trained:
 
 def _stored_key(folder: Path) -> str | None:
     try:
-        return str(json.loads((folder / KEY).read_text(encoding="utf-8"))["key"])
+        return str(parse_json((folder / KEY).read_text(encoding="utf-8"))["key"])
     except (OSError, ValueError, LookupError, TypeError):
         return None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from weakclip.errors import RunError
+from weakclip.disk import check_inside
+from weakclip.errors import DataError, RunError
 from weakclip.evaluation import Scores
+from weakclip.safe_text import parse_json
 
 STAGE_FOLDERS = {
     "seeds": "1_seeds",
@@ -22,6 +23,9 @@ STAGE_FOLDERS = {
     "evaluate_truth": "5_evaluate_truth",
 }
 """The folder of each stage, in the order in which stages run."""
+
+ERRORS = "errors.jsonl"
+"""In a run folder: what of the data cannot be used, a line an image."""
 
 CURVE_POINTS = 300
 
@@ -58,7 +62,8 @@ class StageSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """Everything that the report and the results table show; `classes` are names and their colours as `#rrggbb`."""
+    """Everything that the report and the results table show; `classes` are names and their colours as `#rrggbb`, and
+    `left_out` counts the lines of `errors.jsonl`."""
 
     folder: Path
     config: str
@@ -67,6 +72,7 @@ class RunSummary:
     curves: tuple[Curves, ...]
     classes: tuple[tuple[str, str], ...]
     rows: tuple[PictureRow, ...]
+    left_out: int
 
 
 def read_run(folder: Path | str) -> RunSummary:
@@ -85,24 +91,60 @@ def read_run(folder: Path | str) -> RunSummary:
     if not (folder / "manifest.json").is_file():
         raise RunError(f"{folder}: not a run folder (no manifest.json); give the folder of `weakclip run --out`")
     records = read_json(folder / "manifest.json").get("stages")
-    if not isinstance(records, dict) or not all(isinstance(record, dict) for record in records.values()):
+    if not are_records(records):
         raise RunError(f"{folder}/manifest.json: not written by weakclip (no stages); give the folder of a run")
     present = [stage for stage in STAGE_FOLDERS if stage in records]
-    config = folder / "config.yaml"
-    sheet = read_json(folder / STAGE_FOLDERS["evaluate"] / "pictures.json")
+    sheet = folder / STAGE_FOLDERS["evaluate"] / "pictures.json"
     note = read_json(folder / STAGE_FOLDERS["pseudo_masks"] / "metrics.json")
+    try:
+        classes, rows = _sheet(folder, read_json(sheet), note)
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"{sheet}: not written by weakclip ({error!r}); delete its folder and run `evaluate`") from None
     return RunSummary(
         folder=folder,
-        config=config.read_text(encoding="utf-8") if config.is_file() else "",
+        config=_text(folder / "config.yaml", folder),
         stages=tuple(_stage(stage, records) for stage in present),
         scores=tuple(_scores(folder, present)),
         curves=tuple(filter(None, (_curves(folder, stage) for stage in present))),
-        classes=tuple(
-            (entry["name"], "#{:02x}{:02x}{:02x}".format(*entry["color"]))
-            for entry in sheet.get("classes") or note.get("classes", ())
-        ),
-        rows=tuple(_row(folder, row) for row in sheet.get("rows", ())),
+        classes=classes,
+        rows=rows,
+        left_out=len(_text(folder / ERRORS, folder).splitlines()),
     )
+
+
+def are_records(value: object) -> TypeGuard[dict[str, dict[str, Any]]]:
+    """Whether a value is what `manifest.json` keeps under `stages`: a record a stage, its entries of their kinds."""
+    kinds = {"key": str, "done": bool, "files": int, "seconds": int | float, "settings": dict, "inputs": dict}
+    return isinstance(value, dict) and all(
+        isinstance(record, dict) and all(name not in record or isinstance(record[name], kinds[name]) for name in kinds)
+        for record in value.values()
+    )
+
+
+def _text(path: Path, folder: Path) -> str:
+    """A text file of the run; nothing where it is missing. Others see the report: no link leads out of the run."""
+    if not path.is_file():
+        return ""
+    _check_link(path, folder)
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _check_link(path: Path, folder: Path) -> None:
+    try:
+        check_inside(path, folder)
+    except DataError as error:
+        raise RunError(str(error)) from None
+
+
+def _sheet(
+    folder: Path, sheet: Mapping[str, Any], note: Mapping[str, Any]
+) -> tuple[tuple[tuple[str, str], ...], tuple[PictureRow, ...]]:
+    """Classes and rows of `pictures.json`; before there is one, the classes of the masks."""
+    classes = (
+        (str(entry["name"]), "#{:02x}{:02x}{:02x}".format(*entry["color"]))
+        for entry in sheet.get("classes") or note.get("classes", ())
+    )
+    return tuple(classes), tuple(_row(folder, row) for row in sheet.get("rows", ()))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -114,7 +156,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read as JSON ({error}); delete its folder and run the stage again") from None
     return value if isinstance(value, dict) else {}
@@ -151,7 +193,7 @@ def _curves(folder: Path, stage: str) -> Curves | None:
     entries: dict[float, dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except ValueError:
             continue
         if isinstance(entry, dict) and _is_number(entry.get("step")) and _is_number(entry.get("loss")):
@@ -181,9 +223,11 @@ def _mean(group: Iterable[Mapping[str, Any]], name: str) -> float:
 def _row(folder: Path, row: Mapping[str, Any]) -> PictureRow:
     base = folder / STAGE_FOLDERS["evaluate"]
     pictures = {caption: base / "pictures" / Path(file).name for caption, file in row["pictures"].items()}
+    for path in pictures.values():
+        _check_link(path, folder)
     return PictureRow(
-        name=row["name"],
-        split=row["split"],
-        labels=tuple(row["labels"]),
+        name=str(row["name"]),
+        split=str(row["split"]),
+        labels=tuple(map(str, row["labels"])),
         pictures={caption: path for caption, path in pictures.items() if path.is_file()},
     )

@@ -16,8 +16,8 @@ from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import DataError, RunError
 from weakclip.images import read_mask
 from weakclip.marks import MARKS, Mark, MarkFile, now
+from weakclip.pipeline.broken import broken_of, open_sound
 from weakclip.pipeline.context import mark_files
-from weakclip.pipeline.data import open_split
 from weakclip.pipeline.manifest import Manifest
 from weakclip.pipeline.reviewed import mark_labels, merged_marks
 from weakclip.pipeline.seed_stage import SEEDS
@@ -77,7 +77,7 @@ class ReviewFolder:
             raise RunError(f"{run}: no masks are made yet; `weakclip run` makes them")
         if data.val_split == data.train_split:
             self.folders[PREDICTION] = self.run / STAGE_FOLDERS["evaluate"] / MASKS
-        self.dataset: ImageLabelDataset = open_split(data, data.train_split, data.train_limit)
+        self.dataset: ImageLabelDataset = open_sound(config, "train", broken_of(config, self.run))
         self.layers = [*self.folders, *([TRUTH] if self.dataset.has_masks else [])]
         self.given = [self.dataset.labels(index) for index in range(len(self.dataset))]
         own, files = self.run / MARKS, mark_files(data.marks, self.run)

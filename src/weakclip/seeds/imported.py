@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ import numpy as np
 
 from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets import Sample
-from weakclip.errors import DataError
+from weakclip.errors import BrokenFileError, DataError
 from weakclip.images import read_mask
-from weakclip.safe_npy import read_npy
+from weakclip.safe_npy import read_npy, read_npz
+from weakclip.safe_text import short
 from weakclip.seeds.base import CAM, SeedMasks
 
 _MAPS_KEYS = ("attn_highres", "high_res", "highres", "cams", "cam")
@@ -56,7 +56,7 @@ class ImportedCAMs:
         found = {self._index(path, key): value for key, value in _class_maps(path).items()}
         missing = [self.class_set.names[label] for label in sample.labels if label not in found]
         if missing:
-            raise DataError(f"{path}: no CAM of {', '.join(missing)}, which the image's labels name")
+            raise BrokenFileError(f"{path}: no CAM of {', '.join(missing)}, which the image's labels name")
         size = sample.image.shape[:2]
         maps = [_checked(path, self.class_set.names[label], found[label], size) for label in sample.labels]
         stacked = np.stack(maps) if maps else np.zeros((0, *size), dtype=np.float32)
@@ -67,7 +67,7 @@ class ImportedCAMs:
             path = self.folder / f"{name}{suffix}"
             if path.is_file():
                 return path
-        raise DataError(f"{self.folder / name}.npy: no such file, nor .npz; expected the CAMs of image {name}")
+        raise BrokenFileError(f"{self.folder / name}.npy: no such file, nor .npz; expected the CAMs of image {name}")
 
     def _index(self, path: Path, key: Any) -> int:
         """The index in the class set of a file's key."""
@@ -75,11 +75,13 @@ class ImportedCAMs:
             return self.class_set.names.index(key)
         try:
             index = int(key) - self.first_class + 1
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             index = 0
         if not 1 <= index < self.class_set.num_classes:
             last = self.first_class + self.class_set.num_classes - 2
-            raise DataError(f"{path}: unknown class {key!r}; expected {self.first_class} to {last}, or a class name")
+            raise BrokenFileError(
+                f"{path}: unknown class {short(key)}; expected {self.first_class} to {last}, or a class name"
+            )
         return index
 
 
@@ -113,11 +115,11 @@ class ImportedMasks:
         path = self.folder / f"{sample.name}.png"
         mask = read_mask(path)
         if mask.shape != sample.image.shape[:2]:
-            raise DataError(f"{path}: mask {mask.shape} for an image of {sample.image.shape[:2]}")
+            raise BrokenFileError(f"{path}: mask {mask.shape} for an image of {sample.image.shape[:2]}")
         unknown = [int(value) for value in np.unique(mask) if self.class_set.num_classes <= value != IGNORE_INDEX]
         if unknown:
             last = self.class_set.num_classes - 1
-            raise DataError(f"{path}: unknown class {unknown[0]}; expected 0 to {last} and {IGNORE_INDEX}")
+            raise BrokenFileError(f"{path}: unknown class {unknown[0]}; expected 0 to {last} and {IGNORE_INDEX}")
         seed = np.where(np.isin(mask, [0, *sample.labels]), mask, IGNORE_INDEX).astype(np.uint8)
         return SeedMasks(seed=seed, dense=np.where(seed == IGNORE_INDEX, 0, seed).astype(np.uint8))
 
@@ -131,32 +133,27 @@ def _existing(folder: Path | str) -> Path:
 
 def _class_maps(path: Path) -> dict[Any, Any]:
     """`{key: map}` of a file, the keys as the file has them."""
-    content: Any = read_npy(path) if path.suffix == ".npy" else _read_npz(path)
+    content: Any = read_npy(path) if path.suffix == ".npy" else read_npz(path)
     if not isinstance(content, Mapping):
-        raise DataError(f"{path}: expected a dictionary {{class: CAM}}; found {type(content).__name__}")
+        raise BrokenFileError(f"{path}: expected a dictionary {{class: CAM}}; found {type(content).__name__}")
     if "keys" not in content:
         return dict(content)
-    maps = next((content[key] for key in _MAPS_KEYS if key in content), None)
-    if maps is None or len(maps) != len(content["keys"]):
-        raise DataError(f"{path}: expected as many CAMs ({', '.join(_MAPS_KEYS)}) as keys")
-    return dict(zip(content["keys"], maps, strict=True))
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a `.npz` file of plain arrays ({str(error).splitlines()[0]})") from None
+    keys, maps = content["keys"], next((content[key] for key in _MAPS_KEYS if key in content), ())
+    listed = isinstance(keys, np.ndarray) and keys.ndim == 1 and keys.dtype.kind in "iuU"
+    listed = listed or (isinstance(keys, list | tuple) and all(isinstance(key, int | str) for key in keys))
+    many = isinstance(maps, list | tuple) or (isinstance(maps, np.ndarray) and maps.ndim > 0)
+    if not listed or not many or len(maps) != len(keys):
+        raise BrokenFileError(f"{path}: expected `keys`, and as many CAMs ({', '.join(_MAPS_KEYS)})")
+    return dict(zip(keys if isinstance(keys, list | tuple) else keys.tolist(), maps, strict=True))
 
 
 def _checked(path: Path, name: str, value: Any, size: tuple[int, ...]) -> np.ndarray:
     """One map `(H, W)` float32, 0…1."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
-        raise DataError(f"{path}: CAM of {name}: expected an array of numbers; found {type(value).__name__}")
+        raise BrokenFileError(f"{path}: CAM of {name}: expected an array of numbers; found {type(value).__name__}")
     if value.shape != size:
-        raise DataError(f"{path}: CAM of {name} is {value.shape}; expected the size of the image, {size}")
+        raise BrokenFileError(f"{path}: CAM of {name} is {value.shape}; expected the size of the image, {size}")
     if not np.isfinite(value).all():
-        raise DataError(f"{path}: CAM of {name} has values that are not finite; expected 0…1")
+        raise BrokenFileError(f"{path}: CAM of {name} has values that are not finite; expected 0…1")
     positive = np.maximum(value.astype(np.float32), 0)
     return positive / max(1.0, float(positive.max(initial=0)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from weakclip.crf import CRFParams
 from weakclip.errors import RunError
 from weakclip.images import write_json
 from weakclip.pipeline.manifest import Manifest, StageKey
+from weakclip.safe_text import parse_json
 from weakclip.study.halving import Rung
 
 RECORD = "study.json"
@@ -108,7 +108,7 @@ def read_record(folder: Path, part: str) -> Any:
     """
     path = folder / RECORD
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))[part]
+        found = parse_json(path.read_text(encoding="utf-8"))[part]
         if not isinstance(found, dict if part == "key" else list):
             raise TypeError(f"{part}: found {type(found).__name__}")
     except (OSError, ValueError, KeyError, TypeError) as error:

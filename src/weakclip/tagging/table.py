@@ -20,6 +20,7 @@ from weakclip.datasets.image_folder import ImageFolder
 from weakclip.errors import ConfigError, DataError
 from weakclip.images import atomic_write
 from weakclip.progress import track
+from weakclip.safe_text import parse_json
 from weakclip.tagging.zero_shot import Tagger, TagSettings, tag_windows
 
 COLUMNS = ("image", "labels", "check")
@@ -132,7 +133,7 @@ class _KeptScores:
         if first == self.key:
             for line in lines:
                 try:
-                    file, stamp, scores = json.loads(line)
+                    file, stamp, scores = parse_json(line)
                 except (ValueError, TypeError):
                     continue  # a line that was cut short
                 yield file, (stamp, scores)

@@ -14,11 +14,12 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from weakclip.errors import WeightsError
 from weakclip.images import atomic_write
+from weakclip.safe_text import parse_json, short
+from weakclip.safe_weights import load_safetensors
 
 _FORMAT = "weakclip-training-2"
 _GROUPS = ("model", "average", "optimizer", "log", "bad_steps")
@@ -86,19 +87,30 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     """
     mend = "move it away to start the training again"
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if _FORMAT not in metadata:
-                raise WeightsError(f"{path}: not a checkpoint of weakclip's training (no {_FORMAT!r} mark); {mend}")
-            tensors: dict[str, dict[str, Tensor]] = {group: {} for group in _GROUPS}
-            keys = file.keys()
-            for key in keys:
-                group, name = key.split("/", 1)
-                tensors[group][name] = file.get_tensor(key)
-            header = json.loads(metadata[_FORMAT])
-            return Checkpoint(int(header["step"]), tensors, dict(header["settings"]))
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        flat, metadata = load_safetensors(path)
+        if _FORMAT not in metadata:
+            raise WeightsError(f"{path}: not a checkpoint of weakclip's training (no {_FORMAT!r} mark); {mend}")
+        tensors: dict[str, dict[str, Tensor]] = {group: {} for group in _GROUPS}
+        for key, tensor in flat.items():
+            group, name = key.split("/", 1)
+            tensors[group][name] = tensor
+        header = parse_json(metadata[_FORMAT])
+        _check(header, tensors)
+        return Checkpoint(header["step"], tensors, header["settings"])
+    except (KeyError, ValueError, TypeError) as error:
         raise WeightsError(f"{path}: broken checkpoint ({error}); {mend}") from None
+
+
+def _check(header: Any, tensors: dict[str, dict[str, Tensor]]) -> None:
+    """What a training goes by without looking: the step, the settings, and sums and counts that are numbers."""
+    step, settings = header["step"], header["settings"]
+    if not isinstance(step, int) or step < 0 or not isinstance(settings, dict):
+        raise ValueError(f"step {short(step)}; expected a whole number, 0 or more, and settings")
+    if "count" not in tensors["log"]:
+        raise ValueError("no log/count")
+    for name, value in {**tensors["log"], **tensors["bad_steps"]}.items():
+        if value.ndim or not bool(value.isfinite()):
+            raise ValueError(f"{name} is no finite number")
 
 
 def copy_tensors(source: dict[str, Tensor], target: dict[str, Tensor], path: Path | str) -> None:
@@ -134,12 +146,19 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str], tensors: dict[str, Tensor]) -> None:
-    """Put the tensors of `optimizer_tensors` back."""
+    """Put the tensors of `optimizer_tensors` back.
+
+    Raises:
+        ValueError: a tensor of another shape than its parameter.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     keys = sorted({key.split("/", 1)[0] for key in tensors})
     for number, parameter in enumerate(parameters):
         found = {key: tensors[f"{key}/{names[parameter]}"] for key in keys if f"{key}/{names[parameter]}" in tensors}
+        odd = [key for key, value in found.items() if value.ndim and value.shape != parameter.shape]
+        if odd:
+            raise ValueError(f"{odd[0]}/{names[parameter]} of {tuple(found[odd[0]].shape)}")
         if found:
             state[number] = {key: _laid_out_as(parameter, value) for key, value in found.items()}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from weakclip.disk import append_json, atomic_write
+from weakclip.safe_text import parse_json
 from weakclip.training.tensorboard import EventFile, open_event_file
 
 
@@ -91,6 +91,6 @@ class TrainLog:
 
 def _step_of(line: str) -> float:
     try:
-        return float(json.loads(line)["step"])
+        return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")  # cut short by a kill
