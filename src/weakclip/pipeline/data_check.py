@@ -160,6 +160,6 @@ def finding_lines(check: DataCheck) -> list[str]:
             f"    {each.image}: {each.detail}" if each.image else f"    {each.detail}" for each in findings[:shown]
         ]
         if len(findings) > shown:
-            lines.append(f"    … and {len(findings) - shown:,} more; --json writes all")
+            lines.append(f"    … and {len(findings) - shown:,} more; --out FILE writes all")
         lines.append(f"    → {kind.mend}")
     return lines
