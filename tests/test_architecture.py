@@ -12,11 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "weakclip"
 FLOORS = (
-    {"classes", "disk", "errors", "images", "marks", "progress", "safe_npy", "safe_text", "safe_weights"},
-    {"clip", "crf", "datasets", "inference", "metrics"},
-    {"losses", "modeling", "seeds", "segmenter", "tagging"},
+    {"classes", "disk", "errors", "images", "marks", "progress", "safe_npy", "safe_text", "safe_weights", "threads"},
+    {"clip", "crf", "datasets", "inference", "mask_statistics", "metrics"},
+    {"annotations", "losses", "modeling", "seeds", "segmenter", "tagging"},
     {"evaluation", "pseudo_masks", "report", "submission", "training"},
-    {"config", "pipeline", "review", "start", "study"},
+    {"config", "export", "pipeline", "prediction", "review", "start", "study"},
     {path.stem for path in SOURCE.glob("cli*.py")},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from weakclip.config import (
+    EvaluateSettings,
     RunConfig,
+    changed_settings,
     config_path,
     dump_config,
     flat,
@@ -144,3 +146,17 @@ def test_file_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "bin.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"bin\.yaml: cannot be read as a text file"):
         load_config(tmp_path / "bin.yaml")
+
+
+def test_a_section_is_changed_key_by_key() -> None:
+    settings = EvaluateSettings()
+    changed = changed_settings(
+        settings, ["inference.scales=[1.0, 2.0]", "crf.kernels=[{sxy: 1, weight: 2}]"], origin="x"
+    )
+    assert changed.inference.scales == (1.0, 2.0) and changed.inference.crop == settings.inference.crop
+    assert changed.crf is not None and changed.crf.kernels[0].weight == 2
+    assert changed_settings(changed, ["crf=null"], origin="x").crf is None
+    with pytest.raises(ConfigError, match=r"unknown key 'inference\.scale' in x with --set"):
+        changed_settings(settings, ["inference.scale=1"], origin="x")
+    with pytest.raises(ConfigError, match=r"expected KEY\.PATH=VALUE, for instance inference\.crop=512"):
+        changed_settings(settings, ["inference"], origin="x")

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weakclip.errors import ConfigError
-from weakclip.inference import InferenceSettings, predict_probs, stitched_logits, stitching_matrix, window_starts
+from weakclip.inference import (
+    InferenceSettings,
+    predict_batch,
+    predict_probs,
+    stitched_logits,
+    stitching_matrix,
+    window_starts,
+)
 
 PLAIN = InferenceSettings(scales=(1.0,), flip=False, crop=32, stride=21, fit_crop=False)
 
@@ -43,6 +50,15 @@ def test_probabilities_sum_to_one_whatever_the_scales() -> None:
     assert probs.shape == (3, 37, 53)
     assert np.allclose(probs.sum(axis=0), 1, atol=1e-6)
     assert probs.min() >= 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
+def test_images_together_are_as_images_alone(batch_size: int) -> None:
+    """Windows of several images may share a batch; each image gets its own back."""
+    settings = InferenceSettings(scales=(1.0, 1.5), crop=32, stride=21, batch_size=batch_size)
+    images = [image_of(37, 53, seed) for seed in range(3)]
+    for together, image in zip(predict_batch(colours, images, settings, device="cpu"), images, strict=True):
+        assert np.array_equal(together, predict_probs(colours, image, settings, device="cpu"))
 
 
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 52, 53, 54, 100, 341, 1195])

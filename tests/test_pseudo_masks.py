@@ -14,7 +14,7 @@ from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.errors import DataError
 from weakclip.images import read_mask
 from weakclip.inference import InferenceSettings
-from weakclip.pseudo_masks import PseudoMaskSettings, pseudo_mask, write_pseudo_masks
+from weakclip.pseudo_masks import PseudoMaskSettings, RefinedMask, pseudo_mask, refine_mask, write_pseudo_masks
 
 ONE_PASS = InferenceSettings(scales=(1.0,), flip=False, crop=24, stride=16, fit_crop=False)
 PLAIN = PseudoMaskSettings(inference=ONE_PASS, crf=None)
@@ -119,3 +119,31 @@ def test_what_is_there_is_passed_over_and_the_rest_is_the_same(tmp_path: Path):
     for name in dataset.names:
         whole, parts = (tmp_path / part / "masks" / f"{name}.png" for part in ("whole", "parts"))
         assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_what_the_crf_changed_and_what_the_network_thought_is_told():
+    probs = _probs(0.4, 0.6, 0.0, 0.0).copy()
+    probs[:, 1, 2] = (0.6, 0.4, 0.0, 0.0)  # one pixel that the CRF gives to its neighbours
+    refined = refine_mask(probs, SAMPLE, PseudoMaskSettings(inference=ONE_PASS))
+    assert (refined.mask == 1).all()
+    assert np.argwhere(refined.network_mask != refined.mask).tolist() == [[1, 2]]
+    assert refined.network_confidence[1, 2] == pytest.approx(0.4, abs=1e-5)
+    assert refined.network_confidence[0, 0] == pytest.approx(0.6, abs=1e-5)
+    assert refined.confidence.min() > 0.6
+    plain = refine_mask(probs, SAMPLE, PLAIN)
+    assert (plain.mask == plain.network_mask).all() and (plain.confidence == plain.network_confidence).all()
+
+
+def test_every_mask_is_observed_before_it_is_there(tmp_path: Path):
+    seen: dict[str, np.ndarray] = {}
+
+    def observe(sample: Sample, refined: RefinedMask) -> None:
+        assert not (tmp_path / "masks" / f"{sample.name}.png").exists()
+        seen[sample.name] = refined.mask
+
+    dataset = Stripes()
+    write_pseudo_masks(colors, dataset, tmp_path, PLAIN, observe=observe)
+    assert sorted(seen) == sorted(dataset.names)
+    for name, mask in seen.items():
+        assert (read_mask(tmp_path / "masks" / f"{name}.png") == mask).all()
+    write_pseudo_masks(colors, dataset, tmp_path, PLAIN, observe=observe)  # nothing is made, nothing is observed

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from weakclip.metrics import ConfusionMatrix
     from weakclip.modeling import WeakCLIP, WeakCLIPOutput, build_weakclip, load_weakclip, save_weakclip
     from weakclip.pipeline import RunResult, run_pipeline
+    from weakclip.prediction import Prediction, Predictor, PredictSettings, load_predictor
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,9 @@ __all__ = [
     "FrozenCLIP",
     "ImageFeatures",
     "Kernel",
+    "PredictSettings",
+    "Prediction",
+    "Predictor",
     "RunConfig",
     "RunResult",
     "WeakCLIP",
@@ -49,6 +53,7 @@ __all__ = [
     "inference",
     "load_clip",
     "load_config",
+    "load_predictor",
     "load_weakclip",
     "losses",
     "metrics",
@@ -67,6 +72,7 @@ _HOMES = {
     "metrics": ("ConfusionMatrix",),
     "modeling": ("WeakCLIP", "WeakCLIPOutput", "build_weakclip", "load_weakclip", "save_weakclip"),
     "pipeline": ("RunResult", "run_pipeline"),
+    "prediction": ("PredictSettings", "Prediction", "Predictor", "load_predictor"),
 }
 
 

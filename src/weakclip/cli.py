@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weakclip import __version__
+from weakclip.cli_export import export, import_command
 from weakclip.cli_export_dataset import export_dataset
 from weakclip.cli_folder import init, tag
 from weakclip.cli_json import Json, answer, run_record
 from weakclip.cli_parts import Config, Limit, Set, finished, load, load_data
+from weakclip.cli_predict import predict
 from weakclip.cli_review import review
 from weakclip.cli_study import study
 from weakclip.errors import WeakCLIPError
@@ -35,7 +37,10 @@ app.add_typer(study, name="study")
 app.command("init")(init)
 app.command("tag")(tag)
 app.command()(review)
-app.command("export-dataset")(export_dataset)
+export.command("dataset")(export_dataset)
+app.add_typer(export, name="export")
+app.command("import")(import_command)
+app.command("predict")(predict)
 data = typer.Typer(no_args_is_help=True, help="Look at the images, labels and masks before anything is made of them.")
 app.add_typer(data, name="data")
 

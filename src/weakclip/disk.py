@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -109,10 +110,28 @@ def append_json(path: Path | str, entry: dict[str, Any]) -> None:
     with writing(path), Path(path).open("ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         torn = size > 0 and file.seek(size - 1) >= 0 and file.read(1) != b"\n"
-        line = f"{chr(10) * torn}{json.dumps(entry, ensure_ascii=False)}\n".encode()
-        if file.write(line) < len(line):  # in one system call, so that a kill comes before or after it
-            file.truncate(size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        _append(file, f"{chr(10) * torn}{json.dumps(entry, ensure_ascii=False)}\n".encode(), size)
+
+
+def append_bytes(path: Path | str, content: bytes) -> None:
+    """Append to a file, all or nothing.
+
+    Raises:
+        StorageError: it cannot be written; what was there stays.
+    """
+    with writing(path), Path(path).open("ab", buffering=0) as file:
+        _append(file, content, file.seek(0, os.SEEK_END))
+
+
+def _append(file: FileIO, content: bytes, size: int) -> None:
+    """Write behind the `size` bytes that are there, and take back what did not fit whole."""
+    try:
+        done = file.write(content)  # one system call, so that a kill comes before or after it
+        while done < len(content):
+            done += file.write(content[done:])
+    except OSError:
+        file.truncate(size)
+        raise
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import warnings
@@ -204,18 +205,31 @@ def write_mask(path: Path | str, mask: np.ndarray, palette: np.ndarray) -> None:
         mask: `(H, W)` uint8, class indices and `IGNORE_INDEX`.
         palette: `(256, 3)` uint8.
     """
+    with atomic_write(path) as file:
+        file.write(mask_png(mask, palette))
+
+
+def mask_png(mask: np.ndarray, palette: np.ndarray) -> bytes:
+    """The bytes of a palette PNG; arguments as for `write_mask`."""
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise TypeError(f"a mask is (H, W) uint8; found {mask.shape} {mask.dtype}")
     image = Image.fromarray(mask).convert("L")
     image.putpalette(np.ascontiguousarray(palette, dtype=np.uint8).tobytes())
-    with atomic_write(path) as file:
-        image.save(file, format="PNG")
+    content = io.BytesIO()
+    image.save(content, format="PNG")
+    return content.getvalue()
 
 
 def write_png(path: Path | str, array: np.ndarray) -> None:
     """Write `(H, W)` grey or `(H, W, 3)` RGB uint8 as PNG."""
     with atomic_write(path) as file:
         Image.fromarray(array).save(file, format="PNG")
+
+
+def write_jpeg(path: Path | str, array: np.ndarray, *, quality: int = 75) -> None:
+    """Write `(H, W, 3)` RGB uint8 as JPEG, for looking at."""
+    with atomic_write(path) as file:
+        Image.fromarray(array).save(file, format="JPEG", quality=quality, optimize=True)
 
 
 def resize_rgb(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

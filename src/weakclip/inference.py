@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -142,21 +142,37 @@ def predict_probs(
     Returns:
         `(K, H, W)` float32; the `K` values of a pixel sum to 1.
     """
+    return predict_batch(logits_of, [image], settings, device=device)[0]
+
+
+def predict_batch(
+    logits_of: LogitsFunction, images: Sequence[np.ndarray], settings: InferenceSettings, *, device: torch.device | str
+) -> list[np.ndarray]:
+    """`predict_probs` of images of one size, whose windows go through the network together.
+
+    Args:
+        logits_of: as for `predict_probs`.
+        images: one or more, each `(H, W, 3)` uint8 RGB.
+        settings: scales, flip and windows.
+        device: as for `predict_probs`.
+
+    Returns:
+        `(K, H, W)` float32 for each image.
+    """
     network = logits_of if isinstance(logits_of, WithinMemory) else WithinMemory(logits_of)
-    height, width = image.shape[:2]
+    height, width = images[0].shape[:2]
     base = fit_factor((height, width), settings.crop) if settings.fit_crop else 1.0
-    total: Tensor | None = None
+    totals: list[Tensor] = []
     with torch.no_grad():
         for scale in settings.scales:
             size = max(1, round(height * base * scale)), max(1, round(width * base * scale))
-            resized = image if size == (height, width) else resize_rgb(image, size)
-            pixels = torch.tensor(resized, device=device).permute(2, 0, 1)
+            resized = [image if size == (height, width) else resize_rgb(image, size) for image in images]
+            pixels = torch.stack([torch.tensor(image, device=device).permute(2, 0, 1) for image in resized])
             for flipped in (False, True) if settings.flip else (False,):
-                logits = stitched_logits(network, pixels.flip(2) if flipped else pixels, (height, width), settings)
-                probs = (logits.flip(2) if flipped else logits).softmax(dim=0)
-                total = probs if total is None else total.add_(probs)
-        assert total is not None
-        return total.div_(total.sum(dim=0, keepdim=True)).cpu().numpy()
+                stitched = _stitched(network, pixels.flip(3) if flipped else pixels, (height, width), settings)
+                probs = [(logits.flip(2) if flipped else logits).softmax(dim=0) for logits in stitched]
+                totals = [total.add_(more) for total, more in zip(totals, probs, strict=True)] if totals else probs
+        return [total.div_(total.sum(dim=0, keepdim=True)).cpu().numpy() for total in totals]
 
 
 def stitched_logits(
@@ -177,21 +193,33 @@ def stitched_logits(
     Returns:
         `(K, *size)` float32.
     """
-    height, width = pixels.shape[1:]
+    (logits,) = _stitched(logits_of, pixels[None], size, settings)
+    return logits
+
+
+def _stitched(
+    logits_of: LogitsFunction, pixels: Tensor, size: tuple[int, int], settings: InferenceSettings
+) -> list[Tensor]:
+    """`stitched_logits` of every image of `(B, 3, H, W)`."""
+    height, width = pixels.shape[2:]
     window = min(settings.crop, height), min(settings.crop, width)
     tops = window_starts(height, settings.crop, settings.stride)
     lefts = window_starts(width, settings.crop, settings.stride)
-    windows = [pixels[:, top : top + window[0], left : left + window[1]] for top in tops for left in lefts]
+    places = [(slice(top, top + window[0]), slice(left, left + window[1])) for top in tops for left in lefts]
+    windows = [image[:, rows, columns] for image in pixels for rows, columns in places]
     step = settings.batch_size
     batches = [logits_of(torch.stack(windows[first : first + step])) for first in range(0, len(windows), step)]
     logits = torch.cat(batches).float()
-    classes, coarse = logits.shape[1], logits.shape[2:]
-    tiles = logits.reshape(len(tops), len(lefts), classes, *coarse).permute(2, 0, 3, 1, 4)
-    tiles = tiles.reshape(classes, len(tops) * coarse[0], len(lefts) * coarse[1])
-    rows = stitching_matrix(tops, window[0], height, coarse[0], size[0]).to(tiles.device)
-    columns = stitching_matrix(lefts, window[1], width, coarse[1], size[1]).to(tiles.device)
-    with torch.autocast(tiles.device.type, enabled=False):
-        return rows @ (tiles @ columns.T)
+    coarse = logits.shape[2:]
+    row_matrix = stitching_matrix(tops, window[0], height, coarse[0], size[0]).to(logits.device)
+    column_matrix = stitching_matrix(lefts, window[1], width, coarse[1], size[1]).to(logits.device)
+    stitched = []
+    for one in logits.split(len(places)):
+        tiles = one.reshape(len(tops), len(lefts), -1, *coarse).permute(2, 0, 3, 1, 4)
+        tiles = tiles.reshape(one.shape[1], len(tops) * coarse[0], len(lefts) * coarse[1])
+        with torch.autocast(tiles.device.type, enabled=False):
+            stitched.append(row_matrix @ (tiles @ column_matrix.T))
+    return stitched
 
 
 def stitching_matrix(starts: list[int], window: int, length: int, coarse: int, target: int) -> Tensor:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.images import write_mask, write_png
 from weakclip.inference import InferenceSettings, LogitsFunction, WithinMemory, predict_probs
 from weakclip.progress import track
+from weakclip.threads import in_threads
 
 MASKS, CONFIDENCE = "masks", "confidence"
 """Folders of the masks and the confidence maps, one PNG an image."""
@@ -40,7 +38,34 @@ class PseudoMaskSettings:
     confidence: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class RefinedMask:
+    """The mask of one image, and how it came about.
+
+    Args:
+        mask: `(H, W)` uint8 class indices, every pixel of a class.
+        confidence: `(H, W)` float32, 0…1: the probability of that class after the dense CRF.
+        network_mask: `(H, W)` uint8, the most probable class before the dense CRF.
+        network_confidence: `(H, W)` float32, 0…1: the probability of the class of `mask` before the dense CRF.
+    """
+
+    mask: np.ndarray
+    confidence: np.ndarray
+    network_mask: np.ndarray
+    network_confidence: np.ndarray
+
+
+MaskObserver = Callable[[Sample, RefinedMask], None]
+"""Told of every mask before it is written, from several threads."""
+
+
 def pseudo_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Mask and confidence of `refine_mask`."""
+    refined = refine_mask(probs, sample, settings)
+    return refined.mask, refined.confidence
+
+
+def refine_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings) -> RefinedMask:
     """The mask of one image from its probabilities.
 
     Absent classes are dropped before the dense CRF, and the others' probabilities normalised again.
@@ -49,16 +74,20 @@ def pseudo_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings)
         probs: `(K, H, W)` float, summing to 1 over K.
         sample: the image, `(H, W, 3)` uint8, and its labels.
         settings: restriction and dense CRF.
-
-    Returns:
-        mask `(H, W)` uint8 class indices, every pixel of a class; confidence `(H, W)` float32, 0…1.
     """
     kept = np.array([0, *sample.labels]) if settings.restrict_to_labels else np.arange(len(probs))
     rows = np.maximum(probs[kept], np.float32(1e-7))  # where all kept classes underflow, they are equally likely
     rows /= rows.sum(axis=0, keepdims=True)
+    refined = rows
     if settings.crf is not None and len(kept) > 1:
-        rows = dense_crf(sample.image, rows, settings.crf)
-    return kept.astype(np.uint8)[rows.argmax(axis=0)], rows.max(axis=0)
+        refined = dense_crf(sample.image, rows, settings.crf)
+    classes, chosen = kept.astype(np.uint8), refined.argmax(axis=0)
+    return RefinedMask(
+        mask=classes[chosen],
+        confidence=refined.max(axis=0),
+        network_mask=classes[rows.argmax(axis=0)],
+        network_confidence=np.take_along_axis(rows, chosen[None], axis=0)[0],
+    )
 
 
 def write_pseudo_masks(
@@ -69,6 +98,7 @@ def write_pseudo_masks(
     *,
     device: str | torch.device = "cpu",
     description: str = "pseudo masks",
+    observe: MaskObserver | None = None,
 ) -> int:
     """Write `masks/NAME.png` (palette), and `confidence/NAME.png` if asked for, for every image of a data set.
 
@@ -82,6 +112,7 @@ def write_pseudo_masks(
         settings: inference, restriction and dense CRF.
         device: where the network is.
         description: shown before the progress bar.
+        observe: told of every mask that is made in this call.
 
     Returns:
         How many images were predicted in this call.
@@ -90,18 +121,19 @@ def write_pseudo_masks(
         DataError: an image that cannot be read; the masks before it are kept.
     """
     folder = Path(folder)
+
+    def finish(predicted: tuple[Sample, np.ndarray]) -> None:
+        sample, probs = predicted
+        refined = refine_mask(probs, sample, settings)
+        if observe is not None:
+            observe(sample, refined)
+        _write(folder, sample.name, refined, settings, dataset.class_set.palette)
+
     left = [index for index, name in enumerate(dataset.names) if not _is_done(folder, name, settings)]
     predictions = _predictions(WithinMemory(logits_of), dataset, left, settings.inference, device)
     shown = track(predictions, description, total=len(dataset), done=len(dataset) - len(left))
-    threads = os.cpu_count() or 1
-    pending: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for sample, probs in shown:
-            pending.append(pool.submit(_write, folder, sample, probs, settings, dataset.class_set.palette))
-            if len(pending) > 2 * threads:
-                pending.popleft().result()
-        for future in pending:
-            future.result()
+    for _ in in_threads(finish, shown):
+        pass
     return len(left)
 
 
@@ -122,8 +154,7 @@ def _is_done(folder: Path, name: str, settings: PseudoMaskSettings) -> bool:
     return all((folder / part / f"{name}.png").is_file() for part in parts)
 
 
-def _write(folder: Path, sample: Sample, probs: np.ndarray, settings: PseudoMaskSettings, palette: np.ndarray) -> None:
-    mask, confidence = pseudo_mask(probs, sample, settings)
+def _write(folder: Path, name: str, refined: RefinedMask, settings: PseudoMaskSettings, palette: np.ndarray) -> None:
     if settings.confidence:
-        write_png(folder / CONFIDENCE / f"{sample.name}.png", np.rint(confidence * 255).astype(np.uint8))
-    write_mask(folder / MASKS / f"{sample.name}.png", mask, palette)
+        write_png(folder / CONFIDENCE / f"{name}.png", np.rint(refined.confidence * 255).astype(np.uint8))
+    write_mask(folder / MASKS / f"{name}.png", refined.mask, palette)

@@ -56,6 +56,13 @@ class Segmenter(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).reshape(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(pixel_std).reshape(3, 1, 1))
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in their order."""
+        model: Any = self.model
+        labels = model.labels if isinstance(model, DeepLabResNet38) else model.config.id2label
+        return tuple(str(labels[index]) for index in sorted(labels))
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch.
 
@@ -160,7 +167,7 @@ def _small_network(labels: dict[int, str]) -> nn.Module:
 
     numbers = {
         "embedding_size": 32,
-        "hidden_sizes": [32, 64, 96, 128],
+        "hidden_sizes": [32, 64, 96, 128],  # whole blocks of 16, for the strided shortcuts: see ResidualBlock
         "depths": [1, 1, 1, 1],
         "layer_type": "basic",
         "out_features": ["stage1", "stage2", "stage3", "stage4"],

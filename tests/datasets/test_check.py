@@ -98,7 +98,7 @@ def test_one_photo_under_two_names_is_found(voc_root: Path) -> None:
     shutil.copy(voc_root / f"JPEGImages/{FIRST}.jpg", voc_root / "JPEGImages/2007_000003.jpg")
     (voc_root / "SegmentationClass/2007_000003.png").unlink()
     found = check(voc_root)
-    assert kinds(found) == [(Kind.SAME_CONTENT, "2007_000003")]
+    assert kinds(found) == [(Kind.NO_MASK, "2007_000003"), (Kind.SAME_CONTENT, "2007_000003")]
     assert found.findings[-1].detail == f"is {FIRST}, byte for byte"
 
 
@@ -109,6 +109,33 @@ def test_images_in_both_splits_are_found_by_name_and_by_content(voc_root: Path) 
     shutil.copy(voc_root / f"JPEGImages/{FIRST}.jpg", voc_root / "JPEGImages/2007_000004.jpg")
     (shared,) = shared_images(train, check(voc_root, "val"))
     assert (shared.kind, shared.image, shared.detail) == (Kind.SHARED, "2007_000004", f"is {FIRST} of train")
+
+
+def test_an_image_without_a_mask_among_images_with_masks_is_found(voc_root: Path) -> None:
+    (voc_root / f"SegmentationClass/{FIRST}.png").unlink()
+    found = check(voc_root)
+    assert kinds(found) == [(Kind.NO_MASK, FIRST)]
+    assert found.findings[-1].detail == "no mask; 2 of the 3 images have one"
+    for path in (voc_root / "SegmentationClass").glob("*.png"):
+        path.unlink()
+    assert kinds(check(voc_root)) == []
+
+
+def test_a_mask_that_cannot_be_read_counts_as_a_mask(voc_root: Path) -> None:
+    for number in (2, 3):
+        (voc_root / f"SegmentationClass/2007_00000{number}.png").unlink()
+    (voc_root / f"SegmentationClass/{FIRST}.png").write_bytes(b"")
+    assert kinds(check(voc_root)) == [
+        (Kind.MASK, FIRST),
+        (Kind.NO_MASK, "2007_000002"),
+        (Kind.NO_MASK, "2007_000003"),
+    ]
+
+
+def test_the_mask_of_a_photo_that_cannot_be_read_is_not_missed(voc_root: Path) -> None:
+    (voc_root / f"JPEGImages/{FIRST}.jpg").write_bytes(b"")
+    (voc_root / f"SegmentationClass/{FIRST}.png").unlink()
+    assert kinds(check(voc_root)) == [(Kind.IMAGE, FIRST)]
 
 
 def test_the_order_of_findings_does_not_depend_on_threads(voc_root: Path) -> None:
@@ -135,7 +162,8 @@ def test_a_folder_is_checked_with_and_without_masks(tmp_path: Path) -> None:
     mask[0, 0] = 2
     write_mask(tmp_path / "masks/cat/a.png", mask, VOC12.palette)
     found = check_split(FolderDataset(tmp_path), needs_labels=True)
-    assert kinds(found) == [(Kind.NO_PIXEL, "cat/a"), (Kind.NO_LABEL, "cat/a")]
+    disagreeing = [(Kind.NO_PIXEL, "cat/a"), (Kind.NO_LABEL, "cat/a")]
+    assert kinds(found) == [*disagreeing, (Kind.NO_MASK, "cat/b"), (Kind.NO_MASK, "dog/c")]
     assert found.images_of_classes() == {"background": (0, 1), "cat": (2, 0), "dog": (1, 1)}
 
 

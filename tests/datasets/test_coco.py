@@ -157,6 +157,29 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["annotations", "info"])
+def test_a_deeply_nested_instances_file_is_told(tmp_path: Path, key: str) -> None:
+    write(tmp_path, ANNOTATIONS)
+    file = tmp_path / "annotations/instances_train2014.json"
+    file.write_text(f'{{"{key}": [{"[" * 100_000}{"]" * 100_000}]}}')
+    with pytest.raises(DataError, match=r"instances_train2014\.json: not a JSON file .*nested too deeply"):
+        COCO14Dataset(tmp_path, "train")
+
+
+@pytest.mark.parametrize("failing", ["open", "read"])
+def test_an_instances_file_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def denied(*_: object, **__: object) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    write(tmp_path, ANNOTATIONS)
+    target = "pathlib.Path.open" if failing == "open" else "weakclip.datasets.coco_instances.stream_lists"
+    monkeypatch.setattr(target, denied)
+    with pytest.raises(DataError, match=r"instances_train2014\.json: cannot be read \(Permission denied\); expected"):
+        COCO14Dataset(tmp_path, "train")
+
+
 def test_the_instances_file_is_read_once_and_each_mask_drawn_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

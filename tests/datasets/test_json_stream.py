@@ -45,3 +45,13 @@ def test_lists_equal_those_of_json_load(chunk: int, indent: int | None, plain: b
 def test_what_is_no_such_object_is_refused(text: str, chunk: int) -> None:
     with pytest.raises(ValueError, match=r"expected|cut off|Expecting"):
         read(text, ["a"], chunk)
+
+
+@pytest.mark.parametrize("chunk", [64, 2**22])
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")])
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_deep_nesting_is_refused(chunk: int, opened: str, closed: str, name: str) -> None:
+    """Where the lists are asked for, and where they are passed over."""
+    text = f'{{"a": [{opened * 100_000}1{closed * 100_000}]}}'
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read(text, [name], chunk)

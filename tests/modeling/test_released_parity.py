@@ -127,6 +127,29 @@ def test_every_trained_tensor_of_the_checkpoint_is_used(checkpoint: Path, model:
     assert len(used) == len(model.trainable_state())
 
 
+def test_what_was_not_in_the_checkpoint_is_told(
+    case: Case, checkpoint: Path, vocabulary: Path, model: WeakCLIP
+) -> None:
+    """By `architecture`, or assumed where it does not tell."""
+    names, taps = case.config["class_names"], [tap + 1 for tap in case.config["vision"]["taps"]]
+    line = model.origin
+    assert "\n" not in line and line.startswith(f"{checkpoint}: released WeakCLIP: {len(names)} classes (background, ")
+    for told in (
+        f"prompt length {model.prompt.length}",
+        f"image heads {case.config['vision']['heads']} (`architecture`)",
+        f"tapped layers {', '.join(map(str, taps))} (`architecture`)",
+        f"co-attention heads {case.config['co_attention']['heads']} (`architecture`)",
+        f"tokenizer ({vocabulary})",
+    ):
+        assert told in line
+    if model.clip.vision_width % 64 == 0:
+        given = {"vision": {"taps": case.config["vision"]["taps"]}, "co_attention": {"heads": 1}, "class_names": names}
+        assumed = load_weakclip(checkpoint, architecture=given, vocabulary=vocabulary).origin
+        assert "not in the file: class names (`architecture`); image heads " in assumed
+        assert f"image heads {model.clip.vision_width // 64} (64 channels each assumed)" in assumed
+        assert "co-attention heads 1 (`architecture`)" in assumed
+
+
 def test_a_released_model_saved_in_our_format_parity(model: WeakCLIP, case: Case, tmp_path: Path) -> None:
     saved = save_weakclip(model, tmp_path / "model")
     loaded = load_weakclip(saved, clip=model.clip)

@@ -68,6 +68,20 @@ def test_a_file_in_the_folder_names_the_folder(clip: FrozenCLIP, saved: Path, na
     assert load_weakclip(saved / name, clip=clip).class_set == CLASSES
 
 
+def test_a_loaded_model_says_what_it_is(
+    clip: FrozenCLIP, saved: Path, model: WeakCLIP, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "weakclip"):
+        loaded = load_weakclip(saved, clip=clip)
+    assert model.origin == ""
+    assert loaded.origin == (
+        f"{saved}: WeakCLIP in this package's format: 3 classes (background, cat, dog), CLIP with images of 32 pixels "
+        "in patches of 8, 4 layers of 32 (texts: 2 of 24), joint width 16, prompt length 4, co-attention width 8, "
+        "decoder width 8; not in the file: the CLIP (given, from tiny)"
+    )
+    assert [record.getMessage() for record in caplog.records] == [loaded.origin]
+
+
 def test_only_what_is_trained_is_on_disk(model: WeakCLIP, saved: Path) -> None:
     assert set(load_file(saved / "model.safetensors")) == set(model.trainable_state())
     assert sorted(path.name for path in saved.iterdir()) == ["model.safetensors", "weakclip.json"]

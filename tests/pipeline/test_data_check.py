@@ -78,6 +78,26 @@ def test_a_validation_image_among_the_training_images_is_found(voc_root: Path) -
     assert (finding.split, finding.image, finding.detail) == ("val", "2007_000004", "is 2007_000001 of train_aug")
 
 
+@pytest.mark.usefixtures("published")
+def test_images_of_several_given_splits_are_held_against_each_other(
+    voc_root: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By name and by content, for each two splits, whatever the configuration's own are."""
+    lists = voc_root / "ImageSets/Segmentation"
+    (lists / "mine.txt").write_text("2007_000005\n2007_000001\n")
+    shutil.copy(voc_root / "JPEGImages/2007_000006.jpg", voc_root / "JPEGImages/2007_000004.jpg")
+    splits = [part for split in ("mine", "train", "val", "test") for part in ("--split", split)]
+    assert check(call, voc_root, *splits, "--out", voc_root / "check.json") == 1
+    found = json.loads((voc_root / "check.json").read_text())["findings"]
+    shared = [(each["split"], each["image"], each["detail"]) for each in found if each["kind"].endswith("split too")]
+    assert shared == [
+        ("train", "2007_000001", "is 2007_000001 of mine"),
+        ("val", "2007_000005", "is 2007_000005 of mine"),
+        ("test", "2007_000006", "is 2007_000004 of val"),
+    ]
+    assert "test: image of another split too: 1" in capsys.readouterr().out
+
+
 @pytest.fixture
 def in_root(voc_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(voc_root)

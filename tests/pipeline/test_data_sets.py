@@ -17,6 +17,7 @@ from weakclip.errors import ConfigError, DataError, WeightsError
 from weakclip.images import read_mask, write_mask, write_png
 from weakclip.pipeline import run_pipeline
 from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, open_split, source_fingerprint
+from weakclip.report import read_images
 
 Builder = Callable[..., dict[str, Any]]
 
@@ -40,7 +41,13 @@ def test_run_without_any_pixel_label(tagged_folder: Path, tiny_settings: Builder
     result = run_pipeline(parse_config(settings, origin="test"), tmp_path / "run")
     assert result.scores == ()
     assert len(list((tmp_path / "run/3_pseudo_masks/masks").glob("*.png"))) == 3
-    assert "Nothing has been scored" in result.report.read_text()
+    page = result.report.read_text()
+    assert "Nothing has been scored" in page and "No pixel label was read" in page
+    assert "Network disagrees" in page
+    assert "True IoU" not in page and "Lowest true score" not in page
+    run = read_images(tmp_path / "run")
+    assert [strips.captions for strips in run.strips][1] == ("prediction",)
+    assert all(image.mask_prediction and not image.mask_truth for image in run.images)
 
 
 def test_upper_bound_without_masks_is_one_clear_line(

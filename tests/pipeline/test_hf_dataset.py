@@ -141,8 +141,23 @@ def test_without_the_extra_one_line_says_what_to_install(
 def test_the_command_exports_and_answers(
     voc_run: Path, tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call("export-dataset", voc_run, "--out", tmp_path / "out") == 0
+    assert call("export", "dataset", voc_run, "--out", tmp_path / "out") == 0
     assert "3 images of train, 1 files" in capsys.readouterr().out
-    assert call("export-dataset", voc_run, "--out", tmp_path / "out", "--json") == 0
+    assert call("export", "dataset", voc_run, "--out", tmp_path / "out", "--json") == 0
     value = json.loads(capsys.readouterr().out)
     assert value == {"folder": str(tmp_path / "out"), "split": "train", "images": 3, "shards": 1}
+
+
+def test_masks_of_reduced_photos_fit_the_photos(voc_root: Path, tiny_settings: Builder, tmp_path: Path) -> None:
+    """A run that worked on smaller images: image and mask of a row are of one size."""
+    root = tmp_path / "photos"
+    (root / "images").mkdir(parents=True)
+    Image.new("RGB", (20, 12)).save(root / "images" / "a.png")
+    (root / "labels.csv").write_text("image,labels\na.png,cat\n")
+    settings = tiny_settings(dataset="folder", root=str(root), longest_side=10)
+    mask = np.arange(60, dtype=np.uint8).reshape(6, 10) % 2
+    out = tmp_path / "export"
+    export_hf_dataset(make_run(tmp_path / "run", settings, {"a": mask}), out)
+    (row,) = load(out, "train", tmp_path)
+    assert row["image"].size == row["mask"].size == (20, 12)
+    assert np.array_equal(row["mask"], np.repeat(np.repeat(mask, 2, axis=0), 2, axis=1))

@@ -9,9 +9,12 @@ import shutil
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from damage import Command, Commands, broken_files, results, strays
 
 from weakclip.pipeline.stages import STAGES
@@ -75,6 +78,33 @@ def test_twenty_kills_and_more_in_every_stage(
         assert results(out) == expected
         assert broken_files(out) == strays(out) == []
         shutil.rmtree(out)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_kills_where_the_seeds_are_trained(
+    commands: Commands, tiny_settings: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """The longest seed stage: an MCTformer+, its maps, an AffinityNet on them, and then masks."""
+    train = {"steps": 4, "batch_size": 2, "warmup_steps": 1, "checkpoint_every": 2, "log_every": 1}
+    augment = {"crop_size": 64, "max_class_share": 1.0}
+    mctformer = {"model": {"patch_size": 16, "width": 16, "depth": 3, "heads": 2}, "train": train, "augment": augment}
+    affinity = {"widths": [4, 4, 8, 8, 16, 16, 32], "reductions": [4, 4, 8], "radius": 3, "train": train}
+    seeds = {"method": "mctformer", "mctformer": mctformer, "affinity": {**affinity, "augment": augment}}
+    config, whole, out, chance = tmp_path / "c.yaml", tmp_path / "whole", tmp_path / "run", random.Random(1)
+    config.write_text(yaml.safe_dump({**tiny_settings(), "seeds": seeds}))
+    assert commands.run("seeds", config, "--out", whole).code == 0
+    kills = 0
+    while kills < 20:
+        command = commands.start("seeds", config, "--out", out)
+        killed = kill_in(command, "seeds", chance.uniform(0, 0.6 * seconds(whole, "seeds")))
+        assert broken_files(out) == []
+        kills += killed
+        if not killed:
+            assert results(out) == results(whole)
+            shutil.rmtree(out)
+    assert commands.run("seeds", config, "--out", out).code == 0
+    assert results(out) == results(whole)
 
 
 LONGER = ("--set", "train.steps=60", "--set", "train.checkpoint_every=1000")

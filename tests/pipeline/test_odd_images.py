@@ -119,8 +119,11 @@ def test_every_kind_of_image_gets_seeds_and_a_mask_of_its_size(
 def test_the_check_reads_every_kind_of_image_and_its_mask(
     config: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call("data", "check", config) == 0
-    assert "findings: 0" in capsys.readouterr().out
+    """Nothing to say of any of them, but that thirteen have no mask to be scored by."""
+    assert call("data", "check", config) == 1
+    shown = capsys.readouterr().out
+    assert "image without a mask in a split with masks: 13" in shown
+    assert "findings: 13" in shown
 
 
 def test_init_and_tag_write_beside_themselves_alone(

@@ -71,7 +71,7 @@ def test_pseudo_masks_hold_only_the_labels_and_the_background(ran: Path) -> None
 def test_report_shows_the_run(ran: Path) -> None:
     page = (ran / "report.html").read_text()
     assert page.count("<img") == 2 * 5 + 2 * 3
-    assert page.count("<svg") == 2
+    assert page.count('<svg class="chart"') == 2
     assert "pseudo masks, train" in page
 
 

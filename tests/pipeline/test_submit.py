@@ -134,3 +134,18 @@ def test_what_is_wrong_is_said_before_anything_is_predicted(
     manifest.save()
     with pytest.raises(RunError, match="its network is not trained"):
         submit(voc_run, out)
+
+
+@pytest.mark.parametrize("name", ["results", "results.zip", "results.tar", "results.tgz.part"])
+def test_an_archive_of_another_kind_is_refused_before_anything_is_predicted(
+    voc_run: Path, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(RunError, match=r"expected a name that ends in \.tgz or \.tar\.gz"):
+        submit(voc_run, tmp_path / name)
+    assert not (tmp_path / name).exists() and not (voc_run / "submission").exists()
+
+
+def test_both_endings_are_the_same_archive(voc_run: Path, tmp_path: Path) -> None:
+    for name in ("one.tgz", "two.tar.gz"):
+        assert submit(voc_run, tmp_path / name) == 2
+    assert (tmp_path / "one.tgz").read_bytes() == (tmp_path / "two.tar.gz").read_bytes()

@@ -103,7 +103,7 @@ def _error(path: Path, folder: Path) -> str:
     if not path.is_file() or any(part.startswith(".") for part in path.relative_to(folder).parts):
         return ""
     try:
-        if path.suffix == ".png":
+        if path.suffix in (".png", ".jpg"):
             with Image.open(path) as image:
                 image.load()
         elif path.suffix == ".safetensors":
@@ -119,11 +119,20 @@ def _error(path: Path, folder: Path) -> str:
             assert isinstance(yaml.safe_load(path.read_text()), dict)
         elif path.suffix == ".html":
             assert path.read_text().rstrip().endswith("</html>")
+        elif path.name.startswith("events.out.tfevents."):
+            assert not read_records(path.read_bytes())
         else:
             return "a file of no known kind"
     except Exception as error:  # whatever a reader raises
         return repr(error)
     return ""
+
+
+def read_records(content: bytes) -> bytes:
+    """What is left of an event file behind its last whole record: length (8 bytes), its sum (4), data, its sum (4)."""
+    while len(content) >= 12 and len(content) >= (size := 16 + int.from_bytes(content[:8], "little")):
+        content = content[size:]
+    return content
 
 
 def results(folder: Path) -> dict[str, Any]:

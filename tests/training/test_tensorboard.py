@@ -64,6 +64,17 @@ def test_a_resumed_training_continues_the_curves_without_doubles(tmp_path: Path)
     assert curves(tmp_path) == logged(tmp_path)
 
 
+def test_a_skipped_step_in_the_log_does_not_stop_the_next_start(tmp_path: Path) -> None:
+    log = TrainLog(tmp_path / "log.jsonl", every=1)
+    log.restore(log.tensors(), step=0)
+    take_steps(log, 1, 2)
+    log.note(2, {"skipped": "the loss is nan", "images": ["a", "b"]})
+    again = TrainLog(tmp_path / "log.jsonl", every=1)
+    again.restore(log.tensors(), step=2)
+    take_steps(again, 3, 4)
+    assert [step for step, _ in curves(tmp_path)["loss"]] == [1, 2, 3, 4]
+
+
 def test_without_the_extra_there_is_no_event_file_and_the_log_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,9 +181,9 @@ def test_what_is_wrong_with_a_trunk_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"widths": (4, 4)}, "widths: 7 numbers"),
+        ({"widths": (4, 4)}, "widths: 7 whole numbers"),
         ({"widths": (4, 4, 8, 8, 16, 18, 32)}, "multiples of 2, 4 and 4"),
-        ({"reductions": (4, 4, 0)}, "reductions: 3 numbers"),
+        ({"reductions": (4, 4, 0)}, "reductions: 3 whole numbers"),
         ({"radius": 1}, "radius"),
         ({"augment": AugmentSettings(crop_size=100)}, "crop_size"),
     ],

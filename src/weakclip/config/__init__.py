@@ -1,6 +1,7 @@
 """The configuration of a run: `RunConfig`, read from YAML."""
 
 from weakclip.config.reading import (
+    changed_settings,
     config_path,
     dump_config,
     flat,
@@ -25,6 +26,7 @@ __all__ = [
     "EvaluateSettings",
     "RunConfig",
     "SeedStageSettings",
+    "changed_settings",
     "config_path",
     "dump_config",
     "flat",

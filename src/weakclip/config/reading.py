@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 import yaml
@@ -18,6 +18,8 @@ from weakclip.config.sections import RunConfig
 from weakclip.crf import CRFParams
 from weakclip.errors import ConfigError, WeakCLIPError
 from weakclip.safe_text import is_plain, one_line, parse_yaml, short
+
+Settings = TypeVar("Settings")
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 
@@ -53,13 +55,33 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = config_path(source)
     values = _read_yaml(_read_text(path), str(path))
-    overrides = [one_line(override) for override in overrides]
+    _put_all(values, overrides, "train.steps=100")
+    return parse_config(values, origin=" with --set ".join([str(path), *map(one_line, overrides)]))
+
+
+def changed_settings(settings: Settings, overrides: Sequence[str], *, origin: str) -> Settings:
+    """A section of settings with some of them changed.
+
+    Args:
+        settings: a dataclass of settings.
+        overrides: `KEY.PATH=VALUE`, the value in YAML.
+        origin: where the settings come from, for the messages.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    values = plain(settings)
+    _put_all(values, overrides, "inference.crop=512")
+    changed: Settings = _build(type(settings), values, " with --set ".join([origin, *map(one_line, overrides)]))
+    return changed
+
+
+def _put_all(values: dict[str, Any], overrides: Sequence[str], example: str) -> None:
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
-            raise ConfigError(f"--set {override}: expected KEY.PATH=VALUE, for instance train.steps=100")
-        _put(values, key.split("."), _read_scalar(value, f"--set {override}"))
-    return parse_config(values, origin=" with --set ".join([str(path), *overrides]))
+            raise ConfigError(f"--set {one_line(override)}: expected KEY.PATH=VALUE, for instance {example}")
+        _put(values, key.split("."), _read_scalar(value, f"--set {one_line(override)}"))
 
 
 def parse_config(values: Mapping[str, Any], *, origin: str) -> RunConfig:

@@ -61,6 +61,8 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
         official_size: how many images a published split has; None where there is no such number.
         faults: what was left out, where the data set was asked to leave out what it cannot use.
         has_masks: whether `mask` gives pixel labels. They are read by evaluation and never by training.
+        longest_side: larger images are reduced to so many pixels along their longer side, and their masks with them;
+            None keeps every size.
 
     Raises:
         DataError: no images, a repeated name, or a name that would leave its folder when used as a file name.
@@ -68,6 +70,7 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
 
     official_size: int | None = None
     has_masks: bool = False
+    longest_side: int | None = None
     faults: tuple[Fault, ...] = ()
 
     def __init__(self, class_set: ClassSet, split: str, names: Sequence[str], *, notes: Sequence[str] = ()) -> None:
@@ -125,6 +128,15 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
         """Pixel labels `(H, W)` uint8 with 255 for unlabelled pixels, or None. Read by evaluation only."""
         return None
 
+    def image_file(self, index: int) -> Path | None:
+        """The file that the image is read from; None where it is drawn, not stored."""
+        return None
+
+    def stored_size(self, index: int) -> tuple[int, int]:
+        """Height and width of the image file, upright, which `size` may be a reduction of."""
+        path = self.image_file(index)
+        return self.size(index) if path is None else image_size(path)
+
 
 class ImageFileDataset(ImageLabelDataset):
     """A data set whose images, and masks where there are any, are files.
@@ -133,12 +145,9 @@ class ImageFileDataset(ImageLabelDataset):
 
     Attributes:
         root: the data set's folder.
-        longest_side: larger images are reduced to so many pixels along their longer side, and their masks with them;
-            None keeps every size.
     """
 
     root: Path
-    longest_side: int | None = None
 
     @abstractmethod
     def image_path(self, index: int) -> Path:

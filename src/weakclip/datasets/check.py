@@ -35,7 +35,8 @@ class Kind(StrEnum):
     NO_PIXEL = "class among the labels without a pixel in the mask"
     NO_LABEL = "class in the mask that is not among the labels"
     SAME_CONTENT = "same image under two names"
-    SHARED = "image of the training split in the validation split too"
+    NO_MASK = "image without a mask in a split with masks"
+    SHARED = "image of another split too"
 
     @property
     def mend(self) -> str:
@@ -54,6 +55,7 @@ MENDS = {
     Kind.NO_PIXEL: "take the label out, or draw the object; harmless where it is drawn as 255 or hidden by others",
     Kind.NO_LABEL: "add the label: no mask is made of a class that the labels do not name",
     Kind.SAME_CONTENT: "keep one of the two, with the labels of both",
+    Kind.NO_MASK: "put the mask there, or leave it so: the image is then not scored",
     Kind.SHARED: "take it out of one of the two lists; a score on images of the training says nothing",
 }
 
@@ -87,6 +89,11 @@ class ImageFacts:
     mask_classes: tuple[int, ...] | None
     digest: str | None
     findings: tuple[Finding, ...]
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether there is a mask, be it one that cannot be read."""
+        return self.mask_classes is not None or any(finding.kind == Kind.MASK for finding in self.findings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +161,7 @@ def check_split(dataset: ImageLabelDataset, *, needs_labels: bool) -> SplitCheck
             *_count_findings(dataset),
             *_near_names(dataset),
             *findings,
+            *_without_mask(dataset.split, facts),
             *_same_content(dataset.split, facts),
         ),
     )
@@ -195,15 +203,16 @@ def inspect_image(dataset: ImageLabelDataset, index: int, *, needs_labels: bool)
     return ImageFacts(name, labels, classes, digest, tuple(findings))
 
 
-def shared_images(train: SplitCheck, val: SplitCheck) -> tuple[Finding, ...]:
-    """Images that are in both splits, by name or by content: a score on them would not be one of unseen images."""
-    names = {fact.name for fact in train.facts}
-    by_content = {fact.digest: fact.name for fact in train.facts if fact.digest}
+def shared_images(first: SplitCheck, second: SplitCheck) -> tuple[Finding, ...]:
+    """Images that are in both splits, by name or by content: trained on one, a score on the other would not be one of
+    unseen images. The findings are the second's."""
+    names = {fact.name for fact in first.facts}
+    by_content = {fact.digest: fact.name for fact in first.facts if fact.digest}
     findings = []
-    for fact in val.facts:
+    for fact in second.facts:
         twin = fact.name if fact.name in names else by_content.get(fact.digest) if fact.digest else None
         if twin is not None:
-            findings.append(Finding(Kind.SHARED, val.split, fact.name, f"is {twin} of {train.split}"))
+            findings.append(Finding(Kind.SHARED, second.split, fact.name, f"is {twin} of {first.split}"))
     return tuple(findings)
 
 
@@ -233,6 +242,16 @@ def _near_names(dataset: ImageLabelDataset) -> Iterator[Finding]:
     for names in groups.values():
         if len(names) > 1:
             yield Finding(Kind.NEAR_NAMES, dataset.split, "", " and ".join(map(repr, names)))
+
+
+def _without_mask(split: str, facts: Sequence[ImageFacts]) -> Iterator[Finding]:
+    """Of a split in which some images have a mask; a split without any is sound. Of an image that cannot be read the
+    mask is not looked at."""
+    read = [fact for fact in facts if fact.digest]
+    masked = sum(fact.has_mask for fact in read)
+    for fact in read if masked else ():
+        if not fact.has_mask:
+            yield Finding(Kind.NO_MASK, split, fact.name, f"no mask; {masked:,} of the {len(facts):,} images have one")
 
 
 def _same_content(split: str, facts: Sequence[ImageFacts]) -> Iterator[Finding]:

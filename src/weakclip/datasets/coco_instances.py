@@ -56,7 +56,7 @@ def load_index(path: Path, cache: FileCache) -> list[ImageEntry]:
             entries = [ImageEntry(row[0], row[1], (row[2], row[3]), tuple(row[4])) for row in rows]
             if all(map(_is_sound, entries)):
                 return entries
-        except (OSError, ValueError, TypeError, LookupError):
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
             pass  # what another program left there; the file itself is read
     entries = read_index(path)
     cache.keep(INDEX, lambda target: _write_index(target, entries))
@@ -161,6 +161,8 @@ def _elements(path: Path, names: Collection[str]) -> Iterator[tuple[str, Any]]:
         raise DataError(
             f"{path}: no such file; unpack annotations_trainval2014.zip into {path.parent.parent}"
         ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); expected a readable file") from None
     except ValueError as error:
         raise DataError(f"{path}: not a JSON file of the COCO format ({error})") from None
     missing = [name for name in names if name not in seen]

@@ -25,7 +25,8 @@ def stream_lists(file: IO[str], names: Collection[str], *, chunk: int = CHUNK) -
         `(key, element)`, and `(key, None)` once where a list begins, so that an empty one is seen too.
 
     Raises:
-        ValueError: not JSON, cut off, or a value of those keys that is no list.
+        ValueError: not JSON, cut off, nested too deeply, or a value of those keys that is no list.
+        OSError: the file cannot be read.
 
     >>> import io
     >>> list(stream_lists(io.StringIO('{"a": [1, {"b": 2}], "c": {"a": 3}}'), ["a"]))
@@ -44,6 +45,26 @@ def stream_lists(file: IO[str], names: Collection[str], *, chunk: int = CHUNK) -
         if source.peek() != "}":
             source.take(",")
     source.take("}")
+    if source.peek():
+        raise ValueError(f"expected the end of the file, found {source.peek()!r}")
+
+
+def stream_list(file: IO[str], *, chunk: int = CHUNK) -> Iterator[Any]:
+    """The elements of a JSON file that holds one list.
+
+    Args:
+        file: a text file.
+        chunk: characters to read at a time.
+
+    Raises:
+        ValueError: not JSON, cut off, or no list.
+
+    >>> import io
+    >>> list(stream_list(io.StringIO('[1, {"b": [2]}]')))
+    [1, {'b': [2]}]
+    """
+    source = _Source(file, chunk)
+    yield from source.elements()
     if source.peek():
         raise ValueError(f"expected the end of the file, found {source.peek()!r}")
 
@@ -85,7 +106,7 @@ class _Source:
                     self._at = end
                     return value
             except RecursionError:
-                raise ValueError("nested too deeply") from None
+                raise ValueError("a value is nested too deeply") from None
             except json.JSONDecodeError as error:
                 if self._ended:  # its position counts from the middle of the file
                     raise ValueError(f"{error.msg}, or the file is cut off") from None

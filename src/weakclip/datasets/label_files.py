@@ -59,12 +59,12 @@ def reading_text(path: Path) -> Iterator[None]:
     """Turn what Python says of a text or CSV file in another form into one line that names it.
 
     Raises:
-        DataError: not there, not UTF-8, or not a CSV file.
+        DataError: cannot be read, not UTF-8, or not a CSV file.
     """
     try:
         yield
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); expected a readable file") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except csv.Error as error:

@@ -1,9 +1,9 @@
-"""Regions of the COCO format as pixel masks: polygons, and run lengths plain or compressed."""
+"""Regions of the COCO format to pixel masks and back: polygons, and run lengths plain or compressed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,14 +29,19 @@ def draw_regions(regions: Sequence[Region], size: tuple[int, int]) -> np.ndarray
     Raises:
         ValueError, KeyError, TypeError, IndexError: an area in no form of the COCO format.
     """
-    drawn = [(index, _region_pixels(area, size)) for index, area in regions]
+    drawn = [(index, region_pixels(area, size)) for index, area in regions]
     mask = np.zeros(size, dtype=np.uint8)
     for index, pixels in sorted(drawn, key=lambda item: (item[0] != IGNORE_INDEX, -np.count_nonzero(item[1]))):
         mask[pixels] = index
     return mask
 
 
-def _region_pixels(area: Any, size: tuple[int, int]) -> np.ndarray:
+def region_pixels(area: Any, size: tuple[int, int]) -> np.ndarray:
+    """Pixels `(H, W)` bool of an area: polygons as arrays x0, y0, x1, y1 …, or a run-length code.
+
+    Raises:
+        ValueError, KeyError, TypeError, IndexError: an area in no form of the COCO format, or of another size.
+    """
     if isinstance(area, dict):
         if tuple(area["size"]) != size:
             raise ValueError(f"region is {area['size'][1]}x{area['size'][0]} pixels, the image {size[1]}x{size[0]}")
@@ -69,6 +74,8 @@ def fill_polygon(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = bottom - top, right - left
     x0, y0 = (corners - (left, top)).T
     x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
+    upwards = y0 > y1  # an edge and its reverse cross the rows at the very same places
+    x0, x1, y0, y1 = (np.where(upwards, *pair) for pair in ((x1, x0), (x0, x1), (y1, y0), (y0, y1)))
     first, last = (np.ceil(np.clip(y - 0.5, 0, height)).astype(int) for y in (np.minimum(y0, y1), np.maximum(y0, y1)))
     crossed = last - first
     edge = np.repeat(np.arange(len(corners)), crossed)
@@ -130,3 +137,40 @@ def unpack_runs(packed: str | bytes) -> list[int]:
     if shift:
         raise ValueError("run-length code is cut off")
     return runs
+
+
+def encode_runs(pixels: np.ndarray, *, order: Literal["C", "F"] = "F") -> list[int]:
+    """Runs of outside and inside in turn, the first one outside; `decode_runs` takes those of order "F".
+
+    Args:
+        pixels: `(H, W)` bool.
+        order: "F" down the columns, as COCO has it, or "C" along the rows.
+
+    Returns:
+        Run lengths that sum to H·W; the first is 0 where the first pixel lies inside.
+
+    >>> encode_runs(np.array([[False, True, False], [True, False, False]]))
+    [1, 2, 3]
+    """
+    line = pixels.ravel(order=order)
+    borders = np.flatnonzero(line[1:] != line[:-1]) + 1
+    runs: list[int] = np.diff(np.concatenate([[0], borders, [line.size]])).tolist()
+    return [0, *runs] if line.size and line[0] else runs
+
+
+def pack_runs(runs: Sequence[int]) -> str:
+    """The string of the COCO tools for run lengths: the opposite of `unpack_runs`.
+
+    >>> pack_runs([3, 1, 16, 3, 31, 3, 3])
+    '31`02?0TO'
+    """
+    packed: list[str] = []
+    for position, run in enumerate(runs):
+        value = run - runs[position - 2] if position > 2 else run
+        while True:
+            group, value = value & 0x1F, value >> 5
+            more = value != (-1 if group & 0x10 else 0)
+            packed.append(chr(48 + (group | 0x20 if more else group)))
+            if not more:
+                break
+    return "".join(packed)

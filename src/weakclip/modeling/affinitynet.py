@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weakclip.errors import ConfigError
 from weakclip.modeling.mctformer import IMAGENET_MEAN, IMAGENET_STD
-from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS, ResNet38
+from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS, ResNet38, check_counts, check_widths
 
 RADIUS = 5
 """Pairs of pixels less than so many steps of the grid apart have an affinity."""
@@ -26,6 +27,14 @@ PUBLISHED_REDUCTIONS = (64, 128, 256)
 """Channels that the three levels are reduced to; 448 together."""
 
 _FROZEN = ("conv1a", "b2", "b2_1", "b2_2")  # of the released code, whose trunk was trained on ImageNet
+
+
+def check_numbers(widths: Sequence[int], reductions: Sequence[int], radius: int) -> None:
+    """Raise a `ConfigError` unless an AffinityNet can be built with these numbers."""
+    check_widths(widths)
+    check_counts("reductions", reductions, 3)
+    if type(radius) is not int or radius < 2:
+        raise ConfigError(f"radius: a whole number of 2 and more expected; found {radius!r}")
 
 
 class AffinityNet(nn.Module):
@@ -37,6 +46,9 @@ class AffinityNet(nn.Module):
         radius: see `RADIUS`; above 1.
         frozen: whether all norms of the trunk and its weights up to stage b2 stay as they are, as the released code
             has it for a trunk that was trained on ImageNet.
+
+    Raises:
+        ConfigError: numbers that no AffinityNet has.
     """
 
     pixel_mean: Tensor
@@ -51,6 +63,7 @@ class AffinityNet(nn.Module):
         frozen: bool = False,
     ) -> None:
         super().__init__()
+        check_numbers(widths, reductions, radius)
         self.reductions, self.radius = tuple(reductions), radius
         self.trunk = ResNet38(widths, frozen_norms=frozen, frozen=_FROZEN if frozen else ())
         self.f8_3 = nn.Conv2d(widths[3], reductions[0], 1, bias=False)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from safetensors.torch import save as save_tensors
 
-from weakclip.errors import WeightsError
+from weakclip.errors import ConfigError, WeightsError
 from weakclip.images import atomic_write
 from weakclip.modeling.affinitynet import AffinityNet
-from weakclip.modeling.state_files import fill, read_state
+from weakclip.modeling.state_files import check_fit, fill, read_state
 from weakclip.safe_text import parse_json
-from weakclip.safe_weights import check_room
 
 _FORMAT = "affinitynet"
 _LARGEST_RADIUS = 100  # the pairs within it are listed when the network is built; published: 5
@@ -32,17 +30,26 @@ def load_affinitynet(path: str | Path, *, device: str | torch.device = "cpu") ->
     """What `save_affinitynet` wrote, in evaluation mode.
 
     Raises:
-        WeightsError: no such file, or not an AffinityNet of ours. No code in the file is run.
+        WeightsError: no such file, not an AffinityNet of ours, or one whose numbers and tensors do not fit; nothing
+            of its size is built then. No code in the file is run.
     """
     state, metadata = read_state(Path(path))
+    if _FORMAT not in metadata:
+        raise WeightsError(f"{path}: not written by save_affinitynet; expected {_FORMAT!r} among its metadata")
     try:
         numbers = parse_json(metadata[_FORMAT])
-        check_room(state, [before * after for before, after in pairwise(numbers["widths"])])
-        if not 2 <= numbers["radius"] <= _LARGEST_RADIUS:
-            raise ValueError(f"radius {numbers['radius']}")
-        with torch.random.fork_rng(devices=[]):  # first weights are drawn and replaced: the caller's draws stay
-            model = AffinityNet(**numbers)
-    except (LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path}: not written by save_affinitynet ({error!r})") from None
+        if isinstance(numbers, dict) and isinstance(radius := numbers.get("radius"), int) and radius > _LARGEST_RADIUS:
+            raise ConfigError(f"radius {radius}; expected at most {_LARGEST_RADIUS}")
+        with torch.device("meta"):  # takes no memory, whatever the numbers say
+            planned = AffinityNet(**numbers)
+    except ConfigError as error:
+        raise WeightsError(f"{path}: damaged metadata: {error}; train the network again") from None
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        expected = "expected a JSON object with widths, reductions and radius; train the network again"
+        raise WeightsError(f"{path}: damaged metadata ({reason}); {expected}") from None
+    check_fit(planned, state, path, kind="the AffinityNet of its metadata")
+    with torch.random.fork_rng(devices=[]):  # first weights are drawn and replaced: the caller's draws stay
+        model = AffinityNet(**numbers)
     fill(model, state, path, kind="AffinityNet")
     return model.to(device).eval()

@@ -11,20 +11,19 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from weakclip.errors import WeightsError
+from weakclip.errors import ConfigError, WeightsError
 from weakclip.images import atomic_write, write_json
 from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS, ResNet38
-from weakclip.modeling.state_files import fill, read_state
+from weakclip.modeling.state_files import check_fit, fill, read_state
 from weakclip.safe_text import parse_json
-from weakclip.safe_weights import check_room
 
 MODEL_TYPE = "weakclip_deeplab_resnet38"
 """What `config.json` says; no AutoModel of transformers knows it."""
@@ -92,17 +91,27 @@ def load_deeplab(folder: str | Path, labels: Mapping[int, str] | None = None) ->
     """The saved network; where `labels` are given, with their names and, if there are more or fewer, a new last layer.
 
     Raises:
-        WeightsError: a damaged description, or weights that do not fit. No code in a file is run.
+        WeightsError: a damaged description, or weights that do not fit it; nothing of its size is built then. No code
+            in a file is run.
     """
     config, path = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
-    state, _ = read_state(path)
     try:
         content = parse_json(config.read_text(encoding="utf-8"))
-        check_room(state, [before * after for before, after in pairwise(content["widths"])])
         saved = {int(index): str(name) for index, name in content["id2label"].items()}
-        model = DeepLabResNet38(labels or saved, widths=tuple(content["widths"]), frozen=bool(content["frozen"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        raise WeightsError(f"{config}: damaged description ({error!r}); train the network again") from None
+        widths, frozen = content["widths"], content["frozen"]
+        if not saved or not isinstance(frozen, bool):
+            raise ConfigError(f"classes, and true or false expected; found {len(saved)} and frozen {frozen!r}")
+        with torch.device("meta"):  # takes no memory, whatever the numbers say
+            planned = DeepLabResNet38(saved, widths=widths)
+    except ConfigError as error:
+        raise WeightsError(f"{config}: damaged description: {error}; train the network again") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        expected = "expected a JSON object with id2label, widths and frozen; train the network again"
+        raise WeightsError(f"{config}: damaged description ({reason}); {expected}") from None
+    state, _ = read_state(path)
+    check_fit(planned, state, path, kind=f"the DeepLab of {CONFIG_FILE}")
+    model = DeepLabResNet38(labels or saved, widths=widths, frozen=frozen)
     if labels and len(labels) != len(saved):
         state |= {f"fc8_seg_conv2.{name}": value for name, value in model.fc8_seg_conv2.state_dict().items()}
     fill(model, state, path, kind="DeepLab")

@@ -22,6 +22,8 @@ from weakclip.clip.load import DEFAULT_VOCABULARY
 from weakclip.clip.openai_archive import _renamed
 from weakclip.clip.vocabulary import load_tokenizer
 from weakclip.errors import WeakCLIPError, WeightsError
+from weakclip.modeling.co_attention import CoAttention
+from weakclip.modeling.loading_note import loading_note
 from weakclip.modeling.released_names import depth, frozen_names, trained_names, unused_names
 from weakclip.modeling.released_words import VOCABULARY_SIZE, KnownWords, knows
 from weakclip.modeling.weakclip import WeakCLIP, build_weakclip
@@ -86,7 +88,30 @@ def load_released(
     trained = {own: state[name] for name, own in trained_names(state).items()}
     trained["prompt.vectors"] = trained["prompt.vectors"][0]
     model.load_trainable_state(trained, source=str(path))
+    model.origin = loading_note(model, f"{path}: released WeakCLIP", _elsewhere(model, told, vocabulary))
     return model
+
+
+def _elsewhere(model: WeakCLIP, told: Mapping[str, Any], vocabulary: str | Path | None) -> list[str]:
+    """What the model is made of beside the file: given in `architecture`, or assumed."""
+
+    def source(part: str, key: str, otherwise: str) -> str:
+        return "`architecture`" if key in told.get(part, {}) else otherwise
+
+    clip, co_attention = model.clip, cast(CoAttention, model.co_attention)
+    vision, text = clip.model.vision_model.config, clip.model.text_model.config
+    channels = f"{_HEAD_WIDTH} channels each assumed"
+    layers = ", ".join(map(str, clip.tap_layers))
+    known = "the words of VOC and COCO" if isinstance(clip.tokenizer, KnownWords) else DEFAULT_VOCABULARY
+    return [
+        *(["class names (`architecture`)"] if told.get("class_names") else []),
+        f"image heads {vision.num_attention_heads} ({source('vision', 'heads', channels)})",
+        f"tapped layers {layers} ({source('vision', 'taps', 'at 1/3, 1/2, 2/3 and 1 of the depth')})",
+        f"text heads {text.num_attention_heads} ({source('text', 'heads', channels)})",
+        f"co-attention heads {co_attention.heads} ({source('co_attention', 'heads', 'those of the released code')})",
+        "pixel statistics (ImageNet's, as in the released code)",
+        f"tokenizer ({vocabulary or known})",
+    ]
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:

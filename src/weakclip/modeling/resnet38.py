@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weakclip.errors import ConfigError
+
 PUBLISHED_WIDTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 """Channels of the first convolution and of the stages b2 … b7."""
 
@@ -27,6 +29,21 @@ STRIDE = 8
 
 _BLOCKS = (("b2", 3), ("b3", 3), ("b4", 6), ("b5", 3))
 _DROPOUT = (0.3, 0.5)  # of b6 and b7
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Raise a `ConfigError` unless these are seven widths that a ResNet38 can have."""
+    check_counts("widths", widths, 7)
+    if widths[4] % 2 or widths[5] % 4 or widths[6] % 4:
+        raise ConfigError(f"widths: the last three multiples of 2, 4 and 4 expected; found {list(widths)}")
+
+
+def check_counts(name: str, numbers: Sequence[int], expected: int) -> None:
+    """Raise a `ConfigError` that names `name` unless these are so many whole numbers of 1 and more."""
+    whole = isinstance(numbers, list | tuple) and all(type(number) is int and number > 0 for number in numbers)
+    if not whole or len(numbers) != expected:
+        found = list(numbers) if isinstance(numbers, tuple) else numbers
+        raise ConfigError(f"{name}: {expected} whole numbers of 1 and more expected; found {found!r}")
 
 
 class ResNet38Features(NamedTuple):
@@ -68,7 +85,8 @@ class ResidualBlock(nn.Module):
         """The output, and the input after norm and rectifier."""
         active = F.relu(self.bn_branch2a(x))
         # Every second pixel first, then a convolution of stride 1: the same values. On a CPU, the backward pass of a
-        # 1×1 convolution of stride 2 on channels-last tensors was seen to corrupt memory (torch 2.13).
+        # 1×1 convolution of stride 2 on channels-last tensors was seen to corrupt memory (torch 2.13; where it reads
+        # fewer channels than a block of 8 or 16: github.com/uxlfoundation/oneDNN, issue 6035).
         seen = active[..., :: self.stride, :: self.stride]
         shortcut = x if self.conv_branch1 is None else self.conv_branch1(seen)
         branch = self.conv_branch2b1(F.relu(self.bn_branch2b1(self.conv_branch2a(active))))
@@ -108,16 +126,20 @@ class ResNet38(nn.Module):
     """The trunk without its classifier.
 
     Args:
-        widths: channels of the first convolution and of the six stages; the last two are multiples of 4.
+        widths: channels of the first convolution and of the six stages; the last three are multiples of 2, 4 and 4.
         frozen_norms: whether batch norm keeps its statistics and scales, as the released code does with a trunk that
             was trained on ImageNet. From fresh weights norms have to learn.
         frozen: names of further parts whose weights are not trained ("conv1a", "b2", …).
+
+    Raises:
+        ConfigError: other widths.
     """
 
     def __init__(
         self, widths: Sequence[int] = PUBLISHED_WIDTHS, *, frozen_norms: bool = False, frozen: Sequence[str] = ()
     ) -> None:
         super().__init__()
+        check_widths(widths)
         self.widths, self.frozen_norms = tuple(widths), frozen_norms
         self.conv1a = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         for level, (stage, count) in enumerate(_BLOCKS, start=1):

@@ -35,12 +35,12 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {str(name).removeprefix("module."): value for name, value in state.items()}, {}
 
 
-def fill(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, kind: str) -> None:
-    """Copy tensors by name into every tensor of a model.
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, kind: str) -> None:
+    """See that tensors are those of a model, by name and shape; the model may be one on the device "meta".
 
     Args:
-        model: what is filled.
-        state: exactly its tensors.
+        model: what they are for.
+        state: tensors by name.
         path: where they come from, for the message.
         kind: what the model is, for the message.
 
@@ -58,4 +58,9 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, kin
     if problems:
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise WeightsError(f"{path}: does not fit {kind}: {', '.join(problems[:8])}{more}")
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, kind: str) -> None:
+    """Copy tensors by name into every tensor of a model; arguments and errors as of `check_fit`."""
+    check_fit(model, state, path, kind=kind)
     model.load_state_dict(state)

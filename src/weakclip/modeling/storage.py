@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -18,11 +19,14 @@ from weakclip.errors import WeakCLIPError, WeightsError
 from weakclip.images import atomic_write, write_json
 from weakclip.modeling.co_attention import CoAttention
 from weakclip.modeling.decoder import TextGuidedDecoder
+from weakclip.modeling.loading_note import loading_note
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
 from weakclip.modeling.released import load_released
 from weakclip.modeling.weakclip import ModelSettings, WeakCLIP
 from weakclip.safe_text import parse_json, short
 from weakclip.safe_weights import check_room, load_safetensors
+
+logger = logging.getLogger("weakclip")
 
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "weakclip.json"
@@ -72,7 +76,8 @@ def load_weakclip(
         device: where the model goes; `clip` moves along.
 
     Returns:
-        The model, in evaluation mode.
+        The model, in evaluation mode. Its `origin` says in one line what was loaded and what was not in the file; the
+        line goes to the log of the package, too.
 
     Raises:
         WeightsError: nothing there, not a checkpoint, or one that does not fit; no code in a file is ever run.
@@ -84,13 +89,29 @@ def load_weakclip(
         if architecture is not None:
             raise WeightsError(f"{path}: `architecture` is for released checkpoints; {DESCRIPTION_FILE} has it here")
         with torch.random.fork_rng(devices=[]):  # first weights are drawn and replaced: the caller's draws stay
-            return _load_folder(path, vocabulary, clip).to(device).eval()
+            return _noted(_load_folder(path, vocabulary, clip)).to(device).eval()
     if not path.is_file():
         raise WeightsError(f"{path}: no such file or folder; expected a folder of save_weakclip or a released .pth")
     if clip is not None:
         raise WeightsError(f"{path}: a released checkpoint brings its own CLIP; leave `clip` out")
     with torch.random.fork_rng(devices=[]):
-        return load_released(path, architecture=architecture, vocabulary=vocabulary).to(device).eval()
+        model = load_released(path, architecture=architecture, vocabulary=vocabulary)
+    return _noted(model).to(device).eval()
+
+
+def _noted(model: WeakCLIP) -> WeakCLIP:
+    logger.info(model.origin)
+    return model
+
+
+def read_class_set(folder: str | Path) -> ClassSet:
+    """The classes of a WeakCLIP that `save_weakclip` wrote; no weights are read.
+
+    Raises:
+        WeightsError: no such folder, or a damaged description.
+    """
+    class_set: ClassSet = _read_description(Path(folder) / DESCRIPTION_FILE)["class_set"]
+    return class_set
 
 
 def describe(model: WeakCLIP) -> dict[str, Any]:
@@ -146,6 +167,7 @@ def clip_fingerprint(clip: FrozenCLIP) -> str:
 def _load_folder(folder: Path, vocabulary: str | Path | None, clip: FrozenCLIP | None) -> WeakCLIP:
     description = _read_description(folder / DESCRIPTION_FILE)
     state = _read_state(folder / WEIGHTS_FILE)
+    named = f"loaded from {description['clip']['source']}" if clip is None else f"given, from {clip.source}"
     settings: ModelSettings = description["settings"]
     try:
         sides = (settings.co_attention_width, settings.decoder_channels)
@@ -158,6 +180,7 @@ def _load_folder(folder: Path, vocabulary: str | Path | None, clip: FrozenCLIP |
     _check_clip(folder, description["clip"], clip)
     model = settings.build(clip, description["class_set"])
     model.load_trainable_state(state, source=str(folder / WEIGHTS_FILE))
+    model.origin = loading_note(model, f"{folder}: WeakCLIP in this package's format", [f"the CLIP ({named})"])
     return model
 
 

@@ -56,6 +56,10 @@ class WeakCLIP(nn.Module):
         decoder: pyramid and match map -> logits.
 
     The stand-ins of `plain_parts` take the place of a part that is left out.
+
+    Attributes:
+        origin: for a model that `load_weakclip` made, one line on what was loaded: the file and its format, classes,
+            sizes, and what was not in the file and where that was taken from. Empty for a model built fresh.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class WeakCLIP(nn.Module):
         decoder: TextGuidedDecoder | UnguidedDecoder,
     ) -> None:
         super().__init__()
+        self.origin = ""
         self.class_set = class_set
         self.clip = clip
         self.prompt = prompt

@@ -12,9 +12,9 @@ import torch
 
 import weakclip.clip
 from weakclip.clip import FrozenCLIP, load_clip
-from weakclip.config import RunConfig, flat
+from weakclip.config import RunConfig, flat, load_config
 from weakclip.datasets import ImageLabelDataset
-from weakclip.errors import ConfigError, DataError
+from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.marks import MARKS
 from weakclip.pipeline.broken import BrokenImage, broken_of, open_sound
 from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, source_fingerprint
@@ -22,6 +22,9 @@ from weakclip.pipeline.reviewed import Review, ReviewedImages, read_review
 from weakclip.report import STAGE_FOLDERS
 
 logger = logging.getLogger("weakclip")
+
+CONFIG = "config.yaml"
+"""In a run folder: its settings."""
 
 NO_EFFECT = ("workers", "checkpoint_every", "log_every", "max_bad_steps")
 """Settings that change how a result is made, or whether there is one, but not the result: they enter no stage's key."""
@@ -148,6 +151,18 @@ def mark_files(named: str | None, out: Path) -> list[Path]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; data.marks is a {MARKS} that `weakclip review` wrote, or null")
     return [path, own] if own.is_file() and own.resolve() != path.resolve() else [path]
+
+
+def open_run(folder: Path | str) -> RunContext:
+    """The context of a run that is there already, with its own settings.
+
+    Raises:
+        RunError: not a run folder.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise RunError(f"{folder}: not a run folder (no {CONFIG}); give the folder of `weakclip run --out`")
+    return RunContext(load_config(folder / CONFIG), folder)
 
 
 def _noted(dataset: ImageLabelDataset) -> ImageLabelDataset:

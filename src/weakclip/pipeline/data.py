@@ -31,7 +31,7 @@ class SomeImages(ImageLabelDataset):
         self.indices = tuple(indices)
         super().__init__(whole.class_set, whole.split, [whole.names[i] for i in self.indices], notes=whole.notes)
         self.whole = whole
-        self.has_masks = whole.has_masks
+        self.has_masks, self.longest_side = whole.has_masks, whole.longest_side
         self.faults = whole.faults
         self.unscored = frozenset(unscored)
 
@@ -50,6 +50,10 @@ class SomeImages(ImageLabelDataset):
     def mask(self, index: int) -> np.ndarray | None:
         """Pixel labels, or None; for scoring only."""
         return None if self.names[index] in self.unscored else self.whole.mask(self.indices[index])
+
+    def image_file(self, index: int) -> Path | None:
+        """The file of the image, or None."""
+        return self.whole.image_file(self.indices[index])
 
 
 def origin(dataset: ImageLabelDataset, index: int) -> tuple[ImageLabelDataset, int]:
@@ -121,8 +125,8 @@ def image_fingerprint(dataset: ImageLabelDataset) -> str:
         source, indices = stored
         if source.longest_side is not None:
             lines.append(f"longest side {source.longest_side}")
-        for index in indices:
-            lines.append(f"{source.labels(index)} {file_stat(source.image_path(index))}")
+        for position, index in enumerate(indices):
+            lines.append(f"{dataset.labels(position)} {file_stat(source.image_path(index))}")
     else:
         lines.append(hashlib.sha256(dataset.image(0).tobytes()).hexdigest())
     return digest_of(lines)

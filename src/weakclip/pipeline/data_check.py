@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ class DataCheck:
 
     Args:
         splits: one an entry; none of a split whose labels are wrong.
-        findings: all that is wrong, between splits too.
+        findings: all that is wrong, between each two of the splits too.
     """
 
     splits: tuple[SplitCheck, ...]
@@ -60,9 +61,8 @@ def check_data(settings: DataSettings, splits: Sequence[str] = ()) -> DataCheck:
     unlabelled = (settings.val_split, *UNLABELLED)
     checks = tuple(check_split(each, needs_labels=each.split not in unlabelled) for each in datasets)
     findings = [*mistakes, *(finding for check in checks for finding in check.findings)]
-    by_name = {check.split: check for check in checks}
-    if len(own) == 2 and own[0] != own[1] and by_name.keys() >= {*own}:
-        findings += shared_images(by_name[own[0]], by_name[own[1]])
+    for first, second in itertools.combinations(checks, 2):
+        findings += shared_images(first, second)
     return DataCheck(checks, tuple(findings))
 
 
@@ -160,6 +160,6 @@ def finding_lines(check: DataCheck) -> list[str]:
             f"    {each.image}: {each.detail}" if each.image else f"    {each.detail}" for each in findings[:shown]
         ]
         if len(findings) > shown:
-            lines.append(f"    … and {len(findings) - shown:,} more; --json writes all")
+            lines.append(f"    … and {len(findings) - shown:,} more; --out FILE writes all")
         lines.append(f"    → {kind.mend}")
     return lines

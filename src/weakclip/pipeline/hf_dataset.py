@@ -24,11 +24,11 @@ from PIL import Image
 
 from weakclip import __version__
 from weakclip.config import load_config
-from weakclip.datasets import ImageFileDataset, ImageLabelDataset
+from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, DataError, RunError
-from weakclip.images import atomic_write, write_json
+from weakclip.images import atomic_write, mask_png, read_mask, resize_mask, write_json
 from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.data import image_fingerprint, origin
+from weakclip.pipeline.data import image_fingerprint
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.progress import track
 from weakclip.pseudo_masks import MASKS
@@ -139,20 +139,26 @@ def _rows(dataset: ImageLabelDataset, masks: Path, shards: list[int]) -> Iterato
     for shard in shards:
         for index in _images_of(shard, dataset):
             name = dataset.names[index]
-            mask = {"bytes": _content(masks / f"{name}.png"), "path": f"{name}.png"}
+            mask = {"bytes": _mask(dataset, index, masks / f"{name}.png"), "path": f"{name}.png"}
             labels = list(dataset.labels(index))
             yield {"image": _image(dataset, index), "mask": mask, "labels": labels, "name": name}
 
 
 def _image(dataset: ImageLabelDataset, index: int) -> dict[str, Any]:
     """The image file as it is, or a PNG of an image that is drawn, not stored."""
-    source, position = origin(dataset, index)
-    if isinstance(source, ImageFileDataset):
-        path = source.image_file(position)
+    path = dataset.image_file(index)
+    if path is not None:
         return {"bytes": _content(path), "path": f"{dataset.names[index]}{path.suffix}"}
     file = io.BytesIO()
     Image.fromarray(dataset.image(index)).save(file, format="PNG")
     return {"bytes": file.getvalue(), "path": f"{dataset.names[index]}.png"}
+
+
+def _mask(dataset: ImageLabelDataset, index: int, path: Path) -> bytes:
+    """The mask file as it is, or enlarged to the image file where the run has reduced the image."""
+    content, size = _content(path), dataset.stored_size(index)
+    mask = read_mask(io.BytesIO(content))
+    return content if mask.shape == size else mask_png(resize_mask(mask, size), dataset.class_set.palette)
 
 
 def _content(path: Path) -> bytes:

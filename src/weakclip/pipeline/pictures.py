@@ -1,19 +1,21 @@
-"""The picture sheet of the report: small pictures of some images, their masks laid over them."""
+"""Pictures of the report: a sheet of some images, and a strip of every training image, masks laid over them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from weakclip.classes import IGNORE_INDEX
+from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets import ImageLabelDataset
-from weakclip.images import overlay, read_mask, resize_rgb, write_json, write_png
+from weakclip.images import overlay, read_mask, resize_rgb, write_jpeg, write_json, write_png
 from weakclip.inference import InferenceSettings, LogitsFunction, WithinMemory, predict_probs
 
 PICTURES = "pictures"
 LONGEST_SIDE = 192
+STRIP_SIDE = 160
+"""Longest side of one picture of a strip, pixels: there is a strip of every image."""
 
 
 def write_pictures(
@@ -52,28 +54,37 @@ def write_pictures(
             labels = [dataset.class_set.names[label] for label in dataset.labels(index)]
             rows.append({"name": name, "split": split, "labels": labels, "pictures": files})
     class_set = next(iter(splits.values())).class_set
-    classes = [{"name": name, "color": color} for name, color in zip(class_set.names, class_set.colors, strict=True)]
-    write_json(folder / "pictures.json", {"classes": classes, "rows": rows})
+    write_json(folder / "pictures.json", {"classes": class_entries(class_set), "rows": rows})
+
+
+def class_entries(class_set: ClassSet) -> list[dict[str, object]]:
+    """Names and colours of the classes, for JSON."""
+    return [{"name": name, "color": color} for name, color in zip(class_set.names, class_set.colors, strict=True)]
+
+
+def write_strip(path: Path, pictures: Sequence[np.ndarray]) -> None:
+    """Write pictures of one image, `(H, W, 3)` uint8 of one size, small and side by side as one JPEG."""
+    write_jpeg(path, np.concatenate([_small(picture, STRIP_SIDE) for picture in pictures], axis=1))
 
 
 def _write_row(
     folder: Path, row: int, image: np.ndarray, masks: Mapping[str, np.ndarray], palette: np.ndarray
 ) -> dict[str, str]:
-    pictures = {"image": image} | {caption: _laid_over(image, mask, palette) for caption, mask in masks.items()}
+    pictures = {"image": image} | {caption: laid_over(image, mask, palette) for caption, mask in masks.items()}
     files = {}
     for caption, picture in pictures.items():
         files[caption] = f"{row}_{caption.replace(' ', '_')}.png"
-        write_png(folder / files[caption], _small(picture))
+        write_png(folder / files[caption], _small(picture, LONGEST_SIDE))
     return files
 
 
-def _laid_over(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
+def laid_over(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Class colours over the image; pale where no class is given."""
     pale = (mask == IGNORE_INDEX)[..., None]
     return np.where(pale, 160 + image // 3, overlay(image, mask, palette)).astype(np.uint8)
 
 
-def _small(picture: np.ndarray) -> np.ndarray:
+def _small(picture: np.ndarray, side: int) -> np.ndarray:
     height, width = picture.shape[:2]
-    factor = min(1.0, LONGEST_SIDE / max(height, width))
+    factor = min(1.0, side / max(height, width))
     return resize_rgb(picture, (max(1, round(height * factor)), max(1, round(width * factor))))

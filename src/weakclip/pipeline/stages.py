@@ -26,7 +26,8 @@ from weakclip.evaluation import (
 from weakclip.images import write_json, write_mask
 from weakclip.modeling import load_weakclip
 from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.pictures import write_pictures
+from weakclip.pipeline.mask_records import MaskRecorder, compare_stages
+from weakclip.pipeline.pictures import class_entries, write_pictures
 from weakclip.pipeline.reviewed import ReviewedImages
 from weakclip.pipeline.seed_stage import DENSE, SEEDS, make_seeds
 from weakclip.progress import track
@@ -80,15 +81,20 @@ def make_pseudo_masks(context: RunContext, folder: Path) -> None:
     """Predict every training image with WeakCLIP, and sharpen it with the dense CRF."""
     model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device)
     settings, dataset = context.config.pseudo_masks, context.train
-    made = write_pseudo_masks(lambda images: model(images).logits, dataset, folder, settings, device=context.device)
+    recorder = MaskRecorder(dataset, seeds=context.folder("seeds") / SEEDS, folder=folder)
+    made = write_pseudo_masks(
+        lambda images: model(images).logits, dataset, folder, settings, device=context.device, observe=recorder.add
+    )
+    recorder.finish()
     note = {
         "split": dataset.split,
         "images": len(dataset),
+        "classes": class_entries(dataset.class_set),
         "crf": describe_crf(settings.crf),
         "multi_scale": describe_scales(settings.inference),
         **context.left_out(dataset.split),
     }
-    _log(folder, {"made": made, **note})
+    _log(folder, {"made": made, "images": len(dataset)})
     write_json(folder / "metrics.json", note)
 
 
@@ -121,7 +127,8 @@ def retrain_on_truth(context: RunContext, folder: Path) -> None:
 
 
 def evaluate(context: RunContext, folder: Path) -> None:
-    """Score seeds and pseudo masks on the training split and the network on the validation split; draw the pictures."""
+    """Score seeds and pseudo masks on the training split and the network on the validation split; compare what seeds,
+    masks and network say of every training image; draw the pictures."""
     dataset, val, config = context.train, context.val, context.config
     logits_of = load_segmenter(context.folder("retrain"), device=context.device)
     pseudo = context.folder("pseudo_masks") / MASKS
@@ -141,6 +148,7 @@ def evaluate(context: RunContext, folder: Path) -> None:
     mask_folders[dataset.split] = {"seed": seeds / SEEDS, "pseudo mask": pseudo}
     inference, count = config.evaluate.inference, config.evaluate.pictures
     write_pictures(folder, splits, mask_folders, logits_of, inference, count=count, device=context.device)
+    compare_stages(dataset, folder, logits_of, inference, seeds=seeds / SEEDS, masks=pseudo, device=context.device)
     _finish_scores(context, folder, scores)
 
 
@@ -222,6 +230,7 @@ STAGES = {
         sections=("evaluate",),
         data=("train images", "train masks", "val images", "val masks"),
         upstream=("seeds", "pseudo_masks", "retrain"),
+        code=2,
     ),
     "retrain_truth": Stage(
         purpose="training the same network on the true masks, the upper bound",

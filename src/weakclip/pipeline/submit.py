@@ -7,12 +7,11 @@ import logging
 import shutil
 from pathlib import Path
 
-from weakclip.config import load_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.disk import remove_leftovers, writing
 from weakclip.errors import ConfigError, RunError
 from weakclip.images import write_json
-from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.context import RunContext, open_run
 from weakclip.pipeline.data import image_fingerprint
 from weakclip.pipeline.lock import FolderLock
 from weakclip.pipeline.manifest import Manifest, StageKey
@@ -22,6 +21,8 @@ from weakclip.segmenter import load_segmenter
 from weakclip.submission import write_archive
 
 logger = logging.getLogger("weakclip")
+
+ENDINGS = (".tgz", ".tar.gz")
 
 FOLDER, KEY = "submission", "key.json"
 """Below the run folder, a folder a split: predictions, and the key of what they depend on."""
@@ -35,7 +36,7 @@ def submit(run: Path | str, out: Path | str, *, split: str = "test", root: str |
 
     Args:
         run: the run folder.
-        out: the archive, `.tgz`.
+        out: the archive, `.tgz` or `.tar.gz`.
         split: the list in ImageSets/Segmentation.
         root: the VOC2012 folder; the one of the run where left out.
 
@@ -44,13 +45,16 @@ def submit(run: Path | str, out: Path | str, *, split: str = "test", root: str |
 
     Raises:
         ConfigError: a run on another data set.
-        RunError: no run, one whose network is not trained, or another process makes a submission of it.
+        RunError: no run, one whose network is not trained, an archive of another ending, or another process makes a
+            submission of it.
         StorageError: a place that cannot be written; the predictions stay.
         DataError: no such split, or an image that cannot be read.
     """
     run, out = Path(run), Path(out)
     if out.is_dir():
         raise RunError(f"{out}: is a folder; name the archive, for instance {out / 'results.tgz'}")
+    if not out.name.endswith(ENDINGS):
+        raise RunError(f"{out}: expected a name that ends in {' or '.join(ENDINGS)}, for a packed tar file is written")
     context, trained = _context(run, split, root)
     dataset = context.val
     assert dataset is not None
@@ -66,9 +70,7 @@ def submit(run: Path | str, out: Path | str, *, split: str = "test", root: str |
 
 def _context(run: Path, split: str, root: str | None) -> tuple[RunContext, str]:
     """The run with `split` in the place of its validation split, and the key of its network."""
-    if not (run / "config.yaml").is_file():
-        raise RunError(f"{run}: not a run folder (no config.yaml); give the folder of `weakclip run --out`")
-    config = load_config(run / "config.yaml")
+    config = open_run(run).config
     if config.data.dataset != "voc12":
         raise ConfigError(
             f"{run}: a run on {config.data.dataset}; the evaluation server is PASCAL VOC's; give a voc12 run"

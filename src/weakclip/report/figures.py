@@ -86,6 +86,24 @@ def _path(points: Iterable[tuple[float, float]], x_range: tuple[float, float], y
     return " ".join(commands)
 
 
+def box_plot(quantiles: Sequence[float]) -> Markup:
+    """Five quantiles of shares, 0…1, as a line (outer two), a box (inner two) and a tick (the middle one).
+
+    Returns:
+        SVG markup with the numbers as its title; a dash where there are none.
+    """
+    if not quantiles:
+        return Markup("–")
+    low, first, middle, third, high = (round(100 * value, 1) for value in quantiles)
+    words = f"5 % of the masks below {low}, a quarter below {first}, half below {middle}, "
+    words += f"three quarters below {third}, 95 % below {high} % of the image"
+    return Markup(
+        '<svg class="box" viewBox="0 0 100 12" preserveAspectRatio="none" role="img"><title>{words}</title>'
+        '<path class="whisker" d="M{low} 6H{high}"/>'
+        '<rect x="{first}" y="2" width="{width}" height="8"/><path class="median" d="M{middle} 0V12"/></svg>'
+    ).format(words=words, low=low, high=high, first=first, width=max(0.5, round(third - first, 1)), middle=middle)
+
+
 def percent(value: float | None) -> str:
     """`0.7531` as `75.3`; a dash where there is no number."""
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f}"

@@ -90,13 +90,14 @@ def read_run(folder: Path | str) -> RunSummary:
     folder = Path(folder)
     if not (folder / "manifest.json").is_file():
         raise RunError(f"{folder}: not a run folder (no manifest.json); give the folder of `weakclip run --out`")
-    records = _read_json(folder / "manifest.json").get("stages")
+    records = read_json(folder / "manifest.json").get("stages")
     if not are_records(records):
         raise RunError(f"{folder}/manifest.json: not written by weakclip (no stages); give the folder of a run")
     present = [stage for stage in STAGE_FOLDERS if stage in records]
     sheet = folder / STAGE_FOLDERS["evaluate"] / "pictures.json"
+    note = read_json(folder / STAGE_FOLDERS["pseudo_masks"] / "metrics.json")
     try:
-        classes, rows = _sheet(folder, _read_json(sheet))
+        classes, rows = _sheet(folder, read_json(sheet), note)
     except (LookupError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{sheet}: not written by weakclip ({error!r}); delete its folder and run `evaluate`") from None
     return RunSummary(
@@ -135,15 +136,23 @@ def _check_link(path: Path, folder: Path) -> None:
         raise RunError(str(error)) from None
 
 
-def _sheet(folder: Path, sheet: Mapping[str, Any]) -> tuple[tuple[tuple[str, str], ...], tuple[PictureRow, ...]]:
-    """Classes and rows of `pictures.json`."""
+def _sheet(
+    folder: Path, sheet: Mapping[str, Any], note: Mapping[str, Any]
+) -> tuple[tuple[tuple[str, str], ...], tuple[PictureRow, ...]]:
+    """Classes and rows of `pictures.json`; before there is one, the classes of the masks."""
     classes = (
-        (str(entry["name"]), "#{:02x}{:02x}{:02x}".format(*entry["color"])) for entry in sheet.get("classes", ())
+        (str(entry["name"]), "#{:02x}{:02x}{:02x}".format(*entry["color"]))
+        for entry in sheet.get("classes") or note.get("classes", ())
     )
     return tuple(classes), tuple(_row(folder, row) for row in sheet.get("rows", ()))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a run; empty where there is no such file.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
     if not path.is_file():
         return {}
     try:
@@ -168,7 +177,7 @@ def _stage(stage: str, records: Mapping[str, Any]) -> StageSummary:
 def _scores(folder: Path, stages: Iterable[str]) -> Iterable[Scores]:
     for stage in stages:
         if stage.startswith("evaluate"):
-            for entry in _read_json(folder / STAGE_FOLDERS[stage] / "metrics.json").get("scores", ()):
+            for entry in read_json(folder / STAGE_FOLDERS[stage] / "metrics.json").get("scores", ()):
                 try:
                     yield Scores(**entry)
                 except TypeError as error:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from weakclip.images import atomic_write
-from weakclip.report.figures import class_names, duration, loss_curves, mean_known, percent, png_data_uri
+from weakclip.mask_statistics import mean_over_classes
+from weakclip.report.class_table import class_figures
+from weakclip.report.doubts import ImageFigures, figures_of, is_unusual
+from weakclip.report.figures import box_plot, class_names, duration, loss_curves, mean_known, percent, png_data_uri
 from weakclip.report.folder import read_run
+from weakclip.report.images import read_images
+from weakclip.report.payload import WORST, payload
 
 STAGE_TITLES = {
     "seeds": "Seeds",
@@ -24,6 +35,9 @@ STAGE_TITLES = {
 def render_report(folder: Path | str) -> str:
     """The report of a run folder as HTML: nothing is fetched from elsewhere, every name is escaped.
 
+    Pictures of the worst images are in the page; those of the others are read from the run folder when they are asked
+    for. The page's own script is the only one that its content policy lets run.
+
     Args:
         folder: the run folder, finished or not.
 
@@ -33,25 +47,31 @@ def render_report(folder: Path | str) -> str:
     Raises:
         RunError: not a run folder, or an unreadable file in it.
     """
-    environment = Environment(
-        loader=PackageLoader("weakclip.report", package_path="."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=percent, duration=duration, mean_known=mean_known, data_uri=png_data_uri, loss_curves=loss_curves
-    )
     run = read_run(folder)
+    known = read_images(folder, run)
+    images = figures_of(known.images)
     captions = list(dict.fromkeys(caption for row in run.rows for caption in row.pictures))
-    return environment.get_template("report.html.j2").render(
-        run=run,
-        title=run.folder.resolve().name,
-        titles=STAGE_TITLES,
-        class_names=class_names(run.scores),
-        captions=captions,
-        upper_bound=any(stage.name == "retrain_truth" for stage in run.stages),
+    script = _asset("report.js")
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            run=run,
+            title=run.folder.resolve().name,
+            titles=STAGE_TITLES,
+            class_names=class_names(run.scores),
+            captions=captions,
+            upper_bound=any(stage.name == "retrain_truth" for stage in run.stages),
+            style=Markup(_asset("report.css")),
+            script=Markup(script),
+            script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+            known=known,
+            worst=WORST,
+            glance=_glance(images),
+            class_rows=class_figures(images, len(run.classes)) if images else [],
+            class_scores=next((score.iou for score in run.scores if score.subject == "pseudo masks"), {}),
+            payload=Markup(payload(Path(folder), known, images)),
+        )
     )
 
 
@@ -66,3 +86,66 @@ def write_report(folder: Path | str) -> Path:
     with atomic_write(path, "w") as file:
         file.write(page)
     return path
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("weakclip.report", package_path="."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=percent,
+        duration=duration,
+        mean_known=mean_known,
+        data_uri=png_data_uri,
+        loss_curves=loss_curves,
+        box_plot=box_plot,
+    )
+    return environment
+
+
+def _asset(name: str) -> str:
+    return files("weakclip.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _glance(images: Sequence[ImageFigures]) -> list[dict[str, Any]]:
+    """The tiles at the top: a figure, what it is of, and whether it asks for a look."""
+    if not images:
+        return []
+    statistics = [image.statistics for image in images]
+    missing = sum(bool(of.missed) for of in statistics)
+    unusual = sum(is_unusual(image.area_score) for image in images)
+    tiles = [
+        {"label": "Masks", "value": f"{len(images):,}", "note": "training images", "warn": False},
+        {
+            "label": "A tagged class is missing",
+            "value": f"{missing:,}",
+            "note": f"masks, {percent(missing / len(images))} %",
+            "warn": missing > 0,
+        },
+        {
+            "label": "Unusual area",
+            "value": f"{unusual:,}",
+            "note": f"masks, {percent(unusual / len(images))} %",
+            "warn": unusual > 0,
+        },
+    ]
+    means = (
+        ("Confidence", [of.confidence for of in statistics], "%, mean over the images"),
+        ("Changed by the CRF", [of.crf_change for of in statistics], "% of the pixels, mean"),
+        ("Seed and mask agree", [mean_over_classes(of.seed_mask) for of in statistics], "%, mean IoU per image"),
+        (
+            "Mask and network agree",
+            [mean_over_classes(of.mask_prediction) for of in statistics],
+            "%, mean IoU per image",
+        ),
+        ("Mask and truth", [mean_over_classes(of.mask_truth) for of in statistics], "%, mean IoU per image"),
+    )
+    for label, values, note in means:
+        known = [value for value in values if value is not None]
+        if known:
+            tiles.append({"label": label, "value": percent(sum(known) / len(known)), "note": note, "warn": False})
+    return tiles

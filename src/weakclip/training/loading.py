@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Generator, Iterator
 from typing import Any, Protocol
 
@@ -76,12 +78,22 @@ def load_batches(
         worker_init_fn=ignore_stop_signals,
         pin_memory=processes.device.type != "cpu",
     )
-    yield from loader  # a generator: closing it ends the workers, which no signal does
+    yield from _started(loader)  # a generator: closing it ends the workers, which no signal does
+
+
+def _started(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's batches. torch would raise an error about a dead worker from a signal, at any line of the main
+    thread and after the training too; without that it raises it where the next batch is waited for."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+    return batches
 
 
 @contextlib.contextmanager
 def dead_workers_in_words(workers: int) -> Iterator[None]:
-    """A `RunError` where torch says that a data worker has died, which it may say at any line of the main process."""
+    """A `RunError` where torch says that a data worker has died."""
     try:
         yield
     except RuntimeError as error:

@@ -8,19 +8,20 @@ line by line: no step is in it twice, whatever stopped the training before. Tens
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from weakclip.images import atomic_write
+from weakclip.disk import append_bytes, atomic_write
 
 FOLDER = "tensorboard"
 
 
 class EventFile:
-    """One event file in a folder; the open file is closed after every line, as that of `log.jsonl` is.
+    """One event file in a folder; every line is in it whole, or not at all, as in `log.jsonl`.
 
     Args:
         folder: gets the event file; older ones in it are replaced.
@@ -41,8 +42,9 @@ class EventFile:
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a line of `log.jsonl`: every number but `step` becomes a scalar of that step."""
-        with self.path.open("ab") as file:
-            _write(file, _event(record))
+        content = io.BytesIO()
+        _write(content, _event(record))
+        append_bytes(self.path, content.getvalue())
 
 
 def open_event_file(log: Path, lines: Iterable[str]) -> EventFile | None:

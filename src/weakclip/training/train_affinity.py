@@ -17,7 +17,7 @@ from weakclip.classes import IGNORE_INDEX
 from weakclip.datasets.base import ImageLabelDataset
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError
-from weakclip.modeling.affinitynet import PUBLISHED_REDUCTIONS, RADIUS, AffinityNet, shifted
+from weakclip.modeling.affinitynet import PUBLISHED_REDUCTIONS, RADIUS, AffinityNet, check_numbers, shifted
 from weakclip.modeling.affinitynet_storage import save_affinitynet
 from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS, STRIDE
 from weakclip.modeling.trunk_files import start_from_imagenet
@@ -76,14 +76,7 @@ class AffinitySettings:
     walk: RandomWalkSettings = field(default_factory=RandomWalkSettings)
 
     def __post_init__(self) -> None:
-        for name, count in (("widths", 7), ("reductions", 3)):
-            numbers = getattr(self, name)
-            if len(numbers) != count or min(numbers) < 1:
-                raise ConfigError(f"{name}: {count} numbers of 1 and more expected; found {list(numbers)}")
-        if self.widths[4] % 2 or self.widths[5] % 4 or self.widths[6] % 4:
-            raise ConfigError(f"widths: the last three multiples of 2, 4 and 4 expected; found {list(self.widths)}")
-        if self.radius < 2:
-            raise ConfigError(f"radius: at least 2 expected; found {self.radius}")
+        check_numbers(self.widths, self.reductions, self.radius)
         if self.augment.crop_size % STRIDE:
             raise ConfigError(f"augment.crop_size: a multiple of {STRIDE} expected; found {self.augment.crop_size}")
 

@@ -1,0 +1,138 @@
+"""CVAT for images 1.1 (docs.cvat.ai, XML annotation format): `<image>` elements with `<mask>` or `<polygon>` in them.
+
+The `rle` of a mask counts pixels outside and inside in turn, along the rows of the box `left, top, width, height`; the
+first run lies outside. CVAT takes annotations of labels alone that its task has: `STEM.labels.json` is for the raw
+editor of labels, where a task is made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape, quoteattr
+
+import numpy as np
+
+from weakclip.annotations.entries import (
+    AnnotatedImage,
+    MaskEntry,
+    Shapes,
+    annotation_labels,
+    label_colors,
+    labelled_regions,
+    tight_box,
+)
+from weakclip.classes import ClassSet
+from weakclip.datasets.regions import encode_runs, fill_polygon
+from weakclip.errors import DataError
+from weakclip.images import atomic_write
+
+_OTHER_SHAPES = ("box", "ellipse", "polyline", "points", "cuboid", "skeleton")
+
+
+def write_cvat(path: Path | str, entries: Iterable[MaskEntry], class_set: ClassSet, shapes: Shapes) -> int:
+    """Write masks as annotations of CVAT, one image at a time, and the labels of the task `STEM.labels.json`.
+
+    Args:
+        path: the XML file; it appears whole or not at all.
+        entries: the masks.
+        class_set: the classes.
+        shapes: masks, one a class, or polygons.
+
+    Returns:
+        How many images were written.
+    """
+    labels, colors = annotation_labels(class_set), label_colors(class_set)
+    path, count = Path(path), 0
+    with atomic_write(path.with_suffix(".labels.json"), "w") as file:
+        file.write(json.dumps([{"name": name, "color": colors[name], "attributes": []} for name in labels], indent=1))
+    with atomic_write(path, "w") as file:
+        _write_head(file, colors)
+        for entry in entries:
+            _write_image(file, count, entry, labels, shapes)
+            count += 1
+        file.write("</annotations>\n")
+    return count
+
+
+def _write_head(file: IO[str], colors: Mapping[str, str]) -> None:
+    file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n')
+    file.write("  <meta>\n    <task>\n      <name>weakclip</name>\n      <mode>annotation</mode>\n      <labels>\n")
+    for name, color in colors.items():
+        file.write(
+            f"        <label><name>{escape(name)}</name><color>{color}</color><attributes></attributes></label>\n"
+        )
+    file.write("      </labels>\n    </task>\n  </meta>\n")
+
+
+def _write_image(file: IO[str], number: int, entry: MaskEntry, labels: Mapping[str, int], shapes: Shapes) -> None:
+    height, width = entry.mask.shape
+    file.write(f'  <image id="{number}" name={quoteattr(entry.file_name)} width="{width}" height="{height}">\n')
+    for name, pixels in labelled_regions(entry.mask, labels):
+        common = f'label={quoteattr(name)} source="auto" occluded="0"'
+        if shapes.kind == "masks":
+            left, top, wide, high = tight_box(pixels)
+            runs = ", ".join(map(str, encode_runs(pixels[top : top + high, left : left + wide], order="C")))
+            box = f'left="{left}" top="{top}" width="{wide}" height="{high}"'
+            file.write(f'    <mask {common} rle="{runs}" {box} z_order="0"></mask>\n')
+            continue
+        for polygon in shapes.polygons(pixels):
+            points = ";".join(f"{x:.2f},{y:.2f}" for x, y in polygon)
+            file.write(f'    <polygon {common} points="{points}" z_order="0"></polygon>\n')
+    file.write("  </image>\n")
+
+
+def read_cvat(path: Path | str) -> Iterator[AnnotatedImage]:
+    """The images of an XML file of CVAT, one at a time; a higher `z_order` lies above, and of equals the later one.
+
+    Raises:
+        DataError: not such a file, a shape of another kind than mask and polygon, or one that cannot be drawn.
+    """
+    try:
+        events = ElementTree.iterparse(str(path), events=("start", "end"))
+        _, root = next(events)
+        if root.tag != "annotations":
+            raise DataError(f"{path}: not annotations of CVAT (its root is <{root.tag}>); export CVAT for images 1.1")
+        for event, element in events:
+            if event == "end" and element.tag == "track":
+                raise DataError(f"{path}: annotations of a video; export CVAT for images 1.1")
+            if event == "end" and element.tag == "image":
+                yield _annotated(element, path)
+                root.clear()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ElementTree.ParseError, StopIteration) as error:
+        raise DataError(f"{path}: not an XML file ({error})") from None
+
+
+def _annotated(image: ElementTree.Element, path: Path | str) -> AnnotatedImage:
+    name = image.get("name", "without a name")
+    try:
+        size = int(image.attrib["height"]), int(image.attrib["width"])
+        shapes = [shape for shape in image if shape.tag in ("mask", "polygon")]
+        other = next((shape.tag for shape in image if shape.tag in _OTHER_SHAPES), None)
+        if other is not None:
+            raise ValueError(f"it is a {other}; expected masks and polygons")
+        shapes.sort(key=lambda shape: int(shape.get("z_order", "0")))
+        regions = [(shape.attrib["label"], _pixels(shape, size)) for shape in shapes]
+        return AnnotatedImage(image.attrib["name"], size, tuple(regions))
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{path}, image {name}: a shape cannot be read ({error})") from None
+
+
+def _pixels(shape: ElementTree.Element, size: tuple[int, int]) -> np.ndarray:
+    if shape.tag == "polygon":
+        corners = [[float(number) for number in pair.split(",")] for pair in shape.attrib["points"].split(";")]
+        return fill_polygon(np.array(corners), size)
+    left, top, width, height = (int(shape.attrib[name]) for name in ("left", "top", "width", "height"))
+    runs = [int(number) for number in shape.attrib["rle"].split(",")]
+    inside = np.arange(len(runs)) % 2 == 1
+    box = 0 <= left <= left + width <= size[1] and 0 <= top <= top + height <= size[0]
+    if not box or min(runs) < 0 or sum(runs) != width * height:
+        raise ValueError(f"a mask of {sum(runs)} pixels in a box of {width}x{height} at {left}, {top}")
+    pixels = np.zeros(size, dtype=bool)
+    pixels[top : top + height, left : left + width] = np.repeat(inside, runs).reshape(height, width)
+    return pixels

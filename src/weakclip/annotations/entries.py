@@ -1,0 +1,134 @@
+"""What the formats share: a mask on its way out, an annotated image on its way in, and the names of the labels.
+
+The background has no label: it is where nothing is drawn. Pixels of 255, which belong to no class, have one of their
+own, so that a person can say of a place that it is not to be learned from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from weakclip.classes import IGNORE_INDEX, ClassSet
+from weakclip.datasets.contours import mask_polygons
+from weakclip.errors import ConfigError, DataError
+
+UNDECIDED = "undecided"
+"""Label of the pixels that belong to no class (255 in a mask)."""
+
+
+@dataclass(frozen=True)
+class MaskEntry:
+    """A mask to be written.
+
+    Args:
+        file_name: the image, by its path below the image folder.
+        mask: `(H, W)` uint8, class indices and 255.
+    """
+
+    file_name: str
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image that was read from an annotation file.
+
+    Args:
+        file_name: the image, as the file names it.
+        size: its height and width; None where the file does not say.
+        regions: label and pixels, `(H, W)` bool; later ones lie above earlier ones.
+    """
+
+    file_name: str
+    size: tuple[int, int] | None
+    regions: tuple[tuple[str, np.ndarray], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """What the regions are written as.
+
+    Args:
+        kind: "masks", which say of every pixel what it is, or "polygons", which are easier to bend.
+        tolerance: for polygons, how far they may stray from the pixels' outline, pixels.
+    """
+
+    kind: Literal["masks", "polygons"] = "masks"
+    tolerance: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.tolerance < 0:
+            raise ConfigError(f"tolerance: 0 or more pixels expected; found {self.tolerance}")
+
+    def polygons(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Polygons `(n, 2)` of x, y round the pixels."""
+        return mask_polygons(pixels, tolerance=self.tolerance)
+
+
+def annotation_labels(class_set: ClassSet) -> dict[str, int]:
+    """Mask value of every label: the foreground classes in their order, and `UNDECIDED`.
+
+    Raises:
+        DataError: a class of that very name.
+    """
+    if UNDECIDED in class_set.names:
+        raise DataError(f"class {UNDECIDED!r}: the name is kept for pixels without a class; rename the class")
+    return {**{name: index for index, name in enumerate(class_set.names) if index}, UNDECIDED: IGNORE_INDEX}
+
+
+def label_colors(class_set: ClassSet) -> dict[str, str]:
+    """`#rrggbb` of every label."""
+    return {
+        name: "#{:02x}{:02x}{:02x}".format(*class_set.palette[value])
+        for name, value in annotation_labels(class_set).items()
+    }
+
+
+def labelled_regions(mask: np.ndarray, labels: Mapping[str, int]) -> Iterator[tuple[str, np.ndarray]]:
+    """Label and pixels `(H, W)` bool of everything in a mask but the background."""
+    present = np.bincount(mask.ravel(), minlength=256) > 0
+    for name, value in labels.items():
+        if present[value]:
+            yield name, mask == value
+
+
+def tight_box(pixels: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, width and height of the pixels, of which there is one at least."""
+    rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+    left, top = int(columns[0]), int(rows[0])
+    return left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
+
+
+def draw_image(
+    image: AnnotatedImage, labels: Mapping[str, int], size: tuple[int, int], source: Path | str
+) -> np.ndarray:
+    """The mask of an annotated image: 0 where nothing is drawn.
+
+    Args:
+        image: as a reader gives it.
+        labels: mask value of every label.
+        size: height and width of the photo.
+        source: the annotation file, for messages.
+
+    Returns:
+        `(H, W)` uint8.
+
+    Raises:
+        DataError: another size, or an unknown label.
+    """
+    if image.size is not None and image.size != size:
+        found, expected = (f"{width}x{height}" for height, width in (image.size, size))
+        raise DataError(f"{source}: {image.file_name} is annotated at {found} pixels; the image has {expected}")
+    mask = np.zeros(size, dtype=np.uint8)
+    for label, pixels in image.regions:
+        if label not in labels:
+            raise DataError(
+                f"{source}: {image.file_name} has the unknown label {label!r}; expected {', '.join(labels)}"
+            )
+        mask[pixels] = labels[label]
+    return mask

@@ -1,0 +1,71 @@
+"""The command `weakclip predict`. Heavy imports stand inside the command, as in `cli.py`."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from weakclip.cli_parts import finished
+
+if TYPE_CHECKING:
+    from weakclip.prediction import Products
+
+
+class Product(StrEnum):
+    """What is written beside the masks and the JSON of each image."""
+
+    OVERLAYS = "overlays"
+    COCO_MASKS = "coco-masks"
+    COCO_POLYGONS = "coco-polygons"
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="A run, a folder of a network, or a released WeakCLIP checkpoint.")],
+    images: Annotated[list[str], typer.Argument(help="Images, folders, patterns, or - for a list on standard input.")],
+    *,
+    out: Annotated[Path, typer.Option(help="The folder of the masks; one that is there already is continued.")],
+    also: Annotated[list[Product] | None, typer.Option(help="What else is written; may be given repeatedly.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="A labels.csv: its classes alone are drawn.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: inference.…, crf.…, or device."),
+    ] = None,
+    redo: Annotated[bool, typer.Option("--redo", help="Replace what was made otherwise.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+) -> None:
+    """Make masks of any images with a trained network: exit code 0, or 1 if some images could not be read."""
+    from weakclip.config import changed_settings
+    from weakclip.prediction import find_images, find_model, load_predictor, predict_files
+    from weakclip.prediction.labels import read_labels
+    from weakclip.prediction.predictor import default_settings
+
+    source = find_model(model)
+    settings = changed_settings(default_settings(source), set_ or [], origin=str(model))
+    found = find_images(images, listed=sys.stdin, leave_out=out)
+    told = None if labels is None else read_labels(labels, found)
+    predictor = load_predictor(source, settings=settings)
+    products, digest = _products(also or []), source.fingerprint
+    summary = finished(
+        lambda: predict_files(predictor, found, out, fingerprint=digest, products=products, labels=told, redo=redo)
+    )
+    if json:
+        typer.echo(json_module.dumps(summary.as_json(), ensure_ascii=False))
+    else:
+        typer.echo(f"{out}: {summary.predicted:,} predicted, {summary.kept:,} done before, {summary.failed:,} failed")
+    if summary.failed:
+        typer.echo(f"weakclip: {summary.failed:,} images could not be read; {out / 'errors.jsonl'} says why", err=True)
+        raise typer.Exit(1)
+
+
+def _products(also: list[Product]) -> Products:
+    from weakclip.annotations import Shapes
+    from weakclip.prediction import Products
+
+    kinds = {Product.COCO_MASKS: Shapes(kind="masks"), Product.COCO_POLYGONS: Shapes(kind="polygons")}
+    coco = tuple(shapes for product, shapes in kinds.items() if product in also)
+    return Products(overlays=Product.OVERLAYS in also, coco=coco)

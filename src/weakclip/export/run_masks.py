@@ -1,0 +1,78 @@
+"""The pseudo masks of a run for an annotation tool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from weakclip.annotations import MaskEntry, Shapes, write_coco, write_cvat, write_label_studio
+from weakclip.annotations.label_studio import LOCAL_FILES
+from weakclip.datasets import ImageLabelDataset
+from weakclip.errors import RunError
+from weakclip.images import read_mask, resize_mask
+from weakclip.pipeline.context import open_run
+from weakclip.progress import track
+from weakclip.pseudo_masks import MASKS
+
+Tool = Literal["coco", "label-studio", "cvat"]
+
+TOOLS = {"coco": ".json", "label-studio": ".json", "cvat": ".xml"}
+"""The formats, and how their files end."""
+
+
+def export_masks(
+    run: Path | str, out: Path | str, tool: Tool, shapes: Shapes, *, image_prefix: str = LOCAL_FILES
+) -> int:
+    """Write the pseudo masks of a run to one file, one image at a time.
+
+    Args:
+        run: the run folder.
+        out: the file; it appears whole or not at all.
+        tool: the format.
+        shapes: masks or polygons.
+        image_prefix: for Label Studio alone: what makes an image's address of its file name.
+
+    Returns:
+        How many images were written.
+
+    Raises:
+        RunError: no run, masks that are missing, or a place that cannot be written.
+        DataError: the run's images are no longer there, or a mask cannot be read.
+    """
+    out = Path(out)
+    if out.suffix.lower() != TOOLS[tool]:
+        raise RunError(f"{out}: ends in {out.suffix or 'nothing'}; expected {TOOLS[tool]} for {tool}")
+    context = open_run(run)
+    entries = _entries(context.train, context.folder("pseudo_masks") / MASKS)
+    try:
+        if tool == "coco":
+            return write_coco(out, entries, context.train.class_set, shapes)
+        if tool == "cvat":
+            return write_cvat(out, entries, context.train.class_set, shapes)
+        return write_label_studio(out, entries, context.train.class_set, shapes, image_prefix=image_prefix)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
+
+
+def image_files(dataset: ImageLabelDataset) -> list[str]:
+    """Path of every image below the image folder: its name with the ending of its file; `.png` where it is drawn."""
+    files = map(dataset.image_file, range(len(dataset)))
+    return [f"{name}{file.suffix if file else '.png'}" for name, file in zip(dataset.names, files, strict=True)]
+
+
+def stored_mask(dataset: ImageLabelDataset, index: int, path: Path) -> np.ndarray:
+    """A mask of an image at the size of its file: a run that reduces large photos makes masks of the reduced size."""
+    mask, size = read_mask(path), dataset.stored_size(index)
+    return mask if mask.shape == size else resize_mask(mask, size)
+
+
+def _entries(dataset: ImageLabelDataset, folder: Path) -> Iterator[MaskEntry]:
+    files = zip(dataset.names, image_files(dataset), strict=True)
+    for index, (name, file_name) in enumerate(track(files, "exporting", total=len(dataset))):
+        path = folder / f"{name}.png"
+        if not path.is_file():
+            raise RunError(f"{path}: no such mask; run `weakclip pseudo-masks` or `weakclip run` first")
+        yield MaskEntry(file_name, stored_mask(dataset, index, path))

@@ -1,0 +1,262 @@
+"""What can be told of one image's masks without a pixel label: areas, agreement of stages, confidence; and its file.
+
+A run keeps one JSON line an image. Lines are added while masks are made, by any thread, and put in order at the end, so
+that a stopped run goes on, and no more than an index of the lines is in memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weakclip.classes import IGNORE_INDEX
+from weakclip.errors import RunError
+from weakclip.images import atomic_write
+
+STATISTICS = "statistics.jsonl"
+"""The file in a stage's folder, one line an image."""
+
+DIGITS = 4
+PAIRS = {
+    "seed_mask": ("seed", "mask"),
+    "mask_prediction": ("mask", "prediction"),
+    "seed_prediction": ("seed", "prediction"),
+    "mask_truth": ("mask", "truth"),
+}
+"""Which two masks each agreement of `ImageStatistics` compares."""
+
+ByClass = dict[int, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageStatistics:
+    """Figures of one image's mask. What a stage has not made is None, or has no entries.
+
+    Args:
+        name: the image.
+        size: height and width, pixels.
+        labels: foreground class indices that the image is tagged with.
+        shares: class index → share of the mask's pixels, 0…1; classes without a pixel are absent.
+        undecided: share of the seed's pixels at 255, 0…1.
+        confidence: mean over the pixels of the network's probability for the class that the mask gives, before the
+            dense CRF, 0…1.
+        class_confidence: the same over the pixels of each class.
+        crf_change: share of the pixels whose class the dense CRF changed, 0…1.
+        seed_mask: class index → IoU of seed and mask on the pixels where the seed is decided, 0…1.
+        mask_prediction: class index → IoU of mask and the retrained network's prediction.
+        seed_prediction: class index → IoU of seed and prediction where the seed is decided.
+        mask_truth: class index → IoU of mask and true mask, where there is one.
+    """
+
+    name: str
+    size: tuple[int, int]
+    labels: tuple[int, ...]
+    shares: ByClass
+    undecided: float | None = None
+    confidence: float | None = None
+    class_confidence: ByClass = field(default_factory=dict)
+    crf_change: float | None = None
+    seed_mask: ByClass = field(default_factory=dict)
+    mask_prediction: ByClass = field(default_factory=dict)
+    seed_prediction: ByClass = field(default_factory=dict)
+    mask_truth: ByClass = field(default_factory=dict)
+
+    @property
+    def missed(self) -> tuple[int, ...]:
+        """Tagged classes without a pixel in the mask."""
+        return tuple(label for label in self.labels if label not in self.shares)
+
+    @property
+    def unexpected(self) -> tuple[int, ...]:
+        """Foreground classes of the mask that the image is not tagged with."""
+        return tuple(index for index in self.shares if index != 0 and index not in self.labels)
+
+
+def compare_masks(name: str, labels: tuple[int, ...], masks: Mapping[str, np.ndarray]) -> ImageStatistics:
+    """The figures that follow from an image's masks.
+
+    Args:
+        name: the image.
+        labels: its foreground class indices.
+        masks: "mask", and any of "seed", "prediction" and "truth": `(H, W)` uint8, 255 where no class is given.
+    """
+    mask = masks["mask"]
+    seed = masks.get("seed")
+    agreement: dict[str, Any] = {
+        pair: class_iou(masks[first], masks[second])
+        for pair, (first, second) in PAIRS.items()
+        if first in masks and second in masks
+    }
+    return ImageStatistics(
+        name=name,
+        size=(mask.shape[0], mask.shape[1]),
+        labels=labels,
+        shares=class_shares(mask),
+        undecided=None if seed is None else _rounded((seed == IGNORE_INDEX).mean()),
+        **agreement,
+    )
+
+
+def class_shares(mask: np.ndarray) -> ByClass:
+    """Share of the pixels of each class that a mask has, 0…1; 255 is no class, but counts as area.
+
+    >>> class_shares(np.array([[0, 0, 2, 255]], np.uint8))
+    {0: 0.5, 2: 0.25}
+    """
+    counts = np.bincount(mask.ravel(), minlength=256)[:IGNORE_INDEX]
+    return {int(index): _rounded(counts[index] / mask.size) for index in np.flatnonzero(counts)}
+
+
+def class_iou(first: np.ndarray, second: np.ndarray) -> ByClass:
+    """Intersection over union of each class that either mask has, over the pixels where both are decided.
+
+    Args:
+        first: `(H, W)` uint8 class indices, 255 where no class is given.
+        second: the same.
+
+    Returns:
+        Class index → 0…1; no entry for a class that neither has there.
+
+    >>> class_iou(np.array([[0, 1, 1, 2]], np.uint8), np.array([[0, 1, 0, 255]], np.uint8))
+    {0: 0.5, 1: 0.5}
+    """
+    decided = (first != IGNORE_INDEX) & (second != IGNORE_INDEX)
+    one, other = first[decided], second[decided]
+    both = np.bincount(one[one == other], minlength=256)
+    union = np.bincount(one, minlength=256) + np.bincount(other, minlength=256) - both
+    return {int(index): _rounded(both[index] / union[index]) for index in np.flatnonzero(union)}
+
+
+def class_means(values: np.ndarray, mask: np.ndarray) -> ByClass:
+    """Mean of `values`, `(H, W)` floating point, over the pixels of each class of `mask`."""
+    counts = np.bincount(mask.ravel(), minlength=256)
+    sums = np.bincount(mask.ravel(), weights=values.ravel(), minlength=256)
+    return {int(index): _rounded(sums[index] / counts[index]) for index in np.flatnonzero(counts)}
+
+
+def mean_over_classes(values: Mapping[int, float]) -> float | None:
+    """Mean of a figure by class, the background included; None where there is none."""
+    return sum(values.values()) / len(values) if values else None
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), DIGITS)
+
+
+class StatisticsLog:
+    """The lines of one stage: added in any order by any thread, ordered and written whole by `finish`.
+
+    A line torn by a stop is passed over; of two lines on one image the last one counts.
+
+    Args:
+        path: the file; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._places = _index_lines(path)
+        self._torn = _is_torn(path)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def add(self, statistics: ImageStatistics) -> None:
+        """Append one line; it is on its way to the disk when this returns."""
+        line = json.dumps(_plain(statistics), ensure_ascii=False) + "\n"
+        with self._lock:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                if self._torn:
+                    file.write(b"\n")
+                    self._torn = False
+                self._places[statistics.name] = file.tell()
+                file.write(line.encode())
+
+    def finish(self, names: Iterable[str]) -> None:
+        """Write the lines of `names` in their order, whole or not at all; names without a line are left out."""
+        if not self._places:
+            return
+        with self.path.open("rb") as lines, atomic_write(self.path) as ordered:
+            for name in names:
+                if name in self._places:
+                    lines.seek(self._places[name])
+                    ordered.write(lines.readline())
+        self._places = _index_lines(self.path)
+
+
+def read_statistics(path: Path | str) -> dict[str, ImageStatistics]:
+    """The figures of every image of a stage, by name; empty where there is no such file.
+
+    Raises:
+        RunError: lines of another version.
+    """
+    path = Path(path)
+    found: dict[str, ImageStatistics] = {}
+    if path.is_file():
+        with path.open("rb") as file:
+            for line in file:
+                entry = _parsed(line)
+                if entry is not None:
+                    found[entry["name"]] = _from_plain(entry, path)
+    return found
+
+
+def _plain(statistics: ImageStatistics) -> dict[str, Any]:
+    entries = dataclasses.asdict(statistics)
+    return {key: value for key, value in entries.items() if value is not None and value != {}}
+
+
+def _from_plain(entry: dict[str, Any], path: Path) -> ImageStatistics:
+    try:
+        values: dict[str, Any] = {
+            key: {int(index): float(number) for index, number in value.items()} if isinstance(value, dict) else value
+            for key, value in entry.items()
+        }
+        for key in ("size", "labels"):
+            values[key] = tuple(map(int, values[key]))
+        return ImageStatistics(**values)
+    except (TypeError, ValueError, KeyError) as error:
+        raise RunError(
+            f"{path}: no statistics of this version ({error}); delete {path.parent}, and run again"
+        ) from None
+
+
+def _index_lines(path: Path) -> dict[str, int]:
+    """Image name → where its last whole line begins, bytes."""
+    places: dict[str, int] = {}
+    if path.is_file():
+        place = 0
+        with path.open("rb") as file:
+            for line in file:
+                entry = _parsed(line)
+                if entry is not None:
+                    places[entry["name"]] = place
+                place += len(line)
+    return places
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The entry of a whole line, or None."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(entry, dict) and isinstance(entry.get("name"), str) and line.endswith(b"\n")
+    return entry if whole else None
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a stop cut the last line short."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read(1) != b"\n"

@@ -1,0 +1,34 @@
+"""What a loaded WeakCLIP is, in one line: where it comes from, its sizes, and what was not in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from weakclip.modeling.weakclip import WeakCLIP
+
+_SHOWN = 3
+"""Class names at the beginning of the list; a longer one ends with its last name."""
+
+
+def loading_note(model: WeakCLIP, origin: str, elsewhere: Iterable[str]) -> str:
+    """One line on a model that was just loaded.
+
+    Args:
+        model: the model.
+        origin: the file or folder and its format.
+        elsewhere: what the weights did not tell and where it was taken from instead, a phrase each; may be empty.
+    """
+    clip, classes = model.clip, model.class_set.names
+    vision, text = clip.model.vision_model.config, clip.model.text_model.config
+    shown = classes if len(classes) <= _SHOWN + 1 else (*classes[:_SHOWN], "…", classes[-1])
+    parts = (
+        f"{len(classes)} classes ({', '.join(shown)})",
+        f"CLIP with images of {vision.image_size} pixels in patches of {vision.patch_size}, "
+        f"{vision.num_hidden_layers} layers of {vision.hidden_size} (texts: {text.num_hidden_layers} of "
+        f"{text.hidden_size}), joint width {clip.embed_dim}",
+        f"prompt length {model.prompt.length}",
+        f"co-attention width {getattr(model.co_attention, 'width', 'none')}",
+        f"decoder width {getattr(model.decoder, 'channels', 'none')}",
+    )
+    missing = "; ".join(elsewhere)
+    return f"{origin}: {', '.join(parts)}" + (f"; not in the file: {missing}" if missing else "")

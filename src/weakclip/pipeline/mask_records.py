@@ -1,0 +1,111 @@
+"""Figures and a strip of small pictures of every training image, for the report: made beside the masks, and resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from weakclip.classes import IGNORE_INDEX
+from weakclip.datasets import ImageLabelDataset, Sample
+from weakclip.images import read_mask, write_json
+from weakclip.inference import InferenceSettings, LogitsFunction
+from weakclip.mask_statistics import STATISTICS, StatisticsLog, class_means, compare_masks
+from weakclip.pipeline.pictures import laid_over, write_strip
+from weakclip.progress import track
+from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, RefinedMask, write_pseudo_masks
+from weakclip.report import CAPTIONS, PREDICTIONS, STRIPS, strip_path
+
+
+class MaskRecorder:
+    """Writes down every pseudo mask as it is made: one line in `statistics.jsonl`, one strip of image, seed and mask.
+
+    Args:
+        dataset: the training split.
+        seeds: folder of the seed masks.
+        folder: the stage's folder.
+    """
+
+    def __init__(self, dataset: ImageLabelDataset, *, seeds: Path, folder: Path) -> None:
+        self.dataset, self.seeds, self.folder = dataset, seeds, folder
+        self.log = StatisticsLog(folder / STATISTICS)
+        write_json(folder / STRIPS / CAPTIONS, ["image", "seed", "pseudo mask"])
+
+    def add(self, sample: Sample, refined: RefinedMask) -> None:
+        """Note one mask and how it came about; any thread may call this."""
+        self._record(sample, refined.mask, refined)
+
+    def finish(self) -> None:
+        """Note the masks that were made without being noted, from their files, and put the lines in order."""
+        for index, name in enumerate(self.dataset.names):
+            if name not in self.log or not strip_path(self.folder, name).is_file():
+                self._record(self.dataset[index], read_mask(self.folder / MASKS / f"{name}.png"), None)
+        self.log.finish(self.dataset.names)
+
+    def _record(self, sample: Sample, mask: np.ndarray, refined: RefinedMask | None) -> None:
+        seed = read_mask(self.seeds / f"{sample.name}.png")
+        statistics = compare_masks(sample.name, sample.labels, {"seed": seed, "mask": mask})
+        if refined is not None:
+            statistics = dataclasses.replace(
+                statistics,
+                confidence=round(float(refined.network_confidence.mean()), 4),
+                class_confidence=class_means(refined.network_confidence, mask),
+                crf_change=round(float((refined.network_mask != mask).mean()), 4),
+            )
+        self.log.add(statistics)
+        palette = self.dataset.class_set.palette
+        shown = (sample.image, *(laid_over(sample.image, each, palette) for each in (seed, mask)))
+        write_strip(strip_path(self.folder, sample.name), shown)
+
+
+def compare_stages(
+    dataset: ImageLabelDataset,
+    folder: Path,
+    logits_of: LogitsFunction,
+    inference: InferenceSettings,
+    *,
+    seeds: Path,
+    masks: Path,
+    device: str,
+) -> None:
+    """Predict the training split with the retrained network, one pass an image; compare seed, mask and prediction.
+
+    True masks, where there are any, are compared too, and change nothing else. Writes `statistics.jsonl`, strips and
+    `train_predictions/masks`; what is there already is passed over.
+
+    Args:
+        dataset: the training split.
+        folder: the evaluation's folder.
+        logits_of: the retrained network.
+        inference: how it predicts, but for scales and flip: the comparison is worth one pass.
+        seeds: folder of the seed masks.
+        masks: folder of the pseudo masks.
+        device: where the network is.
+    """
+    one_pass = dataclasses.replace(inference, scales=(1.0,), flip=False)
+    settings = PseudoMaskSettings(inference=one_pass, crf=None, restrict_to_labels=False)
+    predictions, note = folder / PREDICTIONS, f"predicting {dataset.split}"
+    write_pseudo_masks(logits_of, dataset, predictions, settings, device=device, description=note)
+    folders = {"seed": seeds, "mask": masks, "prediction": predictions / MASKS}
+    log = StatisticsLog(folder / STATISTICS)
+    write_json(folder / STRIPS / CAPTIONS, ["prediction", "truth"] if dataset.has_masks else ["prediction"])
+    left = [
+        index for index, name in enumerate(dataset.names) if name not in log or not strip_path(folder, name).is_file()
+    ]
+    for index in track(left, "comparing", total=len(dataset), done=len(dataset) - len(left)):
+        _compare(dataset, index, folders, log)
+    log.finish(dataset.names)
+
+
+def _compare(dataset: ImageLabelDataset, index: int, folders: dict[str, Path], log: StatisticsLog) -> None:
+    name, truth, image = dataset.names[index], dataset.mask(index), dataset.image(index)
+    masks = {kind: read_mask(where / f"{name}.png") for kind, where in folders.items()}
+    if truth is not None:
+        masks["truth"] = truth
+    log.add(compare_masks(name, dataset.labels(index), masks))
+    shown = [masks["prediction"]]
+    if dataset.has_masks:
+        shown.append(masks.get("truth", np.full(image.shape[:2], IGNORE_INDEX, np.uint8)))
+    palette = dataset.class_set.palette
+    write_strip(strip_path(log.path.parent, name), [laid_over(image, mask, palette) for mask in shown])

@@ -1,0 +1,214 @@
+"""Masks of many image files, into a folder: resumed, in batches of equal size, and past images that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from weakclip.annotations import MaskEntry, Shapes, write_coco
+from weakclip.config import flat
+from weakclip.errors import DataError, RunError
+from weakclip.images import atomic_write, overlay, read_mask, read_rgb, write_mask
+from weakclip.pipeline.manifest import StageKey
+from weakclip.prediction.folder import ERRORS, PredictionFolder
+from weakclip.prediction.inputs import InputImage
+from weakclip.prediction.predictor import Prediction, Predictor
+from weakclip.progress import track
+from weakclip.threads import in_threads
+
+Labels = Mapping[InputImage, Sequence[str]] | None
+"""Names of the classes of every image, where they are known."""
+
+WAITING = 4
+"""Batches' worth of images that may wait for others of their size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Products:
+    """What is written beside the masks and what is said of each image.
+
+    Args:
+        overlays: photos with the colours of the classes laid over them.
+        coco: COCO files of all images, of run lengths (`annotations.masks.json`) and of polygons
+            (`annotations.polygons.json`).
+    """
+
+    overlays: bool = False
+    coco: tuple[Shapes, ...] = ()
+
+
+@dataclass(frozen=True)
+class PredictionSummary:
+    """What a call has done.
+
+    Args:
+        out: the folder.
+        images: how many were named.
+        predicted: how many were predicted now.
+        kept: how many were done already.
+        failed: how many could not be read; `errors.jsonl` lists them.
+    """
+
+    out: Path
+    images: int
+    predicted: int
+    kept: int
+    failed: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Ready for JSON, with the path of the list of errors, where there are any."""
+        errors = str(self.out / ERRORS) if self.failed else None
+        return {**asdict(self), "out": str(self.out), "errors": errors}
+
+
+def predict_files(
+    predictor: Predictor,
+    images: Sequence[InputImage],
+    out: Path | str,
+    *,
+    fingerprint: str,
+    products: Products | None = None,
+    labels: Labels = None,
+    redo: bool = False,
+) -> PredictionSummary:
+    """Write `masks/NAME.png` (palette) and `json/NAME.json` of every image, and what else is asked for.
+
+    What is there already, made by the same network with the same settings of the same file, is kept. An image that
+    cannot be read is passed over and listed in `errors.jsonl`.
+
+    Args:
+        predictor: the network.
+        images: from `find_images`.
+        out: the folder; a new one, or one of an earlier call.
+        fingerprint: of the network's files.
+        products: what is written beside masks and JSON; nothing where left out.
+        labels: names of the classes of every image: no others are drawn; an image without any is an error of its own.
+        redo: whether predictions of another network, with other settings, or of another image that had the same name
+            in an earlier call, are replaced.
+
+    Raises:
+        RunError: a foreign folder, other predictions and no `redo`, or a place that cannot be written.
+    """
+    folder = PredictionFolder(Path(out))
+    settings = flat(predictor.settings, "predict")
+    del settings["predict.device"]
+    folder.open(StageKey(settings=settings, inputs={"network": fingerprint}), redo=redo)
+    work = _Work(predictor, folder, products or Products(), labels, redo=redo)
+    try:
+        return work.run(images)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written ({error.strerror}); the masks so far are kept") from None
+
+
+class _Work:
+    """The steps of one call."""
+
+    def __init__(
+        self, predictor: Predictor, folder: PredictionFolder, products: Products, labels: Labels, *, redo: bool
+    ) -> None:
+        self.predictor, self.folder, self.products, self.labels, self.redo = predictor, folder, products, labels, redo
+        self.failed: set[InputImage] = set()
+
+    def run(self, images: Sequence[InputImage]) -> PredictionSummary:
+        """Predict what is not done, add overlays where they are missing, and write the COCO files."""
+        todo = [image for image in images if not self.folder.is_done(image, self.labels_of(image))]
+        done = sorted(set(images).difference(todo), key=lambda image: image.name)
+        made = in_threads(self.write, self.predicted(todo))
+        for _ in track(made, "predicting", total=len(images), done=len(done)):
+            pass
+        if self.products.overlays:
+            missing = [image for image in done if not self.folder.overlay(image).is_file()]
+            for _ in track(in_threads(self.add_overlay, missing), "overlays", total=len(missing)):
+                pass
+        good = [image for image in images if image not in self.failed]
+        for shapes in self.products.coco:
+            entries = (MaskEntry(image.file_name, read_mask(self.folder.mask(image))) for image in good)
+            path = self.folder.path / f"annotations.{shapes.kind}.json"
+            write_coco(path, track(entries, path.name, total=len(good)), self.predictor.class_set, shapes)
+        count = len(todo) - len(self.failed)
+        return PredictionSummary(self.folder.path, len(images), count, len(done), len(self.failed))
+
+    def labels_of(self, image: InputImage) -> Sequence[str] | None:
+        """The classes of an image; None where all may be drawn."""
+        return None if self.labels is None else self.labels.get(image, ())
+
+    def predicted(self, todo: Sequence[InputImage]) -> Iterator[tuple[InputImage, np.ndarray, np.ndarray]]:
+        """Each image that can be read, with its pixels and probabilities."""
+        read = self._readable(in_threads(self._read, todo))
+        for batch in equal_sizes(read, self.predictor.settings.inference.batch_size):
+            probs = self.predictor.probabilities([pixels for _, pixels in batch])
+            yield from ((image, pixels, each) for (image, pixels), each in zip(batch, probs, strict=True))
+
+    def _read(self, image: InputImage) -> tuple[InputImage, np.ndarray | DataError]:
+        other = self.folder.other_image(image)
+        try:
+            if other is not None and not self.redo:
+                raise DataError(
+                    f"{image.path}: would replace the mask of {other}; name both in one call, choose another --out, "
+                    "or add --redo"
+                )
+            if self.labels is not None:
+                names = self.labels.get(image)
+                if names is None:
+                    raise DataError(f"{image.path}: no labels of this image; add a row to the labels file")
+                self.predictor.class_set.foreground_indices(names)
+            return image, read_rgb(image.path)
+        except DataError as error:
+            return image, error
+
+    def _readable(
+        self, read: Iterable[tuple[InputImage, np.ndarray | DataError]]
+    ) -> Iterator[tuple[InputImage, np.ndarray]]:
+        for image, pixels in read:
+            if isinstance(pixels, DataError):
+                self.failed.add(image)
+                self.folder.note_error(image, pixels)
+            else:
+                yield image, pixels
+
+    def write(self, made: tuple[InputImage, np.ndarray, np.ndarray]) -> None:
+        """The files of one image."""
+        image, pixels, probs = made
+        names = self.labels_of(image)
+        class_set = self.predictor.class_set
+        indices = None if names is None else class_set.foreground_indices(names)
+        prediction: Prediction = self.predictor.finish(pixels, probs, indices)
+        self.folder.forget(image)
+        write_mask(self.folder.mask(image), prediction.mask, class_set.palette)
+        if self.products.overlays:
+            self._write_overlay(image, pixels, prediction.mask)
+        self.folder.write_facts(image, prediction, class_set, names)
+
+    def add_overlay(self, image: InputImage) -> None:
+        """The overlay of an image whose mask is there."""
+        self._write_overlay(image, read_rgb(image.path), read_mask(self.folder.mask(image)))
+
+    def _write_overlay(self, image: InputImage, pixels: np.ndarray, mask: np.ndarray) -> None:
+        shown = overlay(pixels, mask, self.predictor.class_set.palette)
+        with atomic_write(self.folder.overlay(image)) as file:
+            Image.fromarray(shown).save(file, format="JPEG", quality=90)
+
+
+def equal_sizes(
+    images: Iterable[tuple[InputImage, np.ndarray]], limit: int
+) -> Iterator[list[tuple[InputImage, np.ndarray]]]:
+    """Batches of up to `limit` images of one size, while never more than some batches' worth of images wait."""
+    waiting: dict[tuple[int, ...], list[tuple[InputImage, np.ndarray]]] = {}
+    count = 0
+    for image, pixels in images:
+        group = waiting.setdefault(pixels.shape, [])
+        group.append((image, pixels))
+        count += 1
+        if len(group) == limit:
+            count -= limit
+            yield waiting.pop(pixels.shape)
+        elif count >= WAITING * limit:
+            oldest = waiting.pop(next(iter(waiting)))
+            count -= len(oldest)
+            yield oldest
+    yield from waiting.values()

@@ -1,0 +1,131 @@
+"""A trained network, and all that it takes to make masks of images with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from weakclip.classes import ClassSet
+from weakclip.crf import CRFParams
+from weakclip.datasets import Sample
+from weakclip.images import read_rgb
+from weakclip.inference import InferenceSettings, LogitsFunction, predict_batch
+from weakclip.modeling import load_weakclip
+from weakclip.pipeline.context import usable_device
+from weakclip.prediction.models import ModelSource, find_model
+from weakclip.pseudo_masks import PseudoMaskSettings, pseudo_mask
+from weakclip.segmenter import load_segmenter
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """How a network's logits become masks.
+
+    Args:
+        inference: scales, flip and windows; one pass where nothing is said.
+        crf: the dense CRF at the image's own resolution; None for none.
+        device: "auto" takes an accelerator where there is one; "cpu", or a torch device name.
+    """
+
+    inference: InferenceSettings = field(default_factory=lambda: InferenceSettings(scales=(1.0,), flip=False))
+    crf: CRFParams | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The mask of one image.
+
+    Args:
+        mask: `(H, W)` uint8 class indices, every pixel of a class.
+        confidence: `(H, W)` float32, 0…1: the probability of that class.
+    """
+
+    mask: np.ndarray
+    confidence: np.ndarray
+
+
+class Predictor:
+    """A network that makes masks of images.
+
+    Args:
+        logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 RGB to logits `(B, K, h', w')`.
+        class_set: its classes.
+        settings: how masks are made; the network is on their device.
+
+    Raises:
+        ConfigError: a device that is not here.
+    """
+
+    def __init__(self, logits_of: LogitsFunction, class_set: ClassSet, settings: PredictSettings) -> None:
+        self.logits_of = logits_of
+        self.class_set = class_set
+        self.settings = settings
+        self.device = usable_device(settings.device)
+
+    def __call__(self, image: np.ndarray | Path | str, labels: Sequence[str] | None = None) -> Prediction:
+        """The mask of one image.
+
+        Args:
+            image: `(H, W, 3)` uint8 RGB, or an image file.
+            labels: names of the classes that it shows, where they are known: no other class is drawn then.
+
+        Raises:
+            DataError: a file that is no image, or an unknown class.
+        """
+        pixels = image if isinstance(image, np.ndarray) else read_rgb(image)
+        indices = None if labels is None else self.class_set.foreground_indices(labels)
+        return self.finish(pixels, self.probabilities([pixels])[0], indices)
+
+    def probabilities(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Class probabilities `(K, H, W)` float32 of each of some images of one size, before any dense CRF."""
+        return predict_batch(self.logits_of, images, self.settings.inference, device=self.device)
+
+    def finish(self, image: np.ndarray, probs: np.ndarray, labels: tuple[int, ...] | None = None) -> Prediction:
+        """The mask that the probabilities of an image make.
+
+        Args:
+            image: `(H, W, 3)` uint8 RGB.
+            probs: `(K, H, W)`, from `probabilities`.
+            labels: indices of the foreground classes that may be drawn; None for all.
+        """
+        how = PseudoMaskSettings(crf=self.settings.crf, restrict_to_labels=labels is not None)
+        return Prediction(*pseudo_mask(probs, Sample("", image, labels or ()), how))
+
+
+def load_predictor(source: Path | str | ModelSource, *, settings: PredictSettings | None = None) -> Predictor:
+    """Load a network to make masks with.
+
+    Args:
+        source: what `find_model` takes: a run folder, its `4_retrain` or `2_train`, a folder of any
+            `AutoModelForSemanticSegmentation`, or a released WeakCLIP checkpoint. Class 0 counts as the background.
+        settings: how masks are made, and where; `default_settings` where left out.
+
+    Raises:
+        WeightsError: no such network, or one that cannot be loaded.
+        ConfigError: a device that is not here.
+        DataError: a network whose classes have no names of their own.
+    """
+    model = source if isinstance(source, ModelSource) else find_model(source)
+    settings = settings or default_settings(model)
+    device = usable_device(settings.device)
+    if model.kind == "segmenter":
+        network = load_segmenter(model.path, device=device)
+        return Predictor(network, model.class_set(network.class_names), settings)
+    vocabulary = model.config.clip.vocabulary if model.config else None
+    weakclip = load_weakclip(model.path, vocabulary=vocabulary, device=device)
+    return Predictor(lambda images: weakclip(images).logits, weakclip.class_set, settings)
+
+
+def default_settings(model: ModelSource) -> PredictSettings:
+    """How the run of a network makes its masks: `evaluate` for a retrained one, `pseudo_masks` for a WeakCLIP.
+
+    Without a run: one pass and no dense CRF.
+    """
+    if model.config is None:
+        return PredictSettings()
+    section = model.config.evaluate if model.kind == "segmenter" else model.config.pseudo_masks
+    return PredictSettings(inference=section.inference, crf=section.crf)

@@ -1,0 +1,203 @@
+"""Which masks to look at first: unusual areas, and an order of all images by how much speaks against their masks.
+
+None of it reads a pixel label. Every figure can be fooled; docs/report.md says how, and how well each one did where
+there were true masks to compare with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from weakclip.mask_statistics import ByClass, ImageStatistics, mean_over_classes
+
+UNUSUAL = 3.5
+"""An area score beyond this, either way, is called unusual (Iglewicz and Hoaglin's limit for modified z-scores)."""
+
+SPREAD_FROM = 10
+"""Images that a class needs for a spread of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFigures:
+    """One image of the report.
+
+    Args:
+        statistics: what the stages noted of it.
+        area_scores: class index → how many spreads its area lies above (or, negative, below) the class's median.
+        doubt: 0…1, the mean rank of what speaks against the mask among all images of the run; 1 is the worst.
+    """
+
+    statistics: ImageStatistics
+    area_scores: ByClass
+    doubt: float
+
+    @property
+    def area_score(self) -> float | None:
+        """The largest area score of any class, without its sign."""
+        return max(map(abs, self.area_scores.values()), default=None)
+
+
+def figures_of(images: Sequence[ImageStatistics]) -> list[ImageFigures]:
+    """Every image with what the others say of it."""
+    scores = area_scores(images)
+    doubts = _doubts(images, scores)
+    return [
+        ImageFigures(statistics=image, area_scores=score, doubt=doubt)
+        for image, score, doubt in zip(images, scores, doubts, strict=True)
+    ]
+
+
+def area_scores(images: Sequence[ImageStatistics]) -> list[ByClass]:
+    """How unusual the area of each foreground class is, against the other images whose mask has the class.
+
+    Of the logits `log(s / (1 − s))` of a class's shares, the modified z-score: `0.6745 (x − median) / MAD`, with the
+    median absolute deviation (Iglewicz and Hoaglin, "How to Detect and Handle Outliers", 1993). A class with fewer than
+    `SPREAD_FROM` images, or without a spread, has none.
+
+    Returns:
+        Class index → score, for every image.
+    """
+    places: dict[int, list[tuple[int, float]]] = {}
+    for position, image in enumerate(images):
+        for index, share in image.shares.items():
+            if index != 0:
+                places.setdefault(index, []).append((position, share))
+    scores: list[ByClass] = [{} for _ in images]
+    for index, entries in places.items():
+        shares = np.clip([share for _, share in entries], 1e-4, 1 - 1e-4)
+        logits = np.log(shares / (1 - shares))
+        deviations = logits - np.median(logits)
+        spread = np.median(np.abs(deviations))
+        if len(entries) >= SPREAD_FROM and spread > 0:
+            for (position, _), score in zip(entries, 0.6745 * deviations / spread, strict=True):
+                scores[position][index] = float(score)
+    return scores
+
+
+def is_unusual(score: float | None) -> bool:
+    """Whether an area score is beyond the limit."""
+    return score is not None and abs(score) > UNUSUAL
+
+
+def _doubts(images: Sequence[ImageStatistics], scores: Sequence[ByClass]) -> list[float]:
+    def against(image: ImageStatistics, score: ByClass) -> tuple[float | None, ...]:
+        return (
+            len(image.missed) / len(image.labels) if image.labels else 0.0,
+            max(map(abs, score.values()), default=None),
+            _turned(image.confidence),
+            image.crf_change,
+            _turned(mean_over_classes(image.seed_mask)),
+            _turned(mean_over_classes(image.mask_prediction)),
+        )
+
+    if not images:
+        return []
+    table = np.array([against(image, score) for image, score in zip(images, scores, strict=True)], dtype=float)
+    places = np.stack([ranks(column) for column in table.T], axis=1)
+    return [float(value) for value in np.nanmean(places, axis=1)]
+
+
+def _turned(value: float | None) -> float | None:
+    return None if value is None else 1 - value
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0 to 1 of the values that are known, equal ones sharing their mean rank; NaN elsewhere."""
+    known = np.flatnonzero(~np.isnan(values))
+    ranks = np.full(len(values), math.nan)
+    if len(known):
+        _, inverse, counts = np.unique(values[known], return_inverse=True, return_counts=True)
+        last = np.cumsum(counts) - 1
+        ranks[known] = (last - (counts - 1) / 2)[inverse] / max(1, len(known) - 1)
+    return ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One way to be a bad mask.
+
+    Args:
+        key: its name in the page.
+        title: what is shown first, in words.
+        meaning: one sentence for the reader.
+        badness: from an image to a number, larger for worse; None where the image has no place in this list.
+    """
+
+    key: str
+    title: str
+    meaning: str
+    badness: Callable[[ImageFigures], float | None]
+
+
+def _missed(image: ImageFigures) -> float | None:
+    statistics = image.statistics
+    return len(statistics.missed) / len(statistics.labels) if statistics.missed else None
+
+
+def _unusual(image: ImageFigures) -> float | None:
+    return image.area_score if is_unusual(image.area_score) else None
+
+
+KINDS = (
+    Kind(
+        key="doubt",
+        title="Most doubtful",
+        meaning="Highest mean rank over all the figures below: where most of them disagree with the mask.",
+        badness=lambda image: image.doubt,
+    ),
+    Kind(
+        key="missed",
+        title="Tagged class missing",
+        meaning="The mask has no pixel of a class that the image is tagged with.",
+        badness=_missed,
+    ),
+    Kind(
+        key="area",
+        title="Unusual area",
+        meaning="A class fills far more, or far less, of the image than it does in the others.",
+        badness=_unusual,
+    ),
+    Kind(
+        key="confidence",
+        title="Lowest confidence",
+        meaning="The network gave the mask's classes a low probability, before the dense CRF.",
+        badness=lambda image: _turned(image.statistics.confidence),
+    ),
+    Kind(
+        key="crf",
+        title="Largest CRF change",
+        meaning="The dense CRF gave many pixels another class than the network had.",
+        badness=lambda image: image.statistics.crf_change,
+    ),
+    Kind(
+        key="seed",
+        title="Seed disagrees",
+        meaning="The mask contradicts the seed where the seed is sure.",
+        badness=lambda image: _turned(mean_over_classes(image.statistics.seed_mask)),
+    ),
+    Kind(
+        key="prediction",
+        title="Network disagrees",
+        meaning="The network that was retrained on all masks does not reproduce this one.",
+        badness=lambda image: _turned(mean_over_classes(image.statistics.mask_prediction)),
+    ),
+    Kind(
+        key="truth",
+        title="Lowest true score",
+        meaning="Lowest mean IoU with the true mask; pixel labels were read for this list alone.",
+        badness=lambda image: _turned(mean_over_classes(image.statistics.mask_truth)),
+    ),
+)
+"""The lists of worst cases, in the order in which they are shown."""
+
+
+def worst(images: Sequence[ImageFigures], kind: Kind, count: int) -> list[int]:
+    """Positions of the worst `count` images of a kind, the worst first; of equals, the one with more doubt."""
+    ranked = [
+        (value, image.doubt, -index) for index, image in enumerate(images) if (value := kind.badness(image)) is not None
+    ]
+    return [-index for _, _, index in sorted(ranked, reverse=True)[:count]]

@@ -1,0 +1,112 @@
+"""The images of a run and what is known of each one's masks: for the report, and for whoever else shows a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from weakclip.errors import RunError
+from weakclip.mask_statistics import STATISTICS, ImageStatistics, read_statistics
+from weakclip.report.folder import STAGE_FOLDERS, RunSummary, read_run
+
+STRIPS, CAPTIONS = "strips", "captions.json"
+"""Folder in a stage's folder: `NAME.jpg`, small pictures of one image side by side, and what each of them is."""
+
+PREDICTIONS = "train_predictions"
+"""Folder in the evaluation's folder: what the retrained network says of the training images, in `masks/NAME.png`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strips:
+    """Pictures of every image, side by side in one file an image.
+
+    Args:
+        folder: of the files, relative to the run folder.
+        captions: of the pictures in a file, from left to right; they have equal widths.
+    """
+
+    folder: str
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunImages:
+    """The training images of a run, in the order of the split.
+
+    Args:
+        classes: names and colours (`#rrggbb`) by class index; the background first.
+        images: figures of each image; those of stages that have not run are absent.
+        strips: where pictures of the images lie.
+    """
+
+    classes: tuple[tuple[str, str], ...]
+    images: tuple[ImageStatistics, ...]
+    strips: tuple[Strips, ...]
+
+
+def strip_path(folder: Path, name: str) -> Path:
+    """The strip of an image in a stage's folder."""
+    return folder / STRIPS / f"{name}.jpg"
+
+
+def read_images(folder: Path | str, run: RunSummary | None = None) -> RunImages:
+    """What is known of the training images of a run, finished or not.
+
+    The figures come from the stages that made them; nothing is computed from masks here. Those of an evaluation whose
+    inputs have changed since are left out.
+
+    Args:
+        folder: the run folder.
+        run: what `read_run` said of it; read where left out.
+
+    Raises:
+        RunError: not a run folder, or an unreadable file in it.
+    """
+    folder, run = Path(folder), run or read_run(folder)
+    fresh = [stage.folder for stage in run.stages if stage.name == "pseudo_masks"]
+    fresh += [stage.folder for stage in run.stages if stage.name == "evaluate" and not stage.stale]
+    found: dict[str, ImageStatistics] = {}
+    for stage in fresh:
+        found = _joined(found, read_statistics(folder / stage / STATISTICS))
+    strips = (_strips(folder, stage) for stage in fresh)
+    images = tuple(_known(image, len(run.classes), folder) for image in found.values())
+    return RunImages(classes=run.classes, images=images, strips=tuple(filter(None, strips)))
+
+
+def _joined(first: Mapping[str, ImageStatistics], later: Mapping[str, ImageStatistics]) -> dict[str, ImageStatistics]:
+    """The later stage has compared more masks; how a mask came about, only the stage that made it knows."""
+    joined = dict(first)
+    for name, figures in later.items():
+        made = first.get(name, figures)
+        joined[name] = dataclasses.replace(
+            figures,
+            confidence=made.confidence,
+            class_confidence=made.class_confidence,
+            crf_change=made.crf_change,
+        )
+    return joined
+
+
+def _known(image: ImageStatistics, classes: int, folder: Path) -> ImageStatistics:
+    parts = (image.labels, image.shares, image.seed_mask, image.mask_prediction, image.mask_truth)
+    highest = max((index for part in parts for index in part), default=0)
+    if highest >= max(classes, 1):
+        stages = [STAGE_FOLDERS[stage] for stage in ("pseudo_masks", "evaluate")]
+        raise RunError(f"{folder}: {image.name} has class {highest}, but the run {classes}; delete {stages}, run again")
+    return image
+
+
+def _strips(folder: Path, stage: str) -> Strips | None:
+    path = folder / stage / STRIPS / CAPTIONS
+    if not path.is_file():
+        return None
+    try:
+        captions = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        captions = None
+    if not isinstance(captions, list) or not captions:
+        raise RunError(f"{path}: not a list of captions; delete {folder / stage}, and run again")
+    return Strips(folder=str(PurePosixPath(stage) / STRIPS), captions=tuple(map(str, captions)))

@@ -1,0 +1,92 @@
+"""What the page's script is given: compact JSON of every image, and the pictures of the worst ones."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from weakclip.mask_statistics import mean_over_classes
+from weakclip.report.doubts import KINDS, UNUSUAL, ImageFigures, Kind, worst
+from weakclip.report.images import RunImages
+
+WORST = 12
+"""Pictures of so many images of each kind are in the page itself."""
+
+
+def payload(folder: Path, run: RunImages, images: Sequence[ImageFigures]) -> str:
+    """JSON for a `<script type="application/json">`: no `<`, `>` or `&` in it, so that no name ends the element.
+
+    Numbers are per mille, area scores tenths. Of an image: name, height, width, labels, doubt, confidence, CRF change,
+    IoU of seed and mask, of mask and prediction, and of mask and truth, and a row for each class: index, share, area
+    score, confidence, and IoU of seed and mask, mask and prediction, seed and prediction, mask and truth.
+    """
+    lists = [(kind, worst(images, kind, WORST)) for kind in KINDS]
+    lists = [(kind, order) for kind, order in lists if order]
+    shown = sorted({index for _, order in lists for index in order})
+    content = {
+        "classes": run.classes,
+        "strips": [[strips.folder, strips.captions] for strips in run.strips],
+        "unusual": round(10 * UNUSUAL),
+        "kinds": [_kind(kind, order, images) for kind, order in lists],
+        "embedded": {index: _pictures(folder, run, images[index].statistics.name) for index in shown},
+        "images": [_image(image) for image in images],
+    }
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _kind(kind: Kind, order: list[int], images: Sequence[ImageFigures]) -> dict[str, Any]:
+    found = sum(kind.badness(image) is not None for image in images)
+    return {"key": kind.key, "title": kind.title, "meaning": kind.meaning, "order": order, "found": found}
+
+
+def _pictures(folder: Path, run: RunImages, name: str) -> list[str | None]:
+    """One `data:` address for every strip of an image; None where the file is missing."""
+    paths = (folder / strips.folder / f"{name}.jpg" for strips in run.strips)
+    return [
+        "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode("ascii") if path.is_file() else None
+        for path in paths
+    ]
+
+
+def _image(image: ImageFigures) -> list[Any]:
+    of = image.statistics
+    indices = sorted({0, *of.labels, *of.shares, *of.mask_prediction, *of.mask_truth})
+    return [
+        of.name,
+        *of.size,
+        of.labels,
+        _mille(image.doubt),
+        _mille(of.confidence),
+        _mille(of.crf_change),
+        _mille(mean_over_classes(of.seed_mask)),
+        _mille(mean_over_classes(of.mask_prediction)),
+        _mille(mean_over_classes(of.mask_truth)),
+        [_class(image, index) for index in indices],
+    ]
+
+
+def _class(image: ImageFigures, index: int) -> list[int | float | None]:
+    of, score = image.statistics, image.area_scores.get(index)
+    return [
+        index,
+        _share(of.shares.get(index)),
+        None if score is None else round(10 * score),
+        _mille(of.class_confidence.get(index)),
+        _mille(of.seed_mask.get(index)),
+        _mille(of.mask_prediction.get(index)),
+        _mille(of.seed_prediction.get(index)),
+        _mille(of.mask_truth.get(index)),
+    ]
+
+
+def _mille(value: float | None) -> int | None:
+    return None if value is None else round(1000 * value)
+
+
+def _share(value: float | None) -> float:
+    """Per mille; a class that is there does not round to nothing."""
+    return 0 if value is None else max(0.1, round(1000 * value, 1 if value < 0.01 else None))

@@ -1,0 +1,109 @@
+"""Laws of the figures that a run keeps of its images: one line and two strips each, whatever happened on the way."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from weakclip.config import RunConfig, load_config
+from weakclip.datasets.scenes import ScenesDataset
+from weakclip.images import read_mask
+from weakclip.mask_statistics import class_iou, class_shares, mean_over_classes, read_statistics
+from weakclip.pipeline import run_pipeline
+from weakclip.report import read_images
+
+LINES = ("3_pseudo_masks/statistics.jsonl", "5_evaluate/statistics.jsonl")
+
+
+@pytest.fixture
+def config(config_file: Path) -> RunConfig:
+    return load_config(config_file)
+
+
+@pytest.fixture
+def dataset() -> ScenesDataset:
+    return ScenesDataset("train", size=64, count=6)
+
+
+def unfinished(folder: Path, *stages: str) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for stage in stages:
+        manifest["stages"][stage]["done"] = False
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_figures_are_those_of_the_masks_on_disk(ran: Path, dataset: ScenesDataset) -> None:
+    images = read_images(ran).images
+    assert [image.name for image in images] == list(dataset.names)
+    for index, image in enumerate(images):
+        seed, mask, prediction = (
+            read_mask(ran / folder / f"{image.name}.png")
+            for folder in ("1_seeds/masks", "3_pseudo_masks/masks", "5_evaluate/train_predictions/masks")
+        )
+        assert image.labels == dataset.labels(index)
+        assert image.shares == class_shares(mask)
+        assert image.seed_mask == class_iou(seed, mask)
+        assert image.mask_prediction == class_iou(mask, prediction)
+        assert image.mask_truth == class_iou(mask, dataset.mask(index))
+        assert image.confidence is not None and 0 < image.confidence <= 1
+        assert image.crf_change is not None and 0 <= image.crf_change <= 1
+        weighted = sum(image.shares[index] * image.class_confidence[index] for index in image.shares)
+        assert image.confidence == pytest.approx(weighted, abs=1e-3)
+
+
+def test_every_image_has_its_strips(ran: Path, dataset: ScenesDataset) -> None:
+    strips = read_images(ran).strips
+    assert [each.captions for each in strips] == [("image", "seed", "pseudo mask"), ("prediction", "truth")]
+    for each in strips:
+        for index, name in enumerate(dataset.names):
+            with Image.open(ran / each.folder / f"{name}.jpg") as strip:
+                assert strip.size == (64 * len(each.captions), 64)
+                first = np.asarray(strip.convert("RGB"))[:, :64].astype(int)
+            if each.captions[0] == "image":
+                assert np.abs(first - dataset.image(index)).mean() < 12
+
+
+def test_lost_and_torn_lines_are_made_again(config: RunConfig, ran: Path) -> None:
+    """What the masks tell is told again; how they came about, confidence and CRF, is lost with the lines alone."""
+    before = {name: read_statistics(ran / name) for name in LINES}
+    unfinished(ran, "pseudo_masks", "evaluate")
+    for name in LINES:
+        lines = (ran / name).read_bytes().splitlines(keepends=True)
+        (ran / name).write_bytes(b"".join(lines[:-2]) + lines[-2][:20])
+    run_pipeline(config, ran)
+    for name in LINES:
+        after = read_statistics(ran / name)
+        assert list(after) == list(before[name])
+        for image, figures in after.items():
+            assert figures.shares == before[name][image].shares
+            assert figures.seed_mask == before[name][image].seed_mask
+    assert sum(of.confidence is None for of in read_statistics(ran / LINES[0]).values()) == 2
+
+
+def test_run_of_an_earlier_version_gets_the_figures_that_its_masks_tell(config: RunConfig, ran: Path) -> None:
+    """Its masks are kept, and the evaluation, which is done again, compares them."""
+    (ran / LINES[0]).unlink()
+    manifest = json.loads((ran / "manifest.json").read_text())
+    manifest["stages"]["pseudo_masks"]["files"] = 0
+    manifest["stages"]["evaluate"]["key"] = "of an earlier version"
+    (ran / "manifest.json").write_text(json.dumps(manifest))
+    times = {path: path.stat().st_mtime_ns for path in ran.glob("3_pseudo_masks/masks/*")}
+    run_pipeline(config, ran)
+    assert times == {path: path.stat().st_mtime_ns for path in ran.glob("3_pseudo_masks/masks/*")}
+    images = read_images(ran).images
+    assert len(images) == 6
+    assert all(image.seed_mask and image.mask_prediction and image.crf_change is None for image in images)
+
+
+def test_report_scores_images_and_classes(ran: Path) -> None:
+    page = (ran / "report.html").read_text()
+    content = json.loads(re.search(r'id="report-data">(.*?)</script>', page, flags=re.DOTALL).group(1))
+    for row, image in zip(content["images"], read_images(ran).images, strict=True):
+        assert row[0] == image.name
+        assert row[9] == round(1000 * mean_over_classes(image.mask_truth))
+    assert "True IoU" in page and "Lowest true score" in page

@@ -1,0 +1,152 @@
+"""Laws of the figures of one image's masks, and of the file that keeps them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from weakclip.errors import RunError
+from weakclip.mask_statistics import (
+    ImageStatistics,
+    StatisticsLog,
+    class_iou,
+    class_means,
+    class_shares,
+    compare_masks,
+    mean_over_classes,
+    read_statistics,
+)
+from weakclip.metrics import ConfusionMatrix
+
+
+def random_mask(seed: int, num_classes: int, size: tuple[int, int] = (17, 23), ignored: float = 0.0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    mask = rng.integers(0, num_classes, size).astype(np.uint8)
+    return np.where(rng.random(size) < ignored, 255, mask).astype(np.uint8)
+
+
+def statistics(name: str, share: float = 0.5) -> ImageStatistics:
+    return ImageStatistics(name=name, size=(4, 6), labels=(1,), shares={0: 1 - share, 1: share})
+
+
+@pytest.mark.parametrize("num_classes", [2, 5, 21, 81])
+def test_iou_is_that_of_the_confusion_matrix(num_classes: int) -> None:
+    prediction, truth = random_mask(0, num_classes), random_mask(1, num_classes, ignored=0.2)
+    matrix = ConfusionMatrix(num_classes)
+    matrix.update(prediction, truth)
+    expected = {index: value for index, value in enumerate(matrix.iou().tolist()) if not math.isnan(value)}
+    found = class_iou(prediction, truth)
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), atol=5e-5)
+
+
+def test_iou_is_symmetric_and_follows_a_permutation_of_the_classes() -> None:
+    one, other = random_mask(0, 5, ignored=0.1), random_mask(1, 5, ignored=0.3)
+    assert class_iou(one, other) == class_iou(other, one)
+    permuted = np.arange(256, dtype=np.uint8)
+    permuted[:5] = [3, 0, 4, 2, 1]
+    assert class_iou(permuted[one], permuted[other]) == {
+        int(permuted[index]): value for index, value in class_iou(one, other).items()
+    }
+
+
+def test_a_mask_agrees_with_itself_and_undecided_pixels_say_nothing() -> None:
+    mask = random_mask(0, 5)
+    assert set(class_iou(mask, mask).values()) == {1.0}
+    assert class_iou(np.full_like(mask, 255), mask) == {}
+
+
+def test_shares_sum_to_one_with_the_undecided() -> None:
+    mask = random_mask(0, 21, ignored=0.25)
+    assert sum(class_shares(mask).values()) + (mask == 255).mean() == pytest.approx(1, abs=2e-3)
+
+
+def test_means_by_class_are_means_over_their_pixels() -> None:
+    mask, values = random_mask(0, 5), np.random.default_rng(2).random((17, 23)).astype(np.float32)
+    for index, mean in class_means(values, mask).items():
+        assert mean == pytest.approx(values[mask == index].mean(), abs=1e-4)
+    assert mean_over_classes({}) is None
+
+
+def test_missed_and_unexpected_classes() -> None:
+    mask = np.array([[0, 0, 2, 2]], np.uint8)
+    of = compare_masks("a", (1, 2), {"mask": mask})
+    assert (of.missed, of.unexpected) == ((1,), ())
+    of = compare_masks("a", (1,), {"mask": mask})
+    assert (of.missed, of.unexpected) == ((1,), (2,))
+
+
+def test_only_masks_that_are_there_are_compared() -> None:
+    masks = {kind: random_mask(seed, 3) for seed, kind in enumerate(("seed", "mask", "prediction", "truth"))}
+    of = compare_masks("a", (1,), masks)
+    assert all([of.seed_mask, of.mask_prediction, of.seed_prediction, of.mask_truth])
+    of = compare_masks("a", (1,), {"mask": masks["mask"]})
+    assert not any([of.seed_mask, of.mask_prediction, of.seed_prediction, of.mask_truth])
+    assert of.undecided is None
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    masks = {kind: random_mask(seed, 3) for seed, kind in enumerate(("seed", "mask", "prediction", "truth"))}
+    of = dataclasses.replace(compare_masks('a/"b"\u2028<é>', (1, 2), masks), confidence=0.25, crf_change=0.0)
+    log = StatisticsLog(tmp_path / "statistics.jsonl")
+    log.add(of)
+    assert read_statistics(log.path) == {of.name: of}
+
+
+def test_lines_of_many_threads_end_in_the_order_of_the_split(tmp_path: Path) -> None:
+    names = [f"{index:03}" for index in range(80)]
+    log = StatisticsLog(tmp_path / "deep" / "statistics.jsonl")
+    threads = [
+        threading.Thread(target=lambda part=part: [log.add(statistics(name)) for name in names[part::4]])
+        for part in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.finish(names)
+    assert list(read_statistics(log.path)) == names
+    assert log.path.read_bytes().count(b"\n") == len(names)
+
+
+def test_torn_line_is_passed_over_and_the_next_one_stands_alone(tmp_path: Path) -> None:
+    path = tmp_path / "statistics.jsonl"
+    StatisticsLog(path).add(statistics("a"))
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[: len(whole) // 2].replace(b'"a"', b'"b"'))
+    log = StatisticsLog(path)
+    assert "a" in log and "b" not in log
+    log.add(statistics("c"))
+    log.add(statistics("a", share=0.25))
+    log.finish(["c", "a"])
+    found = read_statistics(path)
+    assert list(found) == ["c", "a"]
+    assert found["a"].shares[1] == 0.25
+
+
+def test_stopped_and_continued_file_is_the_undisturbed_one(tmp_path: Path) -> None:
+    names = [f"{index}" for index in range(10)]
+    whole = StatisticsLog(tmp_path / "whole.jsonl")
+    for name in names:
+        whole.add(statistics(name))
+    whole.finish(names)
+    for name in reversed(names):
+        StatisticsLog(tmp_path / "parts.jsonl").add(statistics(name))
+    parts = StatisticsLog(tmp_path / "parts.jsonl")
+    assert all(name in parts for name in names)
+    parts.finish(names)
+    assert parts.path.read_bytes() == whole.path.read_bytes()
+
+
+def test_lines_of_another_version_are_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "statistics.jsonl"
+    path.write_text(json.dumps({"name": "a", "unheard_of": 1}) + "\n")
+    with pytest.raises(RunError, match="no statistics of this version"):
+        read_statistics(path)
+    assert read_statistics(tmp_path / "none.jsonl") == {}

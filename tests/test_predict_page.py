@@ -1,0 +1,98 @@
+"""The commands of docs/predict_and_export.md run, in the order of the page."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from weakclip.clip import FrozenCLIP
+from weakclip.config import load_config
+from weakclip.images import read_mask, write_mask
+from weakclip.modeling import build_weakclip, save_weakclip
+from weakclip.pipeline.context import open_run
+from weakclip.segmenter import build_segmenter, save_segmenter
+
+PAGE = (Path(__file__).parents[1] / "docs" / "predict_and_export.md").read_text(encoding="utf-8")
+LINES = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.fixture
+def page_folder(
+    make_tiny_clip: Callable[..., FrozenCLIP], clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A folder with what the page takes for granted: `runs/mine`, `photos`, `labels.csv`."""
+    monkeypatch.chdir(tmp_path)
+    Path("my_images/images").mkdir(parents=True)
+    Path("photos").mkdir()
+    rows = "image,labels\none.jpg,cat\ntwo.jpg,cat;dog\n"
+    for place in ("my_images/images", "photos"):
+        for number, name in enumerate(("one", "two")):
+            noise = np.random.default_rng(number).integers(0, 256, (40 + number, 51, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(Path(place) / f"{name}.jpg")
+    for path in ("my_images/labels.csv", "labels.csv"):
+        Path(path).write_text(rows)
+    run = Path("runs/mine")
+    run.mkdir(parents=True)
+    inference = {"scales": [1.0], "flip": False, "crop": 64, "stride": 64, "fit_crop": False}
+    settings = {
+        "data": {"dataset": "folder", "root": "my_images"},
+        "clip": {"source": str(clip_folder)},
+        "pseudo_masks": {"inference": inference},
+        "evaluate": {"inference": inference},
+    }
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    class_set = open_run(run).train.class_set
+    for name in ("one", "two"):
+        mask = np.random.default_rng(0).integers(0, 3, (40 + (name == "two"), 51), dtype=np.uint8)
+        write_mask(run / f"3_pseudo_masks/masks/{name}.png", mask, class_set.palette)
+    torch.manual_seed(0)
+    clip = make_tiny_clip()
+    clip.source = str(clip_folder)
+    save_weakclip(build_weakclip(clip, class_set, co_attention_width=8, decoder_channels=8), run / "2_train")
+    save_segmenter(build_segmenter("small", class_set), run / "4_retrain")
+    return tmp_path
+
+
+def run_line(call: Callable[..., int], line: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    piped, _, command = line.rpartition(" | ")
+    if piped:
+        listed = "".join(f"{path}\n" for path in sorted(Path().glob(piped.removeprefix("ls "))))
+        monkeypatch.setattr(sys, "stdin", io.StringIO(listed))
+    return call(*shlex.split(command)[1:])
+
+
+def test_the_commands_run(call: Callable[..., int], page_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for line in LINES:
+        if " export onnx " in line or line.startswith("weakclip run"):
+            continue
+        assert run_line(call, line, monkeypatch) == 0, line
+    for folder in ("masks", "masks_jpg", "masks_weakclip", "masks_listed"):
+        assert sorted(path.name for path in Path(folder, "masks").iterdir()) == ["one.png", "two.png"]
+    assert Path("masks_listed/annotations.polygons.json").is_file() and Path("masks_jpg/overlays/one.jpg").is_file()
+    for name in ("one", "two"):
+        assert np.array_equal(
+            read_mask(f"corrected/{name}.png"), read_mask(f"runs/mine/3_pseudo_masks/masks/{name}.png")
+        )
+    (again,) = [line for line in LINES if line.startswith("weakclip run")]
+    changes = [
+        word for before, word in zip(shlex.split(again), shlex.split(again)[1:], strict=False) if before == "--set"
+    ]
+    assert load_config("folder", changes).seeds.folder == "corrected"
+
+
+@pytest.mark.slow
+def test_the_onnx_command_runs(call: Callable[..., int], page_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    (line,) = [line for line in LINES if " export onnx " in line]
+    assert run_line(call, line, monkeypatch) == 0
+    assert Path("net.onnx").is_file()
