@@ -72,7 +72,7 @@ def _npy() -> list[bytes]:
     seeds = []
     for value in values:
         file = io.BytesIO()
-        np.save(file, value, allow_pickle=True) if isinstance(value, np.ndarray) else _object(file, value)
+        np.save(file, value) if isinstance(value, np.ndarray) else _object(file, value)
         seeds.append(file.getvalue())
     return seeds
 
