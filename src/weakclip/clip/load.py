@@ -14,6 +14,7 @@ from transformers.utils import cached_file, logging
 from weakclip.clip.frozen_clip import CLIP_PIXEL_MEAN, CLIP_PIXEL_STD, FrozenCLIP
 from weakclip.clip.openai_archive import convert_openai_state, read_openai_state
 from weakclip.clip.vocabulary import first_line, load_tokenizer
+from weakclip.disk import expand_home
 from weakclip.errors import WeightsError
 from weakclip.safe_text import parse_json
 
@@ -49,7 +50,7 @@ def load_clip(
     Raises:
         WeightsError: missing, foreign or unreadable weights, a missing vocabulary, or a tapped layer out of range.
     """
-    name, path = str(source), Path(source).expanduser()
+    name, path = str(source), expand_home(source)
     if name == DEMO:
         path = _DEMO_FOLDER
     if path.is_dir():
