@@ -22,6 +22,8 @@ _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
 _PLAIN_KINDS = "biufU"
 
+_PART = 2**20  # bytes that are read at a time
+
 MOST_BYTES = 2**32
 """Of a `.npz` when unpacked: a packed file of some megabytes can stand for any number of gigabytes."""
 
@@ -161,15 +163,21 @@ for _function in (_scalar, _from_buffer, _latin1, _no_bytes):
     setattr(_function, "__setstate__", _refuse_state)  # noqa: B010, mypy knows of no attributes of functions
 
 
-def _refuse_byte_array(_: object) -> None:
-    raise pickle.UnpicklingError("refused a byte array")
+def _read_byte_array(unpickler: Any) -> None:
+    """A byte array part by part; Python's own reader first makes one of zeros, as long as the file says."""
+    size, content = int.from_bytes(unpickler.read(8), "little"), bytearray()
+    while len(content) < size:
+        part = unpickler.read(min(size - len(content), _PART))
+        if not part:
+            raise pickle.UnpicklingError("a byte array is cut off")
+        content += part
+    unpickler.append(content)
 
 
 class BoundedUnpickler(pickle._Unpickler):
     """An unpickler that reserves no more than a file holds, and admits no name; who derives from it says which.
 
-    Python's own, for its memo is a dictionary: in that of C one number of a file reserves gigabytes. A byte array,
-    which numpy and torch do not write here, would be as long as the file says before anything is read.
+    Python's own, for its memo is a dictionary: in that of C one number of a file reserves gigabytes.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -177,7 +185,7 @@ class BoundedUnpickler(pickle._Unpickler):
 
 
 _BYTE_ARRAY = 0x96  # an operation of protocol 5
-BoundedUnpickler.dispatch = {**BoundedUnpickler.dispatch, _BYTE_ARRAY: _refuse_byte_array}
+BoundedUnpickler.dispatch = {**BoundedUnpickler.dispatch, _BYTE_ARRAY: _read_byte_array}
 
 
 class _PlainUnpickler(BoundedUnpickler):
