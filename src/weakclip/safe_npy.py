@@ -50,12 +50,12 @@ def read_npy(path: Path | str) -> Any:
             if not dtype.hasobject:
                 return np.load(path, allow_pickle=False, max_header_size=10_000)
             content = _resolved(_PlainUnpickler(file, encoding="latin1").load())
+            return content.item() if isinstance(content, np.ndarray) and shape == () else content
     except FileNotFoundError:
         raise BrokenFileError(f"{path}: no such file") from None
     except Exception as error:  # a damaged pickle raises nearly anything
         reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
         raise BrokenFileError(f"{path}: not a `.npy` file of plain arrays that can be read safely ({reason})") from None
-    return content.item() if isinstance(content, np.ndarray) and shape == () else content
 
 
 def read_npz(path: Path | str) -> dict[str, np.ndarray]:

@@ -162,6 +162,8 @@ PICKLES = {
     b"X\x02\x00\x00\x00u1\x85R\x89\x8a\x05\x00\x00\x00\x00\x01tb.",
     "a byte array of two gigabytes": b"\x80\x05\x96" + struct.pack("<Q", 2**31) + b"x.",
     "itself": b"\x80\x02]q\x00h\x00a.",
+    "two objects in the place of one": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n)R(K\x01K\x02\x85cnumpy\ndtype\n"
+    b"X\x02\x00\x00\x00O8\x85R\x89](K\x01K\x02etb.",
     "a list of nothing": b"\x80\x02e.",
 }
 
