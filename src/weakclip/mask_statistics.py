@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from weakclip.classes import IGNORE_INDEX
+from weakclip.disk import atomic_write
 from weakclip.errors import RunError
-from weakclip.images import atomic_write
 
 STATISTICS = "statistics.jsonl"
 """The file in a stage's folder, one line an image."""

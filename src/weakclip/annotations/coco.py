@@ -23,8 +23,8 @@ from weakclip.annotations.entries import (
 from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.json_stream import stream_lists
 from weakclip.datasets.regions import encode_runs, pack_runs, region_pixels
+from weakclip.disk import atomic_write
 from weakclip.errors import DataError
-from weakclip.images import atomic_write
 
 BLOCK = 2000
 """Images whose annotations are in memory at a time, while a file is read."""

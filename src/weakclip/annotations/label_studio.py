@@ -27,8 +27,8 @@ from weakclip.annotations.entries import (
 from weakclip.classes import ClassSet
 from weakclip.datasets.json_stream import stream_list
 from weakclip.datasets.regions import fill_polygon
+from weakclip.disk import atomic_write
 from weakclip.errors import DataError
-from weakclip.images import atomic_write
 
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves the files of a local storage."""

@@ -16,8 +16,9 @@ from weakclip.annotations import (
     read_label_studio,
 )
 from weakclip.datasets import ImageLabelDataset
+from weakclip.disk import atomic_write
 from weakclip.errors import DataError, RunError
-from weakclip.images import atomic_write, resize_mask, write_json, write_mask
+from weakclip.images import resize_mask, write_json, write_mask
 from weakclip.pipeline.context import open_run
 from weakclip.progress import track
 from weakclip.pseudo_masks import MASKS

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weakclip.config import RunConfig, dump_config
-from weakclip.disk import remove_leftovers
+from weakclip.disk import atomic_write, remove_leftovers
 from weakclip.errors import BrokenFileError, DataError, RunError
 from weakclip.evaluation import Scores
-from weakclip.images import atomic_write
 from weakclip.inference import is_out_of_memory
 from weakclip.pipeline.broken import Screening, forget, keep, screen, write_errors
 from weakclip.pipeline.context import RunContext

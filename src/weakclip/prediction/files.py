@@ -12,8 +12,9 @@ from PIL import Image
 
 from weakclip.annotations import MaskEntry, Shapes, write_coco
 from weakclip.config import flat
+from weakclip.disk import atomic_write
 from weakclip.errors import DataError, RunError
-from weakclip.images import atomic_write, overlay, read_mask, read_rgb, write_mask
+from weakclip.images import overlay, read_mask, read_rgb, write_mask
 from weakclip.pipeline.manifest import StageKey
 from weakclip.prediction.folder import ERRORS, PredictionFolder
 from weakclip.prediction.inputs import InputImage

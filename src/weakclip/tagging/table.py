@@ -17,8 +17,8 @@ import numpy as np
 from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP
 from weakclip.datasets.image_folder import ImageFolder
+from weakclip.disk import atomic_write
 from weakclip.errors import ConfigError, DataError
-from weakclip.images import atomic_write
 from weakclip.progress import track
 from weakclip.safe_text import parse_json
 from weakclip.tagging.zero_shot import Tagger, TagSettings, tag_windows
