@@ -93,8 +93,8 @@ def study_variants(
         raise DataError(
             f"split {context.train.split!r} has no true masks to score on; name another one: data.train_split"
         )
-    for variant in variants:  # what cannot be put together says so before anything is made
-        variant.compose(variant.config.model, context.clip, context.train.class_set)
+    for each in variants:  # what cannot be put together says so before anything is made
+        each.compose(each.config.model, context.clip, context.train.class_set)
     key = _study_key(context, subject)
     with FolderLock(context.out):
         check_folder(context.out, key)
