@@ -228,3 +228,10 @@ def test_labels_are_found_by_the_longest_path(tmp_path: Path) -> None:
         read_labels(tmp_path / "labels.csv", images)
     with pytest.raises(DataError, match="no such file"):
         read_labels(tmp_path / "none.csv", images)
+
+
+def test_a_mistake_is_told_to_scripts_too(predict: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    said = predict(tmp_path / "nowhere.jpg")
+    assert said["code"] == 2
+    assert said["error"]["type"] == "DataError" and "nowhere.jpg" in said["error"]["message"]
+    assert said["err"].strip().endswith(said["error"]["message"])

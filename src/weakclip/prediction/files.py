@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,7 +15,7 @@ from weakclip.disk import atomic_write
 from weakclip.errors import DataError, RunError
 from weakclip.images import overlay, read_mask, read_rgb, write_mask
 from weakclip.pipeline.manifest import StageKey
-from weakclip.prediction.folder import ERRORS, PredictionFolder
+from weakclip.prediction.folder import PredictionFolder
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction, Predictor
 from weakclip.progress import track
@@ -60,11 +59,6 @@ class PredictionSummary:
     predicted: int
     kept: int
     failed: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Ready for JSON, with the path of the list of errors, where there are any."""
-        errors = str(self.out / ERRORS) if self.failed else None
-        return {**asdict(self), "out": str(self.out), "errors": errors}
 
 
 def predict_files(
