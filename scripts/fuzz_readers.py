@@ -192,6 +192,35 @@ def _manifest(path: Path) -> None:
     render_report(path.parent)
 
 
+def _annotations(name: str, *kinds: str) -> tuple[Callable[[Path], object], Callable[[], list[bytes]]]:
+    """Reader and whole files of a format of annotation tools: `read_NAME`, and what `write_NAME` makes of a mask."""
+
+    def read(path: Path) -> None:
+        import weakclip.annotations as formats
+
+        for image in getattr(formats, f"read_{name}")(path):
+            formats.draw_image(image, {"cat": 1, "undecided": 255}, (4, 6), path)
+
+    def seeds() -> list[bytes]:
+        import numpy as np
+
+        import weakclip.annotations as formats
+        from weakclip.classes import ClassSet
+
+        classes, mask = ClassSet.from_foreground(["cat"]), np.zeros((4, 6), np.uint8)
+        mask[1:3, 2:5], mask[0, 0] = 1, 255
+        found = []
+        with tempfile.TemporaryDirectory() as folder:
+            for kind in kinds:
+                path = Path(folder) / f"{kind}.txt"
+                entries = [formats.MaskEntry("a.png", mask)]
+                getattr(formats, f"write_{name}")(path, entries, classes, formats.Shapes(kind=kind))
+                found.append(path.read_bytes())
+        return found
+
+    return read, seeds
+
+
 def _calling(module: str, name: str) -> Callable[[Path], object]:
     """A function of the package that takes the path, imported when it is called."""
     import importlib
@@ -220,6 +249,9 @@ TARGETS = {
     ),
     "xml": Target("x.xml", _calling("weakclip.datasets.voc_labels", "read_xml_labels"), _text(_XML)),
     "coco": Target("x.json", _coco_file, _coco, ("json",)),
+    "coco_masks": Target("x.json", *_annotations("coco", "masks", "polygons"), ("json",)),
+    "label_studio": Target("x.json", *_annotations("label_studio", "masks", "polygons"), ("json",)),
+    "cvat": Target("x.xml", *_annotations("cvat", "masks", "polygons"), ("xml",)),
     "csv": Target("labels.csv", _calling("weakclip.datasets.label_files", "read_label_rows"), _labels_csv),
     "jsonl": Target(
         "labels.jsonl",

@@ -52,6 +52,33 @@ def test_every_relative_link_resolves(page: Path) -> None:
         assert not anchor or anchor in anchors(path), f"{name(page)}: no heading {anchor} in {name(path)}"
 
 
+def named_tests(page: Path) -> list[tuple[str, str]]:
+    """Test files between backticks with the tests after them: `tests/test_a.py`, `::test_b`; "" for a file alone."""
+    found, file = [], ""
+    for given, test in re.findall(r"`(tests/[\w/]+\.py)?(?:::)?(test_\w+…?)?`", page.read_text(encoding="utf-8")):
+        file = given or file
+        if given or test:
+            found.append((file, test))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    """A long name may end in …"""
+    for file, test in named_tests(page):
+        assert (ROOT / file).is_file() and file, f"{name(page)}: {file or test}"
+        defined = re.findall(r"^def (test_\w+)", (ROOT / file).read_text(encoding="utf-8"), flags=re.MULTILINE)
+        short = test.removesuffix("…")
+        known = any(each == test or (short != test and each.startswith(short)) for each in defined)
+        assert not test or known, f"{name(page)}: {file}::{test}"
+
+
+def test_the_tests_that_keep_the_promises_are_found_on_their_page() -> None:
+    found = named_tests(ROOT / "docs/robustness.md")
+    assert ("tests/pipeline/test_kill.py", "test_twenty_kills_and_more_in_every_stage") in found
+    assert len({file for file, _ in found}) > 10
+
+
 def commands(page: Path) -> list[list[str]]:
     """The weakclip commands on a page: lines of sh blocks, and what stands between backticks in the text."""
     text = page.read_text(encoding="utf-8")

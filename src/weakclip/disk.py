@@ -24,6 +24,7 @@ _MENDS = {
     errno.EPERM: "give yourself the right to write there (chmod u+w), or choose another folder",
     errno.ENOENT: "its folder has vanished: bring it back, and give the same command again",
     errno.EIO: "see to the disk, and give the same command again",
+    errno.ELOOP: "a link lies in its place: look where it leads, and remove it",
     errno.ESTALE: "see to the network disk, and give the same command again",
 }
 _LEFTOVER = re.compile(r"^\..*\.(\d+)\.[^.]*\.tmp$")
@@ -101,13 +102,26 @@ def temporary_name(name: str) -> tuple[str, str]:
     return f".{name[:40]}.{os.getpid()}.", ".tmp"
 
 
+def no_link(path: str, flags: int) -> int:
+    """An opener for `open`, for files that are not replaced but written to: in the place of one, a link is an error.
+
+    A run folder can come from somebody else; a link in it must not choose which file of this machine is written to.
+    """
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def expand_home(path: Path | str) -> Path:
+    """`~` and `~name` as the shell reads them: where there is no such home, they stay as they are."""
+    return Path(os.path.expanduser(path))
+
+
 def append_json(path: Path | str, entry: dict[str, Any]) -> None:
     """Append one line of JSON, whole or not at all; a line that was cut short before it is ended first.
 
     Raises:
         StorageError: it cannot be written; what was there stays.
     """
-    with writing(path), Path(path).open("ab+", buffering=0) as file:
+    with writing(path), open(path, "ab+", buffering=0, opener=no_link) as file:
         size = file.seek(0, os.SEEK_END)
         torn = size > 0 and file.seek(size - 1) >= 0 and file.read(1) != b"\n"
         _append(file, f"{chr(10) * torn}{json.dumps(entry, ensure_ascii=False)}\n".encode(), size)
@@ -119,7 +133,7 @@ def append_bytes(path: Path | str, content: bytes) -> None:
     Raises:
         StorageError: it cannot be written; what was there stays.
     """
-    with writing(path), Path(path).open("ab", buffering=0) as file:
+    with writing(path), open(path, "ab", buffering=0, opener=no_link) as file:
         _append(file, content, file.seek(0, os.SEEK_END))
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from weakclip.disk import no_link
 from weakclip.errors import DataError
 from weakclip.safe_text import parse_json, short
 
@@ -169,7 +170,7 @@ class MarkFile:
 
 def _append(path: Path, line: bytes) -> int:
     """Write a line at the end in one piece, after ending a torn one, down to the disk; returns the size before."""
-    with path.open("ab+", buffering=0) as file:
+    with open(path, "ab+", buffering=0, opener=no_link) as file:
         end = file.seek(0, os.SEEK_END)
         if end:
             file.seek(-1, os.SEEK_END)

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from weakclip.classes import IGNORE_INDEX
-from weakclip.disk import atomic_write
+from weakclip.disk import atomic_write, no_link, writing
 from weakclip.errors import RunError
+from weakclip.safe_text import parse_json
 
 STATISTICS = "statistics.jsonl"
 """The file in a stage's folder, one line an image."""
@@ -173,7 +174,7 @@ class StatisticsLog:
         line = json.dumps(_plain(statistics), ensure_ascii=False) + "\n"
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
+            with writing(self.path), open(self.path, "ab", opener=no_link) as file:
                 if self._torn:
                     file.write(b"\n")
                     self._torn = False
@@ -246,7 +247,7 @@ def _index_lines(path: Path) -> dict[str, int]:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """The entry of a whole line, or None."""
     try:
-        entry = json.loads(line)
+        entry = parse_json(line)
     except ValueError:
         return None
     whole = isinstance(entry, dict) and isinstance(entry.get("name"), str) and line.endswith(b"\n")

@@ -161,14 +161,30 @@ for _function in (_scalar, _from_buffer, _latin1, _no_bytes):
     setattr(_function, "__setstate__", _refuse_state)  # noqa: B010, mypy knows of no attributes of functions
 
 
-class _PlainUnpickler(pickle._Unpickler):
-    """Python's own, for its memo is a dictionary: in that of C one number of a file reserves gigabytes."""
+def _refuse_byte_array(_: object) -> None:
+    raise pickle.UnpicklingError("refused a byte array")
+
+
+class BoundedUnpickler(pickle._Unpickler):
+    """An unpickler that reserves no more than a file holds, and admits no name; who derives from it says which.
+
+    Python's own, for its memo is a dictionary: in that of C one number of a file reserves gigabytes. A byte array,
+    which numpy and torch do not write here, would be as long as the file says before anything is read.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ADMITTED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"refused to load {module}.{name}") from None
+        raise pickle.UnpicklingError(f"refused to load {module}.{name}")
+
+
+_BYTE_ARRAY = 0x96  # an operation of protocol 5
+BoundedUnpickler.dispatch = {**BoundedUnpickler.dispatch, _BYTE_ARRAY: _refuse_byte_array}
+
+
+class _PlainUnpickler(BoundedUnpickler):
+    """Plain arrays, containers, numbers and text."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _ADMITTED.get((module, name)) or super().find_class(module, name)
 
 
 def _resolved(value: Any, done: dict[int, Any] | None = None) -> Any:

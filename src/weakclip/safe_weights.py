@@ -11,10 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weakclip.safe_text import one_line
+from weakclip.safe_text import one_line, short
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MOST_LAYERS = 1000
+_LAYERS = ("num_hidden_layers", "num_layers", "depths", "decoder_layers", "encoder_layers", "num_blocks")
+_PROGRAMS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+"""Of a `config.json`: how many layers there are, at most, and what chooses code."""
 
 
 def load_torch(path: Path | str) -> Any:
@@ -101,3 +106,43 @@ def _tensors_of(content: Any, seen: set[int]) -> Iterator[Tensor]:
         elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
             seen.add(id(value))
             pending += value.values() if isinstance(value, Mapping) else value
+
+
+def check_config(config: object) -> None:
+    """Refuse a `config.json` of transformers that fetches something else, or stands for endless work.
+
+    A kernel for the attention comes from the hub as compiled code; a `backbone` that is named is fetched, even where
+    all else lies in a folder, and may bring code of its own. Layers are built one by one before any weight is read.
+
+    Args:
+        config: the JSON's values.
+
+    Raises:
+        ValueError: such a description.
+
+    >>> check_config({"model_type": "clip", "vision_config": {"num_hidden_layers": 12}})
+    >>> check_config({"attn_implementation": "somebody/kernel"})
+    Traceback (most recent call last):
+        ...
+    ValueError: config.json: attn_implementation 'somebody/kernel' is a program from elsewhere; remove it
+    """
+    if isinstance(config, list):
+        for part in config:
+            check_config(part)
+    if not isinstance(config, dict):
+        return
+    for key, value in config.items():
+        if key in _PROGRAMS and "/" in str(value):
+            raise ValueError(f"config.json: {key} {short(value)} is a program from elsewhere; remove it")
+        if key == "backbone" and value is not None:
+            raise ValueError(
+                f"config.json: backbone {short(value)} lies elsewhere; expected backbone_config and null here"
+            )
+        layers = sum(value) if key in _LAYERS and _are_numbers(value) else value if key in _LAYERS else 0
+        if isinstance(layers, int | float) and layers > MOST_LAYERS:
+            raise ValueError(f"config.json: {key} {short(value)}; expected at most {MOST_LAYERS:,}")
+        check_config(value)
+
+
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, int | float) for each in value)

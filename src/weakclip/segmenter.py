@@ -25,6 +25,7 @@ from weakclip.images import write_json
 from weakclip.modeling.deeplab import DeepLabResNet38, is_deeplab, load_deeplab
 from weakclip.modeling.trunk_files import start_from_imagenet
 from weakclip.safe_text import parse_json
+from weakclip.safe_weights import check_config
 
 SMALL = "small"
 """Name of the small network that is trained from scratch."""
@@ -186,13 +187,14 @@ def _small_network(labels: dict[int, str]) -> nn.Module:
 
 def _from_pretrained(source: str, labels: dict[int, str] | None = None) -> nn.Module:
     """The saved network; where `labels` are given, with their names and, if there are more or fewer, a new head."""
-    from transformers import AutoModelForSemanticSegmentation
+    from transformers import AutoModelForSemanticSegmentation, PretrainedConfig
 
     if is_deeplab(source):
         return load_deeplab(source, labels)
     local = Path(source).is_dir()
     changes = {"id2label": labels, "label2id": {name: index for index, name in labels.items()}} if labels else {}
     try:
+        check_config(PretrainedConfig.get_config_dict(source, local_files_only=local)[0])
         with _quiet_transformers():
             model: nn.Module = AutoModelForSemanticSegmentation.from_pretrained(
                 source,

@@ -232,7 +232,7 @@ def test_a_wrong_file_is_one_line(reader: Callable[[Path], Any], text: str, mess
     path = tmp_path / "file"
     path.write_text(text)
     with pytest.raises(DataError, match=message):
-        list(reader(path))
+        [draw_image(image, {"b": 1}, image.size or (1, 1), path) for image in reader(path)]
     with pytest.raises(DataError, match="cannot be read"):
         list(reader(tmp_path / "missing"))
 

@@ -9,6 +9,7 @@ import os
 import pickle
 import struct
 import sys
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -159,6 +160,7 @@ PICKLES = {
     "a text of a terabyte": b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"x.",
     "bytes by their number": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n)R(K\x01K\x05\x85cnumpy\ndtype\n"
     b"X\x02\x00\x00\x00u1\x85R\x89\x8a\x05\x00\x00\x00\x00\x01tb.",
+    "a byte array of two gigabytes": b"\x80\x05\x96" + struct.pack("<Q", 2**31) + b"x.",
     "itself": b"\x80\x02]q\x00h\x00a.",
     "a list of nothing": b"\x80\x02e.",
 }
@@ -168,9 +170,13 @@ PICKLES = {
 def test_a_pickle_cannot_reserve_what_it_does_not_hold(tmp_path: Path, program: bytes) -> None:
     path = tmp_path / "hostile.npy"
     path.write_bytes(npy(program))
+    tracemalloc.start()
     with pytest.raises(DataError) as caught:
         read_npy(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     assert is_one_clear_line(caught.value, path)
+    assert most < 10**7
 
 
 def test_a_place_in_the_memo_far_away_reserves_nothing(tmp_path: Path) -> None:
@@ -311,6 +317,14 @@ def tensor_program(count: int, size: tuple[int, ...], stride: tuple[int, ...]) -
         + b"tR"
     )
     return b"\x80\x02c__torch__.clip\nModel\n)\x81}(X\x01\x00\x00\x00x" + tensor + b"ub."
+
+
+def test_a_torchscript_file_reserves_no_byte_array(tmp_path: Path) -> None:
+    path = tmp_path / "clip.pt"
+    torchscript(path, PICKLES["a byte array of two gigabytes"])
+    with pytest.raises(WeightsError, match="refused a byte array") as caught:
+        read_openai_state(path)
+    assert is_one_clear_line(caught.value, path)
 
 
 @pytest.mark.parametrize(

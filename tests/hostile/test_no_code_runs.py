@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ from weakclip.modeling.mctformer_storage import load_mctformer
 from weakclip.modeling.state_files import read_state
 from weakclip.safe_npy import read_npy, read_npz
 from weakclip.seeds import ImportedCAMs
-from weakclip.segmenter import load_segmenter
+from weakclip.segmenter import build_segmenter, load_segmenter, save_segmenter
 from weakclip.training.checkpoint import load_checkpoint
 
 SAMPLE = Sample("photo", np.zeros((4, 6, 3), np.uint8), (1,))
@@ -160,6 +161,46 @@ def test_a_folder_for_transformers_brings_no_code(
     with pytest.raises(WeakCLIPError) as caught:
         read(str(folder))
     assert is_one_clear_line(caught.value, folder) and not marker.exists()
+
+
+ELSEWHERE: dict[str, tuple[dict[str, Any], str]] = {
+    "a kernel": ({"attn_implementation": "somebody/kernel"}, "a program from elsewhere"),
+    "kernels by part": ({"attn_implementation": {"vision_config": "somebody/kernel"}}, "a program from elsewhere"),
+    "a kernel within": ({"text_config": {"attn_implementation": "somebody/kernel"}}, "a program from elsewhere"),
+    "a backbone": ({"backbone": "somebody/backbone", "backbone_config": None}, "lies elsewhere"),
+    "a backbone within": ({"backbone_config": {"backbone": "somebody/backbone"}}, "lies elsewhere"),
+    "a million layers": ({"vision_config": {"num_hidden_layers": 10**6}}, "at most 1,000"),
+    "layers in parts": ({"backbone_config": {"depths": [10**5] * 4}}, "at most 1,000"),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.parametrize("kind", ["network", "CLIP"])
+@pytest.mark.timeout(60)
+def test_a_description_for_transformers_fetches_nothing(
+    tmp_path: Path, clip_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    """Of a whole folder: a kernel and a backbone would come from the hub, with code, though all else is here."""
+
+    def network(*asked: object, **_: object) -> None:
+        raise AssertionError(f"fetches {asked}")
+
+    folder, (changes, words) = tmp_path / "model", ELSEWHERE[name]
+    if kind == "network":
+        save_segmenter(build_segmenter("small", ClassSet.from_foreground(["cat"])), folder)
+    else:
+        shutil.copytree(clip_folder, folder)
+    load: Callable[[Path], Any] = load_segmenter if kind == "network" else load_clip
+    load(folder)
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(config.get(key), dict)
+        config[key] = config[key] | value if both else value
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("socket.socket.connect", network)
+    with pytest.raises(WeakCLIPError, match=words) as caught:
+        load(folder)
+    assert is_one_clear_line(caught.value, folder)
 
 
 def test_weights_that_are_pickled_in_a_folder_for_transformers_run_nothing(clip_folder: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +11,8 @@ import pytest
 from review_case import HOSTILE, HOSTILE_CLASS, NAMES, write_manifest
 
 from weakclip.marks import MARKS, read_marks
-from weakclip.review.folder import ReviewFolder
-from weakclip.review.serving import listening
 
-uvicorn = pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -34,22 +31,6 @@ def browser() -> Iterator[Any]:
         started = driver.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
         yield started
         started.close()
-
-
-@pytest.fixture
-def address(review_run: Path) -> Iterator[str]:
-    """The page, served by a thread."""
-    from weakclip.review.server import build_site
-
-    listener = listening("127.0.0.1", 0)
-    site = build_site(ReviewFolder(review_run), token="token")
-    server = uvicorn.Server(uvicorn.Config(site, log_level="warning", lifespan="off", ws="none"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
-    listener.close()
 
 
 @pytest.fixture

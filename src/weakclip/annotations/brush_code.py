@@ -64,9 +64,9 @@ def decode_brush(code: Sequence[int], size: tuple[int, int]) -> np.ndarray:
         `(H, W)` bool.
 
     Raises:
-        ValueError: a code that is cut off, damaged, or of another size.
+        ValueError, TypeError: a code that is cut off, damaged, or of another size, or none.
     """
-    stream = _Bits(bytes(code))
+    stream = _Bits(bytes(list(code)))  # of a number, `bytes` makes as many zeros
     count, value_bits = stream.take(32), stream.take(5) + 1
     length_bits = [stream.take(4) + 1 for _ in range(4)]
     if count != size[0] * size[1] * _CHANNELS:

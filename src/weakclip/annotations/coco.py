@@ -18,6 +18,7 @@ from weakclip.annotations.entries import (
     Shapes,
     annotation_labels,
     labelled_regions,
+    shown,
     tight_box,
 )
 from weakclip.classes import IGNORE_INDEX, ClassSet
@@ -25,6 +26,7 @@ from weakclip.datasets.json_stream import stream_lists
 from weakclip.datasets.regions import encode_runs, pack_runs, region_pixels
 from weakclip.disk import atomic_write
 from weakclip.errors import DataError
+from weakclip.safe_text import short
 
 BLOCK = 2000
 """Images whose annotations are in memory at a time, while a file is read."""
@@ -87,21 +89,29 @@ def read_coco(path: Path | str) -> Iterator[AnnotatedImage]:
     The file is gone through once for every `BLOCK` images, so that it never stands in memory whole.
 
     Raises:
-        DataError: not such a file, or a region that cannot be drawn.
+        DataError: not such a file.
     """
     images: dict[int, tuple[str, tuple[int, int]]] = {}
     names: dict[Any, str] = {}
     try:
         for kind, element in _elements(path, ("images", "categories")):
             if kind == "images":
-                images[element["id"]] = element["file_name"], (element["height"], element["width"])
+                images[element["id"]] = _text(element["file_name"]), (element["height"], element["width"])
             else:
                 names[element["id"]] = element["name"]
         identities = list(images)
         for first in range(0, len(identities), BLOCK):
             yield from _read_block(path, {key: images[key] for key in identities[first : first + BLOCK]}, names)
-    except (KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
         raise DataError(f"{path}: not a COCO file; an entry of its lists lacks {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not a COCO file; an entry of its lists cannot be read ({shown(error)})") from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"the file name {short(value)}; expected text")
+    return value
 
 
 def _read_block(
@@ -112,12 +122,12 @@ def _read_block(
         if element["image_id"] in areas and element.get("segmentation"):
             areas[element["image_id"]].append((names[element["category_id"]], element["segmentation"]))
     for identity, (file_name, size) in images.items():
-        try:
-            regions = [(name, region_pixels(_arrays(area), size)) for name, area in areas[identity]]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise DataError(f"{path}, image {file_name}: region cannot be drawn ({error})") from None
-        regions.sort(key=lambda region: -np.count_nonzero(region[1]))
-        yield AnnotatedImage(file_name, size, tuple(regions))
+        yield AnnotatedImage(file_name, size, _drawn(areas[identity], size))
+
+
+def _drawn(areas: list[tuple[str, Any]], size: tuple[int, int]) -> Iterator[tuple[str, np.ndarray]]:
+    regions = [(name, region_pixels(_arrays(area), size)) for name, area in areas]
+    yield from sorted(regions, key=lambda region: -np.count_nonzero(region[1]))
 
 
 def _arrays(area: Any) -> Any:

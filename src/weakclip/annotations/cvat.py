@@ -23,6 +23,7 @@ from weakclip.annotations.entries import (
     annotation_labels,
     label_colors,
     labelled_regions,
+    shown,
     tight_box,
 )
 from weakclip.classes import ClassSet
@@ -89,13 +90,14 @@ def read_cvat(path: Path | str) -> Iterator[AnnotatedImage]:
     """The images of an XML file of CVAT, one at a time; a higher `z_order` lies above, and of equals the later one.
 
     Raises:
-        DataError: not such a file, a shape of another kind than mask and polygon, or one that cannot be drawn.
+        DataError: not such a file, or a shape of another kind than mask and polygon.
     """
     try:
         events = ElementTree.iterparse(str(path), events=("start", "end"))
         _, root = next(events)
         if root.tag != "annotations":
-            raise DataError(f"{path}: not annotations of CVAT (its root is <{root.tag}>); export CVAT for images 1.1")
+            found = f"its root is <{shown(root.tag)}>"
+            raise DataError(f"{path}: not annotations of CVAT ({found}); export CVAT for images 1.1")
         for event, element in events:
             if event == "end" and element.tag == "track":
                 raise DataError(f"{path}: annotations of a video; export CVAT for images 1.1")
@@ -104,8 +106,8 @@ def read_cvat(path: Path | str) -> Iterator[AnnotatedImage]:
                 root.clear()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ElementTree.ParseError, StopIteration) as error:
-        raise DataError(f"{path}: not an XML file ({error})") from None
+    except (ElementTree.ParseError, StopIteration, LookupError, ValueError) as error:  # the last two: of its encoding
+        raise DataError(f"{path}: not an XML file ({shown(error)})") from None
 
 
 def _annotated(image: ElementTree.Element, path: Path | str) -> AnnotatedImage:
@@ -117,10 +119,10 @@ def _annotated(image: ElementTree.Element, path: Path | str) -> AnnotatedImage:
         if other is not None:
             raise ValueError(f"it is a {other}; expected masks and polygons")
         shapes.sort(key=lambda shape: int(shape.get("z_order", "0")))
-        regions = [(shape.attrib["label"], _pixels(shape, size)) for shape in shapes]
-        return AnnotatedImage(image.attrib["name"], size, tuple(regions))
+        regions = ((shape.attrib["label"], _pixels(shape, size)) for shape in shapes)
+        return AnnotatedImage(image.attrib["name"], size, regions)
     except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path}, image {name}: a shape cannot be read ({error})") from None
+        raise DataError(f"{path}, image {shown(name)}: a shape cannot be read ({shown(error)})") from None
 
 
 def _pixels(shape: ElementTree.Element, size: tuple[int, int]) -> np.ndarray:

@@ -6,7 +6,7 @@ own, so that a person can say of a place that it is not to be learned from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,9 +16,12 @@ import numpy as np
 from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.contours import mask_polygons
 from weakclip.errors import ConfigError, DataError
+from weakclip.safe_text import one_line, short
 
 UNDECIDED = "undecided"
 """Label of the pixels that belong to no class (255 in a mask)."""
+
+_LONGEST_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,13 @@ class AnnotatedImage:
     Args:
         file_name: the image, as the file names it.
         size: its height and width; None where the file does not say.
-        regions: label and pixels, `(H, W)` bool; later ones lie above earlier ones.
+        regions: label and pixels, `(H, W)` bool; later ones lie above earlier ones. The readers draw each when it is
+            asked for, so that a file that lies about sizes reserves nothing.
     """
 
     file_name: str
     size: tuple[int, int] | None
-    regions: tuple[tuple[str, np.ndarray], ...]
+    regions: Iterable[tuple[str, np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,16 +123,24 @@ def draw_image(
         `(H, W)` uint8.
 
     Raises:
-        DataError: another size, or an unknown label.
+        DataError: another size, an unknown label, or a region that cannot be drawn.
     """
+    name = shown(image.file_name)
     if image.size is not None and image.size != size:
-        found, expected = (f"{width}x{height}" for height, width in (image.size, size))
-        raise DataError(f"{source}: {image.file_name} is annotated at {found} pixels; the image has {expected}")
+        found, expected = (shown(f"{width}x{height}") for height, width in (image.size, size))
+        raise DataError(f"{source}: {name} is annotated at {found} pixels; the image has {expected}")
     mask = np.zeros(size, dtype=np.uint8)
-    for label, pixels in image.regions:
-        if label not in labels:
-            raise DataError(
-                f"{source}: {image.file_name} has the unknown label {label!r}; expected {', '.join(labels)}"
-            )
-        mask[pixels] = labels[label]
+    try:
+        for label, pixels in image.regions:
+            if label not in labels:
+                raise DataError(f"{source}: {name} has the unknown label {short(label)}; expected {', '.join(labels)}")
+            mask[pixels] = labels[label]
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        raise DataError(f"{source}, {name}: a region cannot be drawn ({shown(repr(error))})") from None
     return mask
+
+
+def shown(text: object) -> str:
+    """What a file says, for a message: one line, and not a long one."""
+    line = one_line(str(text))
+    return line if len(line) <= _LONGEST_SHOWN else f"{line[:_LONGEST_SHOWN]}…"

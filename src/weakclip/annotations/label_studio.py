@@ -23,12 +23,14 @@ from weakclip.annotations.entries import (
     annotation_labels,
     label_colors,
     labelled_regions,
+    shown,
 )
 from weakclip.classes import ClassSet
 from weakclip.datasets.json_stream import stream_list
 from weakclip.datasets.regions import fill_polygon
 from weakclip.disk import atomic_write
 from weakclip.errors import DataError
+from weakclip.safe_text import short
 
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves the files of a local storage."""
@@ -130,7 +132,7 @@ def read_label_studio(path: Path | str) -> Iterator[AnnotatedImage]:
     is passed over.
 
     Raises:
-        DataError: not such a file, a region of another kind than brush and polygon, or one that cannot be drawn.
+        DataError: not such a file.
     """
     try:
         with Path(path).open(encoding="utf-8") as file:
@@ -150,18 +152,19 @@ def _annotated(task: Any, path: Path | str) -> AnnotatedImage | None:
         kept = [entry for entry in task.get("annotations") or () if not entry.get("was_cancelled")]
         chosen = (kept or task.get("predictions") or [None])[-1]
         results = [] if chosen is None else [item for item in chosen["result"] if _is_region(item)]
-    except (KeyError, TypeError, AttributeError) as error:
+        sizes = {(item["original_height"], item["original_width"]) for item in results}
+    except KeyError as error:
         raise DataError(f"{path}: not Label Studio's JSON export; a task lacks {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not Label Studio's JSON export; a task cannot be read ({error})") from None
     if chosen is None:
         return None
-    try:
-        regions = [region for item in results for region in _region(item)]
-        sizes = {(item["original_height"], item["original_width"]) for item in results}
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DataError(f"{path}, {file_name}: a region cannot be drawn ({error!r})") from None
+    if not isinstance(file_name, str):
+        raise DataError(f"{path}: a task has the file name {short(file_name)}; expected text")
     if len(sizes) > 1:
-        raise DataError(f"{path}, {file_name}: its regions are drawn on images of different sizes")
-    return AnnotatedImage(file_name, sizes.pop() if sizes else None, tuple(regions))
+        raise DataError(f"{path}, {shown(file_name)}: its regions are drawn on images of different sizes")
+    regions = (region for item in results for region in _region(item))
+    return AnnotatedImage(file_name, sizes.pop() if sizes else None, regions)
 
 
 def _is_region(item: Mapping[str, Any]) -> bool:
@@ -174,7 +177,9 @@ def _region(item: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
     if kind == _KINDS["masks"]:
         pixels = decode_brush(value["rle"], size)
     elif kind == _KINDS["polygons"]:
-        pixels = fill_polygon(np.asarray(value["points"], dtype=np.float64) * np.array(size[::-1]) / 100, size)
+        with np.errstate(over="ignore"):  # of a corner that is refused then
+            corners = np.asarray(value["points"], dtype=np.float64) * np.array(size[::-1]) / 100
+        pixels = fill_polygon(corners, size)
     else:
-        raise ValueError(f"it is of type {kind}; expected {' or '.join(_KINDS.values())}")
+        raise ValueError(f"it is of type {short(kind)}; expected {' or '.join(_KINDS.values())}")
     return [(label, pixels) for label in value[kind]]

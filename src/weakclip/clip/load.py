@@ -14,8 +14,10 @@ from transformers.utils import cached_file, logging
 from weakclip.clip.frozen_clip import CLIP_PIXEL_MEAN, CLIP_PIXEL_STD, FrozenCLIP
 from weakclip.clip.openai_archive import convert_openai_state, read_openai_state
 from weakclip.clip.vocabulary import first_line, load_tokenizer
+from weakclip.disk import expand_home
 from weakclip.errors import WeightsError
 from weakclip.safe_text import parse_json
+from weakclip.safe_weights import check_config
 
 DEMO = "demo"
 """The source that names the small CLIP inside the package."""
@@ -49,7 +51,7 @@ def load_clip(
     Raises:
         WeightsError: missing, foreign or unreadable weights, a missing vocabulary, or a tapped layer out of range.
     """
-    name, path = str(source), Path(source).expanduser()
+    name, path = str(source), expand_home(source)
     if name == DEMO:
         path = _DEMO_FOLDER
     if path.is_dir():
@@ -76,7 +78,9 @@ def _from_transformers(location: str, name: str, vocabulary: str | Path | None) 
     if local and not (Path(location) / "config.json").is_file():
         raise WeightsError(f"{location}: no config.json here; expected a CLIP in the format of transformers")
     try:
-        kind = CLIPConfig.get_config_dict(location, local_files_only=local)[0].get("model_type")
+        config = CLIPConfig.get_config_dict(location, local_files_only=local)[0]
+        check_config(config)
+        kind = config.get("model_type")
         if kind != "clip":
             raise WeightsError(f"{name}: expected a CLIP (model_type clip in config.json); found {kind!r}")
         with _quiet_transformers():

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from weakclip.errors import WeightsError
+from weakclip.safe_npy import BoundedUnpickler
 from weakclip.safe_text import one_line
 from weakclip.safe_weights import check_room, check_tensors, load_torch
 
@@ -213,11 +214,8 @@ class _ScriptModule:
         self.__dict__.update(state)
 
 
-class _TensorUnpickler(pickle._Unpickler):
-    """Builds tensors, containers and bags of attributes; every other name in the pickle is refused.
-
-    Python's own unpickler, for its memo is a dictionary: in that of C one number of a file reserves gigabytes.
-    """
+class _TensorUnpickler(BoundedUnpickler):
+    """Builds tensors, containers and bags of attributes; every other name in the pickle is refused."""
 
     def __init__(self, file: Any, read_bytes: Callable[[str], bytes]) -> None:
         super().__init__(file)
@@ -229,9 +227,7 @@ class _TensorUnpickler(pickle._Unpickler):
         if module == "torch" and name in _STORAGE_TYPES:
             return _STORAGE_TYPES[name]
         allowed = {("torch._utils", "_rebuild_tensor_v2"): _rebuild, ("collections", "OrderedDict"): OrderedDict}
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"refused to load {module}.{name}")
-        return allowed[module, name]
+        return allowed.get((module, name)) or super().find_class(module, name)
 
     def persistent_load(self, pid: Any) -> Tensor:
         _, dtype, key, _, count = pid

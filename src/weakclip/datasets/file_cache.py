@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from weakclip.disk import remove_leftovers
+from weakclip.disk import expand_home, remove_leftovers
 
 FOLDER = "weakclip_cache"
 
@@ -29,7 +29,7 @@ class FileCache:
     def __init__(self, root: Path, source: Path, *, version: int) -> None:
         stat = source.stat()
         key = _digest(f"{version} {stat.st_size} {stat.st_mtime_ns}")
-        user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        user = expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
         places = (root / FOLDER, user / "weakclip" / _digest(str(root.resolve())))
         folders = [place / f"{source.stem}-{key}" for place in places]
         self.folders = [folder for folder in folders if not (folder.is_symlink() or folder.parent.is_symlink())]

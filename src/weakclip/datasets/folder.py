@@ -12,6 +12,7 @@ from weakclip.datasets.base import Fault, ImageFileDataset
 from weakclip.datasets.class_files import CLASS_FILE, Vocabulary, class_set_of_names, read_class_file
 from weakclip.datasets.image_folder import ImageFolder, stem
 from weakclip.datasets.label_files import LabelError, LabelRow, noting, read_label_rows, reading_text
+from weakclip.disk import expand_home
 from weakclip.errors import DataError
 
 LABEL_FILES = ("labels.csv", "labels.jsonl")
@@ -141,7 +142,7 @@ def label_table(root: Path, label_file: Path | str | None = None) -> Path | None
         DataError: two tables in the folder.
     """
     if label_file is not None:
-        return Path(label_file).expanduser()
+        return expand_home(label_file)
     tables = [root / name for name in LABEL_FILES if (root / name).is_file()]
     if len(tables) > 1:
         raise DataError(f"{root}: labels.csv and labels.jsonl are both here; keep one")
@@ -176,7 +177,7 @@ def _vocabulary(
     `cat dog` beside `cat` and `dog` is two labels with the wrong separator, not a class of its own.
     """
     if class_file is not None:
-        return read_class_file(Path(class_file).expanduser()), set()
+        return read_class_file(expand_home(class_file)), set()
     if (root / CLASS_FILE).is_file():
         return read_class_file(root / CLASS_FILE), set()
     written = {label for row in rows for label in row.labels}

@@ -13,6 +13,10 @@ Region = tuple[int, Any]
 """Class index (255 for a crowd) and its area: polygons as arrays x0, y0, x1, y1 …, or a run-length code."""
 
 
+FARTHEST_CORNER = 1e9
+"""Pixels; beyond it, sums of coordinates lose the pixels' fractions."""
+
+
 def draw_regions(regions: Sequence[Region], size: tuple[int, int]) -> np.ndarray:
     """One mask from regions that may overlap: crowds below, then single objects, the larger ones first.
 
@@ -65,9 +69,16 @@ def fill_polygon(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Returns:
         `(H, W)` bool.
 
+    Raises:
+        ValueError: no corners, ones that are not x and y, not finite, or beyond `FARTHEST_CORNER`.
+
     >>> fill_polygon(np.array([[1, 0], [3, 0], [3, 1], [1, 1]]), (2, 4)).astype(int).tolist()
     [[0, 1, 1, 0], [0, 0, 0, 0]]
     """
+    if corners.ndim != 2 or corners.shape[1] != 2:
+        raise ValueError(f"corners of shape {corners.shape}; expected x and y of each")
+    if not (np.abs(corners) < FARTHEST_CORNER).all():
+        raise ValueError("a corner of a polygon is no number, or lies nowhere near an image")
     mask = np.zeros(size, dtype=bool)
     left, top = np.floor(corners.min(axis=0)).clip(0, size[::-1]).astype(int)
     right, bottom = np.ceil(corners.max(axis=0)).clip(0, size[::-1]).astype(int)

@@ -16,7 +16,7 @@ from weakclip.annotations import (
     read_label_studio,
 )
 from weakclip.datasets import ImageLabelDataset
-from weakclip.disk import atomic_write
+from weakclip.disk import atomic_write, check_inside
 from weakclip.errors import DataError, RunError
 from weakclip.images import resize_mask, write_json, write_mask
 from weakclip.pipeline.context import open_run
@@ -89,10 +89,12 @@ class _Names:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = set(names)
+        self._deepest = max(name.count("/") for name in names) + 1
 
     def find(self, address: str) -> str | None:
         """The name that an address means."""
-        parts = PurePosixPath(address.replace("\\", "/")).with_suffix("").parts
+        path = PurePosixPath(address.replace("\\", "/"))
+        parts = (*path.parts[:-1], path.stem)[-self._deepest :]
         ends = ("/".join(parts[start:]) for start in range(len(parts)))
         return next((end for end in ends if end in self._names), None)
 
@@ -125,6 +127,7 @@ def _keep_rest(dataset: ImageLabelDataset, drawn: set[str], masks: Path, out: Pa
         path = masks / f"{name}.png"
         if not path.is_file():
             raise RunError(f"{path}: no such mask, and none for {name} in the annotation file; finish the run first")
+        check_inside(path, masks)
         with path.open("rb") as content, atomic_write(out / f"{name}.png") as file:
             shutil.copyfileobj(content, file)
     return len(rest)

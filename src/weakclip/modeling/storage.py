@@ -15,7 +15,7 @@ from safetensors.torch import save as save_tensors
 
 from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP, load_clip
-from weakclip.disk import atomic_write
+from weakclip.disk import atomic_write, expand_home
 from weakclip.errors import WeakCLIPError, WeightsError
 from weakclip.images import write_json
 from weakclip.modeling.co_attention import CoAttention
@@ -83,7 +83,7 @@ def load_weakclip(
     Raises:
         WeightsError: nothing there, not a checkpoint, or one that does not fit; no code in a file is ever run.
     """
-    path = Path(path).expanduser()
+    path = expand_home(path)
     if path.name in (WEIGHTS_FILE, DESCRIPTION_FILE):
         path = path.parent
     if path.is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from weakclip.disk import expand_home
 from weakclip.errors import WeightsError
 from weakclip.modeling.resnet38 import ResNet38
 from weakclip.modeling.state_files import fill, read_state
@@ -23,7 +24,7 @@ def start_from_imagenet(trunk: ResNet38, path: str | Path) -> None:
     Raises:
         WeightsError: no such file, or one that holds no such trunk. No code in the file is run.
     """
-    path = Path(path).expanduser()
+    path = expand_home(path)
     if path.suffix == ".params":
         raise WeightsError(f"{path}: an MXNet file; expected a torch checkpoint, .pth or .safetensors")
     state, _ = read_state(path)

@@ -14,6 +14,7 @@ import weakclip.clip
 from weakclip.clip import FrozenCLIP, load_clip
 from weakclip.config import RunConfig, flat, load_config
 from weakclip.datasets import ImageLabelDataset
+from weakclip.disk import expand_home
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.marks import MARKS
 from weakclip.pipeline.broken import BrokenImage, broken_of, open_sound
@@ -147,7 +148,7 @@ def mark_files(named: str | None, out: Path) -> list[Path]:
     own = out / MARKS
     if named is None:
         return [own] if own.is_file() else []
-    path = Path(named).expanduser()
+    path = expand_home(named)
     if not path.is_file():
         raise DataError(f"{path}: no such file; data.marks is a {MARKS} that `weakclip review` wrote, or null")
     return [path, own] if own.is_file() and own.resolve() != path.resolve() else [path]

@@ -10,6 +10,7 @@ import numpy as np
 
 from weakclip.config import DataSettings
 from weakclip.datasets import ImageFileDataset, ImageLabelDataset
+from weakclip.disk import expand_home
 from weakclip.errors import WeightsError
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
@@ -93,7 +94,7 @@ def open_split(settings: DataSettings, split: str, limit: int | None) -> ImageLa
 
 
 def _open_folder(settings: DataSettings, split: str) -> ImageLabelDataset:
-    root, lenient = Path(str(settings.root)).expanduser(), settings.on_error == "skip"
+    root, lenient = expand_home(str(settings.root)), settings.on_error == "skip"
     if settings.dataset == "voc12":
         from weakclip.datasets.voc import VOC12Dataset
 
@@ -155,7 +156,7 @@ def source_fingerprint(source: str | None, package_demo: Path) -> str:
     """
     if not source:
         return "none"
-    path = package_demo if source == "demo" else Path(source).expanduser()
+    path = package_demo if source == "demo" else expand_home(source)
     if path.is_file():
         return digest_of([_content(path)])
     if path.is_dir():

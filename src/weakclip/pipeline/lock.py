@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from weakclip.disk import process_lives, writing
+from weakclip.disk import no_link, process_lives, writing
 from weakclip.errors import RunError
 from weakclip.safe_text import parse_json
 
@@ -94,7 +94,7 @@ class FolderLock:
     def _take(self) -> int:
         """The handle of the lock file, locked."""
         while True:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = no_link(str(self.path), os.O_RDWR | os.O_CREAT)
             try:
                 if not _flock(handle, self.path):
                     self._check_owner()
@@ -150,6 +150,8 @@ def _in_use(path: Path) -> str:
 
 def _read_owner(path: Path) -> dict[str, Any]:
     """What the lock file says; nothing where it is empty or torn."""
+    if not path.is_file():
+        return {}  # a pipe would never end
     try:
         owner = parse_json(path.read_text(encoding="utf-8"))
         return {"pid": int(owner["pid"]), "host": str(owner["host"]), "since": str(owner["since"])}

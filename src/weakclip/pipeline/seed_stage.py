@@ -13,7 +13,7 @@ import numpy as np
 from weakclip.classes import IGNORE_INDEX
 from weakclip.config import SeedStageSettings
 from weakclip.datasets import ImageLabelDataset, Sample
-from weakclip.disk import append_json
+from weakclip.disk import append_json, expand_home
 from weakclip.images import write_json, write_mask
 from weakclip.modeling.mctformer_storage import load_mctformer
 from weakclip.pipeline.affinity_stage import affinity_seeds
@@ -98,7 +98,7 @@ def _mctformer_weights(context: RunContext, folder: Path) -> Path:
     """The file that the settings name; without one, an MCTformer+ is trained in `folder` (or its training finished)."""
     settings = context.config.seeds.mctformer
     if settings.checkpoint is not None:
-        return Path(settings.checkpoint).expanduser()
+        return expand_home(settings.checkpoint)
     train_mctformer(context.train, folder, settings, device=context.device, seed=context.config.seed)
     return folder / WEIGHTS_FILE
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from weakclip.classes import ClassSet
+from weakclip.disk import append_json
 from weakclip.errors import RunError
 from weakclip.images import write_json
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction
+from weakclip.report.folder import are_records
+from weakclip.safe_text import one_line, parse_json
 
 MASKS, OVERLAYS, FACTS = "masks", "overlays", "json"
 """Folders of the palette PNGs, of the overlays (JPEG), and of what is said of each image."""
@@ -68,10 +70,10 @@ class PredictionFolder:
     def _stored_key(self) -> dict[str, Any] | None:
         if (self.path / KEY).is_file():
             try:
-                stored = json.loads((self.path / KEY).read_text(encoding="utf-8"))
+                stored = parse_json((self.path / KEY).read_text(encoding="utf-8"))
             except ValueError:
                 stored = None
-            if isinstance(stored, dict) and "key" in stored:
+            if isinstance(stored, dict) and "key" in stored and are_records({"predict": stored}):
                 return stored
         if self.path.is_dir() and any(not entry.name.endswith(".tmp") for entry in self.path.iterdir()):
             raise RunError(f"{self.path}: is not empty and holds no predictions (no {KEY}); choose a new folder")
@@ -80,7 +82,7 @@ class PredictionFolder:
     def is_done(self, image: InputImage, labels: Sequence[str] | None) -> bool:
         """Whether the mask is there, made of the file as it is now, with the same labels."""
         try:
-            facts = json.loads(self.facts(image).read_text(encoding="utf-8"))
+            facts = parse_json(self.facts(image).read_text(encoding="utf-8"))
             same = facts["image"] == str(image.path) and facts["file"] == stamp(image.path)
             return bool(same and facts["labels"] == _listed(labels) and self.mask(image).is_file())
         except (OSError, ValueError, KeyError, TypeError):
@@ -89,10 +91,10 @@ class PredictionFolder:
     def other_image(self, image: InputImage) -> str | None:
         """The image of an earlier call whose results have this one's name, where there is one."""
         try:
-            found = json.loads(self.facts(image).read_text(encoding="utf-8"))["image"]
+            found = parse_json(self.facts(image).read_text(encoding="utf-8"))["image"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return None if found == str(image.path) else str(found)
+        return None if found == str(image.path) else one_line(str(found))
 
     def forget(self, image: InputImage) -> None:
         """Remove what says that results of this name are done, and the overlay of an earlier mask."""
@@ -117,8 +119,7 @@ class PredictionFolder:
 
     def note_error(self, image: InputImage, error: Exception) -> None:
         """Add a line to `errors.jsonl`."""
-        with (self.path / ERRORS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"image": str(image.path), "error": str(error)}, ensure_ascii=False) + "\n")
+        append_json(self.path / ERRORS, {"image": str(image.path), "error": str(error)})
 
 
 def class_facts(prediction: Prediction, class_set: ClassSet) -> list[dict[str, Any]]:

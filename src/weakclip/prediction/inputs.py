@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from weakclip.datasets.base import check_name
 from weakclip.datasets.image_folder import IMAGE_SUFFIXES
+from weakclip.disk import expand_home
 from weakclip.errors import DataError
 
 STANDARD_INPUT = "-"
@@ -47,21 +49,24 @@ def find_images(
     for entry in inputs:
         lines = (line.strip() for line in listed) if entry == STANDARD_INPUT else None
         found = _expanded(entry) if lines is None else (Path(line) for line in lines if line)
-        paths |= dict.fromkeys(Path(os.path.abspath(path.expanduser())) for path in found)
+        paths |= dict.fromkeys(Path(os.path.abspath(expand_home(path))) for path in found)
     own = None if leave_out is None else Path(os.path.abspath(leave_out))
     kept = [path for path in paths if own is None or own not in path.parents]
     if not kept:
         raise DataError(f"{' '.join(inputs)}: no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     root = Path(os.path.commonpath([path.parent for path in kept]))
     files = [path.relative_to(root).as_posix() for path in kept]
-    return [InputImage(*parts) for parts in zip(kept, files, _names(files), strict=True)]
+    images = [InputImage(*parts) for parts in zip(kept, files, _names(files), strict=True)]
+    for image in images:
+        check_name(image.name)
+    return images
 
 
 def _expanded(entry: str) -> Iterator[Path]:
-    path = Path(entry).expanduser()
-    if path.is_dir():
+    path = expand_home(entry)
+    if os.path.isdir(path):  # unlike `Path.is_dir`, of a name that is too long too
         yield from _images_below(path)
-    elif path.exists():
+    elif os.path.exists(path):
         yield path
     else:
         found = sorted(glob.glob(str(path), recursive=True))

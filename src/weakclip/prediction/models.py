@@ -11,6 +11,7 @@ from typing import Literal
 import weakclip.clip
 from weakclip.classes import ClassSet
 from weakclip.config import RunConfig, load_config
+from weakclip.disk import expand_home
 from weakclip.errors import WeakCLIPError, WeightsError
 from weakclip.modeling.storage import DESCRIPTION_FILE, WEIGHTS_FILE, read_class_set
 from weakclip.pipeline.context import CONFIG
@@ -78,7 +79,7 @@ def find_model(source: Path | str) -> ModelSource:
     Raises:
         WeightsError: none of these.
     """
-    path = Path(source).expanduser()
+    path = expand_home(source)
     if path.name in (WEIGHTS_FILE, DESCRIPTION_FILE, NETWORK_CONFIG):
         path = path.parent
     if path.is_file():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from weakclip.errors import RunError
 from weakclip.mask_statistics import STATISTICS, ImageStatistics, read_statistics
 from weakclip.report.folder import STAGE_FOLDERS, RunSummary, read_run
+from weakclip.safe_text import parse_json
 
 STRIPS, CAPTIONS = "strips", "captions.json"
 """Folder in a stage's folder: `NAME.jpg`, small pictures of one image side by side, and what each of them is."""
@@ -99,7 +99,7 @@ def _strips(folder: Path, stage: str) -> Strips | None:
     if not path.is_file():
         return None
     try:
-        captions = json.loads(path.read_text(encoding="utf-8"))
+        captions = parse_json(path.read_text(encoding="utf-8"))
     except ValueError:
         captions = None
     if not isinstance(captions, list) or not captions:

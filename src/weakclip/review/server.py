@@ -133,14 +133,18 @@ class _Site:
 
     async def mark(self, request: requests.Request) -> Response:
         from starlette.concurrency import run_in_threadpool
+        from starlette.requests import ClientDisconnect
 
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return _error(415, "expected application/json")
         content = b""
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > MAX_BODY:
-                return _error(413, f"at most {MAX_BODY} bytes expected")
+        try:
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > MAX_BODY:
+                    return _error(413, f"at most {MAX_BODY} bytes expected")
+        except ClientDisconnect:
+            return _error(400, "the request was cut short")  # which nobody reads any more
         try:
             body = MarkBody.model_validate_json(content)
         except pydantic.ValidationError as error:

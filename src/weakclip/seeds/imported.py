@@ -10,6 +10,7 @@ import numpy as np
 
 from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets import Sample
+from weakclip.disk import expand_home
 from weakclip.errors import BrokenFileError, DataError
 from weakclip.images import read_mask
 from weakclip.safe_npy import read_npy, read_npz
@@ -125,7 +126,7 @@ class ImportedMasks:
 
 
 def _existing(folder: Path | str) -> Path:
-    folder = Path(folder).expanduser()
+    folder = expand_home(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected imported seeds")
     return folder

@@ -17,7 +17,7 @@ import numpy as np
 from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP
 from weakclip.datasets.image_folder import ImageFolder
-from weakclip.disk import atomic_write
+from weakclip.disk import atomic_write, no_link
 from weakclip.errors import ConfigError, DataError
 from weakclip.progress import track
 from weakclip.safe_text import parse_json
@@ -146,7 +146,7 @@ class _KeptScores:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("w", encoding="utf-8")
+            self._file = open(self.path, "w", encoding="utf-8", opener=no_link)
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be written ({error.strerror}); name a table with --out") from None
         self._file.write(self.key + "\n")
