@@ -6,7 +6,7 @@ import json
 import shutil
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from weakclip.datasets import COCO14Dataset, FolderDataset, VOC12Dataset
 from weakclip.errors import DataError, WeakCLIPError
 from weakclip.images import write_mask
 from weakclip.pipeline import run_pipeline, run_stage
-from weakclip.pipeline.broken import CHECKED, read_errors, screen
+from weakclip.pipeline.broken import CHECKED, _check, read_errors, screen
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, open_split
 from weakclip.report.folder import ERRORS
@@ -388,6 +388,21 @@ def test_the_check_reads_again_only_what_changed(
     (run / CHECKED).write_text("[[[")
     screen(config, run)
     assert len(read) > len(broken) + 6
+
+
+def test_names_are_gone_through_once(data: Path, config_of: Callable[..., RunConfig]) -> None:
+    """Once an image took half an hour and more for the 82,783 images of COCO."""
+
+    class Names(tuple[str, ...]):
+        walks = 0
+
+        def __iter__(self) -> Iterator[str]:
+            Names.walks += 1
+            return super().__iter__()
+
+    dataset = FolderDataset(data, "train")
+    assert list(_check(config_of(), "train", dataset, Names(dataset.names))) == []
+    assert Names.walks == 1
 
 
 def test_a_damaged_list_costs_nothing(data: Path, config_of: Callable[..., RunConfig], tmp_path: Path) -> None:
