@@ -218,6 +218,12 @@ def test_batches_hold_one_size_and_nothing_waits_for_ever() -> None:
     assert sorted(seen, key=str) == sorted(images, key=str)
 
 
+def test_large_photos_go_one_by_one() -> None:
+    image, large, small = InputImage(Path("a"), "", ""), np.zeros((2000, 3000, 3), np.uint8), np.zeros((9, 9, 3), np.uint8)
+    batches = list(equal_sizes([(image, large), (image, small)] * 4, 4))
+    assert sorted(map(len, batches)) == [1, 1, 1, 1, 4]
+
+
 def test_labels_are_found_by_the_longest_path(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("image,labels\na.jpg,cat\nb/a.jpg,dog\n")
     images = [InputImage(Path(path), path, path) for path in ("/x/a.jpg", "/x/b/a.jpg", "/x/c.jpg")]
