@@ -88,5 +88,9 @@ def tag(
         )
     for line in result.unread[:SHOWN]:
         typer.echo(f"left out: {line}", err=True)
+    if len(result.unread) > SHOWN:
+        typer.echo(f"left out: {len(result.unread) - SHOWN:,} more that cannot be read", err=True)
+    for note in result.notes:
+        typer.echo(f"note: {note}")
     labels = "" if result.path == folder / "labels.csv" else f" --labels {shlex.quote(str(result.path))}"
     typer.echo(f"next: correct the column `labels`, then weakclip init {shlex.quote(str(folder))}{labels}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,18 @@ def test_an_image_that_cannot_be_read_is_listed_and_tried_again(
     second = predict(photos, "--also", "coco-masks")
     assert (second["code"], second["predicted"], second["kept"], second["errors"]) == (0, 1, 5, None)
     assert not (tmp_path / "out/errors.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"two\nlines.png"])
+def test_a_name_that_no_text_file_can_hold_costs_the_others_nothing(
+    predict: Callable[..., dict[str, Any]], photos: Path, tmp_path: Path, name: bytes
+) -> None:
+    (photos / "e.png").unlink()
+    (photos / "a.png").rename(Path(os.fsdecode(os.fsencode(photos) + b"/" + name)))
+    done = predict(photos, "--also", "coco-masks")
+    assert (done["code"], done["predicted"], done["failed"]) == (1, 4, 1)
+    (line,) = (tmp_path / "out/errors.jsonl").read_text().splitlines()
+    assert "rename it" in json.loads(line)["error"]
 
 
 def test_what_is_done_is_kept(predict: Callable[..., dict[str, Any]], photos: Path, tmp_path: Path) -> None:
@@ -219,7 +232,8 @@ def test_batches_hold_one_size_and_nothing_waits_for_ever() -> None:
 
 
 def test_large_photos_go_one_by_one() -> None:
-    image, large, small = InputImage(Path("a"), "", ""), np.zeros((2000, 3000, 3), np.uint8), np.zeros((9, 9, 3), np.uint8)
+    image = InputImage(Path("a"), "", "")
+    large, small = (np.zeros((*size, 3), np.uint8) for size in ((2000, 3000), (9, 9)))
     batches = list(equal_sizes([(image, large), (image, small)] * 4, 4))
     assert sorted(map(len, batches)) == [1, 1, 1, 1, 4]
 

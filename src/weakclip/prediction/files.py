@@ -19,6 +19,7 @@ from weakclip.prediction.folder import PredictionFolder
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction, Predictor
 from weakclip.progress import track
+from weakclip.safe_text import is_plain
 from weakclip.threads import in_threads
 
 Labels = Mapping[InputImage, Sequence[str]] | None
@@ -146,6 +147,8 @@ class _Work:
     def _read(self, image: InputImage) -> tuple[InputImage, np.ndarray | DataError]:
         other = self.folder.other_image(image)
         try:
+            if not is_plain(str(image.path)):
+                raise DataError(f"{image.path}: the name has a control character or is no UTF-8; rename it")
             if other is not None and not self.redo:
                 raise DataError(
                     f"{image.path}: would replace the mask of {other}; name both in one call, choose another --out, "

@@ -17,6 +17,7 @@ from weakclip.images import write_json
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction
+from weakclip.safe_text import one_line
 
 MASKS, OVERLAYS, FACTS = "masks", "overlays", "json"
 """Folders of the palette PNGs, of the overlays (JPEG), and of what is said of each image."""
@@ -117,8 +118,9 @@ class PredictionFolder:
 
     def note_error(self, image: InputImage, error: Exception) -> None:
         """Add a line to `errors.jsonl`."""
+        line = {"image": one_line(str(image.path)), "error": one_line(str(error))}
         with (self.path / ERRORS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"image": str(image.path), "error": str(error)}, ensure_ascii=False) + "\n")
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def class_facts(prediction: Prediction, class_set: ClassSet) -> list[dict[str, Any]]:
