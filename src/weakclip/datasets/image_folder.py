@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import unicodedata
 from collections import Counter
@@ -96,12 +97,31 @@ class ImageFolder:
             return self._by_path[key]
         if key in self._by_name:
             return self._by_name[key][0]
-        raise DataError(f"{where}: no image {reference!r} in {self.folder}; mend the name, or take the line out")
+        near = self._near(path)
+        mend = f"did you mean {near!r}?" if near else "mend the name, or take the line out"
+        raise DataError(f"{where}: no image {reference!r} in {self.folder}; {mend}")
+
+    def _near(self, path: PurePosixPath) -> str | None:
+        """The one image that is called so but for its folders, upper case, or ending."""
+        found = self._by_bare_name.get(_bare(path.as_posix()), [])
+        return found[0] if len(found) == 1 else None
+
+    @functools.cached_property
+    def _by_bare_name(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for file in self.files:
+            names.setdefault(_bare(file), []).append(file)
+        return names
 
 
 def stem(file: str) -> str:
     """A relative path without its extension."""
     return PurePosixPath(file).with_suffix("").as_posix()
+
+
+def _bare(file: str) -> str:
+    name = PurePosixPath(file).name
+    return _key(stem(name) if name.lower().endswith(IMAGE_SUFFIXES) else name).casefold()
 
 
 def _key(text: str) -> str:
