@@ -83,7 +83,7 @@ def test_an_image_that_cannot_be_read_is_listed_and_tried_again(
     first = predict(photos, "--also", "coco-masks")
     lines = [json.loads(line) for line in (tmp_path / "out/errors.jsonl").read_text().splitlines()]
     assert [line["image"] for line in lines] == [str(photos / "e.png")] and "not an image" in lines[0]["error"]
-    assert first["errors"] == str(tmp_path / "out/errors.jsonl") and "1 images could not be read" in first["err"]
+    assert first["errors"] == str(tmp_path / "out/errors.jsonl") and "1 images have no mask" in first["err"]
     Image.new("RGB", (9, 9)).save(photos / "e.png")
     second = predict(photos, "--also", "coco-masks")
     assert (second["code"], second["predicted"], second["kept"], second["errors"]) == (0, 1, 5, None)
@@ -175,7 +175,11 @@ def test_labels_restrict(predict: Callable[..., dict[str, Any]], photos: Path, t
     done = predict(*files, "--labels", tmp_path / "labels.csv", model=trained_run / "2_train")
     assert (done["code"], done["predicted"], done["failed"]) == (1, 2, 2)
     lines = (tmp_path / "out/errors.jsonl").read_text()
-    assert "unknown class 'lion'" in lines and "no labels of this image" in lines
+    assert (
+        "d.jpg: unknown class 'lion'" in lines
+        and "correct the labels file" in lines
+        and "no labels of this image" in lines
+    )
     assert json.loads((tmp_path / "out/json/b/a.json").read_text())["labels"] == ["cat", "dog"]
     again = predict(*files, "--labels", tmp_path / "labels.csv", model=trained_run / "2_train")
     assert again["kept"] == 2
@@ -207,8 +211,11 @@ def test_names_never_meet(tmp_path: Path) -> None:
         "deep/a.jpg": "deep/a",
         "deep/er/a.webp": "deep/er/a",
     }
-    with pytest.raises(DataError, match="no images"):
+    with pytest.raises(DataError, match=r"all images are in .*out, where the results go; choose another --out"):
         find_images([str(tmp_path / "out")], leave_out=tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: no images; expected files ending in"):
+        find_images([str(tmp_path / "empty")], leave_out=tmp_path / "out")
 
 
 def test_batches_hold_one_size_and_nothing_waits_for_ever() -> None:

@@ -55,7 +55,7 @@ class PredictionSummary:
         images: how many were named.
         predicted: how many were predicted now.
         kept: how many were done already.
-        failed: how many could not be read; `errors.jsonl` lists them.
+        failed: how many could not be read, or have no labels that fit; `errors.jsonl` lists them.
     """
 
     out: Path
@@ -158,10 +158,16 @@ class _Work:
                 names = self.labels.get(image)
                 if names is None:
                     raise DataError(f"{image.path}: no labels of this image; add a row to the labels file")
-                self.predictor.class_set.foreground_indices(names)
+                self._check(image, names)
             return image, read_rgb(image.path)
         except DataError as error:
             return image, error
+
+    def _check(self, image: InputImage, names: Sequence[str]) -> None:
+        try:
+            self.predictor.class_set.foreground_indices(names)
+        except DataError as error:
+            raise DataError(f"{image.path}: {error}; correct the labels file") from None
 
     def _readable(
         self, read: Iterable[tuple[InputImage, np.ndarray | DataError]]
