@@ -174,6 +174,24 @@ def test_a_true_mask_that_is_mended_is_scored_and_trains_nothing_anew(
     assert (run / "4_retrain/model.safetensors").read_bytes() == weights
 
 
+def test_a_split_whose_true_masks_are_all_broken_is_not_scored(
+    data: Path, config_of: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    for number in range(6):
+        (data / f"masks/n{number}.png").write_bytes(b"no mask")
+    scores = run_pipeline(config_of(), tmp_path / "run").scores
+    assert [(score.subject, score.images) for score in scores] == [("network", 2)]
+
+
+def test_the_first_images_are_not_scored_where_only_later_ones_have_masks(
+    data: Path, config_of: Callable[..., RunConfig]
+) -> None:
+    for number in range(3):
+        (data / f"masks/n{number}.png").unlink()
+    settings = config_of(on_error="stop").data
+    assert [open_split(settings, "train", limit).has_masks for limit in (3, 4, None)] == [False, True, True]
+
+
 def test_leaving_out_is_the_same_as_not_having_it(
     data: Path, config_of: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
