@@ -62,10 +62,10 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
         return 1
     if id(node) not in known:
         known[id(node)] = MOST_NODES + 1  # while it is being counted
-        pairs = isinstance(node, yaml.MappingNode)
-        if pairs:
+        parts = node.value
+        if isinstance(node, yaml.MappingNode):
             _check_keys(node)
-        parts = [part for pair in node.value for part in pair] if pairs else node.value
+            parts = [part for pair in node.value for part in pair]
         known[id(node)] = 1 + sum(_size(part, known) for part in parts)
     return known[id(node)]
 

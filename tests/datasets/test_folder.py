@@ -130,7 +130,7 @@ MISTAKES = {
     "near class": (edit("names: [cats, dog, traffic light]\n", "classes.yaml"), "line 2: unknown class 'cat'; did you"),
     "background label": (edit("image,labels\na,background;cat\n"), "line 2: 'background' is not an image-level label"),
     "no labels": (edit("image,labels\na.jpg,cat\nb.png, ;\n"), "line 3: image 'b.png' has no labels"),
-    "no row": (edit("image,labels\na.jpg,cat\n"), "b.png: image without labels, as are 1 more"),
+    "no row": (edit("image,labels\na.jpg,cat\n"), "b.png: image without labels (and 1 more such); add"),
     "no such image": (edit("image,labels\nx.jpg,cat\n"), "line 2: no image 'x.jpg'"),
     "twice": (edit("image,labels\na.jpg,cat\na,dog\n"), "line 3: image 'a' is labelled twice"),
     "escape": (edit("image,labels\n../a.jpg,cat\n"), "line 2: '../a.jpg' leads out of"),

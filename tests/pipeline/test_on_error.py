@@ -231,6 +231,15 @@ def test_stop_is_one_line_that_counts_all_and_costs_nothing(
     assert set(made) < set(masks(run, "1_seeds/masks"))
 
 
+def test_a_true_mask_is_counted_apart_from_the_images(
+    data: Path, config_of: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    add_broken(data)
+    (data / "masks/n1.png").write_bytes(b"no mask")
+    with pytest.raises(DataError, match=r"of 13 images 5 cannot be used, 1 more cannot be scored; .* leaves them out"):
+        run_stage(config_of(on_error="stop"), tmp_path / "run", "seeds")
+
+
 def test_mistakes_in_labels_stop_or_are_left_out(data: Path) -> None:
     label(data, "nobody,cat", "n0,horse", "n1,cat", "../../n2,cat", "n3,", "n4,cat,dog")
     Image.fromarray(noise(60)).save(data / "images" / "alone.png")

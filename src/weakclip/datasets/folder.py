@@ -84,7 +84,7 @@ class FolderDataset(ImageFileDataset):
     def _unlabelled(self, labels: dict[str, tuple[int, ...]], *, each: bool) -> list[Fault]:
         """One for all images that no row names, or one for each."""
         files = [file for file in self._files if file not in labels]
-        more = f", as are {len(files) - 1:,} more" if len(files) > 1 and not each else ""
+        more = f" (and {len(files) - 1:,} more such)" if len(files) > 1 and not each else ""
         mend = "add a row to the labels file, list it in val.txt, or move it away"
         return [
             Fault(f"{self.image_folder / file}: image without labels{more}; {mend}", stem(file))
