@@ -115,7 +115,15 @@ def test_the_commands(call: Callable[..., int], folder_run: Path, tmp_path: Path
     assert call("export", "masks", folder_run, *words, "--out", file) == 0
     assert json.loads(file.read_text())[0]["data"]["image"] == "s3://b/more/one.JPG"
     assert call("import", file, "--run", folder_run, "--out", tmp_path / "back") == 0
-    assert "3 masks of" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    config, seeds = (
+        folder_run / "config.yaml",
+        f"--set seeds.method=imported_masks --set seeds.folder={tmp_path / 'back'}",
+    )
+    assert "3 masks of" in shown and f"next: weakclip run {config} {seeds} --out runs/back\n" in shown
+    (folder_run / "marks.jsonl").touch()
+    assert call("import", file, "--run", folder_run, "--out", tmp_path / "back") == 0
+    assert f" --set data.marks={folder_run / 'marks.jsonl'} --out" in capsys.readouterr().out
     assert call("import", tmp_path / "none.json", "--run", folder_run, "--out", tmp_path / "back") == 2
 
 

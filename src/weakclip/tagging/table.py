@@ -74,8 +74,8 @@ def write_labels(
     for name in class_set.names:
         if any(mark in name for mark in SEPARATORS):
             raise DataError(
-                f"class {name!r}: a name with ; or , cannot stand in a table of labels; put commas between names, or take "
-                "another one"
+                f"class {name!r}: a name with ; or , cannot stand in a table of labels; put commas between names, or "
+                "take another one"
             )
     kept = _KeptScores(out, _key(class_set, clip, settings))
     tagger = Tagger(clip, class_set, settings)
