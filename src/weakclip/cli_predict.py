@@ -37,7 +37,7 @@ def predict(
     redo: Annotated[bool, typer.Option("--redo", help="Replace what was made otherwise.")] = False,
     json: Json = False,
 ) -> None:
-    """Make masks of any images with a trained network: exit code 0, or 1 if some images could not be read."""
+    """Make masks of any images with a trained network: exit code 0, or 1 if some images got no mask."""
     from weakclip.config import changed_settings
     from weakclip.prediction import find_images, find_model, load_predictor, predict_files
     from weakclip.prediction.labels import read_labels
@@ -59,7 +59,7 @@ def predict(
 
     summary = answer(work, json=json, record=prediction_record, show=show)
     if summary.failed:
-        typer.echo(f"weakclip: {summary.failed:,} images could not be read; {out / 'errors.jsonl'} says why", err=True)
+        typer.echo(f"weakclip: {summary.failed:,} images have no mask; {out / 'errors.jsonl'} says why", err=True)
         raise typer.Exit(1)
 
 

@@ -137,7 +137,7 @@ def _arrays(area: Any) -> Any:
 def _elements(path: Path | str, wanted: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     seen: set[str] = set()
     try:
-        with Path(path).open(encoding="utf-8") as file:
+        with Path(path).open(encoding="utf-8-sig") as file:
             for name, element in stream_lists(file, wanted):
                 if name in seen:
                     yield name, element

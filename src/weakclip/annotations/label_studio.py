@@ -135,7 +135,7 @@ def read_label_studio(path: Path | str) -> Iterator[AnnotatedImage]:
         DataError: not such a file.
     """
     try:
-        with Path(path).open(encoding="utf-8") as file:
+        with Path(path).open(encoding="utf-8-sig") as file:
             for task in stream_list(file):
                 found = _annotated(task, path)
                 if found is not None:

@@ -85,7 +85,7 @@ class FolderDataset(ImageFileDataset):
     def _unlabelled(self, labels: dict[str, tuple[int, ...]], *, each: bool) -> list[Fault]:
         """One for all images that no row names, or one for each."""
         files = [file for file in self._files if file not in labels]
-        more = f", as are {len(files) - 1:,} more" if len(files) > 1 and not each else ""
+        more = f" (and {len(files) - 1:,} more such)" if len(files) > 1 and not each else ""
         mend = "add a row to the labels file, list it in val.txt, or move it away"
         return [
             Fault(f"{self.image_folder / file}: image without labels{more}; {mend}", stem(file))
@@ -189,11 +189,13 @@ def _vocabulary(
         for label in row.labels
         if label in odd
     ]
+    names = sorted(written - odd - {BACKGROUND})
+    if not names:
+        raise LabelError(faults or [Fault(f"{root}: its labels name no class; write a row for each image")], root)
     try:
-        return Vocabulary(class_set_of_names(sorted(written - odd - {BACKGROUND}))), joined
+        return Vocabulary(class_set_of_names(names)), joined
     except DataError as error:
-        said = faults[0].error if faults else error
-        raise DataError(f"{root}: {said}; the classes are those in the labels") from None
+        raise DataError(f"{root}: {error}; the classes are those in the labels") from None
 
 
 def _twins(folder: Path, files: Sequence[str]) -> Fault:
@@ -237,11 +239,15 @@ def _split_files(root: Path, split: str | None, images: ImageFolder, faults: lis
                 said = f"{root}: {file} is both in {placed[file]}.txt and in {name}.txt; keep splits apart"
                 faults.append(Fault(said, stem(file)))
     chosen = lists[split]
-    if chosen is not None:
-        return chosen
-    if split != "train":
+    if chosen is None and split != "train":
         raise DataError(f"{root}: no {split}.txt; write one image name a line to make the split {split!r}")
-    return [file for file in images.files if file not in placed]
+    if chosen is None:
+        chosen = [file for file in images.files if file not in placed]
+        if not chosen:
+            raise DataError(f"{root}: val.txt and test.txt list all its images; leave some of them for the training")
+    elif not chosen and not faults:
+        raise DataError(f"{root / split}.txt: names no image; write one a line, or remove the file")
+    return chosen
 
 
 def _listed_twice(root: Path, images: ImageFolder) -> set[str]:
@@ -257,9 +263,12 @@ def _read_split(path: Path, images: ImageFolder, faults: list[Fault]) -> list[st
         return None
     with reading_text(path):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    files: list[str] = []
+    files: dict[str, None] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
             with noting(faults, line):
-                files.append(images.find(line.strip(), f"{path}, line {number}"))
-    return files
+                file = images.find(line.strip(), f"{path}, line {number}")
+                if file in files:
+                    faults.append(Fault(f"{path}, line {number}: {line.strip()!r} is listed twice; take one line out"))
+                files[file] = None
+    return list(files)
