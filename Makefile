@@ -1,17 +1,23 @@
 # Everything runs in a virtual environment of its own. `make demo` and `make test` need python3 (3.11 to 3.13), pip and make.
 PYTHON ?= python3
+OLDEST_PYTHON ?= python3.11
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 OUT ?= runs/demo
 
+# What meets the dependencies: settings, images, CRF, CLIP, command line, trackers, exports, data sets, pages, one whole run.
+DEPENDENCY_TESTS = tests/test_packaging.py
+TESTS ?=
+
 pip = $(VENV)/bin/python -m pip
+install = $(pip) install --quiet --only-binary :all:
 with_constraints = $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 pinned = $(if $(CONSTRAINTS),pinned,free)
 run_stamp = $(VENV)/.installed-run-$(pinned)
 test_stamp = $(VENV)/.installed-test-$(pinned)
 dev_stamp = $(VENV)/.installed-dev-$(pinned)
 
-.PHONY: demo demo-full test test-slow lint docs release-check clean help
+.PHONY: demo demo-full test test-oldest test-slow lint docs release-check clean help
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
@@ -24,7 +30,10 @@ demo-full: $(run_stamp)  ## the demo, and the same network trained on the true m
 	$(VENV)/bin/weakclip run demo --full --out $(OUT)
 
 test: $(test_stamp)  ## the test suite: no network, no GPU
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(VENV)/bin/python -m pytest -m "not slow" $(TESTS)
+
+test-oldest:  ## the tests that meet the dependencies, with the oldest versions that pyproject.toml allows
+	$(MAKE) test VENV=$(VENV)-oldest PYTHON=$(OLDEST_PYTHON) CONSTRAINTS=constraints-oldest.txt TESTS="$(DEPENDENCY_TESTS)"
 
 test-slow: $(test_stamp)  ## the tests that take minutes
 	$(VENV)/bin/python -m pytest -m slow
@@ -49,8 +58,8 @@ release-check: $(dev_stamp)  ## before a release: distributions, known holes in 
 	build/release/tools/bin/pip-audit --path "$$(build/release/clean/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	build/release/tools/bin/cyclonedx-py environment build/release/clean --output-file build/release/sbom.cdx.json
 
-clean:  ## remove the environment; runs are kept
-	rm -rf $(VENV)
+clean:  ## remove the environments; runs are kept
+	rm -rf $(VENV) $(VENV)-oldest
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -58,5 +67,5 @@ $(VENV)/bin/python:
 # A stamp says which set is installed; installing the other one (pinned or free) takes its stamps away.
 $(VENV)/.installed-%-$(pinned): $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	rm -f $(VENV)/.installed-*-$(if $(CONSTRAINTS),free,pinned)
-	$(pip) install --quiet --editable '.$(if $(filter-out run,$*),[$*])' $(with_constraints)
+	$(install) --editable '.$(if $(filter-out run,$*),[$*])' $(with_constraints)
 	touch $@

@@ -94,6 +94,13 @@ def test_file_that_is_no_configuration(tmp_path: Path, text: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_section_that_is_there_twice_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("data: {dataset: scenes}\ntrain: {steps: 3}\ntrain: {batch_size: 2}\n")
+    with pytest.raises(ConfigError, match=r"my\.yaml: not valid YAML; line 3: the key 'train' is there already"):
+        load_config(path)
+
+
 def test_missing_file_names_the_shipped_ones() -> None:
     with pytest.raises(ConfigError, match="demoo: no such file, and no shipped configuration; those are coco14, demo"):
         load_config("demoo")

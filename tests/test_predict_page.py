@@ -16,7 +16,6 @@ import yaml
 from PIL import Image
 
 from weakclip.clip import FrozenCLIP
-from weakclip.config import load_config
 from weakclip.images import read_mask, write_mask
 from weakclip.modeling import build_weakclip, save_weakclip
 from weakclip.pipeline.context import open_run
@@ -45,15 +44,16 @@ def page_folder(
     run.mkdir(parents=True)
     inference = {"scales": [1.0], "flip": False, "crop": 64, "stride": 64, "fit_crop": False}
     settings = {
-        "data": {"dataset": "folder", "root": "my_images"},
+        "data": {"dataset": "folder", "root": "my_images", "class_file": "classes.yaml", "longest_side": 45},
         "clip": {"source": str(clip_folder)},
         "pseudo_masks": {"inference": inference},
         "evaluate": {"inference": inference},
     }
+    Path("classes.yaml").write_text("names: [dog, cat]\n")  # not in the order of the alphabet
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
     class_set = open_run(run).train.class_set
-    for name in ("one", "two"):
-        mask = np.random.default_rng(0).integers(0, 3, (40 + (name == "two"), 51), dtype=np.uint8)
+    for name, height in (("one", 35), ("two", 36)):
+        mask = np.random.default_rng(0).integers(0, 3, (height, 45), dtype=np.uint8)
         write_mask(run / f"3_pseudo_masks/masks/{name}.png", mask, class_set.palette)
     torch.manual_seed(0)
     clip = make_tiny_clip()
@@ -84,10 +84,9 @@ def test_the_commands_run(call: Callable[..., int], page_folder: Path, monkeypat
             read_mask(f"corrected/{name}.png"), read_mask(f"runs/mine/3_pseudo_masks/masks/{name}.png")
         )
     (again,) = [line for line in LINES if line.startswith("weakclip run")]
-    changes = [
-        word for before, word in zip(shlex.split(again), shlex.split(again)[1:], strict=False) if before == "--set"
-    ]
-    assert load_config("folder", changes).seeds.folder == "corrected"
+    assert run_line(call, again.replace("weakclip run", "weakclip seeds"), monkeypatch) == 0
+    values = read_mask("runs/corrected/1_seeds/masks/two.png")  # which shows all classes
+    assert np.array_equal(values, read_mask("corrected/two.png"))
 
 
 @pytest.mark.slow

@@ -86,7 +86,8 @@ def packed(files: dict[str, bytes]) -> io.BytesIO:
 
 
 def test_archives_of_others_are_checked(dataset: VOC12Dataset, masks: Path) -> None:
-    files = {f"{ARCHIVE_FOLDER}/{name}.png": (masks / f"{name}.png").read_bytes() for name in dataset.names}
+    folder = ARCHIVE_FOLDER.format(split="test")
+    files = {f"{folder}/{name}.png": (masks / f"{name}.png").read_bytes() for name in dataset.names}
     check_archive(packed(files), dataset, name="theirs.tgz")
     first, *_ = files
     with pytest.raises(DataError, match=r"theirs\.tgz: 1 of 2 masks are missing"):

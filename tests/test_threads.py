@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from weakclip.threads import in_threads
+from weakclip.threads import ROOM, in_threads
 
 
 def test_results_keep_the_order_of_the_items() -> None:
@@ -31,6 +31,20 @@ def test_few_items_are_taken_ahead() -> None:
 
     for count, _ in enumerate(in_threads(abs, source()), 1):
         assert taken - count <= 2 * (os.cpu_count() or 1) + 1
+
+
+def test_large_items_are_taken_one_by_one() -> None:
+    taken = 0
+
+    def source() -> Iterator[int]:
+        nonlocal taken
+        for item in (10, ROOM // 4, ROOM // 4, ROOM, 2 * ROOM, 3 * ROOM, 10, 10):
+            taken += 1
+            yield item
+
+    seen = [(result, taken) for result in in_threads(abs, source(), bytes_of=abs)]
+    ahead = {result: count - position for position, (result, count) in enumerate(seen, 1)}
+    assert len(seen) == 8 and ahead[2 * ROOM] == ahead[3 * ROOM] == 0
 
 
 def test_an_error_comes_when_its_turn_has_come() -> None:

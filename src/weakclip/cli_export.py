@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -86,9 +87,19 @@ def import_command(
 ) -> None:
     """Read masks that people corrected back in, as seeds for `seeds.method: imported_masks`."""
     from weakclip.export import import_masks
+    from weakclip.marks import MARKS
 
     result = finished(lambda: import_masks(source, run, out))
     typer.echo(f"{out}: {result.drawn:,} masks of {source}, {result.kept:,} as {run} had them")
     if result.foreign:
         typer.echo(f"{source}: {result.foreign:,} images are not of {run}; left out")
-    typer.echo(f"to train on them: --set seeds.method=imported_masks --set seeds.folder={out}")
+    changes = ["seeds.method=imported_masks", f"seeds.folder={out}"]
+    if (run / MARKS).is_file():
+        changes.append(f"data.marks={run / MARKS}")  # the labels that a review has corrected
+    words = [
+        run / "config.yaml",
+        *(word for change in changes for word in ("--set", change)),
+        "--out",
+        f"runs/{out.name}",
+    ]
+    typer.echo(f"next: weakclip run {shlex.join(map(str, words))}")

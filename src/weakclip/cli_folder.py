@@ -40,7 +40,7 @@ def init(
     typer.echo(f"sizes: {low[1]}x{low[0]} to {high[1]}x{high[0]} pixels")
     names = [f"{name} ({count:,})" for name, count in survey.classes.items()]
     more = f", … and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    typer.echo(f"{len(names):,} classes: {', '.join(names[:SHOWN])}{more}")
+    typer.echo(f"{len(names):,} class{'es' if len(names) > 1 else ''}: {', '.join(names[:SHOWN])}{more}")
     for note in survey.notes:
         typer.echo(f"note: {note}")
     written = [start.config, *([start.class_file] if start.class_file else [])]
@@ -88,5 +88,9 @@ def tag(
         )
     for line in result.unread[:SHOWN]:
         typer.echo(f"left out: {line}", err=True)
+    if len(result.unread) > SHOWN:
+        typer.echo(f"left out: {len(result.unread) - SHOWN:,} more that cannot be read", err=True)
+    for note in result.notes:
+        typer.echo(f"note: {note}")
     labels = "" if result.path == folder / "labels.csv" else f" --labels {shlex.quote(str(result.path))}"
     typer.echo(f"next: correct the column `labels`, then weakclip init {shlex.quote(str(folder))}{labels}")

@@ -21,6 +21,7 @@ from weakclip.safe_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.pipeline import RunResult
+    from weakclip.prediction import PredictionSummary
     from weakclip.study import CRFStudy, VariantStudy
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, and nothing else there.")]
@@ -89,6 +90,14 @@ def run_record(result: RunResult) -> dict[str, Any]:
         "stage_folders": {stage: result.folder / STAGE_FOLDERS[stage] for stage in stages},
         "scores": [asdict(score) for score in result.scores],
     }
+
+
+def prediction_record(summary: PredictionSummary) -> dict[str, Any]:
+    """Predictions: numbers of images, of those made now, made before, and unreadable; and the list of the last."""
+    from weakclip.prediction.folder import ERRORS
+
+    counts = {name: getattr(summary, name) for name in ("images", "predicted", "kept", "failed")}
+    return {"folder": summary.out, **counts, "errors": summary.out / ERRORS if summary.failed else None}
 
 
 def variant_record(study: VariantStudy) -> dict[str, Any]:

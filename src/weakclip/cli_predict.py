@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weakclip.cli_parts import finished
+from weakclip.cli_json import Json, answer, prediction_record
 
 if TYPE_CHECKING:
-    from weakclip.prediction import Products
+    from weakclip.prediction import PredictionSummary, Products
 
 
 class Product(StrEnum):
@@ -36,29 +35,31 @@ def predict(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: inference.…, crf.…, or device."),
     ] = None,
     redo: Annotated[bool, typer.Option("--redo", help="Replace what was made otherwise.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+    json: Json = False,
 ) -> None:
-    """Make masks of any images with a trained network: exit code 0, or 1 if some images could not be read."""
+    """Make masks of any images with a trained network: exit code 0, or 1 if some images got no mask."""
     from weakclip.config import changed_settings
     from weakclip.prediction import find_images, find_model, load_predictor, predict_files
     from weakclip.prediction.labels import read_labels
     from weakclip.prediction.predictor import default_settings
 
-    source = find_model(model)
-    settings = changed_settings(default_settings(source), set_ or [], origin=str(model))
-    found = find_images(images, listed=sys.stdin, leave_out=out)
-    told = None if labels is None else read_labels(labels, found)
-    predictor = load_predictor(source, settings=settings)
-    products, digest = _products(also or []), source.fingerprint
-    summary = finished(
-        lambda: predict_files(predictor, found, out, fingerprint=digest, products=products, labels=told, redo=redo)
-    )
-    if json:
-        typer.echo(json_module.dumps(summary.as_json(), ensure_ascii=False))
-    else:
-        typer.echo(f"{out}: {summary.predicted:,} predicted, {summary.kept:,} done before, {summary.failed:,} failed")
+    def work() -> PredictionSummary:
+        source = find_model(model)
+        settings = changed_settings(default_settings(source), set_ or [], origin=str(model))
+        found = find_images(images, listed=sys.stdin, leave_out=out)
+        told = None if labels is None else read_labels(labels, found)
+        predictor = load_predictor(source, settings=settings)
+        products = _products(also or [])
+        return predict_files(
+            predictor, found, out, fingerprint=source.fingerprint, products=products, labels=told, redo=redo
+        )
+
+    def show(done: PredictionSummary) -> None:
+        typer.echo(f"{out}: {done.predicted:,} predicted, {done.kept:,} done before, {done.failed:,} failed")
+
+    summary = answer(work, json=json, record=prediction_record, show=show)
     if summary.failed:
-        typer.echo(f"weakclip: {summary.failed:,} images could not be read; {out / 'errors.jsonl'} says why", err=True)
+        typer.echo(f"weakclip: {summary.failed:,} images have no mask; {out / 'errors.jsonl'} says why", err=True)
         raise typer.Exit(1)
 
 

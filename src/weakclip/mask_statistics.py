@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from weakclip.classes import IGNORE_INDEX
-from weakclip.disk import no_link, writing
+from weakclip.disk import atomic_write, no_link, writing
 from weakclip.errors import RunError
-from weakclip.images import atomic_write
 from weakclip.safe_text import parse_json
 
 STATISTICS = "statistics.jsonl"
@@ -37,7 +36,7 @@ PAIRS = {
 ByClass = dict[int, float]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageStatistics:
     """Figures of one image's mask. What a stage has not made is None, or has no entries.
 
@@ -194,21 +193,21 @@ class StatisticsLog:
         self._places = _index_lines(self.path)
 
 
-def read_statistics(path: Path | str) -> dict[str, ImageStatistics]:
-    """The figures of every image of a stage, by name; empty where there is no such file.
+def read_statistics(path: Path | str) -> Iterator[ImageStatistics]:
+    """The figures of every image of a stage, one after the other; none where there is no such file.
+
+    Of a stage that is not finished, an image may come twice: the later one counts.
 
     Raises:
         RunError: lines of another version.
     """
     path = Path(path)
-    found: dict[str, ImageStatistics] = {}
     if path.is_file():
         with path.open("rb") as file:
             for line in file:
                 entry = _parsed(line)
                 if entry is not None:
-                    found[entry["name"]] = _from_plain(entry, path)
-    return found
+                    yield _from_plain(entry, path)
 
 
 def _plain(statistics: ImageStatistics) -> dict[str, Any]:

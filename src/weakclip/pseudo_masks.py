@@ -76,7 +76,8 @@ def refine_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings)
         settings: restriction and dense CRF.
     """
     kept = np.array([0, *sample.labels]) if settings.restrict_to_labels else np.arange(len(probs))
-    rows = np.maximum(probs[kept], np.float32(1e-7))  # where all kept classes underflow, they are equally likely
+    rows = probs[kept]
+    np.maximum(rows, np.float32(1e-7), out=rows)  # where all kept classes underflow, they are equally likely
     rows /= rows.sum(axis=0, keepdims=True)
     refined = rows
     if settings.crf is not None and len(kept) > 1:

@@ -28,10 +28,13 @@ def parse_yaml(text: str) -> Any:
     """Plain values from YAML.
 
     Raises:
-        ValueError: not YAML, a tag that names an object, or more than `MOST_NODES` values.
+        ValueError: not YAML, a tag that names an object, a key twice, or more than `MOST_NODES` values.
 
     >>> parse_yaml("a: [1, two]")
     {'a': [1, 'two']}
+    >>> parse_yaml("a: 1\\nb: 2\\na: 3")
+    Traceback (most recent call last):
+    ValueError: line 3: the key 'a' is there already; keep one of the two
     >>> parse_yaml("!!python/object/apply:os.system [date]")
     Traceback (most recent call last):
     ValueError: could not determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.system' ...
@@ -59,10 +62,23 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
         return 1
     if id(node) not in known:
         known[id(node)] = MOST_NODES + 1  # while it is being counted
-        pairs = isinstance(node, yaml.MappingNode)
-        parts = [part for pair in node.value for part in pair] if pairs else node.value
+        parts = node.value
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node)
+            parts = [part for pair in node.value for part in pair]
         known[id(node)] = 1 + sum(_size(part, known) for part in parts)
     return known[id(node)]
+
+
+def _check_keys(mapping: yaml.MappingNode) -> None:
+    """Of a key that is there twice, PyYAML drops the first value without a word."""
+    seen: set[tuple[str, str]] = set()
+    for key, _ in mapping.value:
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in seen:
+                line = key.start_mark.line + 1
+                raise ValueError(f"line {line}: the key {short(key.value)} is there already; keep one of the two")
+            seen.add((key.tag, key.value))
 
 
 def parse_json(text: str | bytes) -> Any:

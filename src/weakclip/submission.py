@@ -15,12 +15,13 @@ from typing import IO
 import numpy as np
 
 from weakclip.datasets.base import ImageLabelDataset
+from weakclip.disk import atomic_write
 from weakclip.errors import DataError
-from weakclip.images import atomic_write, read_mask
+from weakclip.images import read_mask
 from weakclip.progress import track
 
-ARCHIVE_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
-"""Where the server looks for the masks of competition 6 on the test split."""
+ARCHIVE_FOLDER = "results/VOC2012/Segmentation/comp6_{split}_cls"
+"""Where the server, and the development kit, look for the masks of competition 6 on a split."""
 
 
 def write_archive(masks: Path | str, dataset: ImageLabelDataset, out: Path | str) -> None:
@@ -36,7 +37,7 @@ def write_archive(masks: Path | str, dataset: ImageLabelDataset, out: Path | str
     Raises:
         DataError: as `check_archive`, or a mask that is missing.
     """
-    masks = Path(masks)
+    masks, folder = Path(masks), ARCHIVE_FOLDER.format(split=dataset.split)
     with atomic_write(out, "w+b") as file:
         with (
             gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
@@ -46,7 +47,7 @@ def write_archive(masks: Path | str, dataset: ImageLabelDataset, out: Path | str
                 path = masks / f"{name}.png"
                 if not path.is_file():
                     raise DataError(f"{path}: no such mask; predict the whole split first")
-                entry = tarfile.TarInfo(f"{ARCHIVE_FOLDER}/{name}.png")
+                entry = tarfile.TarInfo(f"{folder}/{name}.png")
                 entry.size = path.stat().st_size
                 with path.open("rb") as content:
                     archive.addfile(entry, content)
@@ -67,7 +68,8 @@ def check_archive(file: IO[bytes], dataset: ImageLabelDataset, *, name: str) -> 
     Raises:
         DataError: no `.tgz`, an image that is missing or too many, another size, or a value beyond the classes.
     """
-    expected = {f"{ARCHIVE_FOLDER}/{image}.png": index for index, image in enumerate(dataset.names)}
+    folder = ARCHIVE_FOLDER.format(split=dataset.split)
+    expected = {f"{folder}/{image}.png": index for index, image in enumerate(dataset.names)}
     seen: set[str] = set()
     try:
         with tarfile.open(fileobj=file, mode="r:gz") as archive:

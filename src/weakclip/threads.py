@@ -11,13 +11,19 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+ROOM = 2**30
+"""Bytes that the items ahead may take, where they say their size."""
 
-def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+
+def in_threads(
+    work: Callable[[Item], Result], items: Iterable[Item], *, bytes_of: Callable[[Item], int] | None = None
+) -> Iterator[Result]:
     """The results of `work` on each item, in order, while threads work ahead.
 
     Args:
         work: what is done; it should leave the interpreter's lock free for most of its time.
         items: taken one at a time, at most twice as many ahead as there are threads.
+        bytes_of: what an item takes in memory; no further one is taken then while those ahead take more than `ROOM`.
 
     Raises:
         Exception: what `work` raised on an item, when its turn has come.
@@ -26,11 +32,17 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
     [1, 2, 3]
     """
     threads = os.cpu_count() or 1
-    pending: deque[Future[Result]] = deque()
+    pending: deque[tuple[Future[Result], int]] = deque()
+    taken = 0
     with ThreadPoolExecutor(threads) as pool:
         for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) > 2 * threads:
-                yield pending.popleft().result()
+            size = bytes_of(item) if bytes_of else 0
+            pending.append((pool.submit(work, item), size))
+            del item  # else it stays while the next one is made
+            taken += size
+            while len(pending) > 2 * threads or (taken > ROOM and pending):
+                future, size = pending.popleft()
+                yield future.result()
+                taken -= size
         while pending:
-            yield pending.popleft().result()
+            yield pending.popleft()[0].result()

@@ -16,7 +16,6 @@ from weakclip.annotations import (
     MaskEntry,
     Shapes,
     annotation_labels,
-    coco,
     draw_image,
     read_coco,
     read_cvat,
@@ -117,13 +116,12 @@ def test_pycocotools_reads_the_coco_file(shapes: Shapes, tmp_path: Path) -> None
                 assert (found != expected).sum() <= 0.5 * (np.abs(np.diff(expected.astype(int))).sum() + 2 * len(rows))
 
 
-def test_coco_annotations_in_any_order_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coco_annotations_in_any_order_are_put_together(tmp_path: Path) -> None:
     entries = random_masks(CLASSES)
     path = written("coco", tmp_path, entries, CLASSES, Shapes())
     content = json.loads(path.read_text())
     content["annotations"].reverse()
     path.write_text(json.dumps(dict(reversed(content.items()))))
-    monkeypatch.setattr(coco, "BLOCK", 3)
     for mask, entry in zip(read_back("coco", path, entries, CLASSES), entries, strict=True):
         assert np.array_equal(mask, entry.mask)
 

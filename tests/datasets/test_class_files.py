@@ -62,3 +62,18 @@ def test_a_class_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_byte_order_mark_is_no_key(tmp_path: Path) -> None:
     assert read_class_file(write(tmp_path, "\ufeffnames: [dog]")).class_set.names == ("background", "dog")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: [dog, cat]\nsynonyms: {dog: [hound]}\nsynonyms: {cat: [kitty]}\n", "line 3: the key 'synonyms' is"),
+        ("names: [background, dog]\n", "the background is class 0 by itself; leave 'background' out"),
+        ("names: [dog, dog]\n", "class names must differ; found dog more than once"),
+    ],
+)
+def test_what_is_there_twice_is_said(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(DataError) as caught:
+        read_class_file(path)
+    assert str(path) in str(caught.value) and message in str(caught.value)

@@ -130,7 +130,7 @@ MISTAKES = {
     "near class": (edit("names: [cats, dog, traffic light]\n", "classes.yaml"), "line 2: unknown class 'cat'; did you"),
     "background label": (edit("image,labels\na,background;cat\n"), "line 2: 'background' is not an image-level label"),
     "no labels": (edit("image,labels\na.jpg,cat\nb.png, ;\n"), "line 3: image 'b.png' has no labels"),
-    "no row": (edit("image,labels\na.jpg,cat\n"), "b.png: image without labels, as are 1 more"),
+    "no row": (edit("image,labels\na.jpg,cat\n"), "b.png: image without labels (and 1 more such); add"),
     "no such image": (edit("image,labels\nx.jpg,cat\n"), "line 2: no image 'x.jpg'"),
     "twice": (edit("image,labels\na.jpg,cat\na,dog\n"), "line 3: image 'a' is labelled twice"),
     "escape": (edit("image,labels\n../a.jpg,cat\n"), "line 2: '../a.jpg' leads out of"),
@@ -145,6 +145,11 @@ MISTAKES = {
     "yes": (edit("names: [yes]", "classes.yaml"), "quotes"),
     "colour": (edit("names: [cat, dog]\ncolors: {cat: red}", "classes.yaml"), "colour is [r, g, b]"),
     "colour range": (edit("names: [cat, dog]\ncolors: {cat: [0, 0, 256]}", "classes.yaml"), "three numbers 0 to 255"),
+    "header alone": (edit("image,labels\n"), "its labels name no class; write a row for each image"),
+    "folder before the name": (edit("image,labels\nimages/a.jpg,cat\n"), "line 2: no image 'images/a.jpg' in"),
+    "upper case": (edit("image,labels\nA.JPEG,cat\n"), "; did you mean 'a.jpg'?"),
+    "listed twice": (edit("a\na.jpg\n", "val.txt"), "val.txt, line 2: 'a.jpg' is listed twice; take one line out"),
+    "all in val": (edit("a\nb\ndeep/in side/ü\n", "val.txt"), "list all its images; leave some of them"),
     "list": (edit("nobody\n", "val.txt"), "val.txt, line 1: no image 'nobody'"),
 }
 
@@ -215,8 +220,14 @@ def test_splits_that_share_an_image_or_do_not_exist_are_refused(root: Path) -> N
     with pytest.raises(DataError, match=r"b\.png is both in train\.txt and in val\.txt"):
         FolderDataset(root, "val")
     (root / "val.txt").write_text("")
-    with pytest.raises(DataError, match="split 'val' has no images"):
+    with pytest.raises(DataError, match=r"val\.txt: names no image; write one a line, or remove the file"):
         FolderDataset(root, "val")
+
+
+def test_an_image_that_is_listed_twice_is_kept_once_where_mistakes_are_left_out(root: Path) -> None:
+    (root / "val.txt").write_text("a\na.jpg\n")
+    dataset = FolderDataset(root, "val", lenient=True)
+    assert dataset.names == ("a",) and [fault.image for fault in dataset.faults] == [""]
 
 
 def test_masks_that_fit_no_image_are_noted(root: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 
 from weakclip.datasets.image_folder import ImageFolder
 from weakclip.errors import DataError
+from weakclip.safe_text import is_plain
 
 
 def touch(path: Path) -> None:
@@ -47,6 +50,18 @@ def test_photos_of_kinds_that_are_not_read_are_counted(tmp_path: Path) -> None:
     assert "convert them to JPEG or PNG: 2 .heic, 1 .nef" in note
     (tmp_path / "a.jpg").unlink()
     with pytest.raises(DataError, match=r"no images; expected .*; left out, convert them .*2 \.heic"):
+        ImageFolder(tmp_path)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"two\nlines.png", b"\x1b[2J.png"])
+def test_names_that_no_text_file_can_hold_are_left_out_and_noted(tmp_path: Path, name: bytes) -> None:
+    touch(tmp_path / "a.jpg")
+    shutil.copy(tmp_path / "a.jpg", os.fsencode(tmp_path) + b"/" + name)
+    images = ImageFolder(tmp_path)
+    (note,) = images.notes()
+    assert images.files == ["a.jpg"] and "rename them: 1 with" in note and is_plain(note)
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(DataError, match=r"no images; expected .*; left out, rename them: 1"):
         ImageFolder(tmp_path)
 
 

@@ -69,6 +69,24 @@ def test_an_import_may_be_repeated_but_takes_no_folder_of_others(folder_run: Pat
         import_masks(tmp_path / "a.xml", folder_run, folder_run / "3_pseudo_masks/masks")
 
 
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_byte_order_mark_changes_nothing(tool: str, folder_run: Path, tmp_path: Path) -> None:
+    """Editors on Windows put one there."""
+    file = tmp_path / f"a{TOOLS[tool]}"
+    export_masks(folder_run, file, tool, Shapes())
+    file.write_text("\ufeff" + file.read_text(encoding="utf-8"), encoding="utf-8")
+    assert import_masks(file, folder_run, tmp_path / "back").drawn == 3
+
+
+def test_a_source_that_is_none_leaves_the_folder_as_it_was(folder_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "photo.json").write_bytes(b"\xff\xd8\xff")
+    messages = {"none.json": r"none\.json: cannot be read \(No such file", "photo.json": "neither JSON nor XML"}
+    for name, message in messages.items():
+        with pytest.raises(DataError, match=message):
+            import_masks(tmp_path / name, folder_run, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
 def test_mistakes_are_one_line(folder_run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"a\.xml: ends in \.xml; expected \.json for coco"):
         export_masks(folder_run, tmp_path / "a.xml", "coco", Shapes())
@@ -97,7 +115,15 @@ def test_the_commands(call: Callable[..., int], folder_run: Path, tmp_path: Path
     assert call("export", "masks", folder_run, *words, "--out", file) == 0
     assert json.loads(file.read_text())[0]["data"]["image"] == "s3://b/more/one.JPG"
     assert call("import", file, "--run", folder_run, "--out", tmp_path / "back") == 0
-    assert "3 masks of" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    config, seeds = (
+        folder_run / "config.yaml",
+        f"--set seeds.method=imported_masks --set seeds.folder={tmp_path / 'back'}",
+    )
+    assert "3 masks of" in shown and f"next: weakclip run {config} {seeds} --out runs/back\n" in shown
+    (folder_run / "marks.jsonl").touch()
+    assert call("import", file, "--run", folder_run, "--out", tmp_path / "back") == 0
+    assert f" --set data.marks={folder_run / 'marks.jsonl'} --out" in capsys.readouterr().out
     assert call("import", tmp_path / "none.json", "--run", folder_run, "--out", tmp_path / "back") == 2
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from weakclip.config import RunConfig, load_config
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.images import read_mask
-from weakclip.mask_statistics import class_iou, class_shares, mean_over_classes, read_statistics
+from weakclip.mask_statistics import ImageStatistics, class_iou, class_shares, mean_over_classes, read_statistics
 from weakclip.pipeline import run_pipeline
 from weakclip.report import read_images
 
@@ -68,21 +68,25 @@ def test_every_image_has_its_strips(ran: Path, dataset: ScenesDataset) -> None:
                 assert np.abs(first - dataset.image(index)).mean() < 12
 
 
+def figures(path: Path) -> dict[str, ImageStatistics]:
+    return {of.name: of for of in read_statistics(path)}
+
+
 def test_lost_and_torn_lines_are_made_again(config: RunConfig, ran: Path) -> None:
     """What the masks tell is told again; how they came about, confidence and CRF, is lost with the lines alone."""
-    before = {name: read_statistics(ran / name) for name in LINES}
+    before = {name: figures(ran / name) for name in LINES}
     unfinished(ran, "pseudo_masks", "evaluate")
     for name in LINES:
         lines = (ran / name).read_bytes().splitlines(keepends=True)
         (ran / name).write_bytes(b"".join(lines[:-2]) + lines[-2][:20])
     run_pipeline(config, ran)
     for name in LINES:
-        after = read_statistics(ran / name)
+        after = figures(ran / name)
         assert list(after) == list(before[name])
-        for image, figures in after.items():
-            assert figures.shares == before[name][image].shares
-            assert figures.seed_mask == before[name][image].seed_mask
-    assert sum(of.confidence is None for of in read_statistics(ran / LINES[0]).values()) == 2
+        for image, of in after.items():
+            assert of.shares == before[name][image].shares
+            assert of.seed_mask == before[name][image].seed_mask
+    assert sum(of.confidence is None for of in figures(ran / LINES[0]).values()) == 2
 
 
 def test_run_of_an_earlier_version_gets_the_figures_that_its_masks_tell(config: RunConfig, ran: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import shutil
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from weakclip.datasets import COCO14Dataset, FolderDataset, VOC12Dataset
 from weakclip.errors import DataError, WeakCLIPError
 from weakclip.images import write_mask
 from weakclip.pipeline import run_pipeline, run_stage
-from weakclip.pipeline.broken import CHECKED, read_errors, screen
+from weakclip.pipeline.broken import CHECKED, _check, read_errors, screen
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, open_split
 from weakclip.report.folder import ERRORS
@@ -174,6 +174,24 @@ def test_a_true_mask_that_is_mended_is_scored_and_trains_nothing_anew(
     assert (run / "4_retrain/model.safetensors").read_bytes() == weights
 
 
+def test_a_split_whose_true_masks_are_all_broken_is_not_scored(
+    data: Path, config_of: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    for number in range(6):
+        (data / f"masks/n{number}.png").write_bytes(b"no mask")
+    scores = run_pipeline(config_of(), tmp_path / "run").scores
+    assert [(score.subject, score.images) for score in scores] == [("network", 2)]
+
+
+def test_the_first_images_are_not_scored_where_only_later_ones_have_masks(
+    data: Path, config_of: Callable[..., RunConfig]
+) -> None:
+    for number in range(3):
+        (data / f"masks/n{number}.png").unlink()
+    settings = config_of(on_error="stop").data
+    assert [open_split(settings, "train", limit).has_masks for limit in (3, 4, None)] == [False, True, True]
+
+
 def test_leaving_out_is_the_same_as_not_having_it(
     data: Path, config_of: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
@@ -211,6 +229,15 @@ def test_stop_is_one_line_that_counts_all_and_costs_nothing(
     result = run_pipeline(config, run)
     assert result.left_out == 0 and not (run / ERRORS).exists()
     assert set(made) < set(masks(run, "1_seeds/masks"))
+
+
+def test_a_true_mask_is_counted_apart_from_the_images(
+    data: Path, config_of: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    add_broken(data)
+    (data / "masks/n1.png").write_bytes(b"no mask")
+    with pytest.raises(DataError, match=r"of 13 images 5 cannot be used, 1 more cannot be scored; .* leaves them out"):
+        run_stage(config_of(on_error="stop"), tmp_path / "run", "seeds")
 
 
 def test_mistakes_in_labels_stop_or_are_left_out(data: Path) -> None:
@@ -388,6 +415,21 @@ def test_the_check_reads_again_only_what_changed(
     (run / CHECKED).write_text("[[[")
     screen(config, run)
     assert len(read) > len(broken) + 6
+
+
+def test_names_are_gone_through_once(data: Path, config_of: Callable[..., RunConfig]) -> None:
+    """Once an image took half an hour and more for the 82,783 images of COCO."""
+
+    class Names(tuple[str, ...]):
+        walks = 0
+
+        def __iter__(self) -> Iterator[str]:
+            Names.walks += 1
+            return super().__iter__()
+
+    dataset = FolderDataset(data, "train")
+    assert list(_check(config_of(), "train", dataset, Names(dataset.names))) == []
+    assert Names.walks == 1
 
 
 def test_a_damaged_list_costs_nothing(data: Path, config_of: Callable[..., RunConfig], tmp_path: Path) -> None:

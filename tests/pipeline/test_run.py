@@ -132,6 +132,25 @@ def test_stopped_stage_keeps_the_images_that_it_has(config: RunConfig, ran: Path
     assert lost.read_bytes() == content
 
 
+def test_summary_of_the_seeds_is_that_of_their_masks(config: RunConfig, ran: Path) -> None:
+    folder = ran / FOLDERS["seeds"]
+    masks = [read_mask(path) for path in sorted((folder / "masks").iterdir())]
+    told = json.loads((folder / "metrics.json").read_text())["mean_shares"]
+    background, undecided = (np.mean([(mask == value).mean() for mask in masks]) for value in (0, 255))
+    shares = [1 - background - undecided, background, undecided]
+    assert list(told.values()) == pytest.approx(shares, abs=2e-5) and next(iter(told)) == "foreground"
+    log = folder / "log.jsonl"
+    whole = log.read_bytes()
+    for content, expected in (
+        (b'{"name": "train_000000", "fore\n' + whole + b'{"na', told),
+        (b"", dict.fromkeys(told)),
+    ):
+        log.write_bytes(content)
+        (folder / "metrics.json").unlink()
+        run_stage(config, ran, "seeds")
+        assert json.loads((folder / "metrics.json").read_text())["mean_shares"] == expected
+
+
 def test_weights_and_masks_that_were_lost_are_made_again(config: RunConfig, ran: Path) -> None:
     expected = results(ran)
     (ran / "2_train/model.safetensors").unlink()

@@ -42,9 +42,11 @@ def train(run: Path, seed: int) -> None:
     manifest.finish("retrain", 1.0)
 
 
-def names(archive: Path) -> list[str]:
+def names(archive: Path, split: str = "test") -> list[str]:
     with tarfile.open(archive) as file:
-        return [Path(name).stem for name in file.getnames()]
+        paths = [Path(name) for name in file.getnames()]
+    assert {path.parent.name for path in paths} == {f"comp6_{split}_cls"}
+    return [path.stem for path in paths]
 
 
 def test_the_test_split_is_predicted_and_packed(voc_run: Path, tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_predictions_are_those_that_evaluate_scores(voc_root: Path, tiny_setting
     run = tmp_path / "run"
     run_pipeline(parse_config(tiny_settings(dataset="voc12", root=str(voc_root)), origin="test"), run)
     submit(run, tmp_path / "val.tgz", split="val")
-    assert names(tmp_path / "val.tgz") == ["2007_000004", "2007_000005"]
+    assert names(tmp_path / "val.tgz", split="val") == ["2007_000004", "2007_000005"]
     for path in (run / "submission/val/masks").iterdir():
         assert np.array_equal(read_mask(path), read_mask(run / "5_evaluate/masks" / path.name))
     assert Manifest.open(run).records["evaluate"]["done"]

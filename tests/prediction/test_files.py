@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,11 +83,23 @@ def test_an_image_that_cannot_be_read_is_listed_and_tried_again(
     first = predict(photos, "--also", "coco-masks")
     lines = [json.loads(line) for line in (tmp_path / "out/errors.jsonl").read_text().splitlines()]
     assert [line["image"] for line in lines] == [str(photos / "e.png")] and "not an image" in lines[0]["error"]
-    assert first["errors"] == str(tmp_path / "out/errors.jsonl") and "1 images could not be read" in first["err"]
+    assert first["errors"] == str(tmp_path / "out/errors.jsonl") and "1 images have no mask" in first["err"]
     Image.new("RGB", (9, 9)).save(photos / "e.png")
     second = predict(photos, "--also", "coco-masks")
     assert (second["code"], second["predicted"], second["kept"], second["errors"]) == (0, 1, 5, None)
     assert not (tmp_path / "out/errors.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"two\nlines.png"])
+def test_a_name_that_no_text_file_can_hold_costs_the_others_nothing(
+    predict: Callable[..., dict[str, Any]], photos: Path, tmp_path: Path, name: bytes
+) -> None:
+    (photos / "e.png").unlink()
+    (photos / "a.png").rename(Path(os.fsdecode(os.fsencode(photos) + b"/" + name)))
+    done = predict(photos, "--also", "coco-masks")
+    assert (done["code"], done["predicted"], done["failed"]) == (1, 4, 1)
+    (line,) = (tmp_path / "out/errors.jsonl").read_text().splitlines()
+    assert "rename it" in json.loads(line)["error"]
 
 
 def test_what_is_done_is_kept(predict: Callable[..., dict[str, Any]], photos: Path, tmp_path: Path) -> None:
@@ -162,7 +175,11 @@ def test_labels_restrict(predict: Callable[..., dict[str, Any]], photos: Path, t
     done = predict(*files, "--labels", tmp_path / "labels.csv", model=trained_run / "2_train")
     assert (done["code"], done["predicted"], done["failed"]) == (1, 2, 2)
     lines = (tmp_path / "out/errors.jsonl").read_text()
-    assert "unknown class 'lion'" in lines and "no labels of this image" in lines
+    assert (
+        "d.jpg: unknown class 'lion'" in lines
+        and "correct the labels file" in lines
+        and "no labels of this image" in lines
+    )
     assert json.loads((tmp_path / "out/json/b/a.json").read_text())["labels"] == ["cat", "dog"]
     again = predict(*files, "--labels", tmp_path / "labels.csv", model=trained_run / "2_train")
     assert again["kept"] == 2
@@ -194,8 +211,11 @@ def test_names_never_meet(tmp_path: Path) -> None:
         "deep/a.jpg": "deep/a",
         "deep/er/a.webp": "deep/er/a",
     }
-    with pytest.raises(DataError, match="no images"):
+    with pytest.raises(DataError, match=r"all images are in .*out, where the results go; choose another --out"):
         find_images([str(tmp_path / "out")], leave_out=tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: no images; expected files ending in"):
+        find_images([str(tmp_path / "empty")], leave_out=tmp_path / "out")
 
 
 def test_batches_hold_one_size_and_nothing_waits_for_ever() -> None:
@@ -218,6 +238,13 @@ def test_batches_hold_one_size_and_nothing_waits_for_ever() -> None:
     assert sorted(seen, key=str) == sorted(images, key=str)
 
 
+def test_large_photos_go_one_by_one() -> None:
+    image = InputImage(Path("a"), "", "")
+    large, small = (np.zeros((*size, 3), np.uint8) for size in ((2000, 3000), (9, 9)))
+    batches = list(equal_sizes([(image, large), (image, small)] * 4, 4))
+    assert sorted(map(len, batches)) == [1, 1, 1, 1, 4]
+
+
 def test_labels_are_found_by_the_longest_path(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("image,labels\na.jpg,cat\nb/a.jpg,dog\n")
     images = [InputImage(Path(path), path, path) for path in ("/x/a.jpg", "/x/b/a.jpg", "/x/c.jpg")]
@@ -228,3 +255,10 @@ def test_labels_are_found_by_the_longest_path(tmp_path: Path) -> None:
         read_labels(tmp_path / "labels.csv", images)
     with pytest.raises(DataError, match="no such file"):
         read_labels(tmp_path / "none.csv", images)
+
+
+def test_a_mistake_is_told_to_scripts_too(predict: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    said = predict(tmp_path / "nowhere.jpg")
+    assert said["code"] == 2
+    assert said["error"]["type"] == "DataError" and "nowhere.jpg" in said["error"]["message"]
+    assert said["err"].strip().endswith(said["error"]["message"])

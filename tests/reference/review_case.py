@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,9 @@ from PIL import Image
 
 from weakclip.classes import VOC12
 from weakclip.images import write_json, write_mask
+from weakclip.mask_statistics import STATISTICS, StatisticsLog, compare_masks
+from weakclip.review.folder import ReviewFolder
+from weakclip.review.serving import listening
 
 HOSTILE = "<script>window.broken = 1<script>"
 HOSTILE_CLASS = "<img src=x onerror=window.broken=1>"
@@ -49,3 +56,35 @@ def make_review_run(folder: Path) -> Path:
     (run / "config.yaml").write_text(yaml.safe_dump({"data": data, "clip": {"source": "demo"}}))
     write_manifest(run, "first")
     return run
+
+
+def write_figures(run: Path, confidences: Mapping[str, float]) -> None:
+    """What a run notes of its pseudo masks: image → mean confidence; the least confident is the most doubtful."""
+    folder = run / "3_pseudo_masks"
+    names = ("background", HOSTILE_CLASS, "cat", "dog")
+    entries = [{"name": name, "color": color} for name, color in zip(names, VOC12.colors, strict=False)]
+    write_json(folder / "metrics.json", {"classes": entries})
+    log = StatisticsLog(folder / STATISTICS)
+    for name, confidence in confidences.items():
+        figures = compare_masks(name, (), {"mask": np.zeros((16, 24), np.uint8)})
+        log.add(dataclasses.replace(figures, confidence=confidence))
+
+
+@contextlib.contextmanager
+def served(run: Path) -> Iterator[str]:
+    """The address of a run's page, served by a thread; its token is "token"."""
+    import uvicorn
+
+    from weakclip.review.server import build_site
+
+    listener = listening("127.0.0.1", 0)
+    site = build_site(ReviewFolder(run), token="token")
+    server = uvicorn.Server(uvicorn.Config(site, log_level="warning", lifespan="off", ws="none"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 from weakclip.errors import RunError
 from weakclip.images import write_json, write_png
 from weakclip.report import read_run, render_report, write_report
-from weakclip.report.figures import nice_ticks
+from weakclip.report.figures import loss_curves, nice_ticks
+from weakclip.report.folder import Curves
 
 HOSTILE = '<script>alert("1")</script>'
 
@@ -73,6 +75,14 @@ def test_curves_are_bounded_and_pass_over_a_torn_line(run_folder: Path) -> None:
     assert len(curves.steps) <= 300
     assert curves.steps[-1] <= 1000
     assert curves.series["loss"][0] > curves.series["loss"][-1]
+
+
+def test_a_number_that_was_logged_once_is_a_dot() -> None:
+    """A try of ten steps logs one line; a line of one point shows nothing."""
+    once = Curves(stage="train", steps=(10.0,), series={"loss": (2.0,), "seeding_loss": (1.0,)})
+    assert loss_curves(once).count("<circle") == 2
+    twice = Curves(stage="train", steps=(10.0, 20.0), series={"loss": (2.0, 1.0), "seeding_loss": (1.0, math.nan)})
+    assert loss_curves(twice).count("<circle") == 1
 
 
 def test_report_is_a_pure_function_of_the_folder(run_folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from review_case import HOSTILE, HOSTILE_CLASS, NAMES, write_manifest
+from review_case import HOSTILE, HOSTILE_CLASS, NAMES, served, write_figures, write_manifest
 
 from weakclip.marks import MARKS, read_marks
 
@@ -35,10 +35,10 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any, address: str) -> Iterator[Open]:
-    """`open_page("#…", width=…)` is a page with its images; afterwards none of them has met an error."""
+    """`open_page("#…", width=…, address=…)` is a page with its images; afterwards none of them has met an error."""
     contexts, problems = [], []
 
-    def opened(fragment: str = "", *, width: int = 1200) -> Any:
+    def opened(fragment: str = "", *, width: int = 1200, address: str = address) -> Any:
         context = browser.new_context(viewport={"width": width, "height": 800})
         contexts.append(context)
         page = context.new_page()
@@ -92,6 +92,19 @@ def test_images_are_shown_and_filtered(open_page: Open, review_run: Path) -> Non
     page.reload()
     page.wait_for_selector("#empty:not([hidden])")
     assert page.input_value("#by-class") == "cat" and page.input_value("#by-name") == "TWO"
+
+
+def test_doubtful_masks_come_first_or_all_in_order(open_page: Open, review_run: Path) -> None:
+    assert open_page().locator("#order-choice").is_hidden()  # where no doubts are known, there is nothing to choose
+    write_figures(review_run, {name: 0.9 - number / 10 for number, name in enumerate(NAMES)})
+    with served(review_run) as address:
+        page = open_page(address=address)
+        assert names(page) == [*reversed(NAMES)]
+        page.select_option("#order", "split")
+        until(lambda: names(page) == list(NAMES))
+        page.reload()
+        page.wait_for_selector(".cell")
+        assert names(page) == list(NAMES) and page.input_value("#order") == "split"
 
 
 def test_hostile_names_are_text(open_page: Open) -> None:

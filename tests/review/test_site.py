@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from review_case import HOSTILE, HOSTILE_CLASS, LABELS, NAMES, write_manifest
+from review_case import HOSTILE, HOSTILE_CLASS, LABELS, NAMES, write_figures, write_manifest
 
 from weakclip.errors import DataError, RunError
 from weakclip.marks import MARKS, read_marks
+from weakclip.mask_statistics import STATISTICS
 from weakclip.review import guard
 from weakclip.review.folder import ReviewFolder
 from weakclip.review.pictures import Picture, PictureCache
@@ -84,7 +85,25 @@ def test_images_are_listed_and_filtered(client: TestClient) -> None:
     assert chosen(mark="bad") == []
 
 
-@pytest.mark.parametrize("query", ["mark=awful", "class=cow", "class=background", "class=1"])
+def test_the_most_doubtful_come_first_where_doubts_are_known(review_run: Path) -> None:
+    def listed(**query: str) -> list[int]:
+        client = TestClient(build_site(ReviewFolder(review_run), token=TOKEN), base_url=f"http://{HOST}")
+        assert client.get("/api/run").json()["doubts"] == known
+        indices: list[int] = client.get("/api/list", params=query).json()["indices"]
+        return indices
+
+    known = False
+    assert listed() == listed(order="split") == [0, 1, 2, 3]
+    write_figures(review_run, {NAMES[0]: 0.9, NAMES[1]: 0.2, NAMES[3]: 0.5})  # nothing is known of the third
+    known = True
+    assert listed() == listed(order="doubt") == [1, 3, 0, 2]
+    assert listed(order="split") == [0, 1, 2, 3]
+    (review_run / "3_pseudo_masks" / STATISTICS).write_text('{"name": "a", "unheard_of": 1}\n')
+    known = False
+    assert listed() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("query", ["mark=awful", "class=cow", "class=background", "class=1", "order=name"])
 def test_unknown_filter_is_400(client: TestClient, query: str) -> None:
     assert client.get(f"/api/list?{query}").status_code == 400
 

@@ -66,6 +66,12 @@ def test_temperature_study_writes_its_pages_and_shares_the_seeds(config: RunConf
     assert all(0 <= entry["mean_iou"] <= 1 for entry in record["results"])
 
 
+def test_prompt_that_is_too_long_is_refused_before_anything_is_made(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a prompt of 400 and class names of up to"):
+        study_prompts(config, tmp_path / "study", lengths=[1, 400], seeds=1)
+    assert not (tmp_path / "study").exists()
+
+
 def test_finished_variants_are_not_made_again_and_more_can_be_asked_for(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

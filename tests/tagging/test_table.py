@@ -122,6 +122,12 @@ def test_images_that_cannot_be_read_are_left_out_and_named(root: Path, tiny_clip
         write_labels(ImageFolder(root), root / "other.csv", CLASSES, tiny_clip, TagSettings())
 
 
+def test_photos_of_other_kinds_are_noted(root: Path, tiny_clip: FrozenCLIP) -> None:
+    (root / "images/b.heic").write_bytes(b"")
+    result = write_labels(ImageFolder(root), root / "labels.csv", CLASSES, tiny_clip, TagSettings())
+    assert len(result.notes) == 1 and "1 .heic" in result.notes[0]
+
+
 def test_names_that_cannot_stand_in_a_table_are_refused(root: Path, tiny_clip: FrozenCLIP) -> None:
     with pytest.raises(DataError, match="'a, b'"):
         write_labels(ImageFolder(root), root / "l.csv", ClassSet.from_foreground(["a, b"]), tiny_clip, TagSettings())

@@ -6,7 +6,8 @@ A region is a compressed run-length code, or polygons, one for each part; a hole
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,12 +25,9 @@ from weakclip.annotations.entries import (
 from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.json_stream import stream_lists
 from weakclip.datasets.regions import encode_runs, pack_runs, region_pixels
+from weakclip.disk import atomic_write
 from weakclip.errors import DataError
-from weakclip.images import atomic_write
 from weakclip.safe_text import short
-
-BLOCK = 2000
-"""Images whose annotations are in memory at a time, while a file is read."""
 
 
 def write_coco(path: Path | str, entries: Iterable[MaskEntry], class_set: ClassSet, shapes: Shapes) -> int:
@@ -86,7 +84,7 @@ def _region(pixels: np.ndarray, shapes: Shapes) -> dict[str, Any]:
 def read_coco(path: Path | str) -> Iterator[AnnotatedImage]:
     """The images of a COCO file in its order; of regions that overlap, the smaller one lies above.
 
-    The file is gone through once for every `BLOCK` images, so that it never stands in memory whole.
+    The regions wait in a temporary file, sorted by nothing but an index, so that they never stand in memory whole.
 
     Raises:
         DataError: not such a file.
@@ -99,9 +97,11 @@ def read_coco(path: Path | str) -> Iterator[AnnotatedImage]:
                 images[element["id"]] = _text(element["file_name"]), (element["height"], element["width"])
             else:
                 names[element["id"]] = element["name"]
-        identities = list(images)
-        for first in range(0, len(identities), BLOCK):
-            yield from _read_block(path, {key: images[key] for key in identities[first : first + BLOCK]}, names)
+        with tempfile.TemporaryFile() as store:
+            places = _store_regions(path, images, names, store)
+            for identity, (file_name, size) in images.items():
+                areas = list(_stored(store, places.get(identity, ())))
+                yield AnnotatedImage(file_name, size, _drawn(areas, size))
     except KeyError as error:
         raise DataError(f"{path}: not a COCO file; an entry of its lists lacks {error}") from None
     except (TypeError, AttributeError) as error:
@@ -114,18 +114,26 @@ def _text(value: Any) -> str:
     return value
 
 
-def _read_block(
-    path: Path | str, images: dict[int, tuple[str, tuple[int, int]]], names: dict[Any, str]
-) -> Iterator[AnnotatedImage]:
-    areas: dict[int, list[tuple[str, Any]]] = {identity: [] for identity in images}
+def _store_regions(
+    path: Path | str, images: Collection[int], names: Mapping[Any, str], store: IO[bytes]
+) -> dict[int, list[int]]:
+    """Write each region as a line of JSON; for every image where its lines begin."""
+    places: dict[int, list[int]] = {}
     for _, element in _elements(path, ("annotations",)):
-        if element["image_id"] in areas and element.get("segmentation"):
-            areas[element["image_id"]].append((names[element["category_id"]], element["segmentation"]))
-    for identity, (file_name, size) in images.items():
-        yield AnnotatedImage(file_name, size, _drawn(areas[identity], size))
+        if element["image_id"] in images and element.get("segmentation"):
+            places.setdefault(element["image_id"], []).append(store.tell())
+            store.write(json.dumps([names[element["category_id"]], element["segmentation"]]).encode() + b"\n")
+    return places
 
 
-def _drawn(areas: list[tuple[str, Any]], size: tuple[int, int]) -> Iterator[tuple[str, np.ndarray]]:
+def _stored(store: IO[bytes], places: Iterable[int]) -> Iterator[tuple[str, Any]]:
+    for place in places:
+        store.seek(place)
+        name, area = json.loads(store.readline())
+        yield name, area
+
+
+def _drawn(areas: Iterable[tuple[str, Any]], size: tuple[int, int]) -> Iterator[tuple[str, np.ndarray]]:
     regions = [(name, region_pixels(_arrays(area), size)) for name, area in areas]
     yield from sorted(regions, key=lambda region: -np.count_nonzero(region[1]))
 
@@ -137,7 +145,7 @@ def _arrays(area: Any) -> Any:
 def _elements(path: Path | str, wanted: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     seen: set[str] = set()
     try:
-        with Path(path).open(encoding="utf-8") as file:
+        with Path(path).open(encoding="utf-8-sig") as file:
             for name, element in stream_lists(file, wanted):
                 if name in seen:
                     yield name, element

@@ -28,8 +28,8 @@ from weakclip.annotations.entries import (
 from weakclip.classes import ClassSet
 from weakclip.datasets.json_stream import stream_list
 from weakclip.datasets.regions import fill_polygon
+from weakclip.disk import atomic_write
 from weakclip.errors import DataError
-from weakclip.images import atomic_write
 from weakclip.safe_text import short
 
 LOCAL_FILES = "/data/local-files/?d="
@@ -135,7 +135,7 @@ def read_label_studio(path: Path | str) -> Iterator[AnnotatedImage]:
         DataError: not such a file.
     """
     try:
-        with Path(path).open(encoding="utf-8") as file:
+        with Path(path).open(encoding="utf-8-sig") as file:
             for task in stream_list(file):
                 found = _annotated(task, path)
                 if found is not None:

@@ -10,8 +10,9 @@ import numpy as np
 from weakclip.classes import voc_palette
 from weakclip.crf.dense import dense_crf
 from weakclip.crf.params import CRFParams
+from weakclip.disk import atomic_write
 from weakclip.errors import DataError
-from weakclip.images import atomic_write, read_rgb, write_mask
+from weakclip.images import read_rgb, write_mask
 from weakclip.safe_npy import read_npz
 
 PROBS = "probs"

@@ -47,7 +47,7 @@ class Kind(StrEnum):
 MENDS = {
     Kind.LABEL_FILE: "mend the lines that are named, then check again: images and masks are read after that",
     Kind.COUNT: "fetch the files that are missing, or name another split with --split",
-    Kind.NEAR_NAMES: "if they are one class, name one of them in classes.yaml and the other under its `synonyms`",
+    Kind.NEAR_NAMES: "if they are one class, keep one name in the class file, and write the other under its `synonyms`",
     Kind.IMAGE: "save it anew from the original, or take it out of the folder and out of the labels",
     Kind.LABELS: "mend the file that is named",
     Kind.NO_LABELS: "add its labels, or take it out of the training list",

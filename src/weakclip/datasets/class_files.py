@@ -103,6 +103,8 @@ def _synonyms(content: Any, class_set: ClassSet) -> dict[str, str]:
 def _class_set(
     names: list[str], prompts: Mapping[str, str], background: list[str] | None, colors: Mapping[str, Any]
 ) -> ClassSet:
+    if BACKGROUND in names:
+        raise DataError(f"the background is class 0 by itself; leave {BACKGROUND!r} out of the names")
     plain = ClassSet.from_foreground(names)
     for name in (*prompts, *colors):
         plain.index(name)

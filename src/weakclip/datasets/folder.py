@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from weakclip.classes import BACKGROUND
@@ -75,16 +76,16 @@ class FolderDataset(ImageFileDataset):
         self.faults = tuple(dict.fromkeys(faults))
         self._labels = [labels.get(file, ()) for file in self._files]
         names = [stem(file) for file in self._files]
-        stored = {path.relative_to(self.root / "masks").with_suffix("").as_posix(): path for path in _masks(self.root)}
-        self._masks = [stored.get(name) for name in names]
-        self.has_masks = any(self._masks)
-        notes = [*images.notes(), *_stray_masks(self.root, images)]
+        stored = _mask_files(self.root)
+        self._masked = [f"{name}.png" in stored for name in names]
+        self.has_masks = any(self._masked)
+        notes = [*images.notes(), *_stray_masks(self.root, stored, images)]
         super().__init__(vocabulary.class_set, split or ALL, names, notes=notes)
 
     def _unlabelled(self, labels: dict[str, tuple[int, ...]], *, each: bool) -> list[Fault]:
         """One for all images that no row names, or one for each."""
         files = [file for file in self._files if file not in labels]
-        more = f", as are {len(files) - 1:,} more" if len(files) > 1 and not each else ""
+        more = f" (and {len(files) - 1:,} more such)" if len(files) > 1 and not each else ""
         mend = "add a row to the labels file, list it in val.txt, or move it away"
         return [
             Fault(f"{self.image_folder / file}: image without labels{more}; {mend}", stem(file))
@@ -102,7 +103,7 @@ class FolderDataset(ImageFileDataset):
 
     def mask_path(self, index: int) -> Path | None:
         """`masks/NAME.png`, or None where there is none."""
-        return self._masks[index]
+        return self.root / "masks" / f"{self.names[index]}.png" if self._masked[index] else None
 
     def labels(self, index: int) -> tuple[int, ...]:
         """Ascending indices of the classes that the image shows; empty where nothing is known (val, test)."""
@@ -148,16 +149,20 @@ def label_table(root: Path, label_file: Path | str | None = None) -> Path | None
     return tables[0] if tables else None
 
 
-def _masks(root: Path) -> Iterable[Path]:
-    return (root / "masks").rglob("*.png") if (root / "masks").is_dir() else ()
+def _mask_files(root: Path) -> set[str]:
+    """The files in `masks/`, by their path in it."""
+    folder = root / "masks"
+    found: set[str] = set()
+    for current, _, files in os.walk(folder):
+        here = Path(current).relative_to(folder).as_posix()
+        found.update(files if here == "." else (f"{here}/{file}" for file in files))
+    return found
 
 
-def _stray_masks(root: Path, images: ImageFolder) -> list[str]:
+def _stray_masks(root: Path, stored: set[str], images: ImageFolder) -> list[str]:
     """A note if `masks/` holds files that belong to no image of any split."""
-    names = {stem(file) for file in images.files}
-    files = [path.relative_to(root / "masks") for path in (root / "masks").rglob("*") if path.is_file()]
-    stray = [path for path in files if path.suffix != ".png" or path.with_suffix("").as_posix() not in names]
-    stray = sorted(path for path in stray if not path.name.startswith("."))
+    expected = {f"{stem(file)}.png" for file in images.files}
+    stray = sorted(file for file in stored - expected if not file.split("/")[-1].startswith("."))
     if not stray:
         return []
     count = f"{len(stray)} file{'s' if len(stray) > 1 else ''}"
@@ -166,29 +171,31 @@ def _stray_masks(root: Path, images: ImageFolder) -> list[str]:
 
 def _vocabulary(
     root: Path, class_file: Path | str | None, rows: Sequence[LabelRow], faults: list[Fault]
-) -> tuple[Vocabulary, list[LabelRow]]:
+) -> tuple[Vocabulary, set[LabelRow]]:
     """The classes that a file names, or, without one, those in the labels; and the rows that are not used for that.
 
     `cat dog` beside `cat` and `dog` is two labels with the wrong separator, not a class of its own.
     """
     if class_file is not None:
-        return read_class_file(expand_home(class_file)), []
+        return read_class_file(expand_home(class_file)), set()
     if (root / CLASS_FILE).is_file():
-        return read_class_file(root / CLASS_FILE), []
+        return read_class_file(root / CLASS_FILE), set()
     written = {label for row in rows for label in row.labels}
     odd = {label for label in written if len(label.split()) > 1 and written.issuperset(label.split())}
-    joined = [row for row in rows if odd.intersection(row.labels)]
+    joined = {row for row in rows if odd.intersection(row.labels)}
     faults += [
         Fault(f"{row.where}: {label!r} looks like {len(label.split())} classes; separate labels by ';'", row.image)
-        for row in joined
+        for row in rows
         for label in row.labels
         if label in odd
     ]
+    names = sorted(written - odd - {BACKGROUND})
+    if not names:
+        raise LabelError(faults or [Fault(f"{root}: its labels name no class; write a row for each image")], root)
     try:
-        return Vocabulary(class_set_of_names(sorted(written - odd - {BACKGROUND}))), joined
+        return Vocabulary(class_set_of_names(names)), joined
     except DataError as error:
-        said = faults[0].error if faults else error
-        raise DataError(f"{root}: {said}; the classes are those in the labels") from None
+        raise DataError(f"{root}: {error}; the classes are those in the labels") from None
 
 
 def _twins(folder: Path, files: Sequence[str]) -> Fault:
@@ -232,11 +239,15 @@ def _split_files(root: Path, split: str | None, images: ImageFolder, faults: lis
                 said = f"{root}: {file} is both in {placed[file]}.txt and in {name}.txt; keep splits apart"
                 faults.append(Fault(said, stem(file)))
     chosen = lists[split]
-    if chosen is not None:
-        return chosen
-    if split != "train":
+    if chosen is None and split != "train":
         raise DataError(f"{root}: no {split}.txt; write one image name a line to make the split {split!r}")
-    return [file for file in images.files if file not in placed]
+    if chosen is None:
+        chosen = [file for file in images.files if file not in placed]
+        if not chosen:
+            raise DataError(f"{root}: val.txt and test.txt list all its images; leave some of them for the training")
+    elif not chosen and not faults:
+        raise DataError(f"{root / split}.txt: names no image; write one a line, or remove the file")
+    return chosen
 
 
 def _listed_twice(root: Path, images: ImageFolder) -> set[str]:
@@ -252,9 +263,12 @@ def _read_split(path: Path, images: ImageFolder, faults: list[Fault]) -> list[st
         return None
     with reading_text(path):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    files: list[str] = []
+    files: dict[str, None] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
             with noting(faults, line):
-                files.append(images.find(line.strip(), f"{path}, line {number}"))
-    return files
+                file = images.find(line.strip(), f"{path}, line {number}")
+                if file in files:
+                    faults.append(Fault(f"{path}, line {number}: {line.strip()!r} is listed twice; take one line out"))
+                files[file] = None
+    return list(files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import unicodedata
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from weakclip.errors import DataError
+from weakclip.safe_text import is_plain, one_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 OTHER_SUFFIXES = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raw")
@@ -21,7 +23,8 @@ RUN_FILES = {"config.yaml", "manifest.json"}
 class ImageFolder:
     """The image files below a folder, by relative path with or without the extension.
 
-    Hidden files and folders, run folders, and `masks/` beside the images are passed over.
+    Hidden files and folders, run folders, and `masks/` beside the images are passed over; so are names that cannot be
+    written to a text file or steer a terminal.
 
     Args:
         root: a data set's folder; the images are in `images/` where there is one, otherwise anywhere below.
@@ -30,6 +33,7 @@ class ImageFolder:
         folder: the folder that paths are relative to.
         files: sorted paths, with `/`.
         others: how many files of each other kind of photo there are, by ending.
+        unnameable: the paths that are passed over for their names.
 
     Raises:
         DataError: no such folder, or no images.
@@ -41,27 +45,32 @@ class ImageFolder:
                 f"{root}: {'is a file; expected a folder of images' if root.exists() else 'no such folder'}"
             )
         self.folder = root / "images" if (root / "images").is_dir() else root
-        found = sorted(_files(self.folder))
+        everything = sorted(_files(self.folder))
+        found = [file for file in everything if is_plain(file)]
+        self.unnameable = [file for file in everything if not is_plain(file)]
         self.files = [file for file in found if file.lower().endswith(IMAGE_SUFFIXES)]
         self.others = Counter(PurePosixPath(file).suffix.lower() for file in found) - Counter(
             PurePosixPath(file).suffix.lower() for file in self.files
         )
         if not self.files:
-            raise DataError(
-                f"{self.folder}: no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}" + self._others("; ")
-            )
+            expected = f"no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+            raise DataError("; ".join([f"{self.folder}: {expected}", *self._left_out()]))
         self._by_name: dict[str, list[str]] = {}
         for file in self.files:
             self._by_name.setdefault(_key(stem(file)), []).append(file)
         self._by_path = {_key(file): file for file in self.files}
 
     def notes(self) -> list[str]:
-        """A sentence on photos that are of a kind that is not read, if there are any."""
-        return [f"{self.folder}: {self._others()}"] if self.others else []
+        """Sentences on photos that are left out: of a kind that is not read, or with such names; if there are any."""
+        return [f"{self.folder}: {said}" for said in self._left_out()]
 
-    def _others(self, before: str = "") -> str:
-        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(self.others.items()))
-        return f"{before}left out, convert them to JPEG or PNG: {kinds}" if kinds else ""
+    def _left_out(self) -> Iterator[str]:
+        if self.others:
+            kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(self.others.items()))
+            yield f"left out, convert them to JPEG or PNG: {kinds}"
+        if self.unnameable:
+            first = one_line(self.unnameable[0])
+            yield f"left out, rename them: {len(self.unnameable):,} with control characters or no UTF-8, first {first}"
 
     def twins(self) -> list[tuple[str, ...]]:
         """The files whose names are equal but for their ending."""
@@ -88,12 +97,31 @@ class ImageFolder:
             return self._by_path[key]
         if key in self._by_name:
             return self._by_name[key][0]
-        raise DataError(f"{where}: no image {reference!r} in {self.folder}; mend the name, or take the line out")
+        near = self._near(path)
+        mend = f"did you mean {near!r}?" if near else "mend the name, or take the line out"
+        raise DataError(f"{where}: no image {reference!r} in {self.folder}; {mend}")
+
+    def _near(self, path: PurePosixPath) -> str | None:
+        """The one image that is called so but for its folders, upper case, or ending."""
+        found = self._by_bare_name.get(_bare(path.as_posix()), [])
+        return found[0] if len(found) == 1 else None
+
+    @functools.cached_property
+    def _by_bare_name(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for file in self.files:
+            names.setdefault(_bare(file), []).append(file)
+        return names
 
 
 def stem(file: str) -> str:
     """A relative path without its extension."""
     return PurePosixPath(file).with_suffix("").as_posix()
+
+
+def _bare(file: str) -> str:
+    name = PurePosixPath(file).name
+    return _key(stem(name) if name.lower().endswith(IMAGE_SUFFIXES) else name).casefold()
 
 
 def _key(text: str) -> str:

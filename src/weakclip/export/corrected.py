@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,9 +16,9 @@ from weakclip.annotations import (
     read_label_studio,
 )
 from weakclip.datasets import ImageLabelDataset
-from weakclip.disk import check_inside
+from weakclip.disk import atomic_write, check_inside
 from weakclip.errors import DataError, RunError
-from weakclip.images import atomic_write, resize_mask, write_json, write_mask
+from weakclip.images import resize_mask, write_json, write_mask
 from weakclip.pipeline.context import open_run
 from weakclip.progress import track
 from weakclip.pseudo_masks import MASKS
@@ -26,7 +26,9 @@ from weakclip.pseudo_masks import MASKS
 MARK = "import.json"
 """In the folder of imported masks: where they come from."""
 
-_READERS = {"{": read_coco, "[": read_label_studio, "<": read_cvat}
+Reader = Callable[[Path], Iterator[AnnotatedImage]]
+
+_READERS: dict[str, Reader] = {"{": read_coco, "[": read_label_studio, "<": read_cvat}
 """By the first character of a file."""
 
 
@@ -64,8 +66,9 @@ def import_masks(source: Path | str, run: Path | str, out: Path | str) -> Import
     context = open_run(run)
     dataset, labels = context.train, annotation_labels(context.train.class_set)
     names, drawn, foreign = _Names(dataset.names), set[str](), 0
+    read = _reader(source)
     _claim(out, source, context.out)
-    for image in track(_images(source), "importing", total=len(dataset)):
+    for image in track(read(source), "importing", total=len(dataset)):
         name = names.find(image.file_name)
         if name is None:
             foreign += 1
@@ -99,15 +102,17 @@ class _Names:
         return next((end for end in ends if end in self._names), None)
 
 
-def _images(source: Path) -> Iterator[AnnotatedImage]:
+def _reader(source: Path) -> Reader:
     try:
         with source.open(encoding="utf-8-sig") as file:
             first = file.read(4096).lstrip()[:1]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{source}: cannot be read as a text file ({error})") from None
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read ({error.strerror}); give the file of the annotation tool") from None
+    except UnicodeDecodeError:
+        first = ""
     if first not in _READERS:
         raise DataError(f"{source}: neither JSON nor XML; expected a file of COCO, Label Studio or CVAT, unpacked")
-    return _READERS[first](source)
+    return _READERS[first]
 
 
 def _claim(out: Path, source: Path, run: Path) -> None:

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from weakclip import __version__
 from weakclip.classes import ClassSet
+from weakclip.disk import atomic_write
 from weakclip.errors import RunError, WeightsError
-from weakclip.images import atomic_write
 from weakclip.prediction.models import find_model
 from weakclip.segmenter import Segmenter, load_segmenter
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save as save_tensors
 
+from weakclip.disk import atomic_write
 from weakclip.errors import ConfigError, WeightsError
-from weakclip.images import atomic_write
 from weakclip.modeling.affinitynet import AffinityNet
 from weakclip.modeling.state_files import check_fit, fill, read_state
 from weakclip.safe_text import parse_json

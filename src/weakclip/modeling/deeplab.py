@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from weakclip.disk import atomic_write
 from weakclip.errors import ConfigError, WeightsError
-from weakclip.images import atomic_write, write_json
+from weakclip.images import write_json
 from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS, ResNet38
 from weakclip.modeling.state_files import check_fit, fill, read_state
 from weakclip.safe_text import parse_json

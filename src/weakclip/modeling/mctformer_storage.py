@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from weakclip.disk import atomic_write
 from weakclip.errors import WeightsError
-from weakclip.images import atomic_write
 from weakclip.modeling.mctformer import MCTformer
 from weakclip.modeling.state_files import fill, read_state
 from weakclip.safe_text import parse_json

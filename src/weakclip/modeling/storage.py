@@ -15,9 +15,9 @@ from safetensors.torch import save as save_tensors
 
 from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP, load_clip
-from weakclip.disk import expand_home
+from weakclip.disk import atomic_write, expand_home
 from weakclip.errors import WeakCLIPError, WeightsError
-from weakclip.images import atomic_write, write_json
+from weakclip.images import write_json
 from weakclip.modeling.co_attention import CoAttention
 from weakclip.modeling.decoder import TextGuidedDecoder
 from weakclip.modeling.loading_note import loading_note

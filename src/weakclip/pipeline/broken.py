@@ -149,7 +149,8 @@ def _open(config: RunConfig, role: Role) -> ImageLabelDataset:
 
 def _check(config: RunConfig, role: Role, dataset: ImageLabelDataset, names: Collection[str]) -> Iterator[BrokenImage]:
     """Read the named images of a split, with all that belongs to them."""
-    indices = [index for index, name in enumerate(dataset.names) if name in set(names)]
+    wanted = set(names)
+    indices = [index for index, name in enumerate(dataset.names) if name in wanted]
     seeds = _imported(config, dataset) if role == "train" else None
 
     def inspect(index: int) -> BrokenImage | None:

@@ -32,9 +32,15 @@ class SomeImages(ImageLabelDataset):
         self.indices = tuple(indices)
         super().__init__(whole.class_set, whole.split, [whole.names[i] for i in self.indices], notes=whole.notes)
         self.whole = whole
-        self.has_masks, self.longest_side = whole.has_masks, whole.longest_side
-        self.faults = whole.faults
+        self.faults, self.longest_side = whole.faults, whole.longest_side
         self.unscored = frozenset(unscored)
+        self.has_masks = whole.has_masks and any(map(self._has_mask, range(len(self))))
+
+    def _has_mask(self, index: int) -> bool:
+        """Whether `mask` gives pixel labels of this image; nothing is read."""
+        source, position = origin(self, index)
+        stored = not isinstance(source, ImageFileDataset) or source.mask_path(position) is not None
+        return stored and self.names[index] not in self.unscored
 
     def image(self, index: int) -> np.ndarray:
         """`(H, W, 3)` uint8 RGB."""

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weakclip.config import RunConfig, dump_config
-from weakclip.disk import remove_leftovers
+from weakclip.disk import atomic_write, remove_leftovers
 from weakclip.errors import BrokenFileError, DataError, RunError
 from weakclip.evaluation import Scores
-from weakclip.images import atomic_write
 from weakclip.inference import is_out_of_memory
 from weakclip.pipeline.broken import Screening, forget, keep, screen, write_errors
 from weakclip.pipeline.context import RunContext
@@ -136,9 +135,10 @@ def _run_all(context: RunContext, wanted: Sequence[str], ran: list[str]) -> bool
             if (context.out / MANIFEST).is_file():
                 write_errors(context.out, found.broken)
                 said = f"; {context.out / ERRORS} lists them"
+            masks = len(found.broken) - found.left_out
+            count = f"{found.left_out:,} cannot be used" + (f", {masks:,} more cannot be scored" if masks else "")
             raise DataError(
-                f"{error} (of {found.images:,} images {len(found.broken):,} cannot be used{said}; data.on_error=skip "
-                "leaves such images out)"
+                f"{error} (of {found.images:,} images {count}{said}; data.on_error=skip leaves them out)"
             ) from None
         keep(context.out, found)
         logger.info("%s; it and %d more are left out from here on", error, len(new) - 1)

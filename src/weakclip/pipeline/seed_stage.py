@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ SEEDS, DENSE = "masks", "dense"
 
 MCTFORMER = "mctformer"
 """The folder beside them in which an MCTformer+ is trained, where the settings ask for one."""
+
+SHARES = ("foreground", "background", "undecided")
+"""Of the pixels of a seed mask; they sum to 1."""
 
 SeedMaker = Callable[[Sample], SeedMasks]
 
@@ -112,19 +116,23 @@ def _shares(sample: Sample, seed: np.ndarray, dataset: ImageLabelDataset) -> See
 
 
 def _summary(log: Path, dataset: ImageLabelDataset) -> dict[str, Any]:
-    """Mean shares over the images; a torn line is passed over, and of two lines on an image the last one counts."""
-    entries: dict[str, dict[str, Any]] = {}
-    for line in log.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = parse_json(line)
-            entries[entry["name"]] = entry
-        except (ValueError, KeyError, TypeError):
-            continue
-    known = [entries[name] for name in dataset.names if name in entries]
-    means = {key: float(np.mean([entry[key] for entry in known])) for key in ("foreground", "background", "undecided")}
+    """Mean shares over the images, null where the log is gone; a torn line is passed over, and of two lines on an image
+    the last one counts."""
+    wanted, shares, missing = set(dataset.names), dict[str, tuple[float, ...]](), dict[str, bool]()
+    with log.open("rb") if log.is_file() else nullcontext(()) as lines:
+        for line in lines:
+            try:
+                entry = parse_json(line.decode())
+                if entry["name"] in wanted:
+                    shares[entry["name"]] = tuple(float(entry[key]) for key in SHARES)
+                    missing[entry["name"]] = bool(entry["missing"])
+            except (ValueError, KeyError, TypeError):
+                continue
+    known = [shares[name] for name in dataset.names if name in shares]
+    means = np.mean(known, axis=0).round(5).tolist() if known else [None] * len(SHARES)
     return {
         "split": dataset.split,
         "images": len(dataset),
-        "mean_shares": {key: round(value, 5) for key, value in means.items()},
-        "images_with_a_class_without_seeds": sum(bool(entry["missing"]) for entry in known),
+        "mean_shares": dict(zip(SHARES, means, strict=True)),
+        "images_with_a_class_without_seeds": sum(missing.values()),
     }

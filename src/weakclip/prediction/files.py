@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from weakclip.annotations import MaskEntry, Shapes, write_coco
 from weakclip.config import flat
+from weakclip.disk import atomic_write
 from weakclip.errors import DataError, RunError
-from weakclip.images import atomic_write, overlay, read_mask, read_rgb, write_mask
+from weakclip.images import overlay, read_mask, read_rgb, write_mask
 from weakclip.pipeline.manifest import StageKey
-from weakclip.prediction.folder import ERRORS, PredictionFolder
+from weakclip.prediction.folder import PredictionFolder
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction, Predictor
 from weakclip.progress import track
+from weakclip.safe_text import is_plain
 from weakclip.threads import in_threads
 
 Labels = Mapping[InputImage, Sequence[str]] | None
@@ -26,6 +27,9 @@ Labels = Mapping[InputImage, Sequence[str]] | None
 
 WAITING = 4
 """Batches' worth of images that may wait for others of their size."""
+
+TOGETHER = 2**22
+"""Pixels of a batch, if it is of more than one image: the probabilities of 21 classes take 350 MB then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,7 @@ class PredictionSummary:
         images: how many were named.
         predicted: how many were predicted now.
         kept: how many were done already.
-        failed: how many could not be read; `errors.jsonl` lists them.
+        failed: how many could not be read, or have no labels that fit; `errors.jsonl` lists them.
     """
 
     out: Path
@@ -59,11 +63,6 @@ class PredictionSummary:
     predicted: int
     kept: int
     failed: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Ready for JSON, with the path of the list of errors, where there are any."""
-        errors = str(self.out / ERRORS) if self.failed else None
-        return {**asdict(self), "out": str(self.out), "errors": errors}
 
 
 def predict_files(
@@ -118,7 +117,7 @@ class _Work:
         """Predict what is not done, add overlays where they are missing, and write the COCO files."""
         todo = [image for image in images if not self.folder.is_done(image, self.labels_of(image))]
         done = sorted(set(images).difference(todo), key=lambda image: image.name)
-        made = in_threads(self.write, self.predicted(todo))
+        made = in_threads(self.write, self.predicted(todo), bytes_of=lambda each: each[2].nbytes)
         for _ in track(made, "predicting", total=len(images), done=len(done)):
             pass
         if self.products.overlays:
@@ -142,11 +141,14 @@ class _Work:
         read = self._readable(in_threads(self._read, todo))
         for batch in equal_sizes(read, self.predictor.settings.inference.batch_size):
             probs = self.predictor.probabilities([pixels for _, pixels in batch])
-            yield from ((image, pixels, each) for (image, pixels), each in zip(batch, probs, strict=True))
+            for image, pixels in batch:
+                yield image, pixels, probs.pop(0)  # kept here, they would lie beside those of the next batch
 
     def _read(self, image: InputImage) -> tuple[InputImage, np.ndarray | DataError]:
         other = self.folder.other_image(image)
         try:
+            if not is_plain(str(image.path)):
+                raise DataError(f"{image.path}: the name has a control character or is no UTF-8; rename it")
             if other is not None and not self.redo:
                 raise DataError(
                     f"{image.path}: would replace the mask of {other}; name both in one call, choose another --out, "
@@ -156,10 +158,16 @@ class _Work:
                 names = self.labels.get(image)
                 if names is None:
                     raise DataError(f"{image.path}: no labels of this image; add a row to the labels file")
-                self.predictor.class_set.foreground_indices(names)
+                self._check(image, names)
             return image, read_rgb(image.path)
         except DataError as error:
             return image, error
+
+    def _check(self, image: InputImage, names: Sequence[str]) -> None:
+        try:
+            self.predictor.class_set.foreground_indices(names)
+        except DataError as error:
+            raise DataError(f"{image.path}: {error}; correct the labels file") from None
 
     def _readable(
         self, read: Iterable[tuple[InputImage, np.ndarray | DataError]]
@@ -197,15 +205,16 @@ class _Work:
 def equal_sizes(
     images: Iterable[tuple[InputImage, np.ndarray]], limit: int
 ) -> Iterator[list[tuple[InputImage, np.ndarray]]]:
-    """Batches of up to `limit` images of one size, while never more than some batches' worth of images wait."""
+    """Batches of up to `limit` images of one size and `TOGETHER` pixels, or of one image; never more than some batches'
+    worth of images wait."""
     waiting: dict[tuple[int, ...], list[tuple[InputImage, np.ndarray]]] = {}
     count = 0
     for image, pixels in images:
         group = waiting.setdefault(pixels.shape, [])
         group.append((image, pixels))
         count += 1
-        if len(group) == limit:
-            count -= limit
+        if len(group) == min(limit, max(1, TOGETHER // (pixels.shape[0] * pixels.shape[1]))):
+            count -= len(group)
             yield waiting.pop(pixels.shape)
         elif count >= WAITING * limit:
             oldest = waiting.pop(next(iter(waiting)))

@@ -119,7 +119,7 @@ class PredictionFolder:
 
     def note_error(self, image: InputImage, error: Exception) -> None:
         """Add a line to `errors.jsonl`."""
-        append_json(self.path / ERRORS, {"image": str(image.path), "error": str(error)})
+        append_json(self.path / ERRORS, {"image": one_line(str(image.path)), "error": one_line(str(error))})
 
 
 def class_facts(prediction: Prediction, class_set: ClassSet) -> list[dict[str, Any]]:

@@ -53,7 +53,10 @@ def find_images(
     own = None if leave_out is None else Path(os.path.abspath(leave_out))
     kept = [path for path in paths if own is None or own not in path.parents]
     if not kept:
-        raise DataError(f"{' '.join(inputs)}: no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+        why = f"all images are in {leave_out}, where the results go; choose another --out"
+        if not paths:
+            why = f"no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+        raise DataError(f"{' '.join(inputs)}: {why}")
     root = Path(os.path.commonpath([path.parent for path in kept]))
     files = [path.relative_to(root).as_posix() for path in kept]
     images = [InputImage(*parts) for parts in zip(kept, files, _names(files), strict=True)]

@@ -21,7 +21,7 @@ SPREAD_FROM = 10
 """Images that a class needs for a spread of its own."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFigures:
     """One image of the report.
 

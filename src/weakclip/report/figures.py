@@ -63,8 +63,11 @@ def loss_curves(curves: Curves) -> Markup:
         label = Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{:g}</text>')
         parts.append(label.format(x, HEIGHT - BOTTOM + 18, tick))
     for index, values in enumerate(curves.series.values()):
-        points = zip(curves.steps, values, strict=True)
+        points = list(zip(curves.steps, values, strict=True))
         parts.append(Markup('<path class="series s{}" d="{}"/>').format(index % 6, _path(points, x_range, y_range)))
+        for step, value in _alone(points):
+            x, y = _place(step, x_range, LEFT, WIDTH - RIGHT), _place(value, y_range, HEIGHT - BOTTOM, TOP)
+            parts.append(Markup('<circle class="series s{}" cx="{}" cy="{}" r="1.5"/>').format(index % 6, x, y))
     parts.append(Markup("</svg>"))
     return Markup("").join(parts)
 
@@ -84,6 +87,20 @@ def _path(points: Iterable[tuple[float, float]], x_range: tuple[float, float], y
         commands.append(f"{'L' if pen_down else 'M'}{x} {y}")
         pen_down = True
     return " ".join(commands)
+
+
+def _alone(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points without a neighbour, of which a line shows nothing.
+
+    >>> _alone([(1, 0.5), (2, math.nan), (3, 0.2), (4, 0.1)])
+    [(1, 0.5)]
+    """
+    known = [False, *(math.isfinite(value) for _, value in points), False]
+    return [
+        point
+        for point, before, here, after in zip(points, known, known[1:], known[2:], strict=False)
+        if here and not before and not after
+    ]
 
 
 def box_plot(quantiles: Sequence[float]) -> Markup:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -70,24 +69,20 @@ def read_images(folder: Path | str, run: RunSummary | None = None) -> RunImages:
     fresh += [stage.folder for stage in run.stages if stage.name == "evaluate" and not stage.stale]
     found: dict[str, ImageStatistics] = {}
     for stage in fresh:
-        found = _joined(found, read_statistics(folder / stage / STATISTICS))
+        for figures in read_statistics(folder / stage / STATISTICS):
+            found[figures.name] = _joined(found.get(figures.name), figures)
     strips = (_strips(folder, stage) for stage in fresh)
     images = tuple(_known(image, len(run.classes), folder) for image in found.values())
     return RunImages(classes=run.classes, images=images, strips=tuple(filter(None, strips)))
 
 
-def _joined(first: Mapping[str, ImageStatistics], later: Mapping[str, ImageStatistics]) -> dict[str, ImageStatistics]:
-    """The later stage has compared more masks; how a mask came about, only the stage that made it knows."""
-    joined = dict(first)
-    for name, figures in later.items():
-        made = first.get(name, figures)
-        joined[name] = dataclasses.replace(
-            figures,
-            confidence=made.confidence,
-            class_confidence=made.class_confidence,
-            crf_change=made.crf_change,
-        )
-    return joined
+def _joined(made: ImageStatistics | None, later: ImageStatistics) -> ImageStatistics:
+    """The later line has compared more masks; how a mask came about, only the stage that made it knows."""
+    if made is None or later.confidence is not None:
+        return later
+    return dataclasses.replace(
+        later, confidence=made.confidence, class_confidence=made.class_confidence, crf_change=made.crf_change
+    )
 
 
 def _known(image: ImageStatistics, classes: int, folder: Path) -> ImageStatistics:

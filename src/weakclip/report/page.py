@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from weakclip.images import atomic_write
+from weakclip.disk import atomic_write
 from weakclip.mask_statistics import mean_over_classes
 from weakclip.report.class_table import class_figures
 from weakclip.report.doubts import ImageFigures, figures_of, is_unusual

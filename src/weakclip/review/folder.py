@@ -22,7 +22,8 @@ from weakclip.pipeline.manifest import Manifest
 from weakclip.pipeline.reviewed import mark_labels, merged_marks
 from weakclip.pipeline.seed_stage import SEEDS
 from weakclip.pseudo_masks import MASKS
-from weakclip.report import STAGE_FOLDERS
+from weakclip.report import STAGE_FOLDERS, read_images
+from weakclip.report.doubts import figures_of
 
 SEED, PSEUDO, PREDICTION, TRUTH = LAYERS = ("seed", "pseudo mask", "prediction", "truth")
 """What can be laid over an image."""
@@ -85,6 +86,7 @@ class ReviewFolder:
         self._own = MarkFile(own)
         for mark in merged_marks(files).values():
             mark_labels(mark, self.dataset, str(own))
+        self._doubts = _doubts(self.run)
 
     def marks(self) -> Mapping[str, Mark]:
         """The last mark on each image, those of `data.marks` among them."""
@@ -105,24 +107,30 @@ class ReviewFolder:
             "total": len(self.dataset),
             "classes": [{"name": name, "color": "#{:02x}{:02x}{:02x}".format(*color)} for name, color in classes],
             "layers": ["image", *self.layers],
+            "doubts": bool(self._doubts),
         }
 
-    def choose(self, by_mark: str, by_class: int | None, by_name: str) -> list[int]:
+    def choose(self, by_mark: str, by_class: int | None, by_name: str, *, by_doubt: bool) -> list[int]:
         """Indices of images.
 
         Args:
+            by_doubt: the most doubtful first, by the report's order when the review was opened, and those that it does
+                not know last; else in the order of the split.
             by_mark: one of `FILTERS`.
             by_class: only images whose labels, relabelled or not, name this class; None for all.
             by_name: only images whose name contains this text, in upper or lower case.
         """
         marks, key, text = self.marks(), self.masks_key(), by_name.casefold()
-        return [
+        found = [
             index
             for index, name in enumerate(self.dataset.names)
             if (not text or text in name.casefold())
             and by_mark in _kinds(marks.get(name), key)
             and (by_class is None or by_class in self._labels(index, marks.get(name)))
         ]
+        if by_doubt:
+            found.sort(key=lambda index: -self._doubts.get(self.dataset.names[index], -1.0))
+        return found
 
     def counts(self) -> dict[str, int]:
         """How many images pass each filter."""
@@ -229,3 +237,12 @@ def _kinds(mark: Mark | None, key: str | None) -> tuple[str, ...]:
         return (*kinds, "unmarked")
     kinds += [mark.mark] if mark.mark != "relabel" else []
     return (*kinds, "again") if mark.masks != key else tuple(kinds)
+
+
+def _doubts(run: Path) -> dict[str, float]:
+    """How doubtful the report finds each mask; empty where nothing is known of them yet."""
+    try:
+        figures = figures_of(read_images(run).images)
+    except RunError:  # of an earlier version, or damaged: the report says so, and masks can be looked at all the same
+        return {}
+    return {of.statistics.name: of.doubt for of in figures}

@@ -1,7 +1,7 @@
 """The page's addresses. Images are asked for by their index, layers by their name, and nothing by a path.
 
 /                       the page                    /review.js  /review.css
-/api/run                classes, layers, counts     /api/list?mark=&class=&name=    indices
+/api/run                classes, layers, counts     /api/list?mark=&class=&name=&order=   indices
 /api/items?i=1,2,3      names, labels, marks        /api/marks (POST)               make a mark
 /thumb/7  /image/7  /layer/7/seed                   pictures
 """
@@ -24,6 +24,9 @@ from weakclip.review.pictures import Picture, Pictures
 if TYPE_CHECKING:
     from starlette import requests
     from starlette.responses import Response
+
+ORDERS = ("doubt", "split")
+"""Of a list of images: the most doubtful first, or as in the data set."""
 
 MAX_ITEMS = 200
 """Images that are told of in one answer."""
@@ -104,11 +107,15 @@ class _Site:
         by_mark, by_class = query.get("mark", "all"), query.get("class", "")
         if by_mark not in FILTERS:
             return _error(400, f"mark: one of {', '.join(FILTERS)} expected")
+        order = query.get("order", ORDERS[0])
+        if order not in ORDERS:
+            return _error(400, f"order: one of {', '.join(ORDERS)} expected")
         names = self.folder.dataset.class_set.names
         if by_class and by_class not in names[1:]:
             return _error(400, "class: no such foreground class")
         number = names.index(by_class) if by_class else None
-        return _json({"indices": self.folder.choose(by_mark, number, query.get("name", ""))})
+        found = self.folder.choose(by_mark, number, query.get("name", ""), by_doubt=order == "doubt")
+        return _json({"indices": found})
 
     def items(self, request: requests.Request) -> Response:
         words = request.query_params.get("i", "").split(",")

@@ -10,8 +10,8 @@ import numpy as np
 
 from weakclip.crf.files import read_probs
 from weakclip.datasets import ImageLabelDataset
+from weakclip.disk import atomic_write
 from weakclip.errors import DataError, WeightsError
-from weakclip.images import atomic_write
 from weakclip.inference import WithinMemory, predict_probs
 from weakclip.modeling import load_weakclip
 from weakclip.pipeline.context import RunContext

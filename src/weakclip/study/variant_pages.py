@@ -6,7 +6,7 @@ import math
 
 from markupsafe import Markup
 
-from weakclip.images import atomic_write
+from weakclip.disk import atomic_write
 from weakclip.report.figures import nice_ticks, percent
 from weakclip.study.pages import CHART, TABLE
 from weakclip.study.results import VariantStudy, mean_and_deviation

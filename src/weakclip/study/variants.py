@@ -82,7 +82,7 @@ def study_variants(
     Raises:
         ConfigError: variants that share a name.
         RunError: `out` holds something else, or another process works there.
-        DataError: the training split has no true masks to score against.
+        DataError: the training split has no true masks to score against, or a variant whose prompt is too long.
         WeakCLIPError: as the stages of a run; what was finished before stays.
     """
     names = [variant.name for variant in variants]
@@ -93,6 +93,8 @@ def study_variants(
         raise DataError(
             f"split {context.train.split!r} has no true masks to score on; name another one: data.train_split"
         )
+    for each in variants:  # what cannot be put together says so before anything is made
+        each.compose(each.config.model, context.clip, context.train.class_set)
     key = _study_key(context, subject)
     with FolderLock(context.out):
         check_folder(context.out, key)

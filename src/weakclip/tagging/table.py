@@ -17,9 +17,8 @@ import numpy as np
 from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP
 from weakclip.datasets.image_folder import ImageFolder
-from weakclip.disk import no_link
+from weakclip.disk import atomic_write, no_link
 from weakclip.errors import ConfigError, DataError
-from weakclip.images import atomic_write
 from weakclip.progress import track
 from weakclip.safe_text import parse_json
 from weakclip.tagging.zero_shot import Tagger, TagSettings, tag_windows
@@ -41,6 +40,7 @@ class Tagging:
         classes: class name → how many images it was proposed for.
         unsure: images without a class at or above the threshold; they have their best class.
         unread: a line for every image that could not be read; it has no row.
+        notes: sentences on other files that are left out.
     """
 
     path: Path
@@ -48,6 +48,7 @@ class Tagging:
     classes: dict[str, int]
     unsure: tuple[str, ...]
     unread: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def write_labels(
@@ -72,7 +73,10 @@ def write_labels(
     """
     for name in class_set.names:
         if any(mark in name for mark in SEPARATORS):
-            raise DataError(f"class {name!r}: a name with ; or , cannot stand in a table of labels; take another one")
+            raise DataError(
+                f"class {name!r}: a name with ; or , cannot stand in a table of labels; put commas between names, or "
+                "take another one"
+            )
     kept = _KeptScores(out, _key(class_set, clip, settings))
     tagger = Tagger(clip, class_set, settings)
     unread: list[str] = []
@@ -89,7 +93,14 @@ def write_labels(
         raise DataError(f"{images.folder}: no image can be read, the first: {unread[0]}")
     counts, unsure = _write_table(out, rows, class_set, settings.threshold)
     kept.remove()
-    return Tagging(path=out, images=len(rows), classes=counts, unsure=tuple(unsure), unread=tuple(unread))
+    return Tagging(
+        path=out,
+        images=len(rows),
+        classes=counts,
+        unsure=tuple(unsure),
+        unread=tuple(unread),
+        notes=tuple(images.notes()),
+    )
 
 
 def _key(class_set: ClassSet, clip: FrozenCLIP, settings: TagSettings) -> str:

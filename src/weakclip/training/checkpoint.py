@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from weakclip.disk import atomic_write
 from weakclip.errors import WeightsError
-from weakclip.images import atomic_write
 from weakclip.safe_text import parse_json, short
 from weakclip.safe_weights import load_safetensors
 

@@ -69,13 +69,16 @@
     if ($("by-mark").value !== "all") state.set("mark", $("by-mark").value);
     if ($("by-class").value) state.set("class", $("by-class").value);
     if ($("by-name").value) state.set("name", $("by-name").value);
+    if (run.doubts && $("order").value !== "doubt") state.set("order", $("order").value);
     if (page) state.set("page", page + 1);
     if (at >= 0) state.set("image", list[at]);
     history.replaceState(null, "", `#${state}`);
   }
 
   const choose = told(async () => {
-    const query = new URLSearchParams({ mark: $("by-mark").value, class: $("by-class").value, name: $("by-name").value });
+    const query = new URLSearchParams({
+      mark: $("by-mark").value, class: $("by-class").value, name: $("by-name").value, order: $("order").value,
+    });
     list = (await ask(`/api/list?${query}`)).indices; // stays as it is while images are marked, so that none is jumped over
     at = -1;
     await showPage(0, byPointer ? list[0] : undefined); // a key then marks an image, and changes no filter
@@ -351,7 +354,7 @@
     else if (item.corrected) mark(null, null);
     else say("these are the data set's labels; nothing to correct");
   });
-  for (const id of ["by-mark", "by-class"]) $(id).addEventListener("change", choose);
+  for (const id of ["by-mark", "by-class", "order"]) $(id).addEventListener("change", choose);
   $("by-name").addEventListener("input", () => {
     clearTimeout(typing);
     typing = setTimeout(choose, 200);
@@ -393,6 +396,8 @@
     $("by-mark").value = state.get("mark") in FILTERS ? state.get("mark") : "all";
     if (run.classes.some((each) => each.name === state.get("class"))) $("by-class").value = state.get("class");
     $("by-name").value = state.get("name") || "";
+    $("order-choice").hidden = !run.doubts;
+    $("order").value = run.doubts && state.get("order") !== "split" ? "doubt" : "split";
     const wanted = state.has("image") ? Number(state.get("image")) : -1, number = Number(state.get("page") || 1) - 1;
     await choose();
     if (list.includes(wanted)) await open(list.indexOf(wanted));
