@@ -4,9 +4,15 @@ OLDEST_PYTHON ?= python3.11
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 OUT ?= runs/demo
+EXTRAS = coco,datasets,onnx,serve,tensorboard
 
-# What meets the dependencies: settings, images, CRF, CLIP, command line, trackers, exports, data sets, pages, one whole run.
-DEPENDENCY_TESTS = tests/test_packaging.py
+# Those that meet every dependency, and one whole run.
+DEPENDENCY_TESTS = tests/test_packaging.py tests/test_config.py tests/test_cli.py tests/test_cli_json.py tests/test_safe_npy.py \
+	tests/test_images.py tests/annotations tests/clip tests/crf/test_crf_parity.py tests/crf/test_lattice.py \
+	tests/datasets/test_coco.py tests/datasets/test_contours.py tests/export/test_networks.py tests/hostile/test_bounds.py \
+	tests/modeling/test_storage.py tests/pipeline/test_hf_dataset.py tests/pipeline/test_run.py tests/report/test_report.py \
+	tests/review/test_serving.py tests/review/test_site.py tests/scripts/test_train_demo_clip.py \
+	tests/training/test_tensorboard.py tests/fuzz
 TESTS ?=
 
 pip = $(VENV)/bin/python -m pip
@@ -46,17 +52,20 @@ lint: $(dev_stamp)  ## style and types
 docs: $(test_stamp)  ## the API reference, from the docstrings: build/docs/index.html; a warning is an error
 	$(VENV)/bin/python -W error::UserWarning -m pdoc weakclip --docformat google --output-directory build/docs
 
-release-check: $(dev_stamp)  ## before a release: distributions, known holes in the dependencies, bill of materials; network
+release-check:  ## before a release: distributions, the wheel at work, bill of materials, known holes; network
 	rm -rf build/release && mkdir -p build/release
 	$(PYTHON) -m venv build/release/tools
-	build/release/tools/bin/pip install --quiet build twine pip-audit cyclonedx-bom
+	build/release/tools/bin/pip install --quiet --only-binary :all: build twine pip-audit cyclonedx-bom
 	build/release/tools/bin/python -m build --outdir build/release/dist
 	build/release/tools/bin/twine check --strict build/release/dist/*
 	$(PYTHON) -m venv build/release/clean
-	build/release/clean/bin/pip install --quiet build/release/dist/*.whl $(with_constraints)
+	build/release/clean/bin/pip install --quiet --only-binary :all: build/release/dist/*.whl $(with_constraints)
 	build/release/clean/bin/weakclip --version
-	build/release/tools/bin/pip-audit --path "$$(build/release/clean/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-	build/release/tools/bin/cyclonedx-py environment build/release/clean --output-file build/release/sbom.cdx.json
+	build/release/clean/bin/weakclip run demo --limit-steps 2 --set data.train_limit=4 --set data.val_limit=2 --out build/release/run
+	build/release/clean/bin/pip install --quiet --only-binary :all: "$$(ls build/release/dist/*.whl)[$(EXTRAS)]" $(with_constraints)
+	build/release/tools/bin/cyclonedx-py environment --output-file build/release/sbom.cdx.json build/release/clean
+	build/release/clean/bin/pip freeze --all --exclude pip --exclude weakclip | sed 's/+.*//' > build/release/requirements.txt
+	build/release/tools/bin/pip-audit --strict --no-deps --disable-pip --requirement build/release/requirements.txt
 
 clean:  ## remove the environments; runs are kept
 	rm -rf $(VENV) $(VENV)-oldest

@@ -1,4 +1,4 @@
-"""What pyproject.toml promises: bounds that are installed, Python versions, no torchvision, a wheel with every file."""
+"""What pyproject.toml promises: bounds that are tried, Python versions, no torchvision, a wheel with every file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def pins(name: str) -> dict[str, Version]:
 
 
 def test_the_oldest_versions_are_the_lower_bounds() -> None:
-    """All but torch, whose oldest versions not every index has as a build for the CPU; see constraints-oldest.txt."""
+    """All but torch, which has the version of constraints.txt in both sets."""
     bounds = {canonicalize_name(each.name): lower_bound(each) for each in requirements()}
     oldest = pins("constraints-oldest.txt")
     assert bounds.pop("torch") <= oldest["torch"]
@@ -63,7 +63,7 @@ def test_the_python_versions_agree() -> None:
 
 
 def test_no_requirement_brings_torchvision() -> None:
-    """Neither directly nor by way of others, as far as they are installed: one of another torch breaks CLIP."""
+    """Neither directly nor by way of others that are installed: a torchvision of another torch breaks CLIP."""
     waiting, seen = requirements(), set()
     while waiting:
         one = waiting.pop()
@@ -81,17 +81,16 @@ def test_no_requirement_brings_torchvision() -> None:
 
 
 def test_the_wheel_has_every_file(tmp_path: Path) -> None:
-    """Modules, settings, templates, pages, the demo CLIP and the licences: what is in the source is in the wheel."""
+    """Modules, settings, templates, pages, the demo's CLIP and the licences."""
     pytest.importorskip("setuptools", minversion="77", reason="no setuptools that knows the licence's key")
     for name in ("pyproject.toml", "README.md", *PROJECT["license-files"]):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(SOURCE, tmp_path / "src" / "weakclip", ignore=shutil.ignore_patterns("__pycache__"))
+    package = tmp_path / "src" / "weakclip"
+    shutil.copytree(SOURCE, package, ignore=shutil.ignore_patterns("__pycache__"))
     build = "from setuptools import build_meta; build_meta.build_wheel('.')"
     subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    source = {
-        str(path.relative_to(tmp_path / "src")) for path in (tmp_path / "src" / "weakclip").rglob("*") if path.is_file()
-    }
+    source = {str(path.relative_to(tmp_path / "src")) for path in package.rglob("*") if path.is_file()}
     assert {name for name in names if ".dist-info/" not in name} == source
     assert {Path(name).name for name in names if "/licenses/" in name} == set(PROJECT["license-files"])

@@ -47,6 +47,8 @@ def read_npy(path: Path | str) -> Any:
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             )
             shape, _, dtype = read_header(file)
+            if any(size < 0 for size in shape):  # older numpy takes -1 for as much as there is
+                raise ValueError(f"shape {shape}")
             if not dtype.hasobject:
                 return np.load(path, allow_pickle=False, max_header_size=10_000)
             content = _resolved(_PlainUnpickler(file, encoding="latin1").load())

@@ -6,11 +6,9 @@ Masks are opened here to be checked; nothing of them is handed on to training.
 from __future__ import annotations
 
 import hashlib
-import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -20,6 +18,7 @@ from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.base import ImageFileDataset, ImageLabelDataset
 from weakclip.errors import DataError
 from weakclip.progress import track
+from weakclip.threads import in_threads
 
 
 class Kind(StrEnum):
@@ -77,7 +76,7 @@ class Finding:
     detail: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFacts:
     """What was read of one image: its labels and the classes in its mask, and a digest of its file.
 
@@ -144,12 +143,8 @@ def check_split(dataset: ImageLabelDataset, *, needs_labels: bool) -> SplitCheck
     def inspect(index: int) -> ImageFacts:
         return inspect_image(dataset, index, needs_labels=needs_labels)
 
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        indices = range(len(dataset))
-        facts = tuple(track(pool.map(inspect, indices), f"checking {dataset.split}", total=len(dataset)))
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interruption does not wait for all the images that are left
+    made = in_threads(inspect, range(len(dataset)))
+    facts = tuple(track(made, f"checking {dataset.split}", total=len(dataset)))
     findings = [finding for fact in facts for finding in fact.findings]
     return SplitCheck(
         split=dataset.split,

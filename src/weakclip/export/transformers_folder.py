@@ -16,7 +16,7 @@ def export_transformers(model: Path | str, out: Path | str) -> tuple[str, ...]:
     """Write a network for `AutoModelForSemanticSegmentation.from_pretrained` and `AutoImageProcessor.from_pretrained`.
 
     `config.json` has the class names in `id2label` and `label2id`; `preprocessor_config.json` the pixel statistics. No
-    class of this package is needed to load either.
+    class of this package is needed to load either. Before transformers 5.22 its image processors need torchvision.
 
     Args:
         model: a run, its `4_retrain`, or any folder of a segmentation network.
