@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,6 +26,7 @@ from weakclip.progress import track
 from weakclip.report.folder import ERRORS
 from weakclip.safe_text import one_line, parse_json
 from weakclip.seeds import ImportedCAMs, ImportedMasks
+from weakclip.threads import in_threads
 
 logger = logging.getLogger("weakclip")
 
@@ -168,12 +167,8 @@ def _check(config: RunConfig, role: Role, dataset: ImageLabelDataset, names: Col
             )
         return None
 
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        done = track(pool.map(inspect, indices), f"checking {dataset.split}", total=len(indices))
-        yield from (each for each in done if each is not None)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    done = track(in_threads(inspect, indices), f"checking {dataset.split}", total=len(indices))
+    yield from (each for each in done if each is not None)
 
 
 def _imported(config: RunConfig, dataset: ImageLabelDataset) -> Callable[..., object] | None:

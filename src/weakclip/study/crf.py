@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,7 @@ from weakclip.study.halving import rung_sizes, successive_halving
 from weakclip.study.pages import describe_rung, write_pages
 from weakclip.study.probabilities import ProbabilityFolder, weights_fingerprint, write_probabilities
 from weakclip.study.record import Candidate, CRFStudy, check_folder, finished_rungs, save, with_rung
+from weakclip.threads import in_threads
 
 logger = logging.getLogger("weakclip")
 
@@ -160,12 +159,8 @@ def score_crfs(
             with lock:
                 matrix.merge(counts)
 
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        for _ in track(pool.map(add, indices), f"{len(crfs)} CRFs", total=len(indices)):
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interruption does not wait for all the images that are left
+    for _ in track(in_threads(add, indices), f"{len(crfs)} CRFs", total=len(indices)):
+        pass
     return [matrix.mean_iou() for matrix in matrices]
 
 
