@@ -157,10 +157,15 @@ def test_predictions_replace_links_and_write_through_none(
 
 
 @pytest.mark.parametrize("line", ["a\0b.png", "\x1b[2J.png", "two\u2028lines.png", "caf\udce9.png"])
-def test_a_listed_file_whose_name_cannot_be_that_of_a_mask_is_refused(photos: Path, line: str) -> None:
-    with pytest.raises(DataError, match="cannot be used as a relative file name") as caught:
-        find_images(["-"], listed=[str(photos / "a.png"), str(photos / line)])
-    assert "\n" not in str(caught.value)
+def test_a_listed_file_whose_name_cannot_be_that_of_a_mask_costs_the_others_nothing(
+    tmp_path: Path, photos: Path, predictor: Predictor, line: str
+) -> None:
+    images = find_images(["-"], listed=[str(photos / line), str(photos / "a.png")])
+    done = predict_files(predictor, images, tmp_path / "out", fingerprint="x")
+    assert (done.predicted, done.failed) == (1, 1)
+    assert [file.name for file in (tmp_path / "out").rglob("*.png")] == ["a.png"]
+    (told,) = (tmp_path / "out/errors.jsonl").read_text().splitlines()
+    assert "rename it" in told and told.isprintable()
 
 
 @pytest.mark.parametrize("entry", ["~nobody-of-that-name/a.png", "x" * 5000, "a\0b.png", "~nobody-of-that-name"])

@@ -11,6 +11,7 @@ from PIL import Image
 
 from weakclip.annotations import MaskEntry, Shapes, write_coco
 from weakclip.config import flat
+from weakclip.datasets.base import check_name
 from weakclip.disk import atomic_write
 from weakclip.errors import DataError, RunError
 from weakclip.images import overlay, read_mask, read_rgb, write_mask
@@ -149,6 +150,7 @@ class _Work:
         try:
             if not is_plain(str(image.path)):
                 raise DataError(f"{image.path}: the name has a control character or is no UTF-8; rename it")
+            check_name(image.name)
             if other is not None and not self.redo:
                 raise DataError(
                     f"{image.path}: would replace the mask of {other}; name both in one call, choose another --out, "

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from weakclip.datasets.base import check_name
 from weakclip.datasets.image_folder import IMAGE_SUFFIXES
 from weakclip.disk import expand_home
 from weakclip.errors import DataError
@@ -43,7 +42,7 @@ def find_images(
         leave_out: a folder whose images are not meant: the one that the results go to.
 
     Raises:
-        DataError: nothing at a path, no image that fits, or a path that cannot be the name of a result.
+        DataError: nothing at a path, or no image that fits.
     """
     paths: dict[Path, None] = {}
     for entry in inputs:
@@ -59,10 +58,7 @@ def find_images(
         raise DataError(f"{' '.join(inputs)}: {why}")
     root = Path(os.path.commonpath([path.parent for path in kept]))
     files = [path.relative_to(root).as_posix() for path in kept]
-    images = [InputImage(*parts) for parts in zip(kept, files, _names(files), strict=True)]
-    for image in images:
-        check_name(image.name)
-    return images
+    return [InputImage(*parts) for parts in zip(kept, files, _names(files), strict=True)]
 
 
 def _expanded(entry: str) -> Iterator[Path]:
