@@ -90,8 +90,8 @@ def test_an_image_that_cannot_be_read_is_listed_and_tried_again(
     assert not (tmp_path / "out/errors.jsonl").exists()
 
 
-@pytest.mark.parametrize("name", [b"caf\xe9.png", b"two\nlines.png"])
-def test_a_name_that_no_text_file_can_hold_costs_the_others_nothing(
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"two\nlines.png", b"n" * 251 + b".png"])
+def test_a_name_that_no_file_can_have_or_hold_costs_the_others_nothing(
     predict: Callable[..., dict[str, Any]], photos: Path, tmp_path: Path, name: bytes
 ) -> None:
     (photos / "e.png").unlink()

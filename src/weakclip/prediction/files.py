@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ from weakclip.threads import in_threads
 
 Labels = Mapping[InputImage, Sequence[str]] | None
 """Names of the classes of every image, where they are known."""
+
+LONGEST_NAME = 255 - len(".json")
+"""Bytes of a name without its ending, on most file systems."""
 
 WAITING = 4
 """Batches' worth of images that may wait for others of their size."""
@@ -151,6 +155,8 @@ class _Work:
             if not is_plain(str(image.path)):
                 raise DataError(f"{image.path}: the name has a control character or is no UTF-8; rename it")
             check_name(image.name)
+            if len(os.fsencode(Path(image.name).name)) > LONGEST_NAME:
+                raise DataError(f"{image.path}: the name is too long for its results; rename it")
             if other is not None and not self.redo:
                 raise DataError(
                     f"{image.path}: would replace the mask of {other}; name both in one call, choose another --out, "
