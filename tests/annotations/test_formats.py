@@ -26,7 +26,7 @@ from weakclip.annotations import (
 )
 from weakclip.annotations.brush_code import decode_brush, encode_brush
 from weakclip.classes import COCO14, ClassSet
-from weakclip.errors import DataError
+from weakclip.errors import DataError, StorageError
 
 FORMATS = {
     "coco": (write_coco, read_coco, "masks.json"),
@@ -124,6 +124,14 @@ def test_coco_annotations_in_any_order_are_put_together(tmp_path: Path) -> None:
     path.write_text(json.dumps(dict(reversed(content.items()))))
     for mask, entry in zip(read_back("coco", path, entries, CLASSES), entries, strict=True):
         assert np.array_equal(mask, entry.mask)
+
+
+def test_coco_file_without_room_for_its_regions_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written("coco", tmp_path, random_masks(CLASSES), CLASSES, Shapes())
+    with Path("/dev/full").open("r+b", buffering=0) as full:
+        monkeypatch.setattr("tempfile.TemporaryFile", lambda: full)
+        with pytest.raises(StorageError, match="cannot be written"):
+            list(read_coco(path))
 
 
 def test_the_brush_code_is_that_of_label_studio() -> None:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from by_path import load_script
 
 import weakclip.pipeline.affinity_stage as stage
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks/affinity.py"
-    spec = importlib.util.spec_from_file_location("affinity_benchmark", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/affinity.py")
 
 
 def test_it_measures_four_kinds_of_seeds_and_does_nothing_twice(

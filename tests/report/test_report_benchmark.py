@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from by_path import load_script
 
 from weakclip.report import read_images, write_report
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "report.py"
 
 
 @pytest.fixture
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("report_benchmark", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/report.py")
 
 
 def test_made_up_run_has_a_report_and_resumes(benchmark: ModuleType, tmp_path: Path) -> None:

@@ -6,24 +6,13 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from by_path import load_script
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "fuzz_readers.py"
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fuzz_readers", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-FUZZER = load()
+FUZZER = load_script("scripts/fuzz_readers.py")
 
 
 def damaged(content: bytes, rng: np.random.Generator) -> bytes:

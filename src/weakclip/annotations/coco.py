@@ -25,7 +25,7 @@ from weakclip.annotations.entries import (
 from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.json_stream import stream_lists
 from weakclip.datasets.regions import encode_runs, pack_runs, region_pixels
-from weakclip.disk import atomic_write
+from weakclip.disk import atomic_write, writing
 from weakclip.errors import DataError
 from weakclip.safe_text import short
 
@@ -84,10 +84,11 @@ def _region(pixels: np.ndarray, shapes: Shapes) -> dict[str, Any]:
 def read_coco(path: Path | str) -> Iterator[AnnotatedImage]:
     """The images of a COCO file in its order; of regions that overlap, the smaller one lies above.
 
-    The regions wait in a temporary file, sorted by nothing but an index, so that they never stand in memory whole.
+    The regions wait in a temporary file, of which an index alone is in memory.
 
     Raises:
         DataError: not such a file.
+        StorageError: no room for the temporary file.
     """
     images: dict[int, tuple[str, tuple[int, int]]] = {}
     names: dict[Any, str] = {}
@@ -119,10 +120,12 @@ def _store_regions(
 ) -> dict[int, list[int]]:
     """Write each region as a line of JSON; for every image where its lines begin."""
     places: dict[int, list[int]] = {}
-    for _, element in _elements(path, ("annotations",)):
-        if element["image_id"] in images and element.get("segmentation"):
-            places.setdefault(element["image_id"], []).append(store.tell())
-            store.write(json.dumps([names[element["category_id"]], element["segmentation"]]).encode() + b"\n")
+    with writing(tempfile.gettempdir()):
+        for _, element in _elements(path, ("annotations",)):
+            if element["image_id"] in images and element.get("segmentation"):
+                places.setdefault(element["image_id"], []).append(store.tell())
+                store.write(json.dumps([names[element["category_id"]], element["segmentation"]]).encode() + b"\n")
+        store.flush()
     return places
 
 
