@@ -33,9 +33,7 @@ def payload(folder: Path, run: RunImages, images: Sequence[ImageFigures]) -> str
         "kinds": [_kind(kind, order, images) for kind, order in lists],
         "embedded": {index: _pictures(folder, run, images[index].statistics.name) for index in shown},
     }
-    rows = ",".join(
-        _compact(_image(image)) for image in images
-    )  # one by one: encoded at once they take ten times the room
+    rows = ",".join(_compact(_image(image)) for image in images)  # one by one: a list of all rows takes more room
     text = f'{_compact(content)[:-1]},"images":[{rows}]}}'
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
