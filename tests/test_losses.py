@@ -79,7 +79,52 @@ def test_seeding_loss_balances_background_and_foreground() -> None:
     torch.testing.assert_close(seeding_loss(wrong_foreground, seeds), seeding_loss(wrong_background, seeds))
 
 
-@pytest.mark.parametrize("loss", ["seeding", "boundary", "matching"])
+def test_balanced_seeding_loss_follows_the_formula() -> None:
+    probs = random_probs(4, 5, 6, 5)
+    seeds = torch.randint(0, 5, (4, 6, 5), generator=torch.Generator().manual_seed(1))
+    seeds[:, :2], seeds[1][seeds[1] == 2], seeds[2], seeds[3] = IGNORE_INDEX, IGNORE_INDEX, 3, 0
+    expected = 0.0
+    for image, mask in zip(probs, seeds, strict=True):
+        means = {k: image[k][mask == k].log().mean().item() for k in range(5) if bool((mask == k).any())}
+        foreground = [mean for k, mean in means.items() if k]
+        expected -= (means.get(0, 0.0) + sum(foreground) / max(1, len(foreground))) / len(probs)
+    assert seeding_loss(probs, seeds, class_balance=True).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_in_the_balanced_loss_a_small_class_weighs_as_much_as_a_large_one() -> None:
+    """Ninety-nine pixels of one class and one of another; in the published form the pixel is a hundredth."""
+    seeds = torch.ones(1, 10, 10, dtype=torch.long)
+    seeds[0, 0, 0] = 2
+    gradients = {}
+    for class_balance in (False, True):
+        logits = torch.zeros(1, 3, 10, 10, requires_grad=True)
+        seeding_loss(logits.softmax(dim=1), seeds, class_balance=class_balance).backward()
+        assert logits.grad is not None
+        pull = logits.grad.abs().sum(dim=1)[0]
+        gradients[class_balance] = (pull[0, 0] / pull.sum()).item()
+    assert gradients[False] == pytest.approx(0.01, rel=1e-4)
+    assert gradients[True] == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("classes", [2, 5, 21, 81])
+def test_balance_changes_nothing_on_images_with_one_class(classes: int) -> None:
+    probs = random_probs(3, classes, 7, 5)
+    seeds = torch.zeros(3, 7, 5, dtype=torch.long)
+    seeds[0, 2:4], seeds[1, :, 1], seeds[2] = 1, classes - 1, IGNORE_INDEX
+    seeds[:, 5] = IGNORE_INDEX
+    torch.testing.assert_close(seeding_loss(probs, seeds, class_balance=True), seeding_loss(probs, seeds))
+
+
+def test_balanced_seeding_loss_does_not_depend_on_the_order_of_the_classes() -> None:
+    probs, order = random_probs(2, 5, 6, 6), torch.tensor([0, 3, 1, 4, 2])
+    seeds = torch.randint(0, 5, (2, 6, 6), generator=torch.Generator().manual_seed(3))
+    renamed = torch.argsort(order)[seeds]
+    torch.testing.assert_close(
+        seeding_loss(probs[:, order], renamed, class_balance=True), seeding_loss(probs, seeds, class_balance=True)
+    )
+
+
+@pytest.mark.parametrize("loss", ["seeding", "balanced", "boundary", "matching"])
 def test_a_better_prediction_has_a_lower_loss(loss: str) -> None:
     seeds = torch.randint(0, 5, (2, 8, 8), generator=torch.Generator().manual_seed(2))
     seeds[0, :3] = IGNORE_INDEX
@@ -88,6 +133,8 @@ def test_a_better_prediction_has_a_lower_loss(loss: str) -> None:
         probs = confident(seeds, 5, confidence)
         if loss == "seeding":
             values.append(seeding_loss(probs, seeds))
+        elif loss == "balanced":
+            values.append(seeding_loss(probs, seeds, class_balance=True))
         elif loss == "boundary":
             values.append(boundary_loss(probs, confident(seeds, 5, 0.95)))
         else:
@@ -96,11 +143,13 @@ def test_a_better_prediction_has_a_lower_loss(loss: str) -> None:
     assert values[0] > values[-1]
 
 
+@pytest.mark.parametrize("class_balance", [False, True])
 @pytest.mark.parametrize("only", [0, 1, IGNORE_INDEX])
-def test_images_without_some_seeds_give_no_nan(only: int) -> None:
+def test_images_without_some_seeds_give_no_nan(only: int, *, class_balance: bool) -> None:
     logits = torch.randn(2, 3, 8, 8, requires_grad=True)
     seeds = torch.full((2, 8, 8), only, dtype=torch.uint8)
-    total = seeding_loss(grid_probabilities(logits, (8, 8)), seeds) + matching_loss(logits.tanh(), seeds)
+    probs = grid_probabilities(logits, (8, 8))
+    total = seeding_loss(probs, seeds, class_balance=class_balance) + matching_loss(logits.tanh(), seeds)
     total.backward()
     assert math.isfinite(total.item())
     assert logits.grad is not None

@@ -72,16 +72,23 @@ def grid_seeds(seed_mask: Tensor, size: tuple[int, int]) -> Tensor:
     return seeds[:, 0].long()
 
 
-def seeding_loss(probs: Tensor, seed_mask: Tensor) -> Tensor:
+def seeding_loss(probs: Tensor, seed_mask: Tensor, *, class_balance: bool = False) -> Tensor:
     """Cross-entropy on the seeded pixels, background and foreground of each image with equal weight.
 
     `- mean_b [ sum_{u in M_0} log P_{u,0} / |M_0|  +  sum_{k>=1} sum_{u in M_k} log P_{u,k} / sum_{k>=1} |M_k| ]`
 
     `M_k` are the pixels that the seeds give to class k. An image without background (or foreground) seeds adds 0 there.
+    Inside the foreground every pixel weighs the same, so that the largest class decides. With `class_balance` (this
+    project's form, not the published one) every class that is seeded in the image, `C = {k >= 1: |M_k| > 0}`, does:
+
+    `- mean_b [ sum_{u in M_0} log P_{u,0} / |M_0|  +  1/|C| sum_{k in C} sum_{u in M_k} log P_{u,k} / |M_k| ]`
+
+    Both are equal on images with one class.
 
     Args:
         probs: `(B, K, h, w)` float, class probabilities; values below 1e-7 count as 1e-7.
         seed_mask: `(B, H, W)` integers, class indices and `IGNORE_INDEX`; another size is brought to `h, w` (nearest).
+        class_balance: whether the classes of an image weigh the same, however large they are.
 
     Returns:
         Scalar, at least 0.
@@ -90,6 +97,12 @@ def seeding_loss(probs: Tensor, seed_mask: Tensor) -> Tensor:
     >>> seeds = torch.tensor([[[0, 0], [2, 255]]])
     >>> round(seeding_loss(probs, seeds).item(), 4)                       # log 2 + log 4
     2.0794
+    >>> probs = torch.tensor([0.2, 0.5, 0.3]).reshape(1, 3, 1, 1).expand(1, 3, 2, 2)
+    >>> seeds = torch.tensor([[[1, 1], [1, 2]]])
+    >>> round(seeding_loss(probs, seeds).item(), 4)                       # -(3 log 0.5 + log 0.3) / 4
+    0.8209
+    >>> round(seeding_loss(probs, seeds, class_balance=True).item(), 4)   # -(log 0.5 + log 0.3) / 2
+    0.9486
     """
     seeds = grid_seeds(seed_mask, (probs.shape[2], probs.shape[3]))
     seeded = seeds != IGNORE_INDEX
@@ -97,13 +110,18 @@ def seeding_loss(probs: Tensor, seed_mask: Tensor) -> Tensor:
     surprise = -probs.float().clamp_min(PROBABILITY_FLOOR).gather(1, target[:, None])[:, 0].log()
     background = seeded & (seeds == 0)
     foreground = seeded & (seeds != 0)
-    return (_mean_over(surprise, background) + _mean_over(surprise, foreground)).mean()
+    if not class_balance:
+        return (_mean_over(surprise, background) + _mean_over(surprise, foreground)).mean()
+    classes = torch.arange(1, probs.shape[1], device=seeds.device).reshape(1, -1, 1, 1)
+    member = foreground[:, None] & (seeds[:, None] == classes)
+    present = member.any(dim=-1).any(dim=-1).sum(dim=1).clamp_min(1)
+    return (_mean_over(surprise, background) + _mean_over(surprise[:, None], member).sum(dim=1) / present).mean()
 
 
 def _mean_over(values: Tensor, chosen: Tensor) -> Tensor:
-    """`(B, h, w)` -> `(B,)`: mean over the chosen pixels of each image, 0 where there are none."""
-    total = torch.where(chosen, values, 0.0).sum(dim=(1, 2))
-    return total / chosen.sum(dim=(1, 2)).clamp_min(1)
+    """`(..., h, w)` -> `(...)`: mean over the chosen pixels, 0 where there are none."""
+    total = torch.where(chosen, values, 0.0).sum(dim=(-2, -1))
+    return total / chosen.sum(dim=(-2, -1)).clamp_min(1)
 
 
 def boundary_loss(probs: Tensor, crf_probs: Tensor) -> Tensor:

@@ -71,6 +71,17 @@ def test_the_loss_is_the_sum_of_its_parts(tiny_clip: FrozenCLIP, pairs: Training
     assert second.item() == pytest.approx(first.item() / 2, rel=0.2)  # dropout differs between the two calls
 
 
+def test_balance_by_class_is_a_setting(tiny_clip: FrozenCLIP, pairs: TrainingPairs):
+    model, batch = _model(tiny_clip, pairs).eval(), _batch(pairs)
+    batch["mask"][:, :3] = 1
+    batch["mask"][:, 3:, :16] = 2
+    probs = grid_probabilities(model(batch["image"]).logits, (LOSS.size, LOSS.size))
+    for class_balance in (False, True):
+        found = WeakCLIPLoss(replace(LOSS, crf=None, class_balance=class_balance))(model, batch)["seeding_loss"]
+        torch.testing.assert_close(found, stage.seeding_loss(probs, batch["mask"], class_balance=class_balance))
+    assert found != stage.seeding_loss(probs, batch["mask"])
+
+
 def test_the_crf_beside_the_other_losses_is_that_of_one_after_the_other(tiny_clip: FrozenCLIP, pairs: TrainingPairs):
     model, batch, size = _model(tiny_clip, pairs).eval(), _batch(pairs), (LOSS.size, LOSS.size)
     found = WeakCLIPLoss(LOSS)(model, batch)["boundary_loss"]
@@ -107,10 +118,10 @@ def test_a_stopped_training_ends_with_the_same_weights(
     calls = iter(range(1, 100))
     seeding = stage.seeding_loss
 
-    def interrupted(probs: Tensor, seeds: Tensor) -> Tensor:
+    def interrupted(probs: Tensor, seeds: Tensor, *, class_balance: bool) -> Tensor:
         if next(calls) == 3:
             signal.raise_signal(signal.SIGTERM)
-        return seeding(probs, seeds)
+        return seeding(probs, seeds, class_balance=class_balance)
 
     monkeypatch.setattr(stage, "seeding_loss", interrupted)
     with pytest.raises(SystemExit):

@@ -236,7 +236,7 @@ STAGES = {
         purpose="training the same network on the true masks, the upper bound",
         run=retrain_on_truth,
         sections=("retrain", "seed"),
-        data=("train images", "train masks", "student weights", "student trunk"),
+        data=("train images", "train masks", "labels from the review", "student weights", "student trunk"),
     ),
     "evaluate_truth": Stage(
         purpose="scores of the upper bound",

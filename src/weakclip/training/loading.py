@@ -15,6 +15,7 @@ from weakclip.errors import RunError, WeakCLIPError
 from weakclip.training.interrupt import ignore_stop_signals
 from weakclip.training.order import StepBatches
 from weakclip.training.processes import Processes
+from weakclip.training.sampling import Repeats
 from weakclip.training.settings import TrainSettings
 
 Batch = dict[str, Any]
@@ -50,7 +51,13 @@ def _collate(items: list[Any]) -> Any:
 
 
 def load_batches(
-    dataset: TrainingData, settings: TrainSettings, processes: Processes, *, start: int, seed: int
+    dataset: TrainingData,
+    settings: TrainSettings,
+    processes: Processes,
+    *,
+    start: int,
+    seed: int,
+    repeats: Repeats | None = None,
 ) -> Generator[Any, None, None]:
     """Batches of the steps from `start` on; an error of the package comes as an item in the place of its batch.
 
@@ -60,6 +67,7 @@ def load_batches(
         processes: this process takes its share of each batch.
         start: the first step, counted from 0.
         seed: of order and augmentation.
+        repeats: how often each item comes in an epoch; None for once.
     """
     batches = StepBatches(
         length=len(dataset),
@@ -69,6 +77,7 @@ def load_batches(
         seed=seed,
         rank=processes.rank,
         processes=processes.count,
+        repeats=repeats,
     )
     loader = DataLoader(
         _GuardedData(dataset),

@@ -23,6 +23,7 @@ from weakclip.training.loading import Batch, TrainingData, dead_workers_in_words
 from weakclip.training.log import TrainLog
 from weakclip.training.order import step_seed
 from weakclip.training.processes import Processes, open_processes
+from weakclip.training.sampling import repeats_of
 from weakclip.training.settings import TrainResult, TrainSettings, learning_rate_at
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -53,7 +54,8 @@ def fit(
 
     Args:
         model: only parameters with `requires_grad` are trained.
-        dataset: asked with `(index, rng_seed)`; may be smaller than a batch.
+        dataset: asked with `(index, rng_seed)`; may be smaller than a batch. Where the settings ask for repeats of rare
+            classes, it is `LabelledData`.
         loss_fn: `(model, batch)` → scalars; `loss` is minimised, the others are logged.
         settings: how long and how.
         folder: gets `checkpoint.safetensors` and `log.jsonl`.
@@ -63,7 +65,7 @@ def fit(
 
     Raises:
         DataError: an empty data set, or what the data set itself raises (progress is saved first).
-        ConfigError: a batch size that the processes cannot share.
+        ConfigError: a batch size that the processes cannot share, or repeats without labels.
         RunError: `max_bad_steps` steps in a row were not finite, a data worker died, or the checkpoint in `folder` was
             made with other settings.
         StorageError: the checkpoint or the log cannot be written; the last checkpoint stays.
@@ -75,13 +77,15 @@ def fit(
     processes = open_processes(device)
     if settings.batch_size % processes.count:
         raise ConfigError(f"batch_size: {settings.batch_size} cannot be shared by {processes.count} processes")
+    repeats = repeats_of(dataset, settings.repeat_threshold, log=processes.is_main)
+    origin = {"seed": seed, "images": len(dataset), "repeats": repeats.describe() if repeats else None}
     lay_out(model, torch.channels_last)  # a step of WeakCLIP takes a fifth to a quarter less time
     wrapped = processes.wrap(model)
-    run = _Run(model, settings, Path(folder), processes, {"seed": seed, "images": len(dataset)})
+    run = _Run(model, settings, Path(folder), processes, origin)
     run.resume()
     first, started = run.step, time.perf_counter()
     wrapped.train()
-    loaded = load_batches(dataset, settings, processes, start=first, seed=seed)
+    loaded = load_batches(dataset, settings, processes, start=first, seed=seed, repeats=repeats)
     with dead_workers_in_words(settings.workers), contextlib.closing(loaded) as batches:
         shown = track(batches, description, total=settings.steps, done=first) if processes.is_main else batches
         _take_steps(run, wrapped, loss_fn, shown)
@@ -119,7 +123,7 @@ class _Run:
     """What changes from step to step, and how it goes to disk and comes back."""
 
     def __init__(
-        self, model: nn.Module, settings: TrainSettings, folder: Path, processes: Processes, origin: dict[str, int]
+        self, model: nn.Module, settings: TrainSettings, folder: Path, processes: Processes, origin: dict[str, Any]
     ) -> None:
         self.settings, self.processes, self.step = settings, processes, 0
         self.path = folder / CHECKPOINT_NAME

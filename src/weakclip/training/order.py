@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from weakclip.training.sampling import Repeats
+
 _ORDER, _ITEM, _STEP = range(3)  # what a derived seed is for: equal coordinates with another purpose give another seed
 
 
@@ -36,6 +38,8 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 class StepBatches(Sampler[list[tuple[int, int]]]):
     """Batches of `(index, rng_seed)` from step `start` to step `steps`: permutations of the data, one after another.
 
+    With `repeats`, every epoch is a permutation of the data in which images of rare classes are more than once.
+
     An epoch may end inside a batch; a data set smaller than a batch is gone through several times in one.
 
     Args:
@@ -46,14 +50,25 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         seed: seed of the run.
         rank: this process.
         processes: number of processes; `batch_size` must be a multiple of it.
+        repeats: how often each item comes in an epoch; None for once.
 
     >>> [index for batch in StepBatches(length=3, batch_size=2, start=0, steps=3, seed=0) for index, _ in batch]
     [2, 0, 1, 0, 2, 1]
     """
 
     def __init__(
-        self, *, length: int, batch_size: int, start: int, steps: int, seed: int, rank: int = 0, processes: int = 1
+        self,
+        *,
+        length: int,
+        batch_size: int,
+        start: int,
+        steps: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+        repeats: Repeats | None = None,
     ) -> None:
+        self.repeats = repeats
         self.length, self.batch_size, self.start, self.steps, self.seed = length, batch_size, start, steps, seed
         self.share = batch_size // processes
         self.offset = rank * self.share
@@ -63,12 +78,17 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, order = -1, np.empty(0, dtype=np.int64)
+        items = self.repeats.items if self.repeats else self.length
         for step in range(self.start, self.steps):
             batch = []
             first = step * self.batch_size + self.offset
             for position in range(first, first + self.share):
-                if position // self.length != epoch:
-                    epoch = position // self.length
-                    order = np.random.default_rng(_derive(self.seed, _ORDER, epoch)).permutation(self.length)
-                batch.append((int(order[position % self.length]), item_seed(self.seed, position)))
+                if position // items != epoch:
+                    epoch = position // items
+                    order = self._order(epoch)
+                batch.append((int(order[position % items]), item_seed(self.seed, position)))
             yield batch
+
+    def _order(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng(_derive(self.seed, _ORDER, epoch))
+        return self.repeats.order(rng) if self.repeats else rng.permutation(self.length)

@@ -26,6 +26,8 @@ class TrainSettings:
         log_every: steps from line to line of `log.jsonl`.
         workers: processes that load data; 0 loads in the training process. The result does not depend on it.
         max_bad_steps: so many steps in a row whose loss or gradient is not finite end the training; fewer are skipped.
+        repeat_threshold: images of classes that fewer images show than so many times the mean of all classes come more
+            than once an epoch (`training.sampling`); 0.75 leaves even data sets as they are. None: each image once.
     """
 
     steps: int = 20_000
@@ -41,6 +43,7 @@ class TrainSettings:
     log_every: int = 20
     workers: int = 0
     max_bad_steps: int = 10
+    repeat_threshold: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every", "log_every", "max_bad_steps"):
@@ -55,6 +58,8 @@ class TrainSettings:
             raise ConfigError(f"precision: auto, fp32 or bf16 expected; found {self.precision!r}")
         if self.clip_grad_norm is not None and self.clip_grad_norm <= 0:
             raise ConfigError(f"clip_grad_norm: above 0, or null, expected; found {self.clip_grad_norm}")
+        if self.repeat_threshold is not None and self.repeat_threshold <= 0:
+            raise ConfigError(f"repeat_threshold: above 0, or null, expected; found {self.repeat_threshold}")
 
 
 @dataclass(frozen=True, kw_only=True)

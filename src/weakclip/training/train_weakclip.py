@@ -28,11 +28,13 @@ class LossSettings:
         size: side of the grid that seeding and boundary loss look at, pixels (64 for a crop of 512).
         matching_weight: weight of the matching loss; 0 leaves it out.
         crf: the dense CRF that the prediction is drawn to, on that grid; None leaves the boundary loss out.
+        class_balance: whether the classes of an image weigh the same in the seeding loss, however large they are.
     """
 
     size: int = 64
     matching_weight: float = 0.4
     crf: CRFParams | None = LOSS_CRF
+    class_balance: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -73,7 +75,9 @@ class WeakCLIPLoss:
         output = model(images)
         probs = grid_probabilities(output.logits, size)
         crf = self._beside.submit(_crf_target, _on_grid(images, size), probs.detach(), params) if params else None
-        parts = {"seeding_loss": seeding_loss(probs, grid_seeds(seeds, size))}
+        parts = {
+            "seeding_loss": seeding_loss(probs, grid_seeds(seeds, size), class_balance=self.settings.class_balance)
+        }
         matching = matching_loss(output.match_map, seeds, weight=weight) if weight else None
         if crf is not None:
             parts["boundary_loss"] = boundary_loss(probs, crf.result())
