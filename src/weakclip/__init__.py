@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from weakclip import classes, clip, crf, datasets, errors, inference, losses, metrics, modeling, seeds
     from weakclip.classes import IGNORE_INDEX, ClassSet
-    from weakclip.clip import FrozenCLIP, ImageFeatures, load_clip
+    from weakclip.clip import Encoder, FrozenCLIP, FrozenEncoder, ImageFeatures, load_clip
     from weakclip.config import RunConfig, load_config
     from weakclip.crf import CRFParams, Kernel, dense_crf
     from weakclip.errors import WeakCLIPError
@@ -32,7 +32,9 @@ __all__ = [
     "CRFParams",
     "ClassSet",
     "ConfusionMatrix",
+    "Encoder",
     "FrozenCLIP",
+    "FrozenEncoder",
     "ImageFeatures",
     "Kernel",
     "PredictSettings",
@@ -65,7 +67,7 @@ __all__ = [
 
 _HOMES = {
     "classes": ("IGNORE_INDEX", "ClassSet"),
-    "clip": ("FrozenCLIP", "ImageFeatures", "load_clip"),
+    "clip": ("Encoder", "FrozenCLIP", "FrozenEncoder", "ImageFeatures", "load_clip"),
     "config": ("RunConfig", "load_config"),
     "crf": ("CRFParams", "Kernel", "dense_crf"),
     "errors": ("WeakCLIPError",),

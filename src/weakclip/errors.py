@@ -25,6 +25,10 @@ class WeightsError(WeakCLIPError):
     """Missing, foreign or unreadable weights."""
 
 
+class EncoderError(WeakCLIPError):
+    """An encoder of the user's own that lacks what is needed, or gives something else than it says."""
+
+
 class RunError(WeakCLIPError):
     """A run folder that is not ours, or a stage whose inputs are missing."""
 

@@ -1,7 +1,11 @@
-"""CLIP, frozen: `load_clip` gives a `FrozenCLIP` from a hub id, a folder, an OpenAI archive, or "demo"."""
+"""CLIP, frozen: `load_clip` gives a `FrozenCLIP` from a hub id, a folder, an OpenAI archive, or "demo".
 
+`Encoder` is what the method asks of any encoder, `FrozenEncoder` the base of one's own.
+"""
+
+from weakclip.clip.encoder import BlockEncoder, Encoder, ImageFeatures, check_encoder
 from weakclip.clip.frozen_clip import FrozenCLIP
+from weakclip.clip.frozen_encoder import FrozenEncoder
 from weakclip.clip.load import load_clip
-from weakclip.clip.vision import ImageFeatures
 
-__all__ = ["FrozenCLIP", "ImageFeatures", "load_clip"]
+__all__ = ["BlockEncoder", "Encoder", "FrozenCLIP", "FrozenEncoder", "ImageFeatures", "check_encoder", "load_clip"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,15 +10,19 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
+from weakclip.clip.encoder import ImageFeatures
+from weakclip.clip.frozen_encoder import FrozenEncoder
 from weakclip.clip.text import end_positions, run_text_tower, tokenize
 from weakclip.clip.vision import (
-    ImageFeatures,
     PartialPatches,
     PositionInterpolation,
+    attend,
+    attention_output,
     cut_to_patches,
     default_tap_layers,
     embed_patches,
     interpolate_positions,
+    queries_keys_values,
     resize_to_patches,
     run_blocks,
     to_map,
@@ -30,7 +35,7 @@ CLIP_PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 """Standard deviation of RGB pixels in 0…1 that OpenAI's CLIP was trained with (openai/CLIP, clip/clip.py)."""
 
 
-class FrozenCLIP(nn.Module):
+class FrozenCLIP(FrozenEncoder):
     """CLIP (Radford et al., 2021) as a fixed encoder: no parameter trains, evaluation mode whatever the parent does.
 
     The image tower builds no graph. The text tower passes gradients through to the embeddings that drive it.
@@ -53,8 +58,8 @@ class FrozenCLIP(nn.Module):
         ValueError: a tapped layer outside the depth.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
+    prompt_position = 1
+    prefix = 1
     tap_layers: tuple[int, ...]
 
     def __init__(
@@ -69,20 +74,13 @@ class FrozenCLIP(nn.Module):
         position_interpolation: PositionInterpolation = "bicubic",
         partial_patches: PartialPatches = "resized",
     ) -> None:
-        super().__init__()
+        super().__init__(source=source, pixel_mean=pixel_mean, pixel_std=pixel_std)
         self.model = model.requires_grad_(False)
         self.tap(tap_layers)
         self.tokenizer = tokenizer
-        self.source = source
         self.position_interpolation: PositionInterpolation = position_interpolation
         self.partial_patches: PartialPatches = partial_patches
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).view(3, 1, 1))
-        self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).view(3, 1, 1))
         self.train(False)
-
-    def train(self, mode: bool = True) -> FrozenCLIP:
-        """Stay in evaluation mode: `mode` is ignored, so that no parent can wake dropout."""
-        return super().train(False)
 
     def tap(self, layers: Sequence[int] | None) -> None:
         """Choose the layers that `encode_image` gives.
@@ -118,7 +116,7 @@ class FrozenCLIP(nn.Module):
         return int(self._vision_config.patch_size)
 
     @property
-    def image_size(self) -> int:
+    def image_size(self) -> int:  # type: ignore[override]
         """Side in pixels of the square images that the position table was learned on."""
         return int(self._vision_config.image_size)
 
@@ -133,43 +131,24 @@ class FrozenCLIP(nn.Module):
         return int(self._vision_config.hidden_size)
 
     @property
+    def layer_widths(self) -> tuple[int, ...]:
+        """Channels of the tapped layers: `D` each."""
+        return (self.vision_width,) * len(self.tap_layers)
+
+    @property
     def text_width(self) -> int:
         """`C`, width of the text tower."""
         return int(self._text_config.hidden_size)
 
     @property
-    def context_length(self) -> int:
+    def context_length(self) -> int:  # type: ignore[override]
         """The most tokens that the text tower reads."""
         return int(self._text_config.max_position_embeddings)
 
     @property
-    def logit_scale(self) -> float:
+    def logit_scale(self) -> float:  # type: ignore[override]
         """Factor of cosine similarities before a softmax; 100 in OpenAI's models."""
         return float(self.model.logit_scale.exp())
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.pixel_mean.device
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """Pixels as the image tower wants them.
-
-        Args:
-            images: `(B, 3, H, W)` RGB, uint8 0…255 or float 0…1.
-
-        Returns:
-            `(B, 3, H, W)` in the type of the weights.
-
-        Raises:
-            ValueError: another shape.
-        """
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images are (B, 3, H, W); found {tuple(images.shape)}")
-        pixels = images.to(self.pixel_mean.dtype)
-        if not images.is_floating_point():
-            pixels = pixels / 255
-        return (pixels - self.pixel_mean) / self.pixel_std
 
     def embed_image(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Input of the first block of the image tower, for callers that run the blocks themselves.
@@ -192,7 +171,35 @@ class FrozenCLIP(nn.Module):
 
     def project_tokens(self, hidden: Tensor) -> Tensor:
         """Image-tower output `(B, N, D)` through the final norm and the projection: `(B, N, E)`."""
-        projected: Tensor = self.model.visual_projection(self.model.vision_model.post_layernorm(hidden))
+        return self.project(self.final_norm(hidden))
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks of the image tower, the first one first."""
+        return list(self.model.vision_model.encoder.layers)
+
+    def run_block(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """A whole block: `(B, N, D)` to `(B, N, D)`."""
+        output: Tensor = block(hidden, None)
+        return output
+
+    def attention_input(self, block: Any, hidden: Tensor) -> Tensor:
+        """A block's input `(B, N, D)` after its first norm: what its attention reads."""
+        normed: Tensor = block.layer_norm1(hidden)
+        return normed
+
+    attend = staticmethod(attend)
+    queries_keys_values = staticmethod(queries_keys_values)
+    attention_output = staticmethod(attention_output)
+
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        """The norm after the last block."""
+        normed: Tensor = self.model.vision_model.post_layernorm(hidden)
+        return normed
+
+    def project(self, normed: Tensor) -> Tensor:
+        """Normed tokens `(…, D)` into the joint embedding space, `(…, E)`."""
+        projected: Tensor = self.model.visual_projection(normed)
         return projected
 
     @torch.no_grad()
@@ -207,24 +214,10 @@ class FrozenCLIP(nn.Module):
             `ImageFeatures`; `.grid` says `(h, w)`.
         """
         hidden, grid = self.embed_image(images)
-        outputs = run_blocks(list(self.model.vision_model.encoder.layers), hidden)
+        outputs = run_blocks(self.blocks, hidden)
         layers = tuple(to_map(outputs[layer - 1], grid) for layer in self.tap_layers)
-        return ImageFeatures(layers=layers, tokens=self.project_tokens(outputs[-1]), grid=grid)
-
-    @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Projected embeddings of texts, as `CLIPModel.get_text_features` gives them.
-
-        Args:
-            texts: `K` texts.
-
-        Returns:
-            `(K, E)`, not normalised.
-
-        Raises:
-            DataError: a text longer than the context.
-        """
-        return self.encode_text_embeddings(*self.token_embeddings(texts))
+        tokens = self.project_tokens(outputs[-1])
+        return ImageFeatures(layers=layers, tokens=tokens, grid=grid, prefix=self.prefix, pooled=tokens[:, 0])
 
     @torch.no_grad()
     def token_embeddings(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -257,3 +250,19 @@ class FrozenCLIP(nn.Module):
             DataError: more tokens than CLIP has positions for.
         """
         return run_text_tower(self.model, embeddings, end_positions)
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of the two projections: other weights, other digits."""
+        digest = hashlib.sha256()
+        for projection in (self.model.visual_projection, self.model.text_projection):
+            digest.update(projection.weight.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def describe(self) -> str:
+        """Sizes of both towers."""
+        vision, text = self._vision_config, self._text_config
+        return (
+            f"CLIP with images of {vision.image_size} pixels in patches of {vision.patch_size}, "
+            f"{vision.num_hidden_layers} layers of {vision.hidden_size} (texts: {text.num_hidden_layers} of "
+            f"{text.hidden_size}), joint width {self.embed_dim}"
+        )

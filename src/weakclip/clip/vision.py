@@ -7,7 +7,6 @@ tapped layers, projected tokens and, where asked for, attention.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -16,21 +15,6 @@ from torch import Tensor, nn
 
 PositionInterpolation = Literal["bicubic", "bilinear"]
 PartialPatches = Literal["resized", "cut"]
-
-
-@dataclass(frozen=True)
-class ImageFeatures:
-    """What the image tower says of a batch of images.
-
-    Args:
-        layers: patch features of the tapped layers, each `(B, D, h, w)`: outputs of the blocks, before the final norm.
-        tokens: `(B, 1+hw, E)`, all tokens through the final norm and the projection; the class token first.
-        grid: `(h, w)`, patches along height and width.
-    """
-
-    layers: tuple[Tensor, ...]
-    tokens: Tensor
-    grid: tuple[int, int]
 
 
 def default_tap_layers(depth: int) -> tuple[int, ...]:
@@ -125,18 +109,27 @@ def attend(block: Any, hidden: Tensor, normed: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The output `(B, N, D)`, and the attention `(B, N, N)` averaged over the heads, rows summing to 1.
     """
+    queries, keys, values = queries_keys_values(block, normed)
+    weights = ((queries * block.self_attn.scale) @ keys.transpose(-1, -2)).softmax(dim=-1)
+    hidden = hidden + attention_output(block, weights @ values)
+    return hidden + block.mlp(block.layer_norm2(hidden)), weights.mean(dim=1)
+
+
+def queries_keys_values(block: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What the attention of a `CLIPEncoderLayer` compares and mixes: each `(B, heads, N, d)`, queries not scaled."""
     attention = block.self_attn
-    batch, count, _ = normed.shape
 
     def heads(projection: nn.Module) -> Tensor:
         projected: Tensor = projection(normed)
-        return projected.view(batch, count, attention.num_heads, -1).transpose(1, 2)
+        return projected.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
-    scores = (heads(attention.q_proj) * attention.scale) @ heads(attention.k_proj).transpose(-1, -2)
-    weights = scores.softmax(dim=-1)
-    mixed = (weights @ heads(attention.v_proj)).transpose(1, 2).reshape(batch, count, -1)
-    hidden = hidden + attention.out_proj(mixed)
-    return hidden + block.mlp(block.layer_norm2(hidden)), weights.mean(dim=1)
+    return heads(attention.q_proj), heads(attention.k_proj), heads(attention.v_proj)
+
+
+def attention_output(block: Any, mixed: Tensor) -> Tensor:
+    """Mixed values `(B, heads, N, d)` through the output projection of a `CLIPEncoderLayer`: `(B, N, D)`."""
+    projected: Tensor = block.self_attn.out_proj(mixed.transpose(1, 2).flatten(2))
+    return projected
 
 
 def to_map(hidden: Tensor, grid: tuple[int, int]) -> Tensor:

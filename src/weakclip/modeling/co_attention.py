@@ -55,10 +55,10 @@ class CoAttention(nn.Module):
 
         Args:
             text: `t_p`, `(K, E)` float, the same for all images.
-            image: `f_p`, `(B, 1+hw, E)` float, the class token first.
+            image: `f_p`, `(B, N, E)` float, the patches last; what stands before them (a class token) is matched, too.
 
         Returns:
-            `t_p*`, `(B, K, E)`, and `f_p*`, `(B, 1+hw, E)`.
+            `t_p*`, `(B, K, E)`, and `f_p*`, `(B, N, E)`.
         """
         narrow_image = self.image_projection(image)
         narrow_text = self.text_projection(text).expand(image.shape[0], -1, -1)
@@ -136,19 +136,20 @@ class Attention(nn.Module):
         return self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))
 
 
-def match_pixels(matched_image: Tensor, matched_text: Tensor, grid: tuple[int, int]) -> Tensor:
+def match_pixels(matched_image: Tensor, matched_text: Tensor, grid: tuple[int, int], *, prefix: int = 1) -> Tensor:
     """Match map: cosine similarity of every pixel with every class.
 
     Args:
-        matched_image: `f_p*`, `(B, 1+hw, E)` float, the class token first.
+        matched_image: `f_p*`, `(B, prefix+hw, E)` float, the patches last.
         matched_text: `t_p*`, `(B, K, E)` float.
         grid: `h, w`.
+        prefix: how many tokens stand before the patches: 1 for a class token.
 
     Returns:
         `(B, K, h, w)` float32, -1...1.
     """
     with torch.autocast(matched_image.device.type, enabled=False):  # divided by 0.07 later: half precision would show
-        pixels = functional.normalize(matched_image[:, 1:].float(), dim=-1)
+        pixels = functional.normalize(matched_image[:, prefix:].float(), dim=-1)
         classes = functional.normalize(matched_text.float(), dim=-1)
         return (classes @ pixels.transpose(1, 2)).unflatten(-1, grid)
 

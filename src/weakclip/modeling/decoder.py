@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from weakclip.modeling.pyramid_adapter import UndoubledLevel
+from weakclip.modeling.pyramid_adapter import UndoubledLevel, level_widths
 
 
 class TextGuidedDecoder(nn.Module):
     """The match map joins every pyramid level; a feature pyramid and a Semantic-FPN head decode them.
 
     Args:
-        in_channels: `D`, channels of the pyramid.
+        in_channels: `D`, channels of the pyramid, or those of each of its four levels.
         num_classes: `K`, with the background.
         channels: width of the decoder.
         dropout: of whole channels before the classifier, 0...1.
@@ -23,17 +23,20 @@ class TextGuidedDecoder(nn.Module):
     Source: Zhu et al., IJCV 2024; Kirillov et al., "Panoptic Feature Pyramid Networks", CVPR 2019.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, *, channels: int = 256, dropout: float = 0.1) -> None:
+    def __init__(
+        self, in_channels: int | Sequence[int], num_classes: int, *, channels: int = 256, dropout: float = 0.1
+    ) -> None:
         super().__init__()
         self.channels = channels
-        self.feature_pyramid = FeaturePyramid(in_channels + num_classes, channels)
+        guided = [width + num_classes for width in level_widths(in_channels)]
+        self.feature_pyramid = FeaturePyramid(guided, channels)
         self.head = SemanticHead(channels, num_classes, dropout=dropout)
 
     def forward(self, pyramid: Sequence[Tensor | UndoubledLevel], match_map: Tensor) -> Tensor:
         """Decode.
 
         Args:
-            pyramid: `f'_1 ... f'_4`, `(B, D, h_i, w_i)` float, the finest first; with or without their last doubling.
+            pyramid: `f'_1 ... f'_4`, `(B, D_i, h_i, w_i)` float, the finest first; with or without their last doubling.
             match_map: `(B, K, h, w)` float.
 
         Returns:
@@ -57,17 +60,18 @@ class FeaturePyramid(nn.Module):
     """1x1 lateral convolutions, top-down addition (nearest), 3x3 convolutions.
 
     Args:
-        in_channels: channels of every level, those of the match map included where one joins the levels.
+        in_channels: channels of every level, or of each of the four, those of the match map included where one joins
+            the levels.
         channels: channels of every result.
-        levels: how many levels.
 
     Source: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017.
     """
 
-    def __init__(self, in_channels: int, channels: int, *, levels: int = 4) -> None:
+    def __init__(self, in_channels: int | Sequence[int], channels: int) -> None:
         super().__init__()
-        self.laterals = nn.ModuleList(nn.Conv2d(in_channels, channels, 1) for _ in range(levels))
-        self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(levels))
+        widths = level_widths(in_channels)
+        self.laterals = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
+        self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in widths)
         for convolution in (*self.laterals, *self.outputs):
             nn.init.xavier_uniform_(convolution.weight)
 
@@ -75,7 +79,7 @@ class FeaturePyramid(nn.Module):
         """Merge.
 
         Args:
-            levels: `(B, D, h_i, w_i)` float, the finest first; with or without their last doubling.
+            levels: `(B, D_i, h_i, w_i)` float, the finest first; with or without their last doubling.
             match_map: `(B, K, h, w)` float, which joins the channels of every level (resized, corners aligned).
 
         Returns:

@@ -18,14 +18,11 @@ def loading_note(model: WeakCLIP, origin: str, elsewhere: Iterable[str]) -> str:
         origin: the file or folder and its format.
         elsewhere: what the weights did not tell and where it was taken from instead, a phrase each; may be empty.
     """
-    clip, classes = model.clip, model.class_set.names
-    vision, text = clip.model.vision_model.config, clip.model.text_model.config
+    classes = model.class_set.names
     shown = classes if len(classes) <= _SHOWN + 1 else (*classes[:_SHOWN], "…", classes[-1])
     parts = (
         f"{len(classes)} classes ({', '.join(shown)})",
-        f"CLIP with images of {vision.image_size} pixels in patches of {vision.patch_size}, "
-        f"{vision.num_hidden_layers} layers of {vision.hidden_size} (texts: {text.num_hidden_layers} of "
-        f"{text.hidden_size}), joint width {clip.embed_dim}",
+        model.clip.describe(),
         f"prompt length {model.prompt.length}",
         f"co-attention width {getattr(model.co_attention, 'width', 'none')}",
         f"decoder width {getattr(model.decoder, 'channels', 'none')}",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from weakclip.modeling.decoder import FeaturePyramid, SemanticHead
-from weakclip.modeling.pyramid_adapter import UndoubledLevel
+from weakclip.modeling.pyramid_adapter import UndoubledLevel, doublings, pooled
 
 
 class ResizedPyramid(nn.Module):
@@ -20,28 +20,39 @@ class ResizedPyramid(nn.Module):
 
     Each map is normalised over its channels and pixels, as the adapter's group norm does but without learned scale and
     shift; bilinear resizing stands for the transposed convolutions, and the fourth map is max-pooled as there.
+
+    Args:
+        scales: side of each map in sides of the patch grid, powers of two.
     """
+
+    def __init__(self, scales: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
+        super().__init__()
+        self.doublings = doublings(scales)
 
     def forward(self, layers: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Build the pyramid.
 
         Args:
-            layers: four maps `(B, D, h, w)` float, from the lowest layer to the highest.
+            layers: four maps `(B, D_i, h, w)` float, from the lowest layer to the highest.
 
         Returns:
-            `(B, D, 4h, 4w)`, `(B, D, 2h, 2w)`, `(B, D, h, w)`, `(B, D, h // 2, w // 2)`; a side of one patch stays one.
+            `(B, D_1, 4h, 4w)`, `(B, D_2, 2h, 2w)`, `(B, D_3, h, w)`, `(B, D_4, h // 2, w // 2)`; a side of one patch
+            stays one.
         """
-        return self.levels(layers)
+        first, second, third, fourth = self.levels(layers)
+        return first, second, third, fourth
 
-    def levels(self, layers: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def levels(self, layers: Sequence[Tensor]) -> list[Tensor]:
         """As `forward`: nothing here can be put off."""
-        first, second, third, fourth = (functional.group_norm(layer.contiguous(), 1) for layer in layers)
-        window = (min(2, fourth.shape[2]), min(2, fourth.shape[3]))
-        return _enlarged(first, 4), _enlarged(second, 2), third, functional.max_pool2d(fourth, window)
+        normed = (functional.group_norm(layer.contiguous(), 1) for layer in layers)
+        return [_resized(each, count) for each, count in zip(normed, self.doublings, strict=True)]
 
 
-def _enlarged(maps: Tensor, factor: int) -> Tensor:
-    return functional.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
+def _resized(maps: Tensor, count: int) -> Tensor:
+    """`maps` doubled `count` times; halved where that is below 0."""
+    if count <= 0:
+        return pooled(maps, -count) if count else maps
+    return functional.interpolate(maps, scale_factor=2**count, mode="bilinear", align_corners=False)
 
 
 class PlainMatching(nn.Module):
@@ -52,7 +63,7 @@ class PlainMatching(nn.Module):
 
         Args:
             text: `(K, E)` float.
-            image: `(B, 1+hw, E)` float.
+            image: `(B, N, E)` float.
 
         Returns:
             `(B, K, E)`, and `image`.
@@ -64,13 +75,15 @@ class UnguidedDecoder(nn.Module):
     """In place of `TextGuidedDecoder`: the same feature pyramid and head, on the pyramid alone.
 
     Args:
-        in_channels: `D`, channels of the pyramid.
+        in_channels: `D`, channels of the pyramid, or those of each of its four levels.
         num_classes: `K`, with the background.
         channels: width of the decoder.
         dropout: of whole channels before the classifier, 0...1.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, *, channels: int = 256, dropout: float = 0.1) -> None:
+    def __init__(
+        self, in_channels: int | Sequence[int], num_classes: int, *, channels: int = 256, dropout: float = 0.1
+    ) -> None:
         super().__init__()
         self.feature_pyramid = FeaturePyramid(in_channels, channels)
         self.head = SemanticHead(channels, num_classes, dropout=dropout)
@@ -79,7 +92,7 @@ class UnguidedDecoder(nn.Module):
         """Decode; the match map is not looked at.
 
         Args:
-            pyramid: `f'_1 ... f'_4`, `(B, D, h_i, w_i)` float, the finest first; with or without their last doubling.
+            pyramid: `f'_1 ... f'_4`, `(B, D_i, h_i, w_i)` float, the finest first; with or without their last doubling.
             match_map: `(B, K, h, w)` float.
 
         Returns:

@@ -98,7 +98,7 @@ def _elsewhere(model: WeakCLIP, told: Mapping[str, Any], vocabulary: str | Path 
     def source(part: str, key: str, otherwise: str) -> str:
         return "`architecture`" if key in told.get(part, {}) else otherwise
 
-    clip, co_attention = model.clip, cast(CoAttention, model.co_attention)
+    clip, co_attention = cast(FrozenCLIP, model.clip), cast(CoAttention, model.co_attention)
     vision, text = clip.model.vision_model.config, clip.model.text_model.config
     channels = f"{_HEAD_WIDTH} channels each assumed"
     layers = ", ".join(map(str, clip.tap_layers))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from weakclip.classes import ClassSet
-from weakclip.clip import FrozenCLIP, load_clip
+from weakclip.clip import Encoder, FrozenCLIP, check_encoder, load_clip
 from weakclip.disk import atomic_write, expand_home
 from weakclip.errors import WeakCLIPError, WeightsError
 from weakclip.images import write_json
@@ -39,7 +38,7 @@ def save_weakclip(model: WeakCLIP, folder: str | Path) -> Path:
     """Write what is trained, and everything that is needed to build the model again.
 
     `model.safetensors` holds `model.trainable_state()`; `weakclip.json` the class set, the `ModelSettings`, and the
-    source, tapped layers and pixel statistics of CLIP. Each file appears whole or not at all.
+    source, tapped layers, pixel statistics and fingerprint of the encoder. Each file appears whole or not at all.
 
     Args:
         model: the model.
@@ -64,7 +63,7 @@ def load_weakclip(
     *,
     architecture: Mapping[str, Any] | str | Path | None = None,
     vocabulary: str | Path | None = None,
-    clip: FrozenCLIP | None = None,
+    clip: Encoder | None = None,
     device: str | torch.device = "cpu",
 ) -> WeakCLIP:
     """Load a WeakCLIP of ours, or a checkpoint in the format of the released code.
@@ -73,7 +72,8 @@ def load_weakclip(
         path: a folder of `save_weakclip` (or a file in it), or a released `.pth`.
         architecture: for a released checkpoint, what no weight shape tells; see `released.load_released`.
         vocabulary: CLIP's tokenizer where its source has none; see `load_clip`.
-        clip: an encoder that is loaded already, used in place of the one that the folder names.
+        clip: an encoder that is loaded already, used in place of the CLIP that the folder names; needed where the model
+            was trained with an encoder that is no CLIP, for a folder never runs code.
         device: where the model goes; `clip` moves along.
 
     Returns:
@@ -82,6 +82,7 @@ def load_weakclip(
 
     Raises:
         WeightsError: nothing there, not a checkpoint, or one that does not fit; no code in a file is ever run.
+        EncoderError: `clip` is no `Encoder`.
     """
     path = expand_home(path)
     if path.name in (WEIGHTS_FILE, DESCRIPTION_FILE):
@@ -125,10 +126,10 @@ def describe(model: WeakCLIP) -> dict[str, Any]:
         "settings": asdict(settings_of(model)),
         "clip": {
             "source": clip.source,
-            "tap_layers": list(clip.tap_layers),
+            "tap_layers": _taps(clip),
             "pixel_mean": clip.pixel_mean.flatten().tolist(),
             "pixel_std": clip.pixel_std.flatten().tolist(),
-            "fingerprint": clip_fingerprint(clip),
+            "fingerprint": clip.fingerprint(),
         },
     }
 
@@ -148,7 +149,7 @@ def settings_of(model: WeakCLIP) -> ModelSettings:
         )
     return ModelSettings(
         prompt_length=model.prompt.length,
-        tap_layers=tuple(model.clip.tap_layers),
+        tap_layers=_frozen(_taps(model.clip)),
         co_attention_width=attention.width,
         co_attention_heads=attention.heads,
         co_attention_layers=len(attention.text_layers),
@@ -157,18 +158,17 @@ def settings_of(model: WeakCLIP) -> ModelSettings:
     )
 
 
-def clip_fingerprint(clip: FrozenCLIP) -> str:
-    """Sixteen hex digits of the two projections: other weights, other digits."""
-    digest = hashlib.sha256()
-    for projection in (clip.model.visual_projection, clip.model.text_projection):
-        digest.update(projection.weight.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def _taps(clip: Encoder) -> list[int] | None:
+    """The tapped layers of a CLIP; None for another encoder, which has maps of its own."""
+    return list(clip.tap_layers) if isinstance(clip, FrozenCLIP) else None
 
 
-def _load_folder(folder: Path, vocabulary: str | Path | None, clip: FrozenCLIP | None) -> WeakCLIP:
+def _load_folder(folder: Path, vocabulary: str | Path | None, clip: Encoder | None) -> WeakCLIP:
     description = _read_description(folder / DESCRIPTION_FILE)
     state = _read_state(folder / WEIGHTS_FILE)
-    named = f"loaded from {description['clip']['source']}" if clip is None else f"given, from {clip.source}"
+    named = f"loaded from {description['clip']['source']}"
+    if clip is not None:
+        named = f"given, from {check_encoder(clip).source}"
     settings: ModelSettings = description["settings"]
     try:
         sides = (settings.co_attention_width, settings.decoder_channels)
@@ -201,7 +201,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         settings: dict[str, Any] = {key: _frozen(value) for key, value in raw["settings"].items()}
         about_clip = {
             "source": str(raw["clip"]["source"]),
-            "tap_layers": list(map(int, raw["clip"]["tap_layers"])),
+            "tap_layers": None if raw["clip"]["tap_layers"] is None else list(map(int, raw["clip"]["tap_layers"])),
             **{key: _statistics(raw["clip"][key]) for key in ("pixel_mean", "pixel_std")},
         }
         return {
@@ -229,6 +229,11 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
 def _named_clip(folder: Path, about_clip: Mapping[str, Any], vocabulary: str | Path | None) -> FrozenCLIP:
     """The encoder that a folder names, with the pixel statistics of the training."""
     source = about_clip["source"]
+    if about_clip["tap_layers"] is None:
+        raise WeightsError(
+            f"{folder}: trained with an encoder that is no CLIP ({short(source)}); pass it yourself: `clip` in "
+            "Python, or --clip python:MODULE:FUNCTION"
+        )
     try:
         clip = load_clip(source, tap_layers=about_clip["tap_layers"], vocabulary=vocabulary)
     except WeightsError as error:
@@ -247,15 +252,15 @@ def _statistics(value: Any) -> list[float]:
     return numbers
 
 
-def _check_clip(folder: Path, about_clip: Mapping[str, Any], clip: FrozenCLIP) -> None:
+def _check_clip(folder: Path, about_clip: Mapping[str, Any], clip: Encoder) -> None:
     """The encoder at hand is the one that the weights were trained with."""
     known = about_clip["fingerprint"]
-    if known is not None and known != clip_fingerprint(clip):
+    if known is not None and known != clip.fingerprint():
         raise WeightsError(
             f"{folder}: trained with other CLIP weights than {clip.source!r} now holds "
-            f"(fingerprint {known}, found {clip_fingerprint(clip)}); load with the CLIP of the training"
+            f"(fingerprint {known}, found {clip.fingerprint()}); load with the CLIP of the training"
         )
     for name in ("pixel_mean", "pixel_std"):
         found = getattr(clip, name).flatten().cpu()
         if not torch.allclose(found, torch.tensor(about_clip[name], dtype=found.dtype)):
-            raise WeightsError(f"{folder}: trained with {name} {about_clip[name]}; this CLIP has {found.tolist()}")
+            raise WeightsError(f"{folder}: trained with {name} {about_clip[name]}; this encoder has {found.tolist()}")

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from weakclip.classes import ClassSet
-from weakclip.clip import FrozenCLIP
+from weakclip.clip import Encoder, check_encoder
+from weakclip.clip.encoder import check_features
 from weakclip.errors import ConfigError, WeightsError
 from weakclip.modeling.co_attention import CoAttention, match_pixels
 from weakclip.modeling.decoder import TextGuidedDecoder
@@ -48,7 +49,7 @@ class WeakCLIP(nn.Module):
     """The whole model, composed of finished parts. Everything but `clip` trains.
 
     Args:
-        clip: the frozen encoder; it taps four layers.
+        clip: the frozen encoder: a `FrozenCLIP` that taps four layers, or another `Encoder`; it is frozen in place.
         class_set: the classes, background first.
         prompt: learnable prompt before the class names.
         pyramid_adapter: patch features -> pyramid.
@@ -56,6 +57,9 @@ class WeakCLIP(nn.Module):
         decoder: pyramid and match map -> logits.
 
     The stand-ins of `plain_parts` take the place of a part that is left out.
+
+    Raises:
+        EncoderError: `clip` is no `Encoder`.
 
     Attributes:
         origin: for a model that `load_weakclip` made, one line on what was loaded: the file and its format, classes,
@@ -65,7 +69,7 @@ class WeakCLIP(nn.Module):
     def __init__(
         self,
         *,
-        clip: FrozenCLIP,
+        clip: Encoder,
         class_set: ClassSet,
         prompt: LearnablePrompt,
         pyramid_adapter: PyramidAdapter | ResizedPyramid,
@@ -75,12 +79,19 @@ class WeakCLIP(nn.Module):
         super().__init__()
         self.origin = ""
         self.class_set = class_set
-        self.clip = clip
+        self.clip = check_encoder(clip)
+        cast(nn.Module, clip).requires_grad_(False)
         self.prompt = prompt
         self.pyramid_adapter = pyramid_adapter
         self.co_attention = co_attention
         self.decoder = decoder
         self._known_text: tuple[Tensor, torch.dtype | None, Tensor] | None = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode of all that trains; the encoder stays in evaluation mode."""
+        super().train(mode)
+        cast(nn.Module, self.clip).train(False)
+        return self
 
     def forward(self, images: Tensor) -> WeakCLIPOutput:
         """Segment a batch.
@@ -91,10 +102,16 @@ class WeakCLIP(nn.Module):
 
         Returns:
             Logits, match map and class embeddings; see `WeakCLIPOutput`.
+
+        Raises:
+            EncoderError: the encoder gives something else than it says.
         """
-        features = self.clip.encode_image(images)
+        with torch.no_grad():
+            features = self.clip.encode_image(images)
+        if not torch.compiler.is_compiling():
+            check_features(self.clip, features)
         text, image = self.co_attention(self.text_embeddings(), features.tokens)
-        match_map = match_pixels(image, text, features.grid)
+        match_map = match_pixels(image, text, features.grid, prefix=features.prefix)
         levels = self.pyramid_adapter.levels(features.layers)
         del features, image  # no longer needed where memory peaks
         logits = self.decoder(levels, match_map)
@@ -154,7 +171,7 @@ class ModelSettings:
     Args:
         prompt_length: learnable vectors before the class words; 0 for none.
         tap_layers: the four image-tower layers that feed the pyramid, counted from 1; None takes those at 1/3, 1/2,
-            2/3 and 1 of the depth (4, 6, 8, 12 of 12). They are given to `load_clip`.
+            2/3 and 1 of the depth (4, 6, 8, 12 of 12). They are given to `load_clip`; for CLIP alone.
         co_attention_width: narrow width of the co-attention layers.
         co_attention_heads: attention heads, a divisor of that width.
         co_attention_layers: layers in each direction.
@@ -189,17 +206,18 @@ class ModelSettings:
         if self.tap_layers is not None and len(self.tap_layers) != PYRAMID_LEVELS:
             raise ConfigError(f"tap_layers names {PYRAMID_LEVELS} layers; found {list(self.tap_layers)}")
 
-    def build(self, clip: FrozenCLIP, class_set: ClassSet) -> WeakCLIP:
+    def build(self, clip: Encoder, class_set: ClassSet) -> WeakCLIP:
         """`build_weakclip` with these numbers; `clip` was loaded with these `tap_layers`."""
         numbers = asdict(self)
         taps = numbers.pop("tap_layers")
-        if taps is not None and tuple(taps) != clip.tap_layers:
-            raise ConfigError(f"tap_layers {list(taps)} differ from those of the loaded CLIP, {list(clip.tap_layers)}")
+        found = getattr(clip, "tap_layers", None)
+        if taps is not None and tuple(taps) != found:
+            raise ConfigError(f"tap_layers {list(taps)} differ from those of the encoder, {found}; null takes those")
         return build_weakclip(clip, class_set, **numbers)
 
 
 def build_weakclip(
-    clip: FrozenCLIP,
+    clip: Encoder,
     class_set: ClassSet,
     *,
     prompt_length: int = 8,
@@ -213,7 +231,7 @@ def build_weakclip(
     """WeakCLIP with fresh weights from torch's global generator, on the device of `clip`.
 
     Args:
-        clip: the frozen encoder; any widths, depth and patch size, four tapped layers.
+        clip: the frozen encoder; any widths, depth and patch size, four maps.
         class_set: the classes, background first.
         prompt_length: learnable vectors before the class words; 0 for none.
         co_attention_width: narrow width of the co-attention layers.
@@ -229,10 +247,11 @@ def build_weakclip(
     Raises:
         ConfigError: a number out of range, or a CLIP that does not tap four layers.
         DataError: prompt and class name together longer than CLIP's context.
+        EncoderError: `clip` is no `Encoder`.
     """
     ModelSettings(
         prompt_length=prompt_length,
-        tap_layers=clip.tap_layers,
+        tap_layers=getattr(clip, "tap_layers", None),
         co_attention_width=co_attention_width,
         co_attention_heads=co_attention_heads,
         co_attention_layers=co_attention_layers,
@@ -243,7 +262,7 @@ def build_weakclip(
         clip=clip,
         class_set=class_set,
         prompt=LearnablePrompt.for_classes(clip, class_set, length=prompt_length),
-        pyramid_adapter=PyramidAdapter(clip.vision_width),
+        pyramid_adapter=PyramidAdapter(clip.layer_widths, scales=clip.layer_scales),
         co_attention=CoAttention(
             clip.embed_dim,
             width=co_attention_width,
@@ -252,9 +271,9 @@ def build_weakclip(
             dropout=dropout,
             temperature_init=temperature_init,
         ),
-        decoder=TextGuidedDecoder(clip.vision_width, class_set.num_classes, channels=decoder_channels, dropout=dropout),
+        decoder=TextGuidedDecoder(clip.layer_widths, class_set.num_classes, channels=decoder_channels, dropout=dropout),
     )
-    return model.to(clip.pixel_mean.device)
+    return model.to(clip.device)
 
 
 def _autocast_dtype(device: torch.device) -> torch.dtype | None:

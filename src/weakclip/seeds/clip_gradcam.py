@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weakclip.classes import BACKGROUND_PROMPTS, ClassSet
-from weakclip.clip import FrozenCLIP
-from weakclip.clip.vision import attend
+from weakclip.clip import BlockEncoder, Encoder
+from weakclip.clip.encoder import with_blocks
 from weakclip.datasets import Sample
-from weakclip.errors import ConfigError
+from weakclip.errors import ConfigError, EncoderError
 from weakclip.seeds.base import CAM
 from weakclip.seeds.boxes import box_mask
 
@@ -82,14 +82,19 @@ class ClipGradCAM:
     """Class activation maps of a frozen CLIP for the classes among an image's labels.
 
     Args:
-        clip: the CLIP; images go to its device.
+        clip: the CLIP, or another encoder whose transformer blocks lie open; images go to its device.
         class_set: `prompts` are scored, against `background_prompts` (or `BACKGROUND_PROMPTS` without the class names).
         settings: see `GradCAMSettings`.
+
+    Raises:
+        EncoderError: an encoder without blocks, or without a class token where that is scored.
     """
 
-    def __init__(self, clip: FrozenCLIP, class_set: ClassSet, settings: GradCAMSettings | None = None) -> None:
-        self.clip = clip
+    def __init__(self, clip: Encoder, class_set: ClassSet, settings: GradCAMSettings | None = None) -> None:
+        self.clip = with_blocks(clip, "Grad-CAM")
         self.settings = settings or GradCAMSettings()
+        if self.settings.score_from == "class_token" and not self.clip.prefix:
+            raise EncoderError(f"{clip.source}: has no class token; set seeds.gradcam.score_from to patches")
         words = class_set.background_prompts
         if not words:
             words = tuple(word for word in BACKGROUND_PROMPTS if word not in class_set.prompts)
@@ -126,12 +131,12 @@ class ClipGradCAM:
 
 
 def grad_cam(
-    clip: FrozenCLIP, image: Tensor, foreground_text: Tensor, background_text: Tensor, settings: GradCAMSettings
+    clip: BlockEncoder, image: Tensor, foreground_text: Tensor, background_text: Tensor, settings: GradCAMSettings
 ) -> GradCAM:
     """Grad-CAM of one image for several classes at once: the trunk runs without a graph, the last block with one.
 
     Args:
-        clip: the CLIP.
+        clip: the CLIP, or another encoder with blocks.
         image: `(1, 3, H, W)` RGB, uint8 0…255 or float 0…1.
         foreground_text: `(n, E)` embeddings of the image's classes.
         background_text: `(m, E)` embeddings of the background prompts.
@@ -143,47 +148,43 @@ def grad_cam(
     hidden, normed, grid, attentions = _run_trunk(clip, image, settings.attention_layers)
     normed.requires_grad_()
     with torch.enable_grad():
-        output, attention = attend(_blocks(clip)[-1], hidden, normed)
+        output, attention = clip.attend(clip.blocks[-1], hidden, normed)
         text = torch.cat([foreground_text, background_text])
         scores = _scores(clip, output, text, settings.score_from)
         # One backward pass a class: measured faster on a CPU than a batched one (1 to 3 classes, 257 tokens).
         gradients = [
             torch.autograd.grad(score, normed, retain_graph=True)[0] for score in scores[0, : len(foreground_text)]
         ]
-    weights = torch.cat(gradients)[:, 1:].mean(dim=1)
-    maps = (weights @ normed[0, 1:].detach().T).relu().unflatten(1, grid)
+    first = clip.prefix
+    weights = torch.cat(gradients)[:, first:].mean(dim=1)
+    maps = (weights @ normed[0, first:].detach().T).relu().unflatten(1, grid)
     attentions.append(attention.detach())
-    mean_attention = torch.stack(attentions).mean(dim=0)[0, 1:, 1:]
+    mean_attention = torch.stack(attentions).mean(dim=0)[0, first:, first:]
     # Stretched twice, as in CLIP-ES: a map of tiny gradients, where the softmax is saturated, still reaches 1.
     return GradCAM(scores=scores[0].detach(), maps=_stretch(_stretch(maps)), attention=mean_attention)
 
 
-def _blocks(clip: FrozenCLIP) -> list[Any]:
-    return list(clip.model.vision_model.encoder.layers)
-
-
 @torch.no_grad()
 def _run_trunk(
-    clip: FrozenCLIP, image: Tensor, attention_layers: int
+    clip: BlockEncoder, image: Tensor, attention_layers: int
 ) -> tuple[Tensor, Tensor, tuple[int, int], list[Tensor]]:
     """Input of the last block, the same through its first norm, the grid, and the attentions that are wanted so far."""
-    *trunk, last = _blocks(clip)
+    *trunk, last = clip.blocks
     hidden, grid = clip.embed_image(image)
     attentions = []
     for index, block in enumerate(trunk):
         if index < len(trunk) + 1 - attention_layers:
-            hidden = block(hidden, None)
+            hidden = clip.run_block(block, hidden)
         else:
-            hidden, attention = attend(block, hidden, block.layer_norm1(hidden))
+            hidden, attention = clip.attend(block, hidden, clip.attention_input(block, hidden))
             attentions.append(attention)
-    return hidden, last.layer_norm1(hidden), grid, attentions
+    return hidden, clip.attention_input(last, hidden), grid, attentions
 
 
-def _scores(clip: FrozenCLIP, output: Tensor, text: Tensor, score_from: str) -> Tensor:
+def _scores(clip: BlockEncoder, output: Tensor, text: Tensor, score_from: str) -> Tensor:
     """Softmax over the texts of the scaled cosine similarity: `(1, n+m)`."""
-    tower = clip.model.vision_model
-    tokens = tower.post_layernorm(output[:, :1] if score_from == "class_token" else output[:, 1:])
-    embedding = clip.model.visual_projection(tokens.mean(dim=1))
+    tokens = clip.final_norm(output[:, :1] if score_from == "class_token" else output[:, clip.prefix :])
+    embedding = clip.project(tokens.mean(dim=1))
     similarity = F.normalize(embedding, dim=-1) @ F.normalize(text, dim=-1).T
     return (clip.logit_scale * similarity).softmax(dim=-1)
 

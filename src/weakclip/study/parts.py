@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from weakclip.classes import ClassSet
-from weakclip.clip import FrozenCLIP
+from weakclip.clip import Encoder
 from weakclip.config import RunConfig
 from weakclip.modeling import (
     CoAttention,
@@ -59,21 +59,21 @@ def part_variants(config: RunConfig) -> list[Variant]:
     ]
 
 
-def without_adapter(settings: ModelSettings, clip: FrozenCLIP, class_set: ClassSet) -> WeakCLIP:
+def without_adapter(settings: ModelSettings, clip: Encoder, class_set: ClassSet) -> WeakCLIP:
     """WeakCLIP whose decoder reads the layers of the image tower as they are, resized."""
-    return _recomposed(settings.build(clip, class_set), pyramid_adapter=ResizedPyramid())
+    return _recomposed(settings.build(clip, class_set), pyramid_adapter=ResizedPyramid(clip.layer_scales))
 
 
-def without_co_attention(settings: ModelSettings, clip: FrozenCLIP, class_set: ClassSet) -> WeakCLIP:
+def without_co_attention(settings: ModelSettings, clip: Encoder, class_set: ClassSet) -> WeakCLIP:
     """WeakCLIP that compares pixels and classes as CLIP gives them."""
     return _recomposed(settings.build(clip, class_set), co_attention=PlainMatching())
 
 
-def without_text_guidance(settings: ModelSettings, clip: FrozenCLIP, class_set: ClassSet) -> WeakCLIP:
+def without_text_guidance(settings: ModelSettings, clip: Encoder, class_set: ClassSet) -> WeakCLIP:
     """WeakCLIP whose decoder does not see the match map."""
     channels, dropout = settings.decoder_channels, settings.dropout
     whole = settings.build(clip, class_set)
-    decoder = UnguidedDecoder(clip.vision_width, class_set.num_classes, channels=channels, dropout=dropout)
+    decoder = UnguidedDecoder(clip.layer_widths, class_set.num_classes, channels=channels, dropout=dropout)
     return _recomposed(whole, decoder=decoder.to(clip.device))
 
 

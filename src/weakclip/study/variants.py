@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from weakclip.classes import ClassSet
-from weakclip.clip import FrozenCLIP
+from weakclip.clip import Encoder
 from weakclip.config import RunConfig
 from weakclip.disk import remove_leftovers
 from weakclip.errors import ConfigError, DataError
@@ -42,7 +42,7 @@ from weakclip.training.train_weakclip import WeakCLIPLoss
 
 logger = logging.getLogger("weakclip")
 
-Composer = Callable[[ModelSettings, FrozenCLIP, ClassSet], WeakCLIP]
+Composer = Callable[[ModelSettings, Encoder, ClassSet], WeakCLIP]
 """From the numbers, the encoder and the classes to a model with fresh weights."""
 
 SEEDS_ROW = "seeds"

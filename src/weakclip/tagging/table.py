@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from weakclip.classes import ClassSet
-from weakclip.clip import FrozenCLIP
+from weakclip.clip import Encoder
 from weakclip.datasets.image_folder import ImageFolder
 from weakclip.disk import atomic_write, no_link
 from weakclip.errors import ConfigError, DataError
@@ -51,9 +51,7 @@ class Tagging:
     notes: tuple[str, ...]
 
 
-def write_labels(
-    images: ImageFolder, out: Path, class_set: ClassSet, clip: FrozenCLIP, settings: TagSettings
-) -> Tagging:
+def write_labels(images: ImageFolder, out: Path, class_set: ClassSet, clip: Encoder, settings: TagSettings) -> Tagging:
     """Write a table of labels that `read_label_rows` reads: a row an image, with its classes and all their scores.
 
     Every class at or above the threshold is proposed. An image without one gets its best class, since training wants
@@ -64,7 +62,7 @@ def write_labels(
         images: the images.
         out: the table; it is replaced.
         class_set: the classes.
-        clip: the CLIP.
+        clip: the encoder.
         settings: see `TagSettings`.
 
     Raises:
@@ -103,9 +101,10 @@ def write_labels(
     )
 
 
-def _key(class_set: ClassSet, clip: FrozenCLIP, settings: TagSettings) -> str:
+def _key(class_set: ClassSet, clip: Encoder, settings: TagSettings) -> str:
     """Digest of what the scores depend on, beside the images."""
-    parts = [clip.source, class_set.names, class_set.prompts, class_set.background_prompts, settings.prompt_template]
+    words = (class_set.names, class_set.prompts, class_set.background_prompts)
+    parts = [clip.source, clip.fingerprint(), *words, settings.prompt_template]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 

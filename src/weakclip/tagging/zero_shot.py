@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from weakclip.classes import BACKGROUND_PROMPTS, ClassSet
-from weakclip.clip import FrozenCLIP
-from weakclip.errors import ConfigError
+from weakclip.clip import Encoder
+from weakclip.errors import ConfigError, EncoderError
 from weakclip.images import fit_factor, image_size, read_rgb, resize_rgb
 from weakclip.inference import window_starts
 from weakclip.seeds import GradCAMSettings
@@ -50,12 +50,20 @@ class Tagger:
     """Scores of the foreground classes of a class set.
 
     Args:
-        clip: the CLIP; images go to its device.
+        clip: the CLIP, or another encoder that embeds any text; images go to its device.
         class_set: `prompts` are scored among `background_prompts` (or `BACKGROUND_PROMPTS` without the class words).
         settings: see `TagSettings`.
+
+    Raises:
+        EncoderError: an encoder that knows some texts alone: it cannot tell the classes from everything else.
     """
 
-    def __init__(self, clip: FrozenCLIP, class_set: ClassSet, settings: TagSettings) -> None:
+    def __init__(self, clip: Encoder, class_set: ClassSet, settings: TagSettings) -> None:
+        if clip.known_texts is not None:
+            known = len(clip.known_texts)
+            raise EncoderError(
+                f"{clip.source}: knows {known} texts alone; tagging needs an encoder that embeds any text"
+            )
         self.clip = clip
         self.settings = settings
         background = class_set.background_prompts
@@ -85,8 +93,9 @@ class Tagger:
 
     def _probabilities(self, windows: Sequence[np.ndarray]) -> np.ndarray:
         pixels = torch.from_numpy(np.stack(windows)).permute(0, 3, 1, 2).to(self.clip.device)
-        class_token = self.clip.encode_image(pixels).tokens[:, 0]
-        similarity = F.normalize(class_token, dim=-1) @ self.text.T
+        with torch.no_grad():
+            embeddings = self.clip.encode_image(pixels).image_embeddings
+        similarity = F.normalize(embeddings, dim=-1) @ self.text.T
         return (self.clip.logit_scale * similarity).softmax(dim=-1)[:, : self.classes].float().cpu().numpy()
 
 
