@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 import weakclip
 from weakclip.datasets import ImageLabelDataset, collate_samples
-from weakclip.seeds import ClipGradCAM, SeedSettings, seed_masks
+from weakclip.seeds import PatchText, SeedSettings, seed_masks
 
 CLASSES = weakclip.ClassSet.from_foreground(["red disc", "blue disc"], background_prompts=["grey wall"])
 COLORS = {1: (200, 30, 30), 2: (30, 30, 200)}
@@ -51,7 +51,7 @@ class DiscDataset(ImageLabelDataset):
 def main() -> None:
     """Seeds of the first image, and a batch from a `DataLoader`."""
     dataset = DiscDataset(count=6)
-    method = ClipGradCAM(weakclip.load_clip("demo"), dataset.class_set)
+    method = PatchText(weakclip.load_clip("demo"), dataset.class_set)
     sample = dataset[0]
     masks = seed_masks(sample, method.cam(sample), SeedSettings())
     print(

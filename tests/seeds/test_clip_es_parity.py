@@ -19,7 +19,8 @@ from weakclip.clip.openai_archive import convert_openai_state
 from weakclip.clip.vision import interpolate_positions
 from weakclip.clip.vocabulary import tokenizer_from_merges
 from weakclip.seeds.boxes import box_mask
-from weakclip.seeds.clip_gradcam import GradCAM, GradCAMSettings, grad_cam, refine
+from weakclip.seeds.clip_gradcam import GradCAM, GradCAMSettings, grad_cam
+from weakclip.seeds.refinement import refine
 
 Sizes = oracle.Sizes
 MADE = {

@@ -14,7 +14,8 @@ from weakclip.datasets import Sample
 from weakclip.errors import ConfigError
 from weakclip.seeds import ClipGradCAM, GradCAMSettings
 from weakclip.seeds.boxes import box_mask, strong_boxes
-from weakclip.seeds.clip_gradcam import affinity, grad_cam, refine
+from weakclip.seeds.clip_gradcam import grad_cam
+from weakclip.seeds.refinement import affinity, refine
 
 CLASSES = ClassSet.from_foreground(["cat", "dog", "bird", "boat"], background_prompts=["sky", "sea"])
 

@@ -12,7 +12,7 @@ from weakclip.errors import ConfigError
 from weakclip.inference import InferenceSettings
 from weakclip.modeling import ModelSettings
 from weakclip.pseudo_masks import PseudoMaskSettings
-from weakclip.seeds import GradCAMSettings, SeedSettings
+from weakclip.seeds import GradCAMSettings, PatchTextSettings, SeedSettings
 from weakclip.training.retrain import RetrainSettings
 from weakclip.training.settings import TrainSettings
 from weakclip.training.train_affinity import AffinitySettings
@@ -87,21 +87,24 @@ class SeedStageSettings:
     """Where the seeds come from.
 
     Args:
-        method: "clip_gradcam" makes them from the frozen CLIP; "mctformer" trains an MCTformer+ on the labels first, or
-            takes a trained one; "imported_cams" and "imported_masks" read a folder.
+        method: "patch_text" and "clip_gradcam" make them from the frozen CLIP, without and with a gradient; "mctformer"
+            trains an MCTformer+ on the labels first, or takes a trained one; "imported_cams" and "imported_masks" read
+            a folder.
         folder: for imported seeds, the folder with one file an image; None otherwise.
         first_class: for imported CAMs, the number that their files give to the first foreground class: 0 or 1.
-        gradcam: how CLIP's class activation maps are made.
+        gradcam: how "clip_gradcam" makes its maps.
+        patch_text: how "patch_text" makes its maps.
         mctformer: which MCTformer+, how it is trained, and how its maps are made.
         affinity: an AffinityNet that is trained on the maps and spreads them; None for none. `background_power` of its
             walk then takes the place of that of `masks`.
         masks: how class activation maps become seed masks.
     """
 
-    method: Literal["clip_gradcam", "mctformer", "imported_cams", "imported_masks"] = "clip_gradcam"
+    method: Literal["patch_text", "clip_gradcam", "mctformer", "imported_cams", "imported_masks"] = "clip_gradcam"
     folder: str | None = None
     first_class: int = 0
     gradcam: GradCAMSettings = field(default_factory=GradCAMSettings)
+    patch_text: PatchTextSettings = field(default_factory=PatchTextSettings)
     mctformer: MCTformerSettings = field(default_factory=MCTformerSettings)
     affinity: AffinitySettings | None = None
     masks: SeedSettings = field(default_factory=SeedSettings)

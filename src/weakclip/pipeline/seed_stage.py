@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,17 @@ from weakclip.pipeline.affinity_stage import affinity_seeds
 from weakclip.pipeline.context import RunContext
 from weakclip.progress import track
 from weakclip.safe_text import parse_json
-from weakclip.seeds import ClipGradCAM, ImportedCAMs, ImportedMasks, MCTformerCAM, SeedMasks, SeedMethod, seed_masks
+from weakclip.seeds import (
+    BatchedSeedMethod,
+    ClipGradCAM,
+    ImportedCAMs,
+    ImportedMasks,
+    MCTformerCAM,
+    PatchText,
+    SeedMasks,
+    SeedMethod,
+    seed_masks,
+)
 from weakclip.training.train_mctformer import WEIGHTS_FILE, train_mctformer
 
 SEEDS, DENSE = "masks", "dense"
@@ -32,7 +42,18 @@ MCTFORMER = "mctformer"
 SHARES = ("foreground", "background", "undecided")
 """Of the pixels of a seed mask; they sum to 1."""
 
-SeedMaker = Callable[[Sample], SeedMasks]
+
+@dataclass(frozen=True)
+class SeedMaker:
+    """What turns samples into masks.
+
+    Args:
+        masks: of several samples, in their order.
+        batch_size: how many samples are worth giving to it at once.
+    """
+
+    masks: Callable[[Sequence[Sample]], Iterable[SeedMasks]]
+    batch_size: int = 1
 
 
 @dataclass(frozen=True)
@@ -59,11 +80,9 @@ def make_seeds(context: RunContext, folder: Path) -> None:
     dataset = context.train
     left = [index for index, name in enumerate(dataset.names) if not _is_done(folder, name)]
     if left:
-        maker = seed_maker(context, folder)
+        made = _made(dataset, left, seed_maker(context, folder))
         log = folder / "log.jsonl"
-        for index in track(left, "seeds", total=len(dataset), done=len(dataset) - len(left)):
-            sample = dataset[index]
-            masks = maker(sample)
+        for sample, masks in track(made, "seeds", total=len(dataset), done=len(dataset) - len(left)):
             append_json(log, asdict(_shares(sample, masks.seed, dataset)))
             write_mask(folder / SEEDS / f"{sample.name}.png", masks.seed, dataset.class_set.palette)
             write_mask(folder / DENSE / f"{sample.name}.png", masks.dense, dataset.class_set.palette)
@@ -71,15 +90,37 @@ def make_seeds(context: RunContext, folder: Path) -> None:
     write_json(folder / "metrics.json", {**_summary(folder / "log.jsonl", dataset), **left_out})
 
 
+def _made(dataset: ImageLabelDataset, left: Sequence[int], maker: SeedMaker) -> Iterator[tuple[Sample, SeedMasks]]:
+    """The samples that are left, with their masks. Batches are cut from the whole data set, so that a run that goes on
+    has the same ones as a run that nobody disturbed."""
+    size, wanted = maker.batch_size, set(left)
+    for first in sorted({index // size * size for index in left}):
+        batch = range(first, min(first + size, len(dataset)))
+        samples = [dataset[index] for index in batch]
+        for index, sample, masks in zip(batch, samples, maker.masks(samples), strict=True):
+            if index in wanted:
+                yield sample, masks
+
+
 def seed_maker(context: RunContext, folder: Path) -> SeedMaker:
-    """The function from a sample to its masks that the settings ask for; what it needs to learn first, it learns."""
+    """The function from samples to their masks that the settings ask for; what it needs to learn first, it learns."""
     settings: SeedStageSettings = context.config.seeds
     if settings.method == "imported_masks":
-        return ImportedMasks(str(settings.folder), context.train.class_set).masks
+        return _one_by_one(ImportedMasks(str(settings.folder), context.train.class_set).masks)
     if settings.affinity is not None:
-        return affinity_seeds(context, folder, settings.affinity, lambda: _seed_method(context, folder))
+        return _one_by_one(affinity_seeds(context, folder, settings.affinity, lambda: _seed_method(context, folder)))
     method = _seed_method(context, folder)
-    return lambda sample: seed_masks(sample, method.cam(sample), settings.masks)
+    if not isinstance(method, BatchedSeedMethod):
+        return _one_by_one(lambda sample: seed_masks(sample, method.cam(sample), settings.masks))
+    cams, masks = method.cams, settings.masks
+    return SeedMaker(
+        lambda samples: (seed_masks(*each, masks) for each in zip(samples, cams(samples), strict=True)),
+        method.batch_size,
+    )
+
+
+def _one_by_one(masks_of: Callable[[Sample], SeedMasks]) -> SeedMaker:
+    return SeedMaker(lambda samples: map(masks_of, samples))
 
 
 def _seed_method(context: RunContext, folder: Path) -> SeedMethod:
@@ -91,6 +132,8 @@ def _seed_method(context: RunContext, folder: Path) -> SeedMethod:
     if settings.method == "mctformer":
         model = load_mctformer(_mctformer_weights(context, folder / MCTFORMER), device=context.device)
         return MCTformerCAM(model, class_set, settings.mctformer.cams)
+    if settings.method == "patch_text":
+        return PatchText(context.clip, class_set, settings.patch_text)
     return ClipGradCAM(context.clip, class_set, settings.gradcam)
 
 

@@ -1,21 +1,33 @@
 """Seeds: where the classes of an image are, told from its labels alone."""
 
 from weakclip.seeds.affinity import AffinityLabelSettings, AffinityRefiner, RandomWalkSettings, affinity_label
-from weakclip.seeds.base import CAM, SeedMasks, SeedMethod, SeedSettings, seed_masks, sharpened_masks
+from weakclip.seeds.base import (
+    CAM,
+    BatchedSeedMethod,
+    SeedMasks,
+    SeedMethod,
+    SeedSettings,
+    seed_masks,
+    sharpened_masks,
+)
 from weakclip.seeds.clip_gradcam import ClipGradCAM, GradCAMSettings
 from weakclip.seeds.imported import ImportedCAMs, ImportedMasks
 from weakclip.seeds.mctformer import MCTformerCAM, MCTformerCAMSettings
+from weakclip.seeds.patch_text import PatchText, PatchTextSettings
 
 __all__ = [
     "CAM",
     "AffinityLabelSettings",
     "AffinityRefiner",
+    "BatchedSeedMethod",
     "ClipGradCAM",
     "GradCAMSettings",
     "ImportedCAMs",
     "ImportedMasks",
     "MCTformerCAM",
     "MCTformerCAMSettings",
+    "PatchText",
+    "PatchTextSettings",
     "RandomWalkSettings",
     "SeedMasks",
     "SeedMethod",

@@ -7,8 +7,9 @@ class where that probability reaches a threshold, and 255 elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -75,6 +76,20 @@ class SeedMethod(Protocol):
 
     def cam(self, sample: Sample) -> CAM:
         """Maps of the classes among the sample's labels."""
+        ...
+
+
+@runtime_checkable
+class BatchedSeedMethod(SeedMethod, Protocol):
+    """A seed method that is faster where it gets several samples at once."""
+
+    @property
+    def batch_size(self) -> int:
+        """How many samples are worth giving to `cams` at once."""
+        ...
+
+    def cams(self, samples: Sequence[Sample]) -> list[CAM]:
+        """The maps of several samples, as `cam` gives them; rounding may differ."""
         ...
 
 

@@ -13,24 +13,21 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weakclip.classes import BACKGROUND_PROMPTS, ClassSet
+from weakclip.classes import ClassSet
 from weakclip.clip import BlockEncoder, Encoder
 from weakclip.clip.encoder import with_blocks
 from weakclip.datasets import Sample
 from weakclip.errors import ConfigError, EncoderError
 from weakclip.seeds.base import CAM
-from weakclip.seeds.boxes import box_mask
-
-_EPSILON = 1e-7  # as in CLIP-ES; keeps a map without response at 0
+from weakclip.seeds.class_text import background_words, check_template, encode_words
+from weakclip.seeds.refinement import check_map_settings, image_tensor, no_cam, refined_cam, stretch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +50,10 @@ class GradCAMSettings:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if "{}" not in self.prompt_template:
-            raise ConfigError(f"prompt_template has to hold {{}} for the class word; found {self.prompt_template!r}")
+        check_template(self.prompt_template)
         if self.attention_layers < 1:
             raise ConfigError(f"attention_layers is at least 1; found {self.attention_layers}")
-        if not 0 <= self.box_threshold <= 1:
-            raise ConfigError(f"box_threshold lies between 0 and 1; found {self.box_threshold}")
-        if self.scale <= 0:
-            raise ConfigError(f"scale is above 0; found {self.scale}")
+        check_map_settings(box_threshold=self.box_threshold, scale=self.scale)
 
 
 @dataclass(frozen=True)
@@ -95,16 +88,9 @@ class ClipGradCAM:
         self.settings = settings or GradCAMSettings()
         if self.settings.score_from == "class_token" and not self.clip.prefix:
             raise EncoderError(f"{clip.source}: has no class token; set seeds.gradcam.score_from to patches")
-        words = class_set.background_prompts
-        if not words:
-            words = tuple(word for word in BACKGROUND_PROMPTS if word not in class_set.prompts)
-        self.foreground_text = self._encode(class_set.prompts[1:])
-        self.background_text = self._encode(words)
-
-    def _encode(self, words: Sequence[str]) -> Tensor:
-        """`(len(words), E)`, unit length."""
-        texts = [self.settings.prompt_template.replace("{}", word) for word in words]
-        return F.normalize(self.clip.encode_text(texts), dim=-1)
+        templates = (self.settings.prompt_template,)
+        self.foreground_text = encode_words(clip, class_set.prompts[1:], templates)
+        self.background_text = encode_words(clip, background_words(class_set), templates)
 
     def cam(self, sample: Sample) -> CAM:
         """Refined maps of the sample's classes at the size of its image.
@@ -115,19 +101,12 @@ class ClipGradCAM:
         Returns:
             `CAM` with maps `(n, H, W)` float32, 0…1; none for a sample without labels.
         """
-        size = sample.image.shape[:2]
         if not sample.labels:
-            return CAM(classes=(), maps=np.zeros((0, *size), dtype=np.float32))
-        image = torch.from_numpy(sample.image).permute(2, 0, 1)[None].to(self.clip.device)
-        if self.settings.scale != 1 and min(size) * self.settings.scale >= 1:
-            image = F.interpolate(
-                image.float() / 255, scale_factor=self.settings.scale, mode="bilinear", antialias=True
-            )
+            return no_cam(sample)
+        image = image_tensor(sample, self.settings.scale, self.clip.device)
         text = self.foreground_text[[label - 1 for label in sample.labels]]
         result = grad_cam(self.clip, image, text, self.background_text, self.settings)
-        refined = refine(result.maps, result.attention, self.settings.box_threshold)
-        maps = F.interpolate(_stretch(refined)[None], size=size, mode="bilinear", align_corners=False)[0]
-        return CAM(classes=tuple(sample.labels), maps=maps.float().cpu().numpy())
+        return refined_cam(sample, result.maps, result.attention, self.settings.box_threshold)
 
 
 def grad_cam(
@@ -161,7 +140,7 @@ def grad_cam(
     attentions.append(attention.detach())
     mean_attention = torch.stack(attentions).mean(dim=0)[0, first:, first:]
     # Stretched twice, as in CLIP-ES: a map of tiny gradients, where the softmax is saturated, still reaches 1.
-    return GradCAM(scores=scores[0].detach(), maps=_stretch(_stretch(maps)), attention=mean_attention)
+    return GradCAM(scores=scores[0].detach(), maps=stretch(stretch(maps)), attention=mean_attention)
 
 
 @torch.no_grad()
@@ -187,42 +166,3 @@ def _scores(clip: BlockEncoder, output: Tensor, text: Tensor, score_from: str) -
     embedding = clip.project(tokens.mean(dim=1))
     similarity = F.normalize(embedding, dim=-1) @ F.normalize(text, dim=-1).T
     return (clip.logit_scale * similarity).softmax(dim=-1)
-
-
-def affinity(attention: Tensor) -> Tensor:
-    """Attention as a symmetric, nearly doubly stochastic transition matrix (Sinkhorn: columns and rows in turn).
-
-    Args:
-        attention: `(N, N)`, positive.
-
-    Returns:
-        `(N, N)`.
-    """
-    for _ in range(3):
-        attention = attention / attention.sum(dim=0, keepdim=True)
-        attention = attention / attention.sum(dim=1, keepdim=True)
-    return (attention + attention.T) / 2
-
-
-def refine(maps: Tensor, attention: Tensor, box_threshold: float) -> Tensor:
-    """Spread each map by two steps of the attention affinity, from inside its boxes of strong response.
-
-    Args:
-        maps: `(n, h, w)`, 0…1.
-        attention: `(hw, hw)`.
-        box_threshold: see `GradCAMSettings`.
-
-    Returns:
-        `(n, h, w)`, not stretched.
-    """
-    boxes = np.stack([box_mask(scores, box_threshold) for scores in maps.float().cpu().numpy()])
-    inside = torch.from_numpy(boxes).to(maps.device) * maps
-    steps = affinity(attention)
-    spread = steps @ (steps @ inside.flatten(1).T)
-    return spread.T.reshape(maps.shape)
-
-
-def _stretch(maps: Tensor) -> Tensor:
-    """Each map from 0 to 1."""
-    maps = maps - maps.amin(dim=(1, 2), keepdim=True)
-    return maps / (maps.amax(dim=(1, 2), keepdim=True) + _EPSILON)

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from weakclip.classes import BACKGROUND_PROMPTS, ClassSet
+from weakclip.classes import ClassSet
 from weakclip.clip import Encoder
 from weakclip.errors import ConfigError, EncoderError
 from weakclip.images import fit_factor, image_size, read_rgb, resize_rgb
 from weakclip.inference import window_starts
 from weakclip.seeds import GradCAMSettings
+from weakclip.seeds.class_text import background_words, check_template, encode_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,7 @@ class TagSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise ConfigError(f"threshold: a number from 0 to 1 expected; found {self.threshold}")
-        if "{}" not in self.prompt_template:
-            raise ConfigError(f"prompt_template has to hold {{}} for the class word; found {self.prompt_template!r}")
+        check_template(self.prompt_template)
         if self.batch_size < 1:
             raise ConfigError(f"batch_size: 1 or more expected; found {self.batch_size}")
 
@@ -66,13 +66,9 @@ class Tagger:
             )
         self.clip = clip
         self.settings = settings
-        background = class_set.background_prompts
-        if not background:
-            background = tuple(word for word in BACKGROUND_PROMPTS if word not in class_set.prompts)
-        self.words = (*class_set.prompts[1:], *background)
+        self.words = (*class_set.prompts[1:], *background_words(class_set))
         self.classes = class_set.num_classes - 1
-        texts = [settings.prompt_template.replace("{}", word) for word in self.words]
-        self.text = F.normalize(clip.encode_text(texts), dim=-1)
+        self.text = encode_words(clip, self.words, (settings.prompt_template,))
 
     def scores(self, images: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
         """Scores of some images.

@@ -1,0 +1,241 @@
+"""Seeds without training and without a gradient: the patches of a frozen CLIP, held against the words of its classes.
+
+CLIP's last blocks mix every patch with the whole image, so that its patch tokens do not say what lies where. A second
+path beside them does: it sums what the attention of the last `L` blocks would add if tokens attended to those that are
+like them, and leaves out residual and MLP. The blocks' inputs come from the ordinary path.
+
+    y = Σ_{l > depth − L} out_proj_l(A_l v_l)        A = ⅓ (softmax(q qᵀ/√d) + softmax(k kᵀ/√d) + softmax(v vᵀ/√d))
+    map_c = softmax_c(scale · cos(project(norm(y)), text))    over the image's classes and the background words
+
+Then the maps are refined as those of Grad-CAM (`refinement.py`).
+
+References:
+    Yang et al., "Exploring CLIP's Dense Knowledge for Weakly Supervised Semantic Segmentation" (ExCEL), CVPR 2025.
+    Li et al., "CLIP Surgery for Better Explainability with Enhancement in Open-Vocabulary Tasks", 2023.
+    Wang et al., "SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference", ECCV 2024.
+    Lan et al., "ClearCLIP: Decomposing CLIP Representations for Dense Vision-Language Inference", ECCV 2024.
+    Lin et al., "CLIP is Also an Efficient Segmenter" (CLIP-ES), CVPR 2023: background words and refinement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weakclip.classes import ClassSet
+from weakclip.clip import BlockEncoder, Encoder
+from weakclip.clip.encoder import with_blocks
+from weakclip.datasets import Sample
+from weakclip.errors import ConfigError
+from weakclip.inference import BatchLimit
+from weakclip.seeds.base import CAM
+from weakclip.seeds.class_text import background_words, check_template, encode_words
+from weakclip.seeds.refinement import check_map_settings, image_tensor, no_cam, refined_cam, stretch
+
+SelfAttention = Literal["mean", "qq", "kk", "vv", "own", "value"]
+"""Which weights the values are mixed with: see `self_attention`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchTextSettings:
+    """How `PatchText` makes its maps.
+
+    Args:
+        layers: how many of the last blocks are summed; at most the depth. One alone is poor.
+        attention: the weights that values are mixed with; see `self_attention`.
+        prompt_templates: sentences around each class and background word; `{}` stands for the word. A word's direction
+            is the mean over the sentences.
+        box_threshold: share of a map's maximum, 0…1, above which a response is strong.
+        attention_layers: how many of the last blocks' attentions are averaged to spread the maps; at most the depth.
+        scale: factor on the image's sides before CLIP sees it.
+        batch_size: images of one size that go through CLIP together on an accelerator. On a CPU, where a batch gains
+            nothing, they go one by one, and no map depends on its neighbours even by rounding.
+    """
+
+    layers: int = 4
+    attention: SelfAttention = "mean"
+    prompt_templates: tuple[str, ...] = ("a clean origami {}.",)
+    box_threshold: float = 0.4
+    attention_layers: int = 8
+    scale: float = 1.0
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if not self.prompt_templates:
+            raise ConfigError("prompt_templates: one sentence or more expected; found none")
+        for template in self.prompt_templates:
+            check_template(template, "prompt_templates")
+        for name in ("layers", "attention_layers", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is at least 1; found {getattr(self, name)}")
+        check_map_settings(box_threshold=self.box_threshold, scale=self.scale)
+
+
+@dataclass(frozen=True)
+class PatchTokens:
+    """What the second path says of a batch of images.
+
+    Args:
+        tokens: `(B, hw, E)`, the patches in the joint space, not normalised.
+        attention: `(B, hw, hw)`, attention between patches, averaged over heads and the last layers.
+        grid: `(h, w)`.
+    """
+
+    tokens: Tensor
+    attention: Tensor
+    grid: tuple[int, int]
+
+
+class PatchText:
+    """Class activation maps of a frozen CLIP for the classes among an image's labels, by patches and words.
+
+    Args:
+        clip: the CLIP, or another encoder whose transformer blocks lie open; images go to its device.
+        class_set: `prompts` are scored, against `background_prompts` (or `BACKGROUND_PROMPTS` without the class names).
+        settings: see `PatchTextSettings`.
+
+    Raises:
+        EncoderError: an encoder without blocks.
+    """
+
+    def __init__(self, clip: Encoder, class_set: ClassSet, settings: PatchTextSettings | None = None) -> None:
+        self.clip = with_blocks(clip, "patch-text")
+        self.settings = settings or PatchTextSettings()
+        self.foreground_text = encode_words(clip, class_set.prompts[1:], self.settings.prompt_templates)
+        self.background_text = encode_words(clip, background_words(class_set), self.settings.prompt_templates)
+        self._limit = BatchLimit()
+
+    @property
+    def batch_size(self) -> int:
+        """How many samples are worth giving to `cams` at once."""
+        return 1 if self.clip.device.type == "cpu" else self.settings.batch_size
+
+    def cam(self, sample: Sample) -> CAM:
+        """Refined maps of the sample's classes at the size of its image.
+
+        Args:
+            sample: image `(H, W, 3)` uint8 and its labels.
+
+        Returns:
+            `CAM` with maps `(n, H, W)` float32, 0…1; none for a sample without labels.
+        """
+        return self.cams([sample])[0]
+
+    def cams(self, samples: Sequence[Sample]) -> list[CAM]:
+        """The maps of several samples; those of one size go through CLIP together, `batch_size` at a time.
+
+        Args:
+            samples: as for `cam`, of any sizes.
+
+        Returns:
+            One `CAM` a sample, in their order.
+        """
+        found = {position: no_cam(sample) for position, sample in enumerate(samples) if not sample.labels}
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for position, sample in enumerate(samples):
+            if sample.labels:
+                by_size.setdefault(sample.image.shape, []).append(position)
+        step = self.batch_size
+        for positions in by_size.values():
+            for first in range(0, len(positions), step):
+                batch = positions[first : first + step]
+                cams = self._of_one_size([samples[position] for position in batch])
+                found |= dict(zip(batch, cams, strict=True))
+        return [found[position] for position in range(len(samples))]
+
+    def _of_one_size(self, samples: Sequence[Sample]) -> list[CAM]:
+        images = torch.cat([image_tensor(sample, self.settings.scale, self.clip.device) for sample in samples])
+        cams: list[CAM] = []
+        for part in self._limit.run(lambda batch: patch_tokens(self.clip, batch, self.settings), images):
+            for tokens, attention in zip(part.tokens, part.attention, strict=True):
+                sample = samples[len(cams)]
+                text = self.foreground_text[[label - 1 for label in sample.labels]]
+                scores = patch_scores(tokens, text, self.background_text, self.clip.logit_scale)
+                maps = stretch(scores.T.unflatten(1, part.grid))
+                cams.append(refined_cam(sample, maps, attention, self.settings.box_threshold))
+        return cams
+
+
+@torch.no_grad()
+def patch_tokens(clip: BlockEncoder, images: Tensor, settings: PatchTextSettings) -> PatchTokens:
+    """Patches of the second path, and the attention of the ordinary one. Half precision where there is an accelerator.
+
+    Args:
+        clip: the CLIP.
+        images: `(B, 3, H, W)` RGB, uint8 0…255 or float 0…1.
+        settings: `layers`, `attention` and `attention_layers` are read.
+
+    Returns:
+        `PatchTokens`, float32.
+    """
+    hidden, grid = clip.embed_image(images)
+    blocks, first = clip.blocks, clip.prefix
+    tokens, attentions = torch.zeros_like(hidden), []
+    with _half_precision(hidden.device):
+        for left, block in zip(range(len(blocks), 0, -1), blocks, strict=True):
+            normed = clip.attention_input(block, hidden)
+            if left <= settings.layers:
+                tokens = tokens + self_attention(clip, block, normed, settings.attention)
+            if left <= settings.attention_layers:
+                hidden, attention = clip.attend(block, hidden, normed)
+                attentions.append(attention[:, first:, first:].float())
+            else:
+                hidden = clip.run_block(block, hidden)
+    mean_attention = torch.stack(attentions).mean(dim=0)
+    projected = clip.project(clip.final_norm(tokens))
+    return PatchTokens(tokens=projected[:, first:], attention=mean_attention, grid=grid)
+
+
+def self_attention(clip: BlockEncoder, block: nn.Module, normed: Tensor, kind: SelfAttention) -> Tensor:
+    """What a block's attention would add to its input with other weights: `out_proj(A v)`, without residual or MLP.
+
+    `A` is `softmax(q qᵀ/√d)`, `softmax(k kᵀ/√d)` or `softmax(v vᵀ/√d)` of each head: tokens that are alike attend to
+    each other. `mean` is the mean of the three, `own` the block's attention as it was trained, `softmax(q kᵀ/√d)`, and
+    `value` the identity. No matrix of all pairs is kept.
+
+    Args:
+        clip: the CLIP.
+        block: of its image tower.
+        normed: `(B, N, D)`, the block's input after its first norm.
+        kind: which `A`.
+
+    Returns:
+        `(B, N, D)`.
+
+    References:
+        Wang et al. (SCLIP) for `qq` and `kk`, Li et al. (CLIP Surgery) for `vv`, Yang et al. (ExCEL) for `mean`.
+    """
+    queries, keys, values = clip.queries_keys_values(block, normed)
+    pairs = {"qq": [(queries, queries)], "kk": [(keys, keys)], "vv": [(values, values)], "own": [(queries, keys)]}
+    pairs["mean"] = pairs["qq"] + pairs["kk"] + pairs["vv"]
+    if kind == "value":
+        return clip.attention_output(block, values)
+    mixed = [F.scaled_dot_product_attention(one, other, values) for one, other in pairs[kind]]
+    return clip.attention_output(block, torch.stack(mixed).mean(dim=0))
+
+
+def _half_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Matrix products in bfloat16 on accelerators; on a CPU everything stays float32."""
+    return contextlib.nullcontext() if device.type == "cpu" else torch.autocast(device.type, torch.bfloat16)
+
+
+def patch_scores(tokens: Tensor, foreground_text: Tensor, background_text: Tensor, scale: float) -> Tensor:
+    """How probable each class is at each patch, among the classes and the background words.
+
+    Args:
+        tokens: `(N, E)`, patches in the joint space.
+        foreground_text: `(n, E)`, directions of the image's classes, of unit length.
+        background_text: `(m, E)`, those of the background words.
+        scale: factor of the cosine similarity.
+
+    Returns:
+        `(N, n)`, 0…1; what is missing to 1 is the background's.
+    """
+    similarity = F.normalize(tokens, dim=-1) @ torch.cat([foreground_text, background_text]).T
+    return (scale * similarity).softmax(dim=-1)[:, : len(foreground_text)]
