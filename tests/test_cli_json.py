@@ -57,6 +57,7 @@ def test_a_stage_says_what_ran_and_what_was_skipped(answered: Any, config_file: 
         "skipped": [],
         "stage_folders": {"seeds": str(out / "1_seeds")},
         "scores": [],
+        "network": None,
         "left_out": 0,
     }
     _, again, told = answered("seeds", config_file, "--out", out)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from weakclip.classes import ClassSet
-from weakclip.crf import COCO_CRF
+from weakclip.crf import COCO_CRF, CRFParams, Kernel
 from weakclip.datasets.base import ImageLabelDataset
 from weakclip.errors import DataError
 from weakclip.evaluation import describe_crf, describe_scales, score_masks, score_network, write_scores
@@ -94,11 +94,26 @@ def test_missing_predictions_and_missing_truth_are_errors(tmp_path: Path):
 def test_a_network_is_scored_on_its_predictions(tmp_path: Path):
     inference = InferenceSettings(scales=(1.0,), flip=True, crop=6, stride=4, fit_crop=False)
     dataset = Grey([TRUTH, TRUTH[:, ::-1].copy()])
-    scores = score_network(levels, dataset, tmp_path, inference)
+    (scores,) = score_network(levels, dataset, tmp_path, inference)
     assert scores.mean_iou == 1.0
     assert scores.multi_scale == "scales 1 and flip"
     prediction = read_mask(tmp_path / "masks" / "n0.png")
     assert (prediction[TRUTH != 255] == TRUTH[TRUTH != 255]).all()
+
+
+def test_a_network_is_scored_before_and_after_the_dense_crf(tmp_path: Path):
+    """A lone pixel of another class, which the dense CRF takes away; a lost prediction is made again."""
+    inference = InferenceSettings(scales=(1.0,), flip=False, crop=20, stride=20, fit_crop=False)
+    smooth = CRFParams(kernels=(Kernel(sxy=3, weight=20),))
+    truth = np.zeros((20, 20), np.uint8)
+    truth[10, 10] = 1
+    dataset = Grey([truth])
+    plain, sharpened = score_network(levels, dataset, tmp_path, inference, crf=smooth)
+    assert (plain.crf, plain.mean_iou) == ("no", 1.0)
+    assert sharpened.crf == describe_crf(smooth) and sharpened.iou["one"] == 0
+    (tmp_path / "masks_without_crf/n0.png").unlink()
+    assert score_network(levels, dataset, tmp_path, inference, crf=smooth) == (plain, sharpened)
+    assert np.array_equal(read_mask(tmp_path / "masks_without_crf/n0.png"), truth)
 
 
 def test_scores_are_plain_json(tmp_path: Path):

@@ -16,7 +16,7 @@ from weakclip.cli_export import export, import_command
 from weakclip.cli_export_dataset import export_dataset
 from weakclip.cli_folder import init, tag
 from weakclip.cli_json import Json, answer, run_record
-from weakclip.cli_parts import Config, Limit, Set, finished, load, load_data
+from weakclip.cli_parts import Config, Limit, NetworkOption, Set, finished, load, load_data, named
 from weakclip.cli_predict import predict
 from weakclip.cli_review import review
 from weakclip.cli_study import study
@@ -150,11 +150,12 @@ def submit(
     out: Annotated[Path, typer.Option(help="The archive, for instance results.tgz.")],
     root: Annotated[str | None, typer.Option(help="Another VOC2012 folder than the run's own.")] = None,
     split: Annotated[str, typer.Option(help="The list that is predicted.")] = "test",
+    network: NetworkOption = None,
 ) -> None:
     """Predict VOC's test images with a run's network and pack them for the evaluation server (competition 6)."""
     from weakclip.pipeline.submit import submit as make
 
-    count = finished(lambda: make(run, out, split=split, root=root))
+    count = finished(lambda: make(run, out, split=split, root=root, network=named(network)))
     typer.echo(f"{out}: {count:,} masks of {split}, checked")
 
 
@@ -242,6 +243,8 @@ def _show(result: RunResult) -> None:
             numbers = (score.mean_iou, mean_known(score.precision), mean_known(score.recall))
             table.add_row(score.subject, score.split, str(score.images), *made, *map(percent, numbers))
         console.print(table)
+    if result.chosen:
+        console.print(f"network: {result.chosen.line}", soft_wrap=True)
     if result.left_out:
         console.print(f"left out: {result.left_out:,}; {result.folder / 'errors.jsonl'} lists them", soft_wrap=True)
     console.print(f"report: {result.report}", soft_wrap=True)

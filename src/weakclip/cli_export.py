@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from weakclip.cli_parts import finished
+from weakclip.cli_parts import NetworkOption, finished, named
 
 export = typer.Typer(no_args_is_help=True, help="Bring what a run has made into the forms of other programs.")
 
@@ -36,11 +36,12 @@ class ShapeKind(StrEnum):
 def onnx(
     model: Model,
     out: Annotated[Path, typer.Option(help="The .onnx file.")],
+    network: NetworkOption = None,
 ) -> None:
     """Write a retrained network as ONNX: uint8 images of any size in, logits of that size out."""
     from weakclip.export import export_onnx
 
-    made = finished(lambda: export_onnx(model, out))
+    made = finished(lambda: export_onnx(model, out, network=named(network)))
     typer.echo(f"{out}: opset {made.opset}; differs from PyTorch by {made.difference:.1g} of the largest logit")
 
 
@@ -48,11 +49,12 @@ def onnx(
 def transformers(
     model: Model,
     out: Annotated[Path, typer.Option(help="A new folder.")],
+    network: NetworkOption = None,
 ) -> None:
     """Write a retrained network for `AutoModelForSemanticSegmentation.from_pretrained`."""
     from weakclip.export import export_transformers
 
-    names = finished(lambda: export_transformers(model, out))
+    names = finished(lambda: export_transformers(model, out, network=named(network)))
     typer.echo(f"{out}: {len(names)} classes: {', '.join(names)}")
 
 

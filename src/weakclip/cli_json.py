@@ -77,7 +77,7 @@ def _plain(value: Any) -> Any:
 
 
 def run_record(result: RunResult) -> dict[str, Any]:
-    """A run: its folder and report, the stages that ran now and those that were skipped, the results table."""
+    """A run: its folder and report, stages that ran now and that were skipped, results table, chosen network."""
     from weakclip.report import STAGE_FOLDERS
 
     stages = [stage for stage in STAGE_FOLDERS if stage in (*result.ran, *result.skipped)]
@@ -89,6 +89,7 @@ def run_record(result: RunResult) -> dict[str, Any]:
         "left_out": result.left_out,
         "stage_folders": {stage: result.folder / STAGE_FOLDERS[stage] for stage in stages},
         "scores": [asdict(score) for score in result.scores],
+        "network": asdict(result.chosen) if result.chosen else None,
     }
 
 

@@ -7,6 +7,7 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -15,6 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from weakclip.config import RunConfig
+    from weakclip.report.chosen import Network
 
 SHIPPED = Path(__file__).parent / "configs"
 
@@ -51,12 +53,30 @@ Set = Annotated[
         "--set", metavar="KEY=VALUE", help="Change one setting; may be given repeatedly.", autocompletion=_keys
     ),
 ]
+
+
+class NetworkName(StrEnum):
+    """The networks of a run, as `weakclip.report.chosen.Network`."""
+
+    WEAKCLIP = "weakclip"
+    RETRAINED = "retrained"
+
+
+NetworkOption = Annotated[
+    NetworkName | None,
+    typer.Option("--network", help="Of a run folder, another network than the one that its evaluation chose."),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many training steps, for a quick try.")]
 
 Result = TypeVar("Result")
 
 TERMINATED = 128 + signal.SIGTERM
 """The shell's exit code of a process that SIGTERM has ended."""
+
+
+def named(network: NetworkName | None) -> Network | None:
+    """The plain value of `--network`."""
+    return None if network is None else network.value
 
 
 def load(source: str, overrides: Sequence[str] | None, limit_steps: int | None) -> RunConfig:

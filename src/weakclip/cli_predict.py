@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weakclip.cli_json import Json, answer, prediction_record
+from weakclip.cli_parts import NetworkOption, named
 
 if TYPE_CHECKING:
     from weakclip.prediction import PredictionSummary, Products
@@ -34,6 +35,7 @@ def predict(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: inference.…, crf.…, or device."),
     ] = None,
+    network: NetworkOption = None,
     redo: Annotated[bool, typer.Option("--redo", help="Replace what was made otherwise.")] = False,
     json: Json = False,
 ) -> None:
@@ -44,7 +46,7 @@ def predict(
     from weakclip.prediction.predictor import default_settings
 
     def work() -> PredictionSummary:
-        source = find_model(model)
+        source = find_model(model, network=named(network))
         settings = changed_settings(default_settings(source), set_ or [], origin=str(model))
         found = find_images(images, listed=sys.stdin, leave_out=out)
         told = None if labels is None else read_labels(labels, found)

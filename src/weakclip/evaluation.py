@@ -16,15 +16,18 @@ import torch
 
 from weakclip.classes import IGNORE_INDEX
 from weakclip.crf import CRFParams
-from weakclip.datasets.base import ImageLabelDataset
+from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.errors import DataError
-from weakclip.images import read_mask, write_json
+from weakclip.images import read_mask, write_json, write_mask
 from weakclip.inference import InferenceSettings, LogitsFunction
 from weakclip.metrics import ConfusionMatrix
 from weakclip.progress import track
-from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, write_pseudo_masks
+from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, RefinedMask, write_pseudo_masks
 
 NOT_USED = "no"
+
+WITHOUT_CRF = "masks_without_crf"
+"""Folder of a network's predictions before the dense CRF, beside `masks`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ class Scores:
     """One row of the results: what was scored, on what, and how it was made.
 
     Args:
-        subject: what was scored ("seeds", "pseudo masks", "network", …).
+        subject: what was scored ("seeds", "pseudo masks", "WeakCLIP", "retrained network", …).
         split: the split it was scored on.
         images: how many images.
         crf: the dense CRF it went through, in words; "no" where there was none.
@@ -125,26 +128,46 @@ def score_network(
     subject: str = "network",
     crf: CRFParams | None = None,
     device: str | torch.device = "cpu",
-) -> Scores:
-    """Predict every image of a split into `folder/masks` and score the predictions; image-level labels are not used.
+) -> tuple[Scores, ...]:
+    """Predict every image of a split and score the predictions; image-level labels are not used.
+
+    The predictions are in `folder/masks`; where a dense CRF sharpens them, those before it are in
+    `folder/masks_without_crf`. What is there already is taken as it is.
 
     Args:
         logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 to logits `(B, K, h', w')`.
         dataset: with true masks.
-        folder: gets the predictions as palette PNGs; those that are there already are taken as they are.
+        folder: gets the predictions as palette PNGs.
         inference: scales, flip and windows.
         subject: what is scored, in words.
         crf: dense CRF on the predictions; None for none.
         device: where the network is.
 
+    Returns:
+        The row without a dense CRF, and after it, unless `crf` is None, the row with it.
+
     Raises:
         DataError: as `score_masks`.
     """
+    folder = Path(folder)
+    before = folder / WITHOUT_CRF
+
+    def keep(sample: Sample, refined: RefinedMask) -> None:
+        write_mask(before / f"{sample.name}.png", refined.network_mask, dataset.class_set.palette)
+
+    if crf is not None:
+        for name in dataset.names:
+            if not (before / f"{name}.png").is_file():
+                (folder / MASKS / f"{name}.png").unlink(missing_ok=True)  # made again, both of them
     settings = PseudoMaskSettings(inference=inference, crf=crf, restrict_to_labels=False)
-    description = f"predicting {dataset.split}"
-    write_pseudo_masks(logits_of, dataset, folder, settings, device=device, description=description)
-    words = {"crf": describe_crf(crf), "multi_scale": describe_scales(inference)}
-    return score_masks(Path(folder) / MASKS, dataset, subject=subject, **words)
+    note = f"predicting {dataset.split}"
+    observe = None if crf is None else keep
+    write_pseudo_masks(logits_of, dataset, folder, settings, device=device, description=note, observe=observe)
+    scales = describe_scales(inference)
+    if crf is None:
+        return (score_masks(folder / MASKS, dataset, subject=subject, multi_scale=scales),)
+    plain = score_masks(before, dataset, subject=subject, multi_scale=scales)
+    return plain, score_masks(folder / MASKS, dataset, subject=subject, crf=describe_crf(crf), multi_scale=scales)
 
 
 def write_scores(path: Path | str, scores: Sequence[Scores], *, left_out: Mapping[str, int] | None = None) -> None:

@@ -51,7 +51,7 @@ class ImageStatistics:
         class_confidence: the same over the pixels of each class.
         crf_change: share of the pixels whose class the dense CRF changed, 0…1.
         seed_mask: class index → IoU of seed and mask on the pixels where the seed is decided, 0…1.
-        mask_prediction: class index → IoU of mask and the retrained network's prediction.
+        mask_prediction: class index → IoU of mask and the network's prediction without labels.
         seed_prediction: class index → IoU of seed and prediction where the seed is decided.
         mask_truth: class index → IoU of mask and true mask, where there is one.
     """

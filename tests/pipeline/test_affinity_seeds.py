@@ -148,7 +148,7 @@ def test_changed_settings_and_weights_run_the_stage_again(
 
 def test_a_whole_run_starts_from_refined_seeds(settings: dict[str, Any], tmp_path: Path) -> None:
     scores = run_pipeline(parse(settings), tmp_path).scores
-    assert [score.subject for score in scores] == ["seeds", "pseudo masks", "network"]
+    assert [score.subject for score in scores][:2] == ["seeds", "pseudo masks"]
 
 
 def test_limited_training_limits_affinitynet_too() -> None:

@@ -119,7 +119,7 @@ def test_network_of_other_classes_is_one_clear_line(settings: dict[str, Any], tm
 
 def test_a_whole_run_starts_from_these_seeds(settings: dict[str, Any], tmp_path: Path) -> None:
     scores = run_pipeline(parse(settings), tmp_path).scores
-    assert [score.subject for score in scores] == ["seeds", "pseudo masks", "network"]
+    assert [score.subject for score in scores][:2] == ["seeds", "pseudo masks"]
 
 
 def test_limited_training_limits_the_seeds_training_where_there_is_one() -> None:

@@ -145,7 +145,12 @@ def test_broken_files_are_left_out_of_all_stages_and_mended_ones_are_taken_in(
     for stage in ("1_seeds", "2_train", "3_pseudo_masks", "4_retrain"):
         assert metrics(run, stage)["left_out"] == 9, stage
     assert metrics(run, "5_evaluate")["left_out"] == 10
-    assert {score.subject: score.images for score in result.scores} == {"seeds": 4, "pseudo masks": 4, "network": 1}
+    assert {score.subject: score.images for score in result.scores} == {
+        "seeds": 4,
+        "pseudo masks": 4,
+        "WeakCLIP": 1,
+        "retrained network": 1,
+    }
     assert "8 of 16 images are left out, 2 more of the scores alone" in caplog.text
     assert "10 images were left out" in (run / "report.html").read_text()
 
@@ -169,8 +174,8 @@ def test_a_true_mask_that_is_mended_is_scored_and_trains_nothing_anew(
     (data / "masks/n1.png").write_bytes(good)
     after = run_pipeline(config_of(), run)
     assert after.ran == ("evaluate",) and after.left_out == 0 and not (run / ERRORS).exists()
-    assert [score.images for score in before.scores] == [5, 5, 2]
-    assert [score.images for score in after.scores] == [6, 6, 2]
+    assert [score.images for score in before.scores] == [5, 5, 2, 2, 2, 2]
+    assert [score.images for score in after.scores] == [6, 6, 2, 2, 2, 2]
     assert (run / "4_retrain/model.safetensors").read_bytes() == weights
 
 
@@ -180,7 +185,7 @@ def test_a_split_whose_true_masks_are_all_broken_is_not_scored(
     for number in range(6):
         (data / f"masks/n{number}.png").write_bytes(b"no mask")
     scores = run_pipeline(config_of(), tmp_path / "run").scores
-    assert [(score.subject, score.images) for score in scores] == [("network", 2)]
+    assert {(score.subject, score.images) for score in scores} == {("WeakCLIP", 2), ("retrained network", 2)}
 
 
 def test_the_first_images_are_not_scored_where_only_later_ones_have_masks(

@@ -20,6 +20,7 @@ from weakclip.images import read_mask
 from weakclip.pipeline import run_pipeline
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.pipeline.submit import submit
+from weakclip.report.chosen import chosen_masks
 from weakclip.segmenter import SMALL, build_segmenter, save_segmenter
 
 Builder = Callable[..., dict[str, Any]]
@@ -101,7 +102,7 @@ def test_predictions_are_those_that_evaluate_scores(voc_root: Path, tiny_setting
     submit(run, tmp_path / "val.tgz", split="val")
     assert names(tmp_path / "val.tgz", split="val") == ["2007_000004", "2007_000005"]
     for path in (run / "submission/val/masks").iterdir():
-        assert np.array_equal(read_mask(path), read_mask(run / "5_evaluate/masks" / path.name))
+        assert np.array_equal(read_mask(path), read_mask(chosen_masks(run) / path.name))
     assert Manifest.open(run).records["evaluate"]["done"]
 
 
@@ -131,6 +132,8 @@ def test_what_is_wrong_is_said_before_anything_is_predicted(
     (voc_run / "4_retrain/model.safetensors").unlink()
     with pytest.raises(WeightsError):
         submit(voc_run, out)
+    with pytest.raises(WeightsError, match="a run without a WeakCLIP; run `weakclip train`"):
+        submit(voc_run, out, network="weakclip")
     manifest = Manifest.open(voc_run)
     manifest.records["retrain"]["done"] = False
     manifest.save()

@@ -33,7 +33,7 @@ def trained_run(make_tiny_clip: Callable[..., FrozenCLIP], clip_folder: Path, tm
         "data": {"dataset": "folder", "root": "gone"},
         "clip": {"source": str(clip_folder)},
         "pseudo_masks": {"inference": {**inference, "flip": False}, "crf": {"kernels": [{"sxy": 1, "weight": 1}]}},
-        "evaluate": {"inference": inference},
+        "evaluate": {"inference": inference, "crf": None},
     }
     run.mkdir()
     (run / "config.yaml").write_text(yaml.safe_dump(settings))

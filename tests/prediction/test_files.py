@@ -141,12 +141,12 @@ def test_other_settings_are_refused_or_redone(
     predict: Callable[..., dict[str, Any]], photos: Path, trained_run: Path, tmp_path: Path
 ) -> None:
     predict(photos / "d.jpg")
-    refused = predict(photos / "d.jpg", "--set", "inference.flip=false")
-    assert refused["code"] == 2 and "predict.inference.flip: true → false" in refused["err"]
+    refused = predict(photos / "d.jpg", "--set", "inference.flip=true")
+    assert refused["code"] == 2 and "predict.inference.flip: false → true" in refused["err"]
     assert "choose another --out, or add --redo" in refused["err"]
-    other = predict(photos / "d.jpg", model=trained_run / "2_train")
+    other = predict(photos / "d.jpg", "--network", "retrained")
     assert other["code"] == 2 and "network changed" in other["err"]
-    redone = predict(photos / "a.jpg", "--set", "inference.flip=false", "--redo")
+    redone = predict(photos / "a.jpg", "--set", "inference.flip=true", "--redo")
     assert (redone["code"], redone["predicted"]) == (0, 1)
     assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["a.png"]
 

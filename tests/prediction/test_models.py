@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -11,29 +12,41 @@ import torch
 
 from weakclip import load_predictor
 from weakclip.classes import ClassSet
-from weakclip.errors import DataError, WeightsError
+from weakclip.errors import ConfigError, DataError, WeightsError
 from weakclip.images import read_rgb
 from weakclip.inference import predict_probs
 from weakclip.modeling.deeplab import DeepLabResNet38
 from weakclip.prediction import PredictSettings, find_model
 from weakclip.prediction.predictor import default_settings
 from weakclip.pseudo_masks import PseudoMaskSettings, pseudo_mask
+from weakclip.report.chosen import ChosenNetwork, write_chosen
 from weakclip.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter, load_segmenter, save_segmenter
 
 CPU = PredictSettings(device="cpu")
 
 
-def test_a_run_means_its_retrained_network_then_its_weakclip(trained_run: Path, tmp_path: Path) -> None:
+def test_a_run_means_the_chosen_network_or_the_only_one(trained_run: Path, tmp_path: Path, caplog) -> None:
+    """Without a choice, WeakCLIP; a line says what is taken and why."""
+    caplog.set_level(logging.INFO, "weakclip")
+    assert find_model(trained_run) == find_model(trained_run / "2_train")
+    assert "takes its WeakCLIP (the run has not compared its networks yet)" in caplog.text
+    write_chosen(trained_run, ChosenNetwork(network="retrained", crf=None, why="better"))
     retrained = find_model(trained_run)
+    assert "takes its retrained network (better)" in caplog.text
     assert (retrained.kind, retrained.path, retrained.run) == ("segmenter", trained_run / "4_retrain", trained_run)
+    assert find_model(trained_run, network="weakclip").path == trained_run / "2_train"
     for path in (trained_run / "4_retrain", trained_run / "4_retrain/model.safetensors"):
         assert find_model(path) == retrained
     for path in (trained_run / "2_train", trained_run / "2_train/model.safetensors"):
         assert find_model(path).kind == "weakclip"
     moved = Path(shutil.copytree(trained_run / "4_retrain", tmp_path / "moved"))
     assert find_model(moved).run is None
+    with pytest.raises(ConfigError, match="not a run folder, in which 'weakclip' could be chosen"):
+        find_model(moved, network="weakclip")
     shutil.rmtree(trained_run / "4_retrain")
-    assert find_model(trained_run).kind == "weakclip"
+    assert find_model(trained_run).kind == "weakclip" and "(the only one there)" in caplog.text
+    with pytest.raises(WeightsError, match="a run without a retrained network; run `weakclip retrain`"):
+        find_model(trained_run, network="retrained")
     shutil.rmtree(trained_run / "2_train")
     with pytest.raises(WeightsError, match="a run without a trained network"):
         find_model(trained_run)
@@ -49,6 +62,20 @@ def test_the_run_says_how_its_networks_are_used(trained_run: Path) -> None:
     assert not weakclip.inference.flip and weakclip.crf is not None
 
 
+@pytest.mark.parametrize("crf", [True, False, None])
+def test_the_dense_crf_is_used_where_the_evaluation_found_it_better(trained_run: Path, crf: bool | None) -> None:
+    write_chosen(trained_run, ChosenNetwork(network="weakclip", crf=crf, why="x"))
+    assert (default_settings(find_model(trained_run)).crf is None) == (crf is False)
+    assert default_settings(find_model(trained_run, network="weakclip")).crf is not None
+
+
+def test_a_retrained_weakclip_predicts_as_evaluate_says(trained_run: Path) -> None:
+    shutil.rmtree(trained_run / "4_retrain")
+    shutil.copytree(trained_run / "2_train", trained_run / "4_retrain")
+    model = find_model(trained_run, network="retrained")
+    assert (model.kind, model.network) == ("weakclip", "retrained") and default_settings(model).inference.flip
+
+
 def test_the_colours_are_those_of_the_run(trained_run: Path, class_set: ClassSet, tmp_path: Path) -> None:
     assert load_predictor(trained_run).class_set == class_set
     alone = load_predictor(shutil.copytree(trained_run / "4_retrain", tmp_path / "moved"))
@@ -56,7 +83,7 @@ def test_the_colours_are_those_of_the_run(trained_run: Path, class_set: ClassSet
 
 
 def test_a_prediction_is_what_the_pipeline_makes(trained_run: Path, photos: Path) -> None:
-    predictor = load_predictor(trained_run)
+    predictor = load_predictor(trained_run, network="retrained")
     image = read_rgb(photos / "d.jpg")
     network = load_segmenter(trained_run / "4_retrain")
     expected = predict_probs(network, image, predictor.settings.inference, device="cpu").argmax(axis=0)
@@ -107,9 +134,9 @@ def test_our_deeplab_and_released_checkpoints_are_networks_too(
 def test_a_new_network_has_another_fingerprint(trained_run: Path, class_set: ClassSet) -> None:
     from weakclip.segmenter import build_segmenter
 
-    before = find_model(trained_run).fingerprint
+    before = find_model(trained_run / "4_retrain").fingerprint
     (trained_run / "4_retrain/log.jsonl").write_text("{}\n")
     (trained_run / "4_retrain/checkpoint.safetensors").write_text("of the training")
-    assert find_model(trained_run).fingerprint == before
+    assert find_model(trained_run / "4_retrain").fingerprint == before
     save_segmenter(build_segmenter("small", class_set), trained_run / "4_retrain")
-    assert find_model(trained_run).fingerprint != before
+    assert find_model(trained_run / "4_retrain").fingerprint != before

@@ -24,7 +24,7 @@ NAMES = (HOSTILE, "cats/one", "cats/two", "dogs/three")
 LABELS = (HOSTILE_CLASS, "cat", "cat", "dog")
 """In the order of the data set; classes are in the order of their names: the hostile one, cat, dog."""
 
-STAGES = {"1_seeds/masks": 255, "3_pseudo_masks/masks": 1, "5_evaluate/masks": 2}
+STAGES = {"1_seeds/masks": 255, "3_pseudo_masks/masks": 1, "5_evaluate/weakclip/masks": 2}
 """Folder of masks → the class of their right half."""
 
 

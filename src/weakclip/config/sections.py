@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
-from weakclip.crf import CRFParams
+from weakclip.crf import VOC_CRF, CRFParams
 from weakclip.datasets import AugmentSettings
 from weakclip.errors import ConfigError
 from weakclip.inference import InferenceSettings
@@ -122,16 +122,16 @@ class SeedStageSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """How the retrained network is scored on the validation split.
+    """How the retrained network predicts; for WeakCLIP, `pseudo_masks` says it.
 
     Args:
         inference: scales, flip and windows.
-        crf: dense CRF on its predictions; None for none.
+        crf: dense CRF on its predictions, which are scored without it, too; None for none.
         pictures: rows of the report's picture sheet, of either split.
     """
 
     inference: InferenceSettings = field(default_factory=InferenceSettings)
-    crf: CRFParams | None = None
+    crf: CRFParams | None = VOC_CRF
     pictures: int = 8
 
     def __post_init__(self) -> None:
@@ -153,7 +153,7 @@ class RunConfig:
         train: how WeakCLIP is trained on the seeds.
         pseudo_masks: how its predictions become masks.
         retrain: which network is trained on those masks, and how.
-        evaluate: how that network is scored.
+        evaluate: how that network predicts.
         seed: of everything random.
         device: "auto" takes an accelerator where there is one; "cpu", or a torch device name.
     """

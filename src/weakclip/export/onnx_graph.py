@@ -27,6 +27,7 @@ from weakclip.classes import ClassSet
 from weakclip.disk import atomic_write
 from weakclip.errors import RunError, WeightsError
 from weakclip.prediction.models import find_model
+from weakclip.report.chosen import Network
 from weakclip.segmenter import Segmenter, load_segmenter
 
 INPUT, OUTPUT = "images", "logits"
@@ -108,7 +109,7 @@ def bin_matrix(length: int, bins: int, like: Tensor) -> Tensor:
     return inside / inside.sum(dim=1, keepdim=True)
 
 
-def export_onnx(model: Path | str, out: Path | str) -> OnnxExport:
+def export_onnx(model: Path | str, out: Path | str, *, network: Network | None = None) -> OnnxExport:
     """Write a retrained network as ONNX, after a comparison with PyTorch at two odd sizes.
 
     Input `images`: `(batch, 3, height, width)` uint8 RGB, 0…255, any batch and size. Output `logits`: `(batch, K,
@@ -117,6 +118,7 @@ def export_onnx(model: Path | str, out: Path | str) -> OnnxExport:
 
     Args:
         model: a run, its `4_retrain`, or any folder of a segmentation network.
+        network: of a run, another network than the one that its evaluation chose.
         out: the `.onnx` file; it appears when the comparison has passed, or not at all.
 
     Raises:
@@ -127,12 +129,11 @@ def export_onnx(model: Path | str, out: Path | str) -> OnnxExport:
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise RunError(f"export to ONNX needs {', '.join(missing)}; pip install weakclip[onnx]")
-    source, out = find_model(model), Path(out)
+    source, out = find_model(model, network=network), Path(out)
     if source.kind != "segmenter":
-        raise WeightsError(f"{source.path}: a WeakCLIP; ONNX takes a retrained network, give a run with a 4_retrain")
+        raise WeightsError(f"{source.path}: a WeakCLIP; ONNX takes a retrained network (--network retrained)")
     segmenter = load_segmenter(source.path)
-    network = PixelsToLogits(segmenter).eval()
-    graph = _graph(network, source.path)
+    graph = _graph(PixelsToLogits(segmenter).eval(), source.path)
     _describe(graph, source.class_set(segmenter.class_names))
     content = graph.SerializeToString()
     difference = _largest_difference(content, segmenter, source.path)

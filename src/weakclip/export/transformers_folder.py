@@ -9,10 +9,11 @@ import torch
 from weakclip.errors import RunError, WeightsError
 from weakclip.modeling.deeplab import is_deeplab
 from weakclip.prediction.models import find_model
+from weakclip.report.chosen import Network
 from weakclip.segmenter import load_segmenter, save_segmenter
 
 
-def export_transformers(model: Path | str, out: Path | str) -> tuple[str, ...]:
+def export_transformers(model: Path | str, out: Path | str, *, network: Network | None = None) -> tuple[str, ...]:
     """Write a network for `AutoModelForSemanticSegmentation.from_pretrained` and `AutoImageProcessor.from_pretrained`.
 
     `config.json` has the class names in `id2label` and `label2id`; `preprocessor_config.json` the pixel statistics. No
@@ -21,6 +22,7 @@ def export_transformers(model: Path | str, out: Path | str) -> tuple[str, ...]:
     Args:
         model: a run, its `4_retrain`, or any folder of a segmentation network.
         out: a new or empty folder.
+        network: of a run, another network than the one that its evaluation chose.
 
     Returns:
         The class names.
@@ -31,10 +33,13 @@ def export_transformers(model: Path | str, out: Path | str) -> tuple[str, ...]:
     """
     from transformers import AutoModelForSemanticSegmentation
 
-    source, out = find_model(model), Path(out)
+    source, out = find_model(model, network=network), Path(out)
     if source.kind != "segmenter" or is_deeplab(source.path):
         kind = "DeepLab with a ResNet38" if source.kind == "segmenter" else "WeakCLIP"
-        raise WeightsError(f"{source.path}: a {kind}, which transformers does not know; give another network, or ONNX")
+        raise WeightsError(
+            f"{source.path}: a {kind}, which transformers does not know; name another network (of a run with "
+            "--network retrained), or export ONNX"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out}: is not empty; choose a new folder")
     segmenter = load_segmenter(source.path)

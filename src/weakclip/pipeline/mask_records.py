@@ -69,7 +69,7 @@ def compare_stages(
     masks: Path,
     device: str,
 ) -> None:
-    """Predict the training split with the retrained network, one pass an image; compare seed, mask and prediction.
+    """Predict the training split without labels, one pass an image; compare seed, mask and prediction.
 
     True masks, where there are any, are compared too, and change nothing else. Writes `statistics.jsonl`, strips and
     `train_predictions/masks`; what is there already is passed over.
@@ -77,7 +77,7 @@ def compare_stages(
     Args:
         dataset: the training split.
         folder: the evaluation's folder.
-        logits_of: the retrained network.
+        logits_of: the network that the run hands over.
         inference: how it predicts, but for scales and flip: the comparison is worth one pass.
         seeds: folder of the seed masks.
         masks: folder of the pseudo masks.

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from weakclip.classes import IGNORE_INDEX, ClassSet
-from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.images import overlay, read_mask, resize_rgb, write_jpeg, write_json, write_png
-from weakclip.inference import InferenceSettings, LogitsFunction, WithinMemory, predict_probs
+from weakclip.inference import LogitsFunction, WithinMemory, predict_probs
+from weakclip.pseudo_masks import PseudoMaskSettings, pseudo_mask
 
 PICTURES = "pictures"
 LONGEST_SIDE = 192
@@ -23,7 +24,7 @@ def write_pictures(
     splits: Mapping[str, ImageLabelDataset],
     mask_folders: Mapping[str, Mapping[str, Path]],
     logits_of: LogitsFunction,
-    inference: InferenceSettings,
+    settings: PseudoMaskSettings,
     *,
     count: int,
     device: str,
@@ -35,7 +36,7 @@ def write_pictures(
         splits: data sets to take images from, evenly spread over each.
         mask_folders: split → caption → folder of masks to show.
         logits_of: the network whose prediction is shown.
-        inference: how it predicts.
+        settings: how it predicts.
         count: images of each split.
         device: where the network is.
     """
@@ -45,8 +46,8 @@ def write_pictures(
         for index in np.unique(np.linspace(0, len(dataset) - 1, num=min(count, len(dataset)), dtype=int)).tolist():
             name, image = dataset.names[index], dataset.image(index)
             masks = {caption: read_mask(where / f"{name}.png") for caption, where in mask_folders[split].items()}
-            prediction = predict_probs(network, image, inference, device=device).argmax(axis=0)
-            masks["prediction"] = prediction.astype(np.uint8)
+            probs = predict_probs(network, image, settings.inference, device=device)
+            masks["prediction"] = pseudo_mask(probs, Sample(name, image, dataset.labels(index)), settings)[0]
             truth = dataset.mask(index)
             if truth is not None:
                 masks["truth"] = truth

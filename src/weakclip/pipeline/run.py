@@ -20,6 +20,7 @@ from weakclip.pipeline.lock import FolderInUseError, FolderLock
 from weakclip.pipeline.manifest import MANIFEST, Manifest, StageKey
 from weakclip.pipeline.stages import STAGES
 from weakclip.report import STAGE_FOLDERS, read_run, write_report
+from weakclip.report.chosen import ChosenNetwork, read_chosen
 from weakclip.report.folder import ERRORS
 from weakclip.training.processes import Processes, open_processes
 
@@ -40,6 +41,7 @@ class RunResult:
         ran: the stages that ran in this call.
         skipped: the stages that were done already with the same settings and data.
         left_out: how many entries `errors.jsonl` has: images, and rows of labels, that could not be used.
+        chosen: the network that the run hands over, and why; None before one is trained.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class RunResult:
     ran: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     left_out: int = 0
+    chosen: ChosenNetwork | None = None
 
 
 def run_pipeline(config: RunConfig, out: Path | str, *, full: bool = False) -> RunResult:
@@ -148,7 +151,9 @@ def _run_all(context: RunContext, wanted: Sequence[str], ran: list[str]) -> bool
 def _result(out: Path, wanted: Sequence[str], ran: Sequence[str]) -> RunResult:
     skipped = tuple(stage for stage in wanted if stage not in ran)
     report, run = write_report(out), read_run(out)
-    return RunResult(out, report, run.scores, tuple(ran), skipped, run.left_out)
+    trained = any(stage.name == "train" and stage.done for stage in run.stages)
+    chosen = read_chosen(out) if trained else None
+    return RunResult(out, report, run.scores, tuple(ran), skipped, run.left_out, chosen)
 
 
 def _plan(context: RunContext, wanted: Sequence[str]) -> tuple[Manifest, dict[str, StageKey]]:

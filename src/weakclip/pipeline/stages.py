@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,20 @@ from weakclip.evaluation import (
     describe_crf,
     describe_scales,
     score_masks,
-    score_network,
     write_scores,
 )
 from weakclip.images import write_json, write_mask
+from weakclip.inference import LogitsFunction
 from weakclip.modeling import load_weakclip
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.mask_records import MaskRecorder, compare_stages
+from weakclip.pipeline.networks import load_network, network_settings, score_on_val
 from weakclip.pipeline.pictures import class_entries, write_pictures
 from weakclip.pipeline.reviewed import ReviewedImages
 from weakclip.pipeline.seed_stage import DENSE, SEEDS, make_seeds
 from weakclip.progress import track
-from weakclip.pseudo_masks import MASKS, write_pseudo_masks
-from weakclip.segmenter import load_segmenter
+from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, write_pseudo_masks
+from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, Network, choose_network, write_chosen
 from weakclip.training.pairs import TrainingPairs
 from weakclip.training.retrain import retrain
 from weakclip.training.settings import TrainResult
@@ -127,34 +128,38 @@ def retrain_on_truth(context: RunContext, folder: Path) -> None:
 
 
 def evaluate(context: RunContext, folder: Path) -> None:
-    """Score seeds and pseudo masks on the training split and the network on the validation split; compare what seeds,
-    masks and network say of every training image; draw the pictures."""
-    dataset, val, config = context.train, context.val, context.config
-    logits_of = load_segmenter(context.folder("retrain"), device=context.device)
-    pseudo = context.folder("pseudo_masks") / MASKS
-    seeds = context.folder("seeds")
-    scores: list[Scores] = []
-    if dataset.has_masks:
-        crf = describe_crf(config.seeds.masks.crf) if config.seeds.method != "imported_masks" else NOT_USED
-        scores.append(score_masks(seeds / DENSE, dataset, subject="seeds", crf=crf))
-        made = {
-            "crf": describe_crf(config.pseudo_masks.crf),
-            "multi_scale": describe_scales(config.pseudo_masks.inference),
-        }
-        scores.append(score_masks(pseudo, dataset, subject="pseudo masks", **made))
-    scores += _score_network(context, folder, "retrain", "network")
+    """Score seeds and pseudo masks on the training split and the networks on the validation split; choose the network
+    that the run hands over; compare what seeds, masks and that network say of every training image; draw pictures."""
+    dataset, val = context.train, context.val
+    seeds, pseudo = context.folder("seeds"), context.folder("pseudo_masks") / MASKS
+    scores = _score_masks(context) if dataset.has_masks else []
+    logits_of: dict[Network, LogitsFunction] = {
+        network: load_network(context, context.folder(TRAINED_BY[network])) for network in NETWORKS
+    }
+    rows = {
+        network: score_on_val(context, network, logits_of[network], folder / network, subject=TITLES[network])
+        for network in logits_of
+    }
+    chosen = choose_network(rows)
+    taken, settings = logits_of[chosen.network], network_settings(context.config, chosen.network)
+    crf = None if chosen.crf is False else settings.crf
+    how = PseudoMaskSettings(inference=settings.inference, crf=crf, restrict_to_labels=False)
     splits = {dataset.split: dataset} | ({val.split: val} if val else {})
     mask_folders: dict[str, dict[str, Path]] = {split: {} for split in splits}
     mask_folders[dataset.split] = {"seed": seeds / SEEDS, "pseudo mask": pseudo}
-    inference, count = config.evaluate.inference, config.evaluate.pictures
-    write_pictures(folder, splits, mask_folders, logits_of, inference, count=count, device=context.device)
-    compare_stages(dataset, folder, logits_of, inference, seeds=seeds / SEEDS, masks=pseudo, device=context.device)
-    _finish_scores(context, folder, scores)
+    count = context.config.evaluate.pictures
+    write_pictures(folder, splits, mask_folders, taken, how, count=count, device=context.device)
+    compare_stages(dataset, folder, taken, settings.inference, seeds=seeds / SEEDS, masks=pseudo, device=context.device)
+    write_chosen(context.out, chosen)
+    logger.info("evaluate: the network of this run is its %s", chosen.line)
+    _finish_scores(context, folder, [*scores, *(row for network in rows for row in rows[network])])
 
 
 def evaluate_upper_bound(context: RunContext, folder: Path) -> None:
     """Score the network that was trained on the true masks."""
-    _finish_scores(context, folder, _score_network(context, folder, "retrain_truth", "network (true masks)"))
+    logits_of = load_network(context, context.folder("retrain_truth"))
+    rows = score_on_val(context, "retrained", logits_of, folder, subject="network (true masks)")
+    _finish_scores(context, folder, rows)
 
 
 def _retrain(context: RunContext, dataset: ImageLabelDataset, masks: Path, folder: Path) -> None:
@@ -164,22 +169,20 @@ def _retrain(context: RunContext, dataset: ImageLabelDataset, masks: Path, folde
     _write_metrics(context, folder, result)
 
 
-def _score_network(context: RunContext, folder: Path, stage: str, subject: str) -> list[Scores]:
-    """The network of `stage` on the validation split; nothing where that is missing or has no pixel labels."""
-    val: ImageLabelDataset | None = context.val
-    if val is None or not val.has_masks:
-        return []
-    settings = context.config.evaluate
-    logits_of = load_segmenter(context.folder(stage), device=context.device)
-    score = score_network(
-        logits_of, val, folder, settings.inference, subject=subject, crf=settings.crf, device=context.device
-    )
-    return [score]
+def _score_masks(context: RunContext) -> list[Scores]:
+    """Seeds and pseudo masks on the training split."""
+    dataset, config = context.train, context.config
+    crf = describe_crf(config.seeds.masks.crf) if config.seeds.method != "imported_masks" else NOT_USED
+    made = {"crf": describe_crf(config.pseudo_masks.crf), "multi_scale": describe_scales(config.pseudo_masks.inference)}
+    return [
+        score_masks(context.folder("seeds") / DENSE, dataset, subject="seeds", crf=crf),
+        score_masks(context.folder("pseudo_masks") / MASKS, dataset, subject="pseudo masks", **made),
+    ]
 
 
-def _finish_scores(context: RunContext, folder: Path, scores: list[Scores]) -> None:
+def _finish_scores(context: RunContext, folder: Path, scores: Sequence[Scores]) -> None:
     for score in scores:
-        _log(folder, {"subject": score.subject, "split": score.split, "mean_iou": score.mean_iou})
+        _log(folder, {name: getattr(score, name) for name in ("subject", "split", "crf", "mean_iou")})
     data = context.config.data
     write_scores(folder / "metrics.json", scores, left_out=context.left_out(data.train_split, data.val_split))
 
@@ -229,8 +232,8 @@ STAGES = {
         run=evaluate,
         sections=("evaluate",),
         data=("train images", "train masks", "val images", "val masks"),
-        upstream=("seeds", "pseudo_masks", "retrain"),
-        code=2,
+        upstream=("seeds", "train", "pseudo_masks", "retrain"),
+        code=3,
     ),
     "retrain_truth": Stage(
         purpose="training the same network on the true masks, the upper bound",
@@ -244,6 +247,7 @@ STAGES = {
         sections=("evaluate",),
         data=("val images", "val masks"),
         upstream=("retrain_truth",),
+        code=2,
     ),
 }
 """Every stage by its name, in the order in which they run."""

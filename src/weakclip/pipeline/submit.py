@@ -7,6 +7,7 @@ import logging
 import shutil
 from pathlib import Path
 
+from weakclip.config import flat
 from weakclip.datasets import ImageLabelDataset
 from weakclip.disk import remove_leftovers, writing
 from weakclip.errors import ConfigError, RunError
@@ -15,9 +16,12 @@ from weakclip.pipeline.context import RunContext, open_run
 from weakclip.pipeline.data import image_fingerprint
 from weakclip.pipeline.lock import FolderLock
 from weakclip.pipeline.manifest import Manifest, StageKey
+from weakclip.pipeline.networks import load_network
+from weakclip.prediction.models import find_model
+from weakclip.prediction.predictor import default_settings
 from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, write_pseudo_masks
+from weakclip.report.chosen import TRAINED_BY, Network
 from weakclip.safe_text import parse_json
-from weakclip.segmenter import load_segmenter
 from weakclip.submission import write_archive
 
 logger = logging.getLogger("weakclip")
@@ -28,8 +32,15 @@ FOLDER, KEY = "submission", "key.json"
 """Below the run folder, a folder a split: predictions, and the key of what they depend on."""
 
 
-def submit(run: Path | str, out: Path | str, *, split: str = "test", root: str | None = None) -> int:
-    """Predict a split of PASCAL VOC with the retrained network of a run, as `evaluate` is set, and pack the masks.
+def submit(
+    run: Path | str,
+    out: Path | str,
+    *,
+    split: str = "test",
+    root: str | None = None,
+    network: Network | None = None,
+) -> int:
+    """Predict a split of PASCAL VOC with the network that a run hands over, as its evaluation does, and pack the masks.
 
     The predictions are kept in `submission/SPLIT/masks` of the run: a stopped call goes on, and the masks of another
     network, of other images or of other settings are made anew.
@@ -39,6 +50,7 @@ def submit(run: Path | str, out: Path | str, *, split: str = "test", root: str |
         out: the archive, `.tgz` or `.tar.gz`.
         split: the list in ImageSets/Segmentation.
         root: the VOC2012 folder; the one of the run where left out.
+        network: another network of the run than the one that its evaluation chose.
 
     Returns:
         How many masks are in the archive.
@@ -55,40 +67,49 @@ def submit(run: Path | str, out: Path | str, *, split: str = "test", root: str |
         raise RunError(f"{out}: is a folder; name the archive, for instance {out / 'results.tgz'}")
     if not out.name.endswith(ENDINGS):
         raise RunError(f"{out}: expected a name that ends in {' or '.join(ENDINGS)}, for a packed tar file is written")
-    context, trained = _context(run, split, root)
+    context = _context(run, split, root)
+    source = find_model(run, network=network)
+    trained = _trained(run, source.network)
     dataset = context.val
     assert dataset is not None
-    settings = context.config.evaluate
+    settings = default_settings(source)
+    masks = PseudoMaskSettings(inference=settings.inference, crf=settings.crf, restrict_to_labels=False)
     with FolderLock(run / FOLDER):
-        folder = _prediction_folder(context, dataset, trained)
-        network = load_segmenter(context.folder("retrain"), device=context.device)
-        masks = PseudoMaskSettings(inference=settings.inference, crf=settings.crf, restrict_to_labels=False)
-        write_pseudo_masks(network, dataset, folder, masks, device=context.device, description=f"predicting {split}")
+        folder = _prediction_folder(context, dataset, masks, trained)
+        logits_of = load_network(context, source.path)
+        write_pseudo_masks(logits_of, dataset, folder, masks, device=context.device, description=f"predicting {split}")
         write_archive(folder / MASKS, dataset, out)
     return len(dataset)
 
 
-def _context(run: Path, split: str, root: str | None) -> tuple[RunContext, str]:
-    """The run with `split` in the place of its validation split, and the key of its network."""
+def _context(run: Path, split: str, root: str | None) -> RunContext:
+    """The run with `split` in the place of its validation split."""
     config = open_run(run).config
     if config.data.dataset != "voc12":
         raise ConfigError(
             f"{run}: a run on {config.data.dataset}; the evaluation server is PASCAL VOC's; give a voc12 run"
         )
-    record = Manifest.open(run).records.get("retrain", {})
-    if not record.get("done"):
-        raise RunError(f"{run}: its network is not trained; run `weakclip retrain` or `weakclip run` first")
     data = dataclasses.replace(
         config.data, val_split=split, val_limit=None, root=root or config.data.root, on_error="stop"
     )
-    return RunContext(dataclasses.replace(config, data=data), run), str(record.get("key"))
+    return RunContext(dataclasses.replace(config, data=data), run)
 
 
-def _prediction_folder(context: RunContext, dataset: ImageLabelDataset, trained: str) -> Path:
+def _trained(run: Path, network: Network) -> str:
+    """The key under which a network was trained."""
+    stage = TRAINED_BY[network]
+    record = Manifest.open(run).records.get(stage, {})
+    if not record.get("done"):
+        raise RunError(f"{run}: its network is not trained; run `weakclip {stage}` or `weakclip run` first")
+    return str(record.get("key"))
+
+
+def _prediction_folder(
+    context: RunContext, dataset: ImageLabelDataset, masks: PseudoMaskSettings, trained: str
+) -> Path:
     """The folder of the predictions; what lies there under another key is removed."""
-    settings = context.settings(("evaluate",))
-    del settings["evaluate.pictures"]
-    key = StageKey(settings=settings, inputs={"retrain": trained, "images": image_fingerprint(dataset)})
+    inputs = {"network": trained, "images": image_fingerprint(dataset)}
+    key = StageKey(settings=flat(masks, "submission"), inputs=inputs)
     folder = context.out / FOLDER / dataset.split
     with writing(folder):
         if folder.exists() and _stored_key(folder) != key.digest:

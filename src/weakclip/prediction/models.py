@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +13,14 @@ import weakclip.clip
 from weakclip.classes import ClassSet
 from weakclip.config import RunConfig, load_config
 from weakclip.disk import expand_home
-from weakclip.errors import WeakCLIPError, WeightsError
+from weakclip.errors import ConfigError, WeakCLIPError, WeightsError
 from weakclip.modeling.storage import DESCRIPTION_FILE, WEIGHTS_FILE, read_class_set
 from weakclip.pipeline.context import CONFIG
 from weakclip.pipeline.data import source_fingerprint
 from weakclip.report import STAGE_FOLDERS
+from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, ChosenNetwork, Network, read_chosen
+
+logger = logging.getLogger("weakclip")
 
 NETWORK_CONFIG = "config.json"
 
@@ -29,11 +33,19 @@ class ModelSource:
         kind: "segmenter", an ordinary segmentation network; or "weakclip".
         path: its folder, or a released checkpoint.
         run: the folder of the run that it is of, where there is one.
+        chosen: why it is taken, where only its run was named.
     """
 
     kind: Literal["segmenter", "weakclip"]
     path: Path
     run: Path | None
+    chosen: ChosenNetwork | None = field(default=None, compare=False)
+
+    @property
+    def network(self) -> Network:
+        """Which of the two networks of a run it is."""
+        is_student = self.path.resolve().name.startswith(STAGE_FOLDERS["retrain"])
+        return "weakclip" if self.kind == "weakclip" and not is_student else "retrained"
 
     @functools.cached_property
     def config(self) -> RunConfig | None:
@@ -68,33 +80,49 @@ class ModelSource:
         return ClassSet(names=names)
 
 
-def find_model(source: Path | str) -> ModelSource:
+def find_model(source: Path | str, *, network: Network | None = None) -> ModelSource:
     """The network that a path means.
 
     Args:
-        source: a run folder, whose retrained network is meant, or its WeakCLIP where it has none; the folder of either
+        source: a run folder, of whose networks the one that its evaluation chose is meant; the folder of either
             (`4_retrain`, `2_train`), or their `model.safetensors`; any folder of `AutoModelForSemanticSegmentation`; or
             a released checkpoint of WeakCLIP (`.pth`).
+        network: another choice than the evaluation's; for a run folder alone.
 
     Raises:
         WeightsError: none of these.
+        ConfigError: `network` for something else than a run folder.
     """
     path = expand_home(source)
     if path.name in (WEIGHTS_FILE, DESCRIPTION_FILE, NETWORK_CONFIG):
         path = path.parent
+    if (path / CONFIG).is_file():
+        return _of_run(path, network)
+    if network is not None:
+        raise ConfigError(f"{path}: not a run folder, in which {network!r} could be chosen; leave the choice out")
     if path.is_file():
         return ModelSource("weakclip", path, None)
-    if (path / CONFIG).is_file():
-        for stage in ("retrain", "train"):
-            found = _in_folder(path / STAGE_FOLDERS[stage])
-            if found is not None:
-                return found
-        raise WeightsError(f"{path}: a run without a trained network; run `weakclip train` or `weakclip run` first")
     found = _in_folder(path)
     if found is None:
         what = "holds no network" if path.is_dir() else "no such file or folder"
         raise WeightsError(f"{path}: {what}; expected a run, a folder of a network, or a released WeakCLIP .pth")
     return found
+
+
+def _of_run(run: Path, wanted: Network | None) -> ModelSource:
+    """The network of a run that is wanted; where nothing is said, the chosen one, or the only one that is there."""
+    there = {network: _in_folder(run / STAGE_FOLDERS[TRAINED_BY[network]]) for network in NETWORKS}
+    names = [network for network in NETWORKS if there[network]]
+    chosen = read_chosen(run) if wanted is None else ChosenNetwork(network=wanted, crf=None, why="asked for")
+    if wanted is None and len(names) == 1 and names[0] != chosen.network:
+        chosen = ChosenNetwork(network=names[0], crf=None, why="the only one there")
+    source = there[chosen.network]
+    if source is None:
+        command = TRAINED_BY[chosen.network] if wanted else "train"
+        what = f"a {TITLES[wanted]}" if wanted else "a trained network"
+        raise WeightsError(f"{run}: a run without {what}; run `weakclip {command}` or `weakclip run` first")
+    logger.info("%s: takes its %s", run, chosen.line)
+    return replace(source, chosen=chosen)
 
 
 def _in_folder(folder: Path) -> ModelSource | None:

@@ -15,8 +15,10 @@ from weakclip.images import read_rgb
 from weakclip.inference import InferenceSettings, LogitsFunction, predict_batch
 from weakclip.modeling import load_weakclip
 from weakclip.pipeline.context import usable_device
+from weakclip.pipeline.networks import network_settings
 from weakclip.prediction.models import ModelSource, find_model
 from weakclip.pseudo_masks import PseudoMaskSettings, pseudo_mask
+from weakclip.report.chosen import Network
 from weakclip.segmenter import load_segmenter
 
 
@@ -96,36 +98,41 @@ class Predictor:
         return Prediction(*pseudo_mask(probs, Sample("", image, labels or ()), how))
 
 
-def load_predictor(source: Path | str | ModelSource, *, settings: PredictSettings | None = None) -> Predictor:
+def load_predictor(
+    source: Path | str | ModelSource, *, settings: PredictSettings | None = None, network: Network | None = None
+) -> Predictor:
     """Load a network to make masks with.
 
     Args:
         source: what `find_model` takes: a run folder, its `4_retrain` or `2_train`, a folder of any
             `AutoModelForSemanticSegmentation`, or a released WeakCLIP checkpoint. Class 0 counts as the background.
         settings: how masks are made, and where; `default_settings` where left out.
+        network: of a run folder, "weakclip" or "retrained"; the one that its evaluation chose where left out.
 
     Raises:
         WeightsError: no such network, or one that cannot be loaded.
         ConfigError: a device that is not here.
         DataError: a network whose classes have no names of their own.
     """
-    model = source if isinstance(source, ModelSource) else find_model(source)
+    model = source if isinstance(source, ModelSource) else find_model(source, network=network)
     settings = settings or default_settings(model)
     device = usable_device(settings.device)
     if model.kind == "segmenter":
-        network = load_segmenter(model.path, device=device)
-        return Predictor(network, model.class_set(network.class_names), settings)
+        segmenter = load_segmenter(model.path, device=device)
+        return Predictor(segmenter, model.class_set(segmenter.class_names), settings)
     vocabulary = model.config.clip.vocabulary if model.config else None
     weakclip = load_weakclip(model.path, vocabulary=vocabulary, device=device)
     return Predictor(lambda images: weakclip(images).logits, weakclip.class_set, settings)
 
 
 def default_settings(model: ModelSource) -> PredictSettings:
-    """How the run of a network makes its masks: `evaluate` for a retrained one, `pseudo_masks` for a WeakCLIP.
+    """How the run of a network makes its masks: `pseudo_masks` for its WeakCLIP, `evaluate` for a retrained one.
 
-    Without a run: one pass and no dense CRF.
+    The dense CRF is left out where the run's evaluation found its network better without. Without a run: one pass and
+    no dense CRF.
     """
     if model.config is None:
         return PredictSettings()
-    section = model.config.evaluate if model.kind == "segmenter" else model.config.pseudo_masks
-    return PredictSettings(inference=section.inference, crf=section.crf)
+    section = network_settings(model.config, model.network)
+    without = model.chosen is not None and model.chosen.crf is False
+    return PredictSettings(inference=section.inference, crf=None if without else section.crf)

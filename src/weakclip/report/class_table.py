@@ -27,7 +27,7 @@ class ClassFigures:
         unusual: images in which its area is unusual.
         confidence: mean over the images whose mask has it.
         seed_mask: mean IoU of seed and mask over the images where either has it.
-        mask_prediction: the same of mask and the retrained network's prediction.
+        mask_prediction: the same of mask and the network's prediction without labels.
     """
 
     index: int

@@ -182,7 +182,7 @@ KINDS = (
     Kind(
         key="prediction",
         title="Network disagrees",
-        meaning="The network that was retrained on all masks does not reproduce this one.",
+        meaning="The run's network, which is not told the labels, does not reproduce this mask.",
         badness=lambda image: _turned(mean_over_classes(image.statistics.mask_prediction)),
     ),
     Kind(

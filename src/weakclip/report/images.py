@@ -15,7 +15,7 @@ STRIPS, CAPTIONS = "strips", "captions.json"
 """Folder in a stage's folder: `NAME.jpg`, small pictures of one image side by side, and what each of them is."""
 
 PREDICTIONS = "train_predictions"
-"""Folder in the evaluation's folder: what the retrained network says of the training images, in `masks/NAME.png`."""
+"""Folder in the evaluation's folder: what the run's network says of the training images, in `masks/NAME.png`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from weakclip.disk import atomic_write
 from weakclip.mask_statistics import mean_over_classes
+from weakclip.report.chosen import read_chosen
 from weakclip.report.class_table import class_figures
 from weakclip.report.doubts import ImageFigures, figures_of, is_unusual
 from weakclip.report.figures import box_plot, class_names, duration, loss_curves, mean_known, percent, png_data_uri
@@ -61,6 +62,7 @@ def render_report(folder: Path | str) -> str:
             titles=STAGE_TITLES,
             class_names=class_names(run.scores),
             captions=captions,
+            chosen=read_chosen(run.folder) if any(stage.name == "train" for stage in run.stages) else None,
             upper_bound=any(stage.name == "retrain_truth" for stage in run.stages),
             style=Markup(_asset("report.css")),
             script=Markup(script),

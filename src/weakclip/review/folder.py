@@ -23,6 +23,7 @@ from weakclip.pipeline.reviewed import mark_labels, merged_marks
 from weakclip.pipeline.seed_stage import SEEDS
 from weakclip.pseudo_masks import MASKS
 from weakclip.report import STAGE_FOLDERS, read_images
+from weakclip.report.chosen import chosen_masks, read_chosen
 from weakclip.report.doubts import figures_of
 
 SEED, PSEUDO, PREDICTION, TRUTH = LAYERS = ("seed", "pseudo mask", "prediction", "truth")
@@ -77,7 +78,7 @@ class ReviewFolder:
         if not any(next(folder.rglob("*.png"), None) for folder in self.folders.values()):
             raise RunError(f"{run}: no masks are made yet; `weakclip run` makes them")
         if data.val_split == data.train_split:
-            self.folders[PREDICTION] = self.run / STAGE_FOLDERS["evaluate"] / MASKS
+            self.folders[PREDICTION] = chosen_masks(self.run)
         self.dataset: ImageLabelDataset = open_sound(config, "train", broken_of(config, self.run))
         self.layers = [*self.folders, *([TRUTH] if self.dataset.has_masks else [])]
         self.given = [self.dataset.labels(index) for index in range(len(self.dataset))]
@@ -87,6 +88,7 @@ class ReviewFolder:
         for mark in merged_marks(files).values():
             mark_labels(mark, self.dataset, str(own))
         self._doubts = _doubts(self.run)
+        self.network = read_chosen(self.run).line
 
     def marks(self) -> Mapping[str, Mark]:
         """The last mark on each image, those of `data.marks` among them."""
@@ -108,6 +110,7 @@ class ReviewFolder:
             "classes": [{"name": name, "color": "#{:02x}{:02x}{:02x}".format(*color)} for name, color in classes],
             "layers": ["image", *self.layers],
             "doubts": bool(self._doubts),
+            "network": self.network,
         }
 
     def choose(self, by_mark: str, by_class: int | None, by_name: str, *, by_doubt: bool) -> list[int]:

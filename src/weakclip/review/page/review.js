@@ -396,6 +396,7 @@
     $("by-mark").value = state.get("mark") in FILTERS ? state.get("mark") : "all";
     if (run.classes.some((each) => each.name === state.get("class"))) $("by-class").value = state.get("class");
     $("by-name").value = state.get("name") || "";
+    $("network").textContent = `The run's network: ${run.network}`;
     $("order-choice").hidden = !run.doubts;
     $("order").value = run.doubts && state.get("order") !== "split" ? "doubt" : "split";
     const wanted = state.has("image") ? Number(state.get("image")) : -1, number = Number(state.get("page") || 1) - 1;

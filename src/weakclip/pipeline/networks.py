@@ -1,0 +1,54 @@
+"""The networks of a run: WeakCLIP, and the one that was trained on its masks; how each is loaded and used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from weakclip.config import EvaluateSettings, RunConfig
+from weakclip.datasets import ImageLabelDataset
+from weakclip.evaluation import Scores, score_network
+from weakclip.inference import LogitsFunction
+from weakclip.modeling import load_weakclip
+from weakclip.modeling.storage import DESCRIPTION_FILE
+from weakclip.pipeline.context import RunContext
+from weakclip.pseudo_masks import PseudoMaskSettings
+from weakclip.report.chosen import Network
+from weakclip.segmenter import load_segmenter
+
+
+def load_network(context: RunContext, folder: Path) -> LogitsFunction:
+    """The network in a folder of the run: a WeakCLIP on the run's own encoder, or an ordinary one.
+
+    Raises:
+        WeightsError: there is none, or it cannot be loaded.
+    """
+    if not (folder / DESCRIPTION_FILE).is_file():
+        return load_segmenter(folder, device=context.device)
+    model = load_weakclip(folder, clip=context.clip, device=context.device)
+    return lambda images: model(images).logits
+
+
+def network_settings(config: RunConfig, network: Network) -> PseudoMaskSettings | EvaluateSettings:
+    """The section of a run's settings whose `inference` and `crf` a network predicts with."""
+    return config.pseudo_masks if network == "weakclip" else config.evaluate
+
+
+def score_on_val(
+    context: RunContext, network: Network, logits_of: LogitsFunction, folder: Path, *, subject: str
+) -> tuple[Scores, ...]:
+    """A network on the validation split, without and with dense CRF; nothing where the split has no pixel labels.
+
+    Args:
+        context: of the run.
+        network: whose settings are used.
+        logits_of: the network itself.
+        folder: gets the predictions.
+        subject: what is scored, in words.
+    """
+    val: ImageLabelDataset | None = context.val
+    if val is None or not val.has_masks:
+        return ()
+    settings = network_settings(context.config, network)
+    return score_network(
+        logits_of, val, folder, settings.inference, subject=subject, crf=settings.crf, device=context.device
+    )
