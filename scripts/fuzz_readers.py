@@ -168,6 +168,15 @@ def _cams(path: Path) -> None:
     assert 0 <= cam.maps.min() <= cam.maps.max() <= 1
 
 
+def _attributes(path: Path) -> None:
+    from weakclip.classes import ClassSet
+    from weakclip.seeds.attributes import read_attributes
+
+    found = read_attributes(path, ClassSet.from_foreground(["cat", "dog"]))
+    assert len(found) == 2
+    assert all(isinstance(sentence, str) for own in found for sentence in own)
+
+
 def _coco_file(path: Path) -> None:
     from weakclip.datasets.coco_instances import read_index, read_regions
     from weakclip.datasets.regions import draw_regions
@@ -263,6 +272,8 @@ TARGETS = {
     "classes": Target(
         "x.yaml", _calling("weakclip.datasets.class_files", "read_class_file"), _text(_CLASSES), ("yaml",)
     ),
+    "attributes": Target("x.yaml", _attributes, _text("cat: [it purrs, it has fur]\ndog: [it barks]\n"), ("yaml",)),
+    "attributes_json": Target("x.json", _attributes, _text('{"cat": ["it purrs"], "dog": ["it barks"]}\n'), ("json",)),
     "marks": Target(
         "marks.jsonl",
         _calling("weakclip.marks", "read_marks"),

@@ -43,6 +43,7 @@ from weakclip.pipeline.manifest import Manifest
 from weakclip.report import render_report
 from weakclip.safe_npy import read_npy, read_npz
 from weakclip.safe_text import is_plain, one_line, parse_json, parse_yaml, short
+from weakclip.seeds.attributes import read_attributes
 from weakclip.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.timeout(60)
@@ -73,8 +74,14 @@ YAMLS = {
 }
 
 
+def cat_attributes(path: Path) -> Any:
+    return read_attributes(path, ClassSet.from_foreground(["cat"]))
+
+
 @pytest.mark.parametrize("text", YAMLS.values(), ids=YAMLS)
-@pytest.mark.parametrize("read", [load_config, read_class_file], ids=["config", "classes"])
+@pytest.mark.parametrize(
+    "read", [load_config, read_class_file, cat_attributes], ids=["config", "classes", "attributes"]
+)
 def test_yaml_is_bounded_and_wrong_in_one_line(tmp_path: Path, read: Callable[[Path], Any], text: str) -> None:
     path = tmp_path / "hostile.yaml"
     path.write_text(text)
@@ -104,6 +111,7 @@ DEEP = "[" * 200_000
         ("manifest.json", DEEP, lambda path: Manifest.open(path.parent)),
         ("manifest.json", DEEP, lambda path: render_report(path.parent)),
         ("weakclip.json", DEEP, load_weakclip),
+        ("attributes.json", DEEP, cat_attributes),
     ],
 )
 def test_json_that_is_nested_without_end_is_one_line(

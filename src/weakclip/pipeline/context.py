@@ -121,6 +121,12 @@ class RunContext:
         affinity = self.config.seeds.affinity
         return affinity.pretrained if affinity else None
 
+    def _attributes_fingerprint(self, demo: Path) -> str:
+        """Nothing where the seeds read no such file."""
+        seeds = self.config.seeds
+        file = seeds.patch_text.attributes if seeds.method == "patch_text" else None
+        return source_fingerprint(file, demo) if file else ""
+
     def _fingerprint_makers(self) -> dict[str, Callable[[], str]]:
         demo = Path(weakclip.clip.__file__).parent / "demo"
         return {
@@ -133,6 +139,7 @@ class RunContext:
             "CLIP weights": lambda: source_fingerprint(self.config.clip.source, demo),
             "imported seeds": lambda: source_fingerprint(self.config.seeds.folder, demo),
             "MCTformer+ weights": lambda: source_fingerprint(self.config.seeds.mctformer.source, demo),
+            "class attributes": lambda: self._attributes_fingerprint(demo),
             "ResNet38 weights": lambda: source_fingerprint(self._resnet38, demo),
             "student weights": lambda: source_fingerprint(self.config.retrain.model, demo),
             "student trunk": lambda: source_fingerprint(self.config.retrain.pretrained, demo),

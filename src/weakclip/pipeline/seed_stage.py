@@ -133,7 +133,7 @@ def _seed_method(context: RunContext, folder: Path) -> SeedMethod:
         model = load_mctformer(_mctformer_weights(context, folder / MCTFORMER), device=context.device)
         return MCTformerCAM(model, class_set, settings.mctformer.cams)
     if settings.method == "patch_text":
-        return PatchText(context.clip, class_set, settings.patch_text)
+        return PatchText(context.clip, class_set, settings.patch_text, seed=context.config.seed)
     return ClipGradCAM(context.clip, class_set, settings.gradcam)
 
 

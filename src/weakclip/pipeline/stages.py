@@ -203,7 +203,7 @@ STAGES = {
         sections=("clip", "seeds", "seed"),
         data=(
             *("train images", "labels from the review", "CLIP weights"),
-            *("imported seeds", "MCTformer+ weights", "ResNet38 weights"),
+            *("imported seeds", "class attributes", "MCTformer+ weights", "ResNet38 weights"),
         ),
     ),
     "train": Stage(

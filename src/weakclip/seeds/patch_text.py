@@ -32,8 +32,10 @@ from weakclip.classes import ClassSet
 from weakclip.clip import BlockEncoder, Encoder
 from weakclip.clip.encoder import with_blocks
 from weakclip.datasets import Sample
+from weakclip.disk import expand_home
 from weakclip.errors import ConfigError
 from weakclip.inference import BatchLimit
+from weakclip.seeds.attributes import MOST_CENTERS, attribute_centers, enriched, read_attributes
 from weakclip.seeds.base import CAM
 from weakclip.seeds.class_text import background_words, check_template, encode_words
 from weakclip.seeds.refinement import check_map_settings, image_tensor, no_cam, refined_cam, stretch
@@ -51,6 +53,10 @@ class PatchTextSettings:
         attention: the weights that values are mixed with; see `self_attention`.
         prompt_templates: sentences around each class and background word; `{}` stands for the word. A word's direction
             is the mean over the sentences.
+        attributes: a YAML or JSON file with sentences about every class, which are added to its words; see
+            `weakclip.seeds.attributes`. None for the words alone.
+        attribute_centers: how many k-means centres the sentences make.
+        attribute_scale: factor of the products of words and centres before the softmax that weighs the centres.
         box_threshold: share of a map's maximum, 0…1, above which a response is strong.
         attention_layers: how many of the last blocks' attentions are averaged to spread the maps; at most the depth.
         scale: factor on the image's sides before CLIP sees it.
@@ -61,6 +67,9 @@ class PatchTextSettings:
     layers: int = 4
     attention: SelfAttention = "mean"
     prompt_templates: tuple[str, ...] = ("a clean origami {}.",)
+    attributes: str | None = None
+    attribute_centers: int = 112
+    attribute_scale: float = 1.0
     box_threshold: float = 0.4
     attention_layers: int = 8
     scale: float = 1.0
@@ -74,6 +83,10 @@ class PatchTextSettings:
         for name in ("layers", "attention_layers", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is at least 1; found {getattr(self, name)}")
+        if not 1 <= self.attribute_centers <= MOST_CENTERS:
+            raise ConfigError(f"attribute_centers: 1 to {MOST_CENTERS} expected; found {self.attribute_centers}")
+        if self.attribute_scale < 0:
+            raise ConfigError(f"attribute_scale is 0 or more; found {self.attribute_scale}")
         check_map_settings(box_threshold=self.box_threshold, scale=self.scale)
 
 
@@ -99,16 +112,25 @@ class PatchText:
         clip: the CLIP, or another encoder whose transformer blocks lie open; images go to its device.
         class_set: `prompts` are scored, against `background_prompts` (or `BACKGROUND_PROMPTS` without the class names).
         settings: see `PatchTextSettings`.
+        seed: of the k-means that attributes are put together with.
 
     Raises:
+        DataError: an attributes file that cannot be used.
         EncoderError: an encoder without blocks.
     """
 
-    def __init__(self, clip: Encoder, class_set: ClassSet, settings: PatchTextSettings | None = None) -> None:
+    def __init__(
+        self, clip: Encoder, class_set: ClassSet, settings: PatchTextSettings | None = None, *, seed: int = 0
+    ) -> None:
         self.clip = with_blocks(clip, "patch-text")
         self.settings = settings or PatchTextSettings()
         self.foreground_text = encode_words(clip, class_set.prompts[1:], self.settings.prompt_templates)
         self.background_text = encode_words(clip, background_words(class_set), self.settings.prompt_templates)
+        if self.settings.attributes is not None:
+            path = expand_home(self.settings.attributes)
+            sentences, count = read_attributes(path, class_set), self.settings.attribute_centers
+            centers = attribute_centers(clip, sentences, count, seed=seed, origin=path)
+            self.foreground_text = enriched(self.foreground_text, centers, self.settings.attribute_scale)
         self._limit = BatchLimit()
 
     @property
