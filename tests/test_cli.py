@@ -100,3 +100,18 @@ def test_stopped_run_ends_with_the_code_of_its_signal(
 
     monkeypatch.setattr(weakclip.pipeline, "run_pipeline", stop)
     assert call("run", "demo", "--out", tmp_path / "run") == code
+
+
+def test_end_of_file_that_nobody_expected_is_no_abort_of_the_user(
+    call: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is a mistake in the program, and its traceback is what tells where."""
+    import weakclip.pipeline
+
+    def fail(*_: object, **__: object) -> None:
+        raise EOFError("from somewhere")
+
+    monkeypatch.setattr(weakclip.pipeline, "run_pipeline", fail)
+    with pytest.raises(RuntimeError) as caught:
+        call("run", "demo", "--out", tmp_path / "run")
+    assert isinstance(caught.value.__cause__, EOFError)

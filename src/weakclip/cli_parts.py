@@ -110,6 +110,8 @@ def finished(work: Callable[[], Result]) -> Result:
     except KeyboardInterrupt:
         typer.echo("weakclip: interrupted; the same command continues", err=True)
         raise typer.Exit(130) from None
+    except EOFError as error:  # typer would take it for the end of its own input, and say "Aborted." and no more
+        raise RuntimeError("an end of file that nothing was prepared for") from error
     except SystemExit as stop:
         if stop.code == TERMINATED:
             typer.echo("weakclip: terminated; the same command continues", err=True)

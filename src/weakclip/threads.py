@@ -15,6 +15,15 @@ ROOM = 2**30
 """Bytes that the items ahead may take, where they say their size."""
 
 
+def usable_cores() -> int:
+    """How many cores this process may use: under `taskset` or in a job of Slurm, fewer than the machine has.
+
+    >>> 1 <= usable_cores() <= os.cpu_count()
+    True
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_threads(
     work: Callable[[Item], Result], items: Iterable[Item], *, bytes_of: Callable[[Item], int] | None = None
 ) -> Iterator[Result]:
@@ -31,7 +40,7 @@ def in_threads(
     >>> list(in_threads(abs, [-1, 2, -3]))
     [1, 2, 3]
     """
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     pending: deque[tuple[Future[Result], int]] = deque()
     taken = 0
     with ThreadPoolExecutor(threads) as pool:

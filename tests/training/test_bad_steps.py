@@ -185,7 +185,7 @@ def test_two_processes_skip_as_one(tmp_path: Path) -> None:
     """The bad image is in the share of one of them; both skip, and the log names the images of both."""
     environment = {**os.environ, "PYTHONPATH": str(Path(weakclip.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     (tmp_path / "script.py").write_text(_TWO_PROCESSES)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29541"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     for name, command in {"two": launch, "one": [sys.executable]}.items():
         (tmp_path / name).mkdir()
         arguments = [*command, str(tmp_path / "script.py"), str(Path(__file__).parent), str(tmp_path / name)]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import weakclip
 from weakclip.errors import ConfigError, DataError, RunError, WeightsError
+from weakclip.training import checkpoint as checkpoints
 from weakclip.training.checkpoint import load_checkpoint
 from weakclip.training.loop import CHECKPOINT_NAME, fit
 from weakclip.training.settings import TrainSettings, learning_rate_at
@@ -143,6 +144,25 @@ def test_a_signal_saves_and_the_resumed_run_ends_the_same(
     assert _log(tmp_path) == undisturbed[1]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_last_save_is_not_forgotten(
+    number: signal.Signals, tmp_path: Path, undisturbed: Any, monkeypatch: pytest.MonkeyPatch
+):
+    save = checkpoints.save_checkpoint
+
+    def interrupted(path: Path, checkpoint: checkpoints.Checkpoint) -> None:
+        if checkpoint.step == SETTINGS.steps:
+            signal.raise_signal(number)
+        save(path, checkpoint)
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
+        fit(Toy(), Noise(), toy_loss, SETTINGS, tmp_path)
+    model = Toy()
+    fit(model, Noise(), toy_loss, SETTINGS, tmp_path)
+    assert _equal(_weights(model), undisturbed[0])
+
+
 def test_a_crash_loses_only_the_steps_since_the_last_checkpoint(tmp_path: Path, undisturbed: Any):
     def crash() -> None:
         raise ZeroDivisionError
@@ -257,7 +277,7 @@ def test_two_processes_train_as_one(tmp_path: Path):
     environment = {**os.environ, "PYTHONPATH": str(Path(weakclip.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     script = tmp_path / "script.py"
     script.write_text(_TWO_PROCESSES)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29533"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     for name, command in {"two": launch, "one": [sys.executable]}.items():
         (tmp_path / name).mkdir()
         arguments = [*command, str(script), str(Path(__file__).parent), str(tmp_path / name)]

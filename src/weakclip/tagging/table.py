@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from weakclip.errors import ConfigError, DataError
 from weakclip.progress import track
 from weakclip.safe_text import parse_json
 from weakclip.tagging.zero_shot import Tagger, TagSettings, tag_windows
+from weakclip.threads import usable_cores
 
 COLUMNS = ("image", "labels", "check")
 SCORE = "score: "
@@ -118,7 +118,7 @@ def _score(tagger: Tagger, folder: Path, files: Sequence[str]) -> Iterator[tuple
         except DataError as error:
             return str(error)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for first in range(0, len(files), step):
             batch = files[first : first + step]
             read = list(pool.map(windows, batch))

@@ -11,7 +11,8 @@ from typing import Any
 class StopRequest:
     """While open, the first SIGINT or SIGTERM is only noted; a second one acts at once.
 
-    Outside the main thread, where Python allows no signal handlers, nothing is caught.
+    Outside the main thread, where Python allows no signal handlers, nothing is caught. What was noted and not acted on
+    is acted on when it is closed without an error: a signal may come after the last look at `received`.
 
     >>> with StopRequest() as stop:
     ...     stop.received is None
@@ -33,6 +34,8 @@ class StopRequest:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self.received is not None and kind is None:
+            self.leave()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:

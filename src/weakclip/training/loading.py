@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import multiprocessing
 import signal
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from weakclip.errors import RunError, WeakCLIPError
+from weakclip.threads import usable_cores
 from weakclip.training.interrupt import ignore_stop_signals
 from weakclip.training.order import StepBatches
 from weakclip.training.processes import Processes
@@ -20,6 +23,9 @@ from weakclip.training.settings import TrainSettings
 
 Batch = dict[str, Any]
 """Names of the parts of a batch → stacked tensors, or lists of strings."""
+
+DYING_SECONDS = 5.0
+"""How long a data worker may take to end after its connections have closed."""
 
 
 class TrainingData(Protocol):
@@ -68,6 +74,9 @@ def load_batches(
         start: the first step, counted from 0.
         seed: of order and augmentation.
         repeats: how often each item comes in an epoch; None for once.
+
+    Raises:
+        RunError: a data worker has died.
     """
     batches = StepBatches(
         length=len(dataset),
@@ -82,12 +91,44 @@ def load_batches(
     loader = DataLoader(
         _GuardedData(dataset),
         batch_sampler=batches,
-        num_workers=min(settings.workers, os.cpu_count() or 1),  # more would only slow each other down
+        num_workers=min(settings.workers, usable_cores()),  # more would only slow each other down
         collate_fn=_collate,
         worker_init_fn=ignore_stop_signals,
         pin_memory=processes.device.type != "cpu",
     )
-    yield from _started(loader)  # a generator: closing it ends the workers, which no signal does
+    yield from _from_living_workers(loader)
+
+
+def _from_living_workers(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's batches, and a `RunError` where one of its workers dies; no worker outlives this generator."""
+    others, batches = multiprocessing.active_children(), None
+    workers: list[BaseProcess] = []
+    try:
+        with _deaths_in_words(workers, loader.num_workers):
+            batches = _started(loader)
+            workers += _new_children(others)
+        while True:
+            with _deaths_in_words(workers, loader.num_workers):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+    finally:
+        _end(batches, workers or _new_children(others))
+
+
+def _new_children(others: Sequence[BaseProcess]) -> list[BaseProcess]:
+    return [child for child in multiprocessing.active_children() if child not in others]
+
+
+def _end(batches: Iterator[Any] | None, workers: Sequence[BaseProcess]) -> None:
+    """End the workers. No signal but SIGKILL does, and where an error's traceback keeps `batches`, torch does not:
+    the program would wait for them for ever when it ends itself."""
+    if workers and batches is not None:
+        batches._shutdown_workers()  # type: ignore[attr-defined]
+    for worker in workers:
+        worker.kill()
+        worker.join()
 
 
 def _started(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -101,14 +142,29 @@ def _started(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def dead_workers_in_words(workers: int) -> Iterator[None]:
-    """A `RunError` where torch says that a data worker has died."""
+def _deaths_in_words(workers: Sequence[BaseProcess], count: int) -> Iterator[None]:
+    """A `RunError` where torch says that a data worker has died, and where its broken connection shows it first.
+
+    A process closes its connections before the system counts it as dead. Between the two, torch passes on what reading
+    from the connection has raised: an end of file, a reset, or its own error about what is missing.
+    """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (EOFError, OSError, RuntimeError) as error:
+        found = str(error).splitlines()[0] if str(error).startswith("DataLoader worker (pid") else _death(workers)
+        if not found:
             raise
         raise RunError(
-            f"a process that loads data has died ({str(error).splitlines()[0]}); where memory or /dev/shm is short, "
-            f"lower workers ({workers}); the same command goes on from the last checkpoint"
+            f"a process that loads data has died ({found}); where memory or /dev/shm is short, "
+            f"lower workers ({count}); the same command goes on from the last checkpoint"
         ) from None
+
+
+def _death(workers: Sequence[BaseProcess]) -> str:
+    """Wait for workers that are about to die, and say which one has; nothing where all live on."""
+    ending = wait([worker.sentinel for worker in workers], timeout=DYING_SECONDS) if workers else ()
+    for worker in workers:
+        if worker.sentinel in ending:
+            worker.join()
+            return f"process {worker.pid}, exit code {worker.exitcode}"
+    return ""

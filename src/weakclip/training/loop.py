@@ -19,7 +19,7 @@ from weakclip.training import checkpoint as checkpoints
 from weakclip.training.averaging import AveragedWeights
 from weakclip.training.bad_steps import BadSteps
 from weakclip.training.interrupt import StopRequest
-from weakclip.training.loading import Batch, TrainingData, dead_workers_in_words, load_batches
+from weakclip.training.loading import Batch, TrainingData, load_batches
 from weakclip.training.log import TrainLog
 from weakclip.training.order import step_seed
 from weakclip.training.processes import Processes, open_processes
@@ -86,7 +86,7 @@ def fit(
     first, started = run.step, time.perf_counter()
     wrapped.train()
     loaded = load_batches(dataset, settings, processes, start=first, seed=seed, repeats=repeats)
-    with dead_workers_in_words(settings.workers), contextlib.closing(loaded) as batches:
+    with contextlib.closing(loaded) as batches:
         shown = track(batches, description, total=settings.steps, done=first) if processes.is_main else batches
         _take_steps(run, wrapped, loss_fn, shown)
     seconds = time.perf_counter() - started
