@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import sys
 from collections.abc import Callable
@@ -45,8 +46,9 @@ def one_thread() -> None:
 @pytest.fixture(autouse=True)
 def same_numbers() -> None:
     """Every test starts from the same random state, so that what fails once fails again."""
-    torch.manual_seed(0)
+    random.seed(0)
     np.random.seed(0)
+    torch.manual_seed(0)  # of every device
 
 
 @pytest.fixture(autouse=True)
