@@ -99,6 +99,10 @@ def study_parts(
     config: Config,
     *,
     out: StudyOut,
+    steps: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Another length of the training, repeatedly; with and without boundary loss."),
+    ] = None,
     seeds: Seeds = 3,
     limit_steps: Limit = None,
     set_: Set = None,
@@ -107,7 +111,7 @@ def study_parts(
     """Leave out each part of the method in turn, and compare the pseudo masks."""
     from weakclip.study.parts import study_parts
 
-    _answer(lambda: study_parts(load(config, set_, limit_steps), out, seeds=seeds), json=json)
+    _answer(lambda: study_parts(load(config, set_, limit_steps), out, seeds=seeds, steps=steps or ()), json=json)
 
 
 @study.command("cost")

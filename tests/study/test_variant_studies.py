@@ -14,10 +14,11 @@ import pytest
 import weakclip.study.variants as engine
 from weakclip import cli
 from weakclip.config import RunConfig, limit_training, load_config
+from weakclip.crf import LOSS_CRF
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.pipeline.context import RunContext
 from weakclip.study import VariantStudy, study_parts, study_prompts, study_temperature
-from weakclip.study.parts import part_variants
+from weakclip.study.parts import boundary_variant, of_length, part_variants, schedule_variants
 from weakclip.study.variant_pages import variant_chart
 from weakclip.study.variants import SEEDS_ROW
 from weakclip.training.train_affinity import AffinitySettings
@@ -131,6 +132,49 @@ def test_parts_study_has_a_row_for_every_box(config: RunConfig, tmp_path: Path) 
     assert "boundary_loss" not in logged
 
 
+def test_the_boundary_loss_is_studied_in_other_schedules_too(config: RunConfig, tmp_path: Path) -> None:
+    parts = study_parts(config, tmp_path / "study", seeds=1)
+    study = study_parts(config, tmp_path / "study", seeds=1, steps=[1, 2, 3])  # 2 is the configuration's own
+    added = [f"{name}_{length}_steps" for length in (1, 3) for name in ("everything", "without_boundary_loss")]
+    assert study.variants == (*parts.variants, *added)
+    assert study.results[: len(parts.results)] == parts.results
+    table = (tmp_path / "study/table.md").read_text()
+    for name in added:
+        folder = tmp_path / "study/variants" / name / "seed_0"
+        last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+        assert f"{last['step']}_steps" in name
+        assert ("boundary_loss" in last) == name.startswith("everything")
+        assert f"| {name.replace('_', ' ')} |" in table
+
+
+def test_schedules_have_the_same_share_of_warm_up() -> None:
+    demo = load_config("demo")
+    for each in schedule_variants(demo, [100, 1000]):
+        train = each.config.train
+        assert train.warmup_steps / train.steps == pytest.approx(demo.train.warmup_steps / demo.train.steps, abs=0.005)
+        assert dataclasses.replace(train, steps=420, warmup_steps=40) == demo.train
+    assert of_length(demo, demo.train.steps) == demo
+    assert schedule_variants(demo, [demo.train.steps]) == []
+    with pytest.raises(ConfigError, match="steps: at least 1 expected; found 0"):
+        schedule_variants(demo, [0])
+
+
+def test_without_a_boundary_loss_its_row_is_one_with_it(config: RunConfig) -> None:
+    without = boundary_variant(config)
+    assert (without.name, without.config.loss.crf) == ("without_boundary_loss", None)
+    published = boundary_variant(without.config)
+    assert (published.name, published.config.loss.crf) == ("with_boundary_loss", LOSS_CRF)
+
+
+def test_long_names_fit_into_the_chart(make_study: Callable[..., VariantStudy]) -> None:
+    for name in ("a", "without_boundary_loss_1000_steps"):
+        root = ElementTree.fromstring(variant_chart(dataclasses.replace(make_study(0.5), variants=(name,))))
+        (label,) = [node for node in root if node.text == name.replace("_", " ")]
+        assert float(label.attrib["x"]) >= 7 * len(name)
+        width = float(root.attrib["viewBox"].split()[2])
+        assert all(float(node.attrib["cx"]) < width for node in root if node.tag.endswith("circle"))
+
+
 def test_other_settings_and_foreign_folders_are_refused(config: RunConfig, tmp_path: Path) -> None:
     study_prompts(config, tmp_path / "study", lengths=[1], seeds=1)
     with pytest.raises(RunError, match=r"something else \(train.steps: 2 → 1\)"):
@@ -159,13 +203,15 @@ def test_commands_show_the_table(
     overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = [word for override in overrides for word in ("--set", override)]
-    for command, extra in (("prompts", ["--value", "2"]), ("temperature", ["--value", "0.5"])):
+    commands = {"prompts": ["--value", "2"], "temperature": ["--value", "0.5"], "parts": ["--steps", "2"]}
+    for command, extra in commands.items():
         words = ["study", command, "demo", "--out", str(tmp_path / command), "--seeds", "1", "--limit-steps", "1"]
         monkeypatch.setattr(sys, "argv", ["weakclip", *words, *extra, *settings])
         with pytest.raises(SystemExit) as stop:
             cli.main()
         assert not stop.value.code
         assert (tmp_path / command / "table.md").read_text() in capsys.readouterr().out
+    assert "without boundary loss 2 steps" in (tmp_path / "parts/table.md").read_text()
 
 
 def test_chart_without_a_score_and_with_a_hostile_split(

@@ -9,18 +9,26 @@
 | boundary loss, matching loss | nothing: the term is not in the sum |
 | CRF of the masks | nothing: the likeliest class at every pixel; the training is that of "everything" |
 
+Where the configuration has no boundary loss, its row is one with the published term instead.
+
+With `steps`, "everything" and the row of the boundary loss are also trained for other numbers of steps: the term can
+pay in one schedule and cost in another.
+
 A part is exchanged in a finished model, so that the others begin with the same weights as in "everything" (but beside a
 prompt of length 0, after which torch draws other numbers).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from weakclip.classes import ClassSet
 from weakclip.clip import Encoder
 from weakclip.config import RunConfig
+from weakclip.crf import LOSS_CRF
+from weakclip.errors import ConfigError
 from weakclip.modeling import (
     CoAttention,
     ModelSettings,
@@ -37,15 +45,27 @@ from weakclip.study.variants import Variant, study_variants
 EVERYTHING = "everything"
 
 
-def study_parts(config: RunConfig, out: Path | str, *, seeds: int = 3) -> VariantStudy:
-    """What every part of the model, of the loss and of the masks is worth; arguments and errors as `study_variants`."""
-    return study_variants(config, out, "parts of the method", part_variants(config), seeds=seeds)
+def study_parts(config: RunConfig, out: Path | str, *, seeds: int = 3, steps: Sequence[int] = ()) -> VariantStudy:
+    """What every part of the model, of the loss and of the masks is worth.
+
+    Args:
+        config: as of `study_variants`.
+        out: as of `study_variants`.
+        seeds: how many random seeds.
+        steps: other lengths of WeakCLIP's training, in which the boundary loss is studied too.
+
+    Raises:
+        ConfigError: a length below 1, or one that is asked for twice.
+        WeakCLIPError: as `study_variants`.
+    """
+    variants = [*part_variants(config), *schedule_variants(config, steps)]
+    return study_variants(config, out, "parts of the method", variants, seeds=seeds)
 
 
 def part_variants(config: RunConfig) -> list[Variant]:
     """The whole method, and without each of its parts."""
     plain_words = replace(config, model=replace(config.model, prompt_length=0))
-    no_boundary, no_matching = replace(config.loss, crf=None), replace(config.loss, matching_weight=0.0)
+    no_matching = replace(config.loss, matching_weight=0.0)
     no_crf = replace(config, pseudo_masks=replace(config.pseudo_masks, crf=None))
     return [
         Variant(name=EVERYTHING, config=config),
@@ -53,10 +73,51 @@ def part_variants(config: RunConfig) -> list[Variant]:
         Variant(name="without_adapter", config=config, compose=without_adapter),
         Variant(name="without_co_attention", config=config, compose=without_co_attention),
         Variant(name="without_text_guidance", config=config, compose=without_text_guidance),
-        Variant(name="without_boundary_loss", config=replace(config, loss=no_boundary)),
+        boundary_variant(config),
         Variant(name="without_matching_loss", config=replace(config, loss=no_matching)),
         Variant(name="without_CRF_of_the_masks", config=no_crf, trained_as=EVERYTHING),
     ]
+
+
+def boundary_variant(config: RunConfig) -> Variant:
+    """The whole method without the boundary loss, or with the published one where the configuration has none."""
+    name, crf = ("without", None) if config.loss.crf is not None else ("with", LOSS_CRF)
+    return Variant(name=f"{name}_boundary_loss", config=replace(config, loss=replace(config.loss, crf=crf)))
+
+
+def schedule_variants(config: RunConfig, steps: Sequence[int]) -> list[Variant]:
+    """The whole method and `boundary_variant`, trained for other numbers of steps.
+
+    The configuration's own length is passed over, for it is among `part_variants`.
+
+    Raises:
+        ConfigError: a length below 1.
+    """
+    variants = []
+    for length in steps:
+        if length != config.train.steps:
+            for each in (Variant(name=EVERYTHING, config=config), boundary_variant(config)):
+                variants.append(
+                    replace(each, name=f"{each.name}_{length}_steps", config=of_length(each.config, length))
+                )
+    return variants
+
+
+def of_length(config: RunConfig, steps: int) -> RunConfig:
+    """The same run with `steps` steps of WeakCLIP's training, and as large a share of them for the warm-up.
+
+    Raises:
+        ConfigError: fewer than 1.
+
+    >>> from weakclip.config import load_config
+    >>> train = of_length(load_config("voc12"), 1000).train
+    >>> train.steps, train.warmup_steps                                   # 1,500 of 20,000
+    (1000, 75)
+    """
+    if steps < 1:
+        raise ConfigError(f"steps: at least 1 expected; found {steps}")
+    warmup = round(config.train.warmup_steps * steps / config.train.steps)
+    return replace(config, train=replace(config.train, steps=steps, warmup_steps=warmup))
 
 
 def without_adapter(settings: ModelSettings, clip: Encoder, class_set: ClassSet) -> WeakCLIP:

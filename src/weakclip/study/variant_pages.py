@@ -11,8 +11,10 @@ from weakclip.report.figures import nice_ticks, percent
 from weakclip.study.pages import CHART, TABLE
 from weakclip.study.results import VariantStudy, mean_and_deviation
 
-WIDTH, ROW, LEFT, RIGHT, TOP, BOTTOM = 640, 26, 190, 20, 34, 30
-"""Of the chart, in pixels; a row for each variant."""
+PLOT, ROW, LEFT, RIGHT, TOP, BOTTOM = 430, 26, 190, 20, 34, 30
+"""Of the chart, in pixels; a row for each variant. The left margin grows with the longest name."""
+CHARACTER = 7
+"""Pixels that a letter takes at most in the mean, at the size of the chart's text."""
 
 _STYLE = (
     "rect{fill:#fff} text{font:13px sans-serif;fill:#555} .grid{stroke:#e4e4e4} "
@@ -63,11 +65,12 @@ def variant_chart(study: VariantStudy) -> str:
     finite = [score for row in scores.values() for score in row if math.isfinite(score)]
     ticks = nice_ticks(min(finite, default=0.0), max(finite, default=100.0))
     height = TOP + ROW * len(scores) + BOTTOM
+    left = max(LEFT, 24 + CHARACTER * max(map(len, scores), default=0))
 
     def place(score: float) -> float:
-        return round(LEFT + (score - ticks[0]) / (ticks[-1] - ticks[0]) * (WIDTH - LEFT - RIGHT), 1)
+        return round(left + (score - ticks[0]) / (ticks[-1] - ticks[0]) * PLOT, 1)
 
-    parts = [_frame(study, height)]
+    parts = [_frame(study, left + PLOT + RIGHT, height)]
     for tick in ticks:
         grid = Markup('<line class="grid" x1="{x}" x2="{x}" y1="{}" y2="{}"/>')
         parts.append(grid.format(TOP, height - BOTTOM, x=place(tick)))
@@ -76,7 +79,7 @@ def variant_chart(study: VariantStudy) -> str:
     for row, (variant, values) in enumerate(scores.items()):
         y = TOP + ROW * row + ROW / 2
         parts.append(
-            Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(LEFT - 12, y + 4, _words(variant))
+            Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(left - 12, y + 4, _words(variant))
         )
         known = [value for value in values if math.isfinite(value)]
         parts += [Markup('<circle class="one" cx="{}" cy="{}" r="3"/>').format(place(value), y) for value in known]
@@ -89,10 +92,10 @@ def variant_chart(study: VariantStudy) -> str:
     return str(Markup("").join([*parts, Markup("</svg>\n")]))
 
 
-def _frame(study: VariantStudy, height: int) -> Markup:
+def _frame(study: VariantStudy, width: int, height: int) -> Markup:
     """The opening of the chart: style, ground and caption."""
     return Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"><style>{style}</style>'
         '<rect width="{width}" height="{height}"/><text x="12" y="20">{subject}: mIoU of pseudo masks '
         "(split {split}), %</text>"
-    ).format(width=WIDTH, height=height, style=Markup(_STYLE), subject=study.subject, split=study.split)
+    ).format(width=width, height=height, style=Markup(_STYLE), subject=study.subject, split=study.split)
