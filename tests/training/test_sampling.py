@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -63,6 +63,7 @@ FACTORS = st.lists(st.floats(1, MOST_REPEATS, allow_nan=False), min_size=1, max_
 UNEVEN = [(1,)] * 8 + [(1, 2)]
 
 
+@settings(max_examples=200, deadline=None)
 @given(FACTORS, st.integers(0, 2**32))
 def test_every_image_comes_floor_or_ceil_times_and_every_epoch_is_as_long(factors: np.ndarray, seed: int) -> None:
     repeats = Repeats(factors)
@@ -165,13 +166,13 @@ def _loss(model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _train(labels: Sequence[tuple[int, ...]], folder: Path, **changes: Any) -> Tensor:
-    settings = TrainSettings(
+    chosen = TrainSettings(
         steps=changes.pop("steps", 12), batch_size=2, learning_rate=0.1, warmup_steps=0, ema_decay=0.0,
         checkpoint_every=6, **changes,
     )  # fmt: skip
     torch.manual_seed(0)
     model = nn.Linear(2, 1)
-    fit(model, Items(Tagged(labels)), _loss, settings, folder)
+    fit(model, Items(Tagged(labels)), _loss, chosen, folder)
     return model.weight.detach()
 
 
