@@ -11,10 +11,17 @@ from torch import Tensor
 
 from weakclip.classes import ClassSet
 from weakclip.datasets.base import ImageLabelDataset, Sample
-from weakclip.errors import DataError
+from weakclip.errors import ConfigError, DataError
 from weakclip.images import read_mask
 from weakclip.inference import InferenceSettings
-from weakclip.pseudo_masks import PseudoMaskSettings, RefinedMask, pseudo_mask, refine_mask, write_pseudo_masks
+from weakclip.pseudo_masks import (
+    PseudoMaskSettings,
+    RefinedMask,
+    label_probabilities,
+    pseudo_mask,
+    refine_mask,
+    write_pseudo_masks,
+)
 
 ONE_PASS = InferenceSettings(scales=(1.0,), flip=False, crop=24, stride=16, fit_crop=False)
 PLAIN = PseudoMaskSettings(inference=ONE_PASS, crf=None)
@@ -62,6 +69,47 @@ def test_absent_classes_are_dropped_and_the_rest_normalised():
     mask, confidence = pseudo_mask(_probs(0.1, 0.2, 0.6, 0.1), SAMPLE, PLAIN)
     assert (mask == 1).all()
     np.testing.assert_allclose(confidence, 0.5, rtol=1e-5)
+
+
+def test_the_foreground_keeps_what_its_absent_classes_lose():
+    settings = dataclasses.replace(PLAIN, keep_foreground=True)
+    probs = _probs(0.3, 0.1, 0.55, 0.05)  # class 2 is absent: something stands here, and it is 1 or 3
+    mask, confidence = pseudo_mask(probs, SAMPLE, settings)
+    assert (mask == 1).all()
+    np.testing.assert_allclose(confidence, 0.1 + 0.55 * 0.1 / 0.15, rtol=1e-5)
+    assert (pseudo_mask(probs, SAMPLE, PLAIN)[0] == 0).all()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("labels", [(), (1,), (1, 3), (1, 2, 3)])
+def test_label_probabilities_sum_to_one_and_permute_with_the_classes(keep: bool, labels: tuple[int, ...]):
+    probs = np.random.default_rng(0).dirichlet(np.ones(4), size=20).T.reshape(4, 4, 5).astype(np.float32)
+    kept = np.array([0, *labels])
+    rows = label_probabilities(probs, kept, keep_foreground=keep)
+    np.testing.assert_allclose(rows.sum(axis=0), 1, rtol=1e-5)
+    order = np.array([0, *reversed(labels)])
+    np.testing.assert_allclose(
+        label_probabilities(probs, order, keep_foreground=keep)[1:], rows[1:][::-1], rtol=1e-5, atol=1e-7
+    )
+    if keep and labels:
+        np.testing.assert_allclose(rows[0], probs[0], rtol=1e-5)
+    if len(labels) == 3:
+        np.testing.assert_allclose(rows, probs, rtol=1e-5)
+
+
+def test_a_temperature_softens_what_the_dense_crf_is_told_and_changes_no_winner():
+    hot = dataclasses.replace(PLAIN, temperature=4.0)
+    probs = _probs(0.1, 0.6, 0.2, 0.1)
+    mask, confidence = pseudo_mask(probs, SAMPLE, hot)
+    assert (mask == pseudo_mask(probs, SAMPLE, PLAIN)[0]).all()
+    expected = np.array([0.1, 0.6, 0.1]) ** 0.25
+    np.testing.assert_allclose(confidence, expected[1] / expected.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"match_share": 1.5}, {"match_share": -0.1}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, float]):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        PseudoMaskSettings(**wrong)
 
 
 def test_without_restriction_any_class_may_win():

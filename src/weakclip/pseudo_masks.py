@@ -11,6 +11,7 @@ import torch
 
 from weakclip.crf import VOC_CRF, CRFParams, dense_crf
 from weakclip.datasets.base import ImageLabelDataset, Sample
+from weakclip.errors import ConfigError
 from weakclip.images import write_mask, write_png
 from weakclip.inference import InferenceSettings, LogitsFunction, WithinMemory, predict_probs
 from weakclip.progress import track
@@ -29,13 +30,28 @@ class PseudoMaskSettings:
         crf: the dense CRF at the image's own resolution; None for none.
         restrict_to_labels: whether classes that the image's labels do not name are ruled out. The background never is;
             an image without labels becomes background.
+        match_share: share of WeakCLIP's match map in its probabilities, 0…1; see `mixed_logits`. Networks that have no
+            match map are not asked for it.
+        keep_foreground: whether the probability of the classes that are ruled out goes to the image's own classes, by
+            their shares; otherwise it is dropped, and the background gains as much as they do.
+        temperature: divisor of the log-probabilities before the dense CRF, above 0; above 1 a network that is too sure
+            of itself leaves more to the edges of the image.
         confidence: whether the probability of the chosen class is written too, as 8-bit grey PNG (255 = certain).
     """
 
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     crf: CRFParams | None = VOC_CRF
     restrict_to_labels: bool = True
+    match_share: float = 0.0
+    keep_foreground: bool = False
+    temperature: float = 1.0
     confidence: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.match_share <= 1:
+            raise ConfigError(f"match_share: 0 to 1 expected; found {self.match_share}")
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature of the masks' probabilities: above 0 expected; found {self.temperature}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +84,7 @@ def pseudo_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings)
 def refine_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings) -> RefinedMask:
     """The mask of one image from its probabilities.
 
-    Absent classes are dropped before the dense CRF, and the others' probabilities normalised again.
+    Classes that the labels rule out are taken away before the dense CRF; `label_probabilities` says how.
 
     Args:
         probs: `(K, H, W)` float, summing to 1 over K.
@@ -76,9 +92,10 @@ def refine_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings)
         settings: restriction and dense CRF.
     """
     kept = np.array([0, *sample.labels]) if settings.restrict_to_labels else np.arange(len(probs))
-    rows = probs[kept]
-    np.maximum(rows, np.float32(1e-7), out=rows)  # where all kept classes underflow, they are equally likely
-    rows /= rows.sum(axis=0, keepdims=True)
+    rows = label_probabilities(probs, kept, keep_foreground=settings.keep_foreground)
+    if settings.temperature != 1:
+        rows **= np.float32(1 / settings.temperature)
+        rows /= rows.sum(axis=0, keepdims=True)
     refined = rows
     if settings.crf is not None and len(kept) > 1:
         refined = dense_crf(sample.image, rows, settings.crf)
@@ -89,6 +106,39 @@ def refine_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings)
         network_mask=classes[rows.argmax(axis=0)],
         network_confidence=np.take_along_axis(rows, chosen[None], axis=0)[0],
     )
+
+
+def label_probabilities(probs: np.ndarray, kept: np.ndarray, *, keep_foreground: bool) -> np.ndarray:
+    """Probabilities of the classes that an image can show.
+
+    A network that takes a cat for a dog still knows that something stands there. With `keep_foreground` the probability
+    of the classes that are ruled out, `a = 1 - sum_k P_k`, goes to the foreground: `P_k + a P_k / sum_{j >= 1} P_j`
+    for `k >= 1`. Without it the kept probabilities are divided by their sum, so that the background takes its share of
+    `a`, often nearly all of it.
+
+    Args:
+        probs: `(K, H, W)` float, summing to 1 over K.
+        kept: `(n,)` indices of the classes that are kept, the background first.
+        match_share: share of WeakCLIP's match map in its probabilities, 0…1; see `mixed_logits`. Networks that have no
+            match map are not asked for it.
+        keep_foreground: whether the foreground keeps what its classes lose.
+
+    Returns:
+        `(n, H, W)` float32, summing to 1.
+
+    >>> probs = np.array([0.4, 0.1, 0.5]).reshape(3, 1, 1)
+    >>> label_probabilities(probs, np.array([0, 1]), keep_foreground=True)[:, 0, 0]
+    array([0.4, 0.6], dtype=float32)
+    >>> label_probabilities(probs, np.array([0, 1]), keep_foreground=False)[:, 0, 0]
+    array([0.8, 0.2], dtype=float32)
+    """
+    rows: np.ndarray = probs[kept].astype(np.float32)
+    np.maximum(rows, np.float32(1e-7), out=rows)  # where all kept classes underflow, they are equally likely
+    if keep_foreground and len(kept) > 1:
+        foreground = rows[1:].sum(axis=0)
+        rows[1:] *= np.maximum(1 - rows[0], foreground) / foreground
+    rows /= rows.sum(axis=0, keepdims=True)
+    return rows
 
 
 def write_pseudo_masks(

@@ -2,11 +2,12 @@
 
 from weakclip.modeling.co_attention import CoAttention, match_pixels
 from weakclip.modeling.decoder import FeaturePyramid, SemanticHead, TextGuidedDecoder
+from weakclip.modeling.output import WeakCLIPOutput, mixed_logits
 from weakclip.modeling.plain_parts import PlainMatching, ResizedPyramid, UnguidedDecoder
 from weakclip.modeling.prompt import LearnablePrompt
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
 from weakclip.modeling.storage import load_weakclip, save_weakclip
-from weakclip.modeling.weakclip import ModelSettings, WeakCLIP, WeakCLIPOutput, build_weakclip
+from weakclip.modeling.weakclip import ModelSettings, WeakCLIP, build_weakclip
 
 __all__ = [
     "CoAttention",
@@ -24,5 +25,6 @@ __all__ = [
     "build_weakclip",
     "load_weakclip",
     "match_pixels",
+    "mixed_logits",
     "save_weakclip",
 ]

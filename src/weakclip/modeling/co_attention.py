@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+MATCH_TEMPERATURE = 0.07
+"""Divisor of the match map's cosine similarities before a softmax (released code of Zhu et al., IJCV 2024)."""
+
 
 class CoAttention(nn.Module):
     """Two stacks of transformer decoder layers in a narrow width, one for each direction.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import NamedTuple, Self, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,26 +23,13 @@ from weakclip.clip.encoder import check_features
 from weakclip.errors import ConfigError, WeightsError
 from weakclip.modeling.co_attention import CoAttention, match_pixels
 from weakclip.modeling.decoder import TextGuidedDecoder
+from weakclip.modeling.output import WeakCLIPOutput
 from weakclip.modeling.plain_parts import PlainMatching, ResizedPyramid, UnguidedDecoder
 from weakclip.modeling.prompt import LearnablePrompt
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
 
 PYRAMID_LEVELS = 4
 _FROZEN = "clip."
-
-
-class WeakCLIPOutput(NamedTuple):
-    """What WeakCLIP says of a batch of images.
-
-    Args:
-        logits: `(B, K, 4h, 4w)` float, stride 4 where patches have 16 pixels.
-        match_map: `(B, K, h, w)` float32, cosine similarity of each patch with each class, -1...1.
-        class_embeddings: `(B, K, E)` float, the class embeddings as matched with each image.
-    """
-
-    logits: torch.Tensor
-    match_map: torch.Tensor
-    class_embeddings: torch.Tensor
 
 
 class WeakCLIP(nn.Module):

@@ -24,7 +24,7 @@ from weakclip.evaluation import (
 )
 from weakclip.images import write_json, write_mask
 from weakclip.inference import LogitsFunction
-from weakclip.modeling import load_weakclip
+from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.mask_records import MaskRecorder, compare_stages
 from weakclip.pipeline.networks import load_network, network_settings, score_on_val
@@ -84,7 +84,12 @@ def make_pseudo_masks(context: RunContext, folder: Path) -> None:
     settings, dataset = context.config.pseudo_masks, context.train
     recorder = MaskRecorder(dataset, seeds=context.folder("seeds") / SEEDS, folder=folder)
     made = write_pseudo_masks(
-        lambda images: model(images).logits, dataset, folder, settings, device=context.device, observe=recorder.add
+        lambda images: mixed_logits(model(images), settings.match_share),
+        dataset,
+        folder,
+        settings,
+        device=context.device,
+        observe=recorder.add,
     )
     recorder.finish()
     note = {
