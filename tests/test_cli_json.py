@@ -59,6 +59,7 @@ def test_a_stage_says_what_ran_and_what_was_skipped(answered: Any, config_file: 
         "scores": [],
         "network": None,
         "left_out": 0,
+        "warnings": [],
     }
     _, again, told = answered("seeds", config_file, "--out", out)
     assert (again["ran"], again["skipped"]) == ([], ["seeds"])

@@ -16,6 +16,7 @@ from weakclip.mask_statistics import (
     ImageStatistics,
     StatisticsLog,
     class_iou,
+    class_kept,
     class_means,
     class_shares,
     compare_masks,
@@ -67,6 +68,14 @@ def test_shares_sum_to_one_with_the_undecided() -> None:
     assert sum(class_shares(mask).values()) + (mask == 255).mean() == pytest.approx(1, abs=2e-3)
 
 
+def test_kept_is_the_recall_of_the_seed_by_the_mask() -> None:
+    seed, mask = random_mask(0, 5, ignored=0.3), random_mask(1, 5)
+    kept = class_kept(seed, mask)
+    assert kept == {index: pytest.approx((mask[seed == index] == index).mean(), abs=5e-5) for index in range(5)}
+    assert class_kept(seed, seed) == dict.fromkeys(range(5), 1.0)
+    assert class_kept(np.full_like(seed, 255), mask) == {}
+
+
 def test_means_by_class_are_means_over_their_pixels() -> None:
     mask, values = random_mask(0, 5), np.random.default_rng(2).random((17, 23)).astype(np.float32)
     for index, mean in class_means(values, mask).items():
@@ -85,10 +94,11 @@ def test_missed_and_unexpected_classes() -> None:
 def test_only_masks_that_are_there_are_compared() -> None:
     masks = {kind: random_mask(seed, 3) for seed, kind in enumerate(("seed", "mask", "prediction", "truth"))}
     of = compare_masks("a", (1,), masks)
-    assert all([of.seed_mask, of.mask_prediction, of.seed_prediction, of.mask_truth])
+    assert all([of.seed_mask, of.mask_prediction, of.seed_prediction, of.mask_truth, of.seed_shares, of.seed_kept])
+    assert not of.dense_shares and compare_masks("a", (1,), {**masks, "dense": masks["seed"]}).dense_shares
     of = compare_masks("a", (1,), {"mask": masks["mask"]})
     assert not any([of.seed_mask, of.mask_prediction, of.seed_prediction, of.mask_truth])
-    assert of.undecided is None
+    assert of.undecided is None and not of.seed_shares and not of.seed_kept
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

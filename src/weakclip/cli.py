@@ -247,6 +247,8 @@ def _show(result: RunResult) -> None:
         console.print(f"network: {result.chosen.line}", soft_wrap=True)
     if result.left_out:
         console.print(f"left out: {result.left_out:,}; {result.folder / 'errors.jsonl'} lists them", soft_wrap=True)
+    for line in result.warnings:
+        console.print(f"warning: {one_line(line)}", soft_wrap=True, markup=False)
     console.print(f"report: {result.report}", soft_wrap=True)
 
 

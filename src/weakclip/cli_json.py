@@ -77,7 +77,7 @@ def _plain(value: Any) -> Any:
 
 
 def run_record(result: RunResult) -> dict[str, Any]:
-    """A run: its folder and report, stages that ran now and that were skipped, results table, chosen network."""
+    """A run: its folder and report, stages that ran now and that were skipped, warnings, scores, chosen network."""
     from weakclip.report import STAGE_FOLDERS
 
     stages = [stage for stage in STAGE_FOLDERS if stage in (*result.ran, *result.skipped)]
@@ -87,6 +87,7 @@ def run_record(result: RunResult) -> dict[str, Any]:
         "ran": result.ran,
         "skipped": result.skipped,
         "left_out": result.left_out,
+        "warnings": result.warnings,
         "stage_folders": {stage: result.folder / STAGE_FOLDERS[stage] for stage in stages},
         "scores": [asdict(score) for score in result.scores],
         "network": asdict(result.chosen) if result.chosen else None,

@@ -46,6 +46,9 @@ class ImageStatistics:
         labels: foreground class indices that the image is tagged with.
         shares: class index → share of the mask's pixels, 0…1; classes without a pixel are absent.
         undecided: share of the seed's pixels at 255, 0…1.
+        seed_shares: class index → share of the pixels that the seed gives to the class, 0…1.
+        seed_kept: class index → of those pixels, the share to which the mask gives the same class, 0…1.
+        dense_shares: class index → share of the pixels of the dense seed, which decides every pixel, 0…1.
         confidence: mean over the pixels of the network's probability for the class that the mask gives, before the
             dense CRF, 0…1.
         class_confidence: the same over the pixels of each class.
@@ -61,6 +64,9 @@ class ImageStatistics:
     labels: tuple[int, ...]
     shares: ByClass
     undecided: float | None = None
+    seed_shares: ByClass = field(default_factory=dict)
+    seed_kept: ByClass = field(default_factory=dict)
+    dense_shares: ByClass = field(default_factory=dict)
     confidence: float | None = None
     class_confidence: ByClass = field(default_factory=dict)
     crf_change: float | None = None
@@ -86,7 +92,8 @@ def compare_masks(name: str, labels: tuple[int, ...], masks: Mapping[str, np.nda
     Args:
         name: the image.
         labels: its foreground class indices.
-        masks: "mask", and any of "seed", "prediction" and "truth": `(H, W)` uint8, 255 where no class is given.
+        masks: "mask", and any of "seed", "dense", "prediction" and "truth": `(H, W)` uint8, 255 where no class is
+            given.
     """
     mask = masks["mask"]
     seed = masks.get("seed")
@@ -101,6 +108,9 @@ def compare_masks(name: str, labels: tuple[int, ...], masks: Mapping[str, np.nda
         labels=labels,
         shares=class_shares(mask),
         undecided=None if seed is None else _rounded((seed == IGNORE_INDEX).mean()),
+        seed_shares={} if seed is None else class_shares(seed),
+        seed_kept={} if seed is None else class_kept(seed, mask),
+        dense_shares=class_shares(masks["dense"]) if "dense" in masks else {},
         **agreement,
     )
 
@@ -133,6 +143,17 @@ def class_iou(first: np.ndarray, second: np.ndarray) -> ByClass:
     both = np.bincount(one[one == other], minlength=256)
     union = np.bincount(one, minlength=256) + np.bincount(other, minlength=256) - both
     return {int(index): _rounded(both[index] / union[index]) for index in np.flatnonzero(union)}
+
+
+def class_kept(seed: np.ndarray, mask: np.ndarray) -> ByClass:
+    """Of the pixels that `seed` gives to a class, the share to which `mask` gives it too; classes of the seed alone.
+
+    >>> class_kept(np.array([[0, 1, 1, 255]], np.uint8), np.array([[2, 1, 0, 1]], np.uint8))
+    {0: 0.0, 1: 0.5}
+    """
+    seeded = np.bincount(seed.ravel(), minlength=256)[:IGNORE_INDEX]
+    kept = np.bincount(seed[seed == mask], minlength=256)
+    return {int(index): _rounded(kept[index] / seeded[index]) for index in np.flatnonzero(seeded)}
 
 
 def class_means(values: np.ndarray, mask: np.ndarray) -> ByClass:

@@ -12,10 +12,17 @@ from PIL import Image
 
 from weakclip.config import RunConfig, load_config
 from weakclip.datasets.scenes import ScenesDataset
-from weakclip.images import read_mask
-from weakclip.mask_statistics import ImageStatistics, class_iou, class_shares, mean_over_classes, read_statistics
-from weakclip.pipeline import run_pipeline
-from weakclip.report import read_images
+from weakclip.images import read_mask, write_mask
+from weakclip.mask_statistics import (
+    ImageStatistics,
+    class_iou,
+    class_kept,
+    class_shares,
+    mean_over_classes,
+    read_statistics,
+)
+from weakclip.pipeline import run_pipeline, run_stage
+from weakclip.report import read_images, read_run, render_report
 
 LINES = ("3_pseudo_masks/statistics.jsonl", "5_evaluate/statistics.jsonl")
 
@@ -41,12 +48,13 @@ def test_figures_are_those_of_the_masks_on_disk(ran: Path, dataset: ScenesDatase
     images = read_images(ran).images
     assert [image.name for image in images] == list(dataset.names)
     for index, image in enumerate(images):
-        seed, mask, prediction = (
-            read_mask(ran / folder / f"{image.name}.png")
-            for folder in ("1_seeds/masks", "3_pseudo_masks/masks", "5_evaluate/train_predictions/masks")
-        )
+        folders = ("1_seeds/masks", "1_seeds/dense", "3_pseudo_masks/masks", "5_evaluate/train_predictions/masks")
+        seed, dense, mask, prediction = (read_mask(ran / folder / f"{image.name}.png") for folder in folders)
         assert image.labels == dataset.labels(index)
         assert image.shares == class_shares(mask)
+        assert image.seed_shares == class_shares(seed)
+        assert image.dense_shares == class_shares(dense)
+        assert image.seed_kept == class_kept(seed, mask)
         assert image.seed_mask == class_iou(seed, mask)
         assert image.mask_prediction == class_iou(mask, prediction)
         assert image.mask_truth == class_iou(mask, dataset.mask(index))
@@ -111,3 +119,43 @@ def test_report_scores_images_and_classes(ran: Path) -> None:
         assert row[0] == image.name
         assert row[9] == round(1000 * mean_over_classes(image.mask_truth))
     assert "True IoU" in page and "Lowest true score" in page
+
+
+def test_masks_that_lost_their_classes_are_warned_of(
+    config: RunConfig, ran: Path, dataset: ScenesDataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In one line while the stage runs, in its metrics, in the result of this and the next call, and on the page."""
+    for path in (ran / "3_pseudo_masks/masks").iterdir():
+        seed = read_mask(ran / "1_seeds/masks" / path.name)
+        write_mask(path, np.where(seed == 255, 0, seed).astype(np.uint8), dataset.class_set.palette)
+    assert warned(config, ran, caplog) == []
+    for path in (ran / "3_pseudo_masks/masks").iterdir():
+        write_mask(path, np.zeros((64, 64), np.uint8), dataset.class_set.palette)
+    (line,) = warned(config, ran, caplog)
+    note = json.loads((ran / "3_pseudo_masks/metrics.json").read_text())
+    assert note["warnings"] == [line]
+    assert "foreground seeds" in note["seed_change"]["signs"]
+    assert run_stage(config, ran, "pseudo_masks").warnings == (line,)
+    assert 'id="warnings"' in (ran / "report.html").read_text()
+
+
+def warned(config: RunConfig, run: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The warnings of stage 3 on the masks that lie there."""
+    (run / LINES[0]).unlink()
+    unfinished(run, "pseudo_masks")
+    caplog.clear()
+    result = run_stage(config, run, "pseudo_masks")
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [f"pseudo_masks: {line}" for line in result.warnings] == lines
+    return list(result.warnings)
+
+
+def test_a_warning_of_masks_that_are_out_of_date_is_not_shown(config: RunConfig, ran: Path) -> None:
+    path = ran / "3_pseudo_masks/metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "warnings": ["look <b>here</b>", 5]}))
+    assert read_run(ran).warnings == ("look <b>here</b>",)
+    assert "look &lt;b&gt;here&lt;/b&gt;" in render_report(ran)
+    manifest = json.loads((ran / "manifest.json").read_text())
+    manifest["stages"]["train"]["key"] = "newer"
+    (ran / "manifest.json").write_text(json.dumps(manifest))
+    assert read_run(ran).warnings == ()

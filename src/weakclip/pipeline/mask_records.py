@@ -24,11 +24,12 @@ class MaskRecorder:
     Args:
         dataset: the training split.
         seeds: folder of the seed masks.
+        dense: folder of the dense seeds.
         folder: the stage's folder.
     """
 
-    def __init__(self, dataset: ImageLabelDataset, *, seeds: Path, folder: Path) -> None:
-        self.dataset, self.seeds, self.folder = dataset, seeds, folder
+    def __init__(self, dataset: ImageLabelDataset, *, seeds: Path, dense: Path, folder: Path) -> None:
+        self.dataset, self.seeds, self.dense, self.folder = dataset, seeds, dense, folder
         self.log = StatisticsLog(folder / STATISTICS)
         write_json(folder / STRIPS / CAPTIONS, ["image", "seed", "pseudo mask"])
 
@@ -44,8 +45,8 @@ class MaskRecorder:
         self.log.finish(self.dataset.names)
 
     def _record(self, sample: Sample, mask: np.ndarray, refined: RefinedMask | None) -> None:
-        seed = read_mask(self.seeds / f"{sample.name}.png")
-        statistics = compare_masks(sample.name, sample.labels, {"seed": seed, "mask": mask})
+        seed, dense = (read_mask(folder / f"{sample.name}.png") for folder in (self.seeds, self.dense))
+        statistics = compare_masks(sample.name, sample.labels, {"seed": seed, "dense": dense, "mask": mask})
         if refined is not None:
             statistics = dataclasses.replace(
                 statistics,

@@ -42,6 +42,7 @@ class RunResult:
         skipped: the stages that were done already with the same settings and data.
         left_out: how many entries `errors.jsonl` has: images, and rows of labels, that could not be used.
         chosen: the network that the run hands over, and why; None before one is trained.
+        warnings: what the stages have warned of, a line each.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class RunResult:
     skipped: tuple[str, ...] = ()
     left_out: int = 0
     chosen: ChosenNetwork | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def run_pipeline(config: RunConfig, out: Path | str, *, full: bool = False) -> RunResult:
@@ -153,7 +155,7 @@ def _result(out: Path, wanted: Sequence[str], ran: Sequence[str]) -> RunResult:
     report, run = write_report(out), read_run(out)
     trained = any(stage.name == "train" and stage.done for stage in run.stages)
     chosen = read_chosen(out) if trained else None
-    return RunResult(out, report, run.scores, tuple(ran), skipped, run.left_out, chosen)
+    return RunResult(out, report, run.scores, tuple(ran), skipped, run.left_out, chosen, run.warnings)
 
 
 def _plan(context: RunContext, wanted: Sequence[str]) -> tuple[Manifest, dict[str, StageKey]]:

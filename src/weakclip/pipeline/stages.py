@@ -24,6 +24,7 @@ from weakclip.evaluation import (
 )
 from weakclip.images import write_json, write_mask
 from weakclip.inference import LogitsFunction
+from weakclip.mask_statistics import STATISTICS, read_statistics
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.mask_records import MaskRecorder, compare_stages
@@ -34,6 +35,7 @@ from weakclip.pipeline.seed_stage import DENSE, SEEDS, make_seeds
 from weakclip.progress import track
 from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, write_pseudo_masks
 from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, Network, choose_network, write_chosen
+from weakclip.report.worse_masks import change_record, seed_change, warning
 from weakclip.training.pairs import TrainingPairs
 from weakclip.training.retrain import retrain
 from weakclip.training.settings import TrainResult
@@ -82,7 +84,8 @@ def make_pseudo_masks(context: RunContext, folder: Path) -> None:
     """Predict every training image with WeakCLIP, and sharpen it with the dense CRF."""
     model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device)
     settings, dataset = context.config.pseudo_masks, context.train
-    recorder = MaskRecorder(dataset, seeds=context.folder("seeds") / SEEDS, folder=folder)
+    seeds = context.folder("seeds")
+    recorder = MaskRecorder(dataset, seeds=seeds / SEEDS, dense=seeds / DENSE, folder=folder)
     made = write_pseudo_masks(
         lambda images: mixed_logits(model(images), settings.match_share),
         dataset,
@@ -98,10 +101,20 @@ def make_pseudo_masks(context: RunContext, folder: Path) -> None:
         "classes": class_entries(dataset.class_set),
         "crf": describe_crf(settings.crf),
         "multi_scale": describe_scales(settings.inference),
+        **_seed_change(dataset, folder),
         **context.left_out(dataset.split),
     }
     _log(folder, {"made": made, "images": len(dataset)})
     write_json(folder / "metrics.json", note)
+
+
+def _seed_change(dataset: ImageLabelDataset, folder: Path) -> dict[str, Any]:
+    """What training made of the seeds, for the metrics; where it looks like harm, the user is told."""
+    change, names = seed_change(read_statistics(folder / STATISTICS)), dataset.class_set.names
+    said = warning(change, names)
+    if said:
+        logger.warning("pseudo_masks: %s", said)
+    return {"warnings": [said] if said else [], "seed_change": change_record(change, names)}
 
 
 def retrain_on_pseudo_masks(context: RunContext, folder: Path) -> None:

@@ -62,8 +62,8 @@ class StageSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """Everything that the report and the results table show; `classes` are names and their colours as `#rrggbb`, and
-    `left_out` counts the lines of `errors.jsonl`."""
+    """Everything that the report and the results table show; `classes` are names and their colours as `#rrggbb`,
+    `left_out` counts the lines of `errors.jsonl`, and `warnings` are what the stages have warned of, a line each."""
 
     folder: Path
     config: str
@@ -73,6 +73,7 @@ class RunSummary:
     classes: tuple[tuple[str, str], ...]
     rows: tuple[PictureRow, ...]
     left_out: int
+    warnings: tuple[str, ...]
 
 
 def read_run(folder: Path | str) -> RunSummary:
@@ -100,16 +101,24 @@ def read_run(folder: Path | str) -> RunSummary:
         classes, rows = _sheet(folder, read_json(sheet), note)
     except (LookupError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{sheet}: not written by weakclip ({error!r}); delete its folder and run `evaluate`") from None
+    stages = tuple(_stage(stage, records) for stage in present)
     return RunSummary(
         folder=folder,
         config=_text(folder / "config.yaml", folder),
-        stages=tuple(_stage(stage, records) for stage in present),
+        stages=stages,
         scores=tuple(_scores(folder, present)),
         curves=tuple(filter(None, (_curves(folder, stage) for stage in present))),
         classes=classes,
         rows=rows,
         left_out=len(_text(folder / ERRORS, folder).splitlines()),
+        warnings=() if any(stage.stale for stage in stages if stage.name == "pseudo_masks") else _warnings(note),
     )
+
+
+def _warnings(note: Mapping[str, Any]) -> tuple[str, ...]:
+    """The lines under `warnings` in a stage's metrics; anything else there is passed over."""
+    lines = note.get("warnings")
+    return tuple(line for line in lines if isinstance(line, str)) if isinstance(lines, list) else ()
 
 
 def are_records(value: object) -> TypeGuard[dict[str, dict[str, Any]]]:

@@ -81,12 +81,17 @@ def _joined(made: ImageStatistics | None, later: ImageStatistics) -> ImageStatis
     if made is None or later.confidence is not None:
         return later
     return dataclasses.replace(
-        later, confidence=made.confidence, class_confidence=made.class_confidence, crf_change=made.crf_change
+        later,
+        dense_shares=made.dense_shares,
+        confidence=made.confidence,
+        class_confidence=made.class_confidence,
+        crf_change=made.crf_change,
     )
 
 
 def _known(image: ImageStatistics, classes: int, folder: Path) -> ImageStatistics:
-    parts = (image.labels, image.shares, image.seed_mask, image.mask_prediction, image.mask_truth)
+    compared = (image.seed_mask, image.mask_prediction, image.mask_truth)
+    parts = (image.labels, image.shares, image.seed_shares, image.dense_shares, *compared)
     highest = max((index for part in parts for index in part), default=0)
     if highest >= max(classes, 1):
         stages = [STAGE_FOLDERS[stage] for stage in ("pseudo_masks", "evaluate")]
