@@ -210,8 +210,65 @@ def test_undo_takes_back_one_by_one(open_page: Open, review_run: Path) -> None:
     ):
         page.keyboard.press("u")
         until(lambda expected=expected: stored(review_run) == expected)  # type: ignore[misc]
-        true_in(page, "!document.getElementById('message').hidden")
+        true_in(page, "document.getElementById('message').textContent.startsWith('undone: cats/')")
     until(lambda: page.is_disabled("#undo"))
+
+
+FIRST_ANSWER_IS_LATE = """(part) => {
+    const ask = window.fetch;
+    let late = true;
+    window.fetch = (address, options) => {
+        if (!late || !address.includes(part)) return ask(address, options);
+        late = false;
+        return ask(address, options).then((answer) => new Promise((done) => setTimeout(() => {
+            done(answer);
+            setTimeout(() => { window.came = true; }, 200);
+        }, 600)));
+    };
+}"""
+"""The answer to the first request whose address holds `part` comes after later ones; then `window.came` is true."""
+
+
+def test_late_answer_does_not_put_one_image_under_the_name_of_another(open_page: Open) -> None:
+    page = open_page("#image=0")
+    page.wait_for_selector("#viewer:not([hidden])")
+    page.evaluate(FIRST_ANSWER_IS_LATE, "/api/items")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    true_in(page, "document.getElementById('name').textContent === 'cats/two'")
+    true_in(page, "window.came")
+    assert page.inner_text("#name") == "cats/two"
+    assert page.get_attribute("#photo", "src") == "/image/2"
+
+
+def test_late_list_does_not_replace_the_newer_one(open_page: Open) -> None:
+    page = open_page()
+    page.evaluate(FIRST_ANSWER_IS_LATE, "/api/list")
+    page.select_option("#by-class", "cat")
+    page.select_option("#by-class", "dog")
+    until(lambda: names(page) == ["dogs/three"])
+    true_in(page, "window.came")
+    assert names(page) == ["dogs/three"]
+
+
+def test_key_pressed_twice_jumps_over_no_image_and_undo_pressed_twice_takes_back_both(
+    open_page: Open, review_run: Path
+) -> None:
+    page = open_page("#image=1")
+    page.wait_for_selector("#viewer:not([hidden])")
+    page.evaluate("""() => {
+        for (const key of "gg") document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+    }""")
+    until(lambda: stored(review_run) == {NAMES[1]: "good"})
+    true_in(page, "document.getElementById('name').textContent === 'cats/two'")
+    page.keyboard.press("b")
+    true_in(page, "document.getElementById('name').textContent === 'dogs/three'")
+    page.evaluate("""() => {
+        for (const key of "uuu") document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+    }""")
+    until(lambda: page.is_disabled("#undo"))
+    until(lambda: stored(review_run) == dict.fromkeys(NAMES[1:3]))
+    true_in(page, "document.getElementById('message').textContent === 'undone: cats/one'")
 
 
 def test_window_sees_what_another_one_marked_and_undoes_none_of_it(open_page: Open, review_run: Path) -> None:

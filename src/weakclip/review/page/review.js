@@ -13,6 +13,7 @@
   let run, list = [], page = 0, at = -1; // at: position of the open image in `list`; -1 in the overview
   let chosen = null; // the class numbers of the relabel dialog
   let byPointer = false; // whether the last thing that was done was done with a mouse, pen or finger
+  let asked = 0, shown = 0; // lists that were asked for, views that were begun: a late answer must not replace a newer one
 
   function node(tag, className, text) {
     const made = document.createElement(tag);
@@ -79,7 +80,9 @@
     const query = new URLSearchParams({
       mark: $("by-mark").value, class: $("by-class").value, name: $("by-name").value, order: $("order").value,
     });
-    list = (await ask(`/api/list?${query}`)).indices; // stays as it is while images are marked, so that none is jumped over
+    const turn = ++asked, answer = await ask(`/api/list?${query}`);
+    if (turn !== asked) return;
+    list = answer.indices; // stays as it is while images are marked, so that none is jumped over
     at = -1;
     await showPage(0, byPointer ? list[0] : undefined); // a key then marks an image, and changes no filter
   });
@@ -89,9 +92,10 @@
   async function showPage(number, focus) {
     const pages = Math.max(1, Math.ceil(list.length / PAGE));
     page = Math.min(Math.max(number, 0), pages - 1);
-    const shown = list.slice(page * PAGE, (page + 1) * PAGE);
-    await fetchItems(shown);
-    $("grid").replaceChildren(...shown.map(cell));
+    const turn = ++shown, indices = list.slice(page * PAGE, (page + 1) * PAGE);
+    await fetchItems(indices);
+    if (turn !== shown) return;
+    $("grid").replaceChildren(...indices.map(cell));
     $("empty").hidden = list.length > 0;
     $("pager").hidden = pages < 2;
     $("page-number").textContent = `page ${page + 1} of ${pages}`;
@@ -145,8 +149,9 @@
   const open = told(async (position) => {
     if (position < 0 || position >= list.length) return say(position < 0 ? "this is the first one" : "this was the last one");
     at = position;
-    const index = list[at];
+    const turn = ++shown, index = list[at];
     await fetchItems([index]);
+    if (turn !== shown) return;
     document.body.className = "viewing";
     $("overview").hidden = true;
     if ($("viewer").hidden) scrollTo(0, 0);
@@ -228,8 +233,8 @@
     done.push({ index, mark: before.mark, labels: before.corrected, after: answer.item.time });
     take(answer);
     if (verdict === null) return;
-    if (at >= 0) await open(at + 1);
-    else cellOf(index)?.nextElementSibling?.focus();
+    if (at < 0) cellOf(index)?.nextElementSibling?.focus();
+    else if (list[at] === index) await open(at + 1); // else the reviewer has gone on, and would jump over an image
   });
 
   function take(answer) {
@@ -241,7 +246,9 @@
     if (at >= 0) showItem();
   }
 
-  const undo = told(async () => {
+  let undoing = Promise.resolve();
+  const undo = () => { undoing = undoing.then(undoOne); }; // one after the other: each needs the time of the one before
+  const undoOne = told(async () => {
     const last = done.pop();
     $("undo").disabled = !done.length;
     if (!last) return say("nothing to undo");
