@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
 
 import numpy as np
 import pytest
@@ -65,8 +66,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """The command line in this process: `call("run", "demo", …)` is its exit code."""
+def call(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """The command line in this process: `call("run", "demo", …)` is its exit code. Its log levels end with the test."""
     from weakclip import cli
 
     def run(*arguments: str | Path) -> int:
@@ -77,7 +78,11 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
             return int(stop.code or 0)
         return 0
 
-    return run
+    loggers = [logging.getLogger(name) for name in ("weakclip", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    yield run
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

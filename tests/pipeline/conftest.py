@@ -60,7 +60,8 @@ def config_file(tiny_settings: Callable[..., dict[str, Any]], tmp_path: Path) ->
 def ran(config_file: Path, kept: Path, tmp_path: Path) -> Path:
     """A copy, times included, of the folder of the finished tiny run."""
     if not (kept / "run").exists():
-        run_pipeline(load_config(config_file), kept / "run")
+        run_pipeline(load_config(config_file), kept / "run.part")
+        (kept / "run.part").rename(kept / "run")
     return Path(shutil.copytree(kept / "run", tmp_path / "run"))
 
 
@@ -84,7 +85,9 @@ def kept_config(tiny_settings: Callable[..., dict[str, Any]], kept: Path) -> Pat
 def undisturbed(commands: Commands, kept_config: Path, kept: Path) -> Path:
     """The folder of the tiny run that nobody disturbed; to be read only."""
     if not (kept / "undisturbed").exists():
-        assert commands.run("run", kept_config, "--out", kept / "undisturbed").code == 0
+        done = commands.run("run", kept_config, "--out", kept / "undisturbed.part")
+        assert done.code == 0, done.said()
+        (kept / "undisturbed.part").rename(kept / "undisturbed")  # whole, or made anew by the next test
     return kept / "undisturbed"
 
 

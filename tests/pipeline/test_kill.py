@@ -122,8 +122,9 @@ def seeded(undisturbed: Path, tmp_path: Path) -> Path:
 def trained(commands: Commands, kept_config: Path, seeded: Path, kept: Path) -> Path:
     """That folder after a training that nobody disturbed; to be read only."""
     if not (kept / "trained").exists():
-        shutil.copytree(seeded, kept / "trained")
-        assert commands.run("train", kept_config, "--out", kept / "trained", *LONGER).code == 0
+        part = Path(shutil.copytree(seeded, kept / "trained.part", dirs_exist_ok=True))
+        assert commands.run("train", kept_config, "--out", part, *LONGER).code == 0
+        part.rename(kept / "trained")
     return kept / "trained"
 
 
