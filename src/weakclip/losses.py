@@ -53,6 +53,26 @@ def grid_probabilities(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return probs / probs.sum(dim=1, keepdim=True)
 
 
+def label_logits(logits: Tensor, shown: Tensor) -> Tensor:
+    """Logits in which the classes that an image does not show have no part.
+
+    A softmax of them asks what a pixel is among the image's own classes, as a mask restricted to the labels does; a
+    rare class is then never outweighed by a frequent one that is absent.
+
+    Args:
+        logits: `(B, K, h, w)` float.
+        shown: `(B, K)` bool, true for the background and for the classes among the image's labels.
+
+    Returns:
+        `(B, K, h, w)` float32, -10,000 for the others.
+
+    >>> shown = torch.tensor([[True, True, False]])
+    >>> label_logits(torch.zeros(1, 3, 1, 1), shown).softmax(dim=1)[0, :, 0, 0].tolist()
+    [0.5, 0.5, 0.0]
+    """
+    return logits.float().masked_fill(~shown[:, :, None, None], -1e4)
+
+
 def grid_seeds(seed_mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Seeds on a small grid, by nearest neighbour: no class is invented between two others.
 

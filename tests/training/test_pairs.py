@@ -18,6 +18,7 @@ PLAIN = AugmentSettings(crop_size=48, scale=(1.0, 1.0), flip=0.0, photometric=Fa
 def test_an_unchanged_pair_is_the_image_and_its_mask(squares: Any, seed_folder: Path):
     item = TrainingPairs(squares, seed_folder, PLAIN)[1, 0]
     assert item["name"] == "sub/1"
+    assert item["shown"].nonzero().flatten().tolist() == [0, *squares.labels(1)]
     assert item["image"].dtype == item["mask"].dtype == torch.uint8
     np.testing.assert_array_equal(item["image"].numpy().transpose(1, 2, 0), squares.image(1))
     np.testing.assert_array_equal(item["mask"].numpy(), read_mask(seed_folder / "sub" / "1.png"))

@@ -167,3 +167,25 @@ def test_the_checkpoint_does_not_depend_on_the_data_workers_bit_for_bit(
         train_weakclip(_model(tiny_clip, pairs), pairs, folder, settings, loss=LOSS, seed=5)
         files.append([(folder / name).read_bytes() for name in ("checkpoint.safetensors", "model.safetensors")])
     assert files[0] == files[1] == files[2]
+
+
+def test_the_loss_among_the_labels_asks_nothing_of_absent_classes(tiny_clip: FrozenCLIP, pairs: TrainingPairs):
+    model = _model(tiny_clip, pairs).eval()
+    batch = _batch(pairs) | {"shown": torch.stack([pairs[index, index]["shown"] for index in range(4)])}
+    asked = []
+    hook = model.decoder.register_forward_hook(lambda module, given, logits: asked.append(logits.requires_grad_()))
+    settings = replace(LOSS, crf=None, matching_weight=0.0, label_share=1.0)
+    only_labels = WeakCLIPLoss(settings)(model, batch)["loss"]
+    (gradient,) = torch.autograd.grad(only_labels, asked[-1])
+    assert not gradient[~batch["shown"]].any()
+    assert gradient[batch["shown"]].any()
+    everything = WeakCLIPLoss(replace(settings, label_share=0.0))(model, batch)["loss"]
+    half = WeakCLIPLoss(replace(settings, label_share=0.5))(model, batch)["loss"]
+    hook.remove()
+    torch.testing.assert_close(half, (only_labels + everything) / 2)
+    assert only_labels < everything  # fewer classes to confuse
+
+
+def test_a_label_share_beyond_1_is_refused():
+    with pytest.raises(ConfigError, match="label_share"):
+        LossSettings(label_share=1.1)

@@ -18,7 +18,8 @@ from weakclip.images import read_mask
 class TrainingPairs:
     """Images and the masks `folder/NAME.png`, augmented; asked with `(index, rng_seed)`.
 
-    Of the data set only images and names are read: pixel labels reach training only where a user names their folder.
+    Of the data set only images, names and labels are read: pixel labels reach training only where a user names their
+    folder.
 
     Args:
         dataset: the images.
@@ -47,7 +48,8 @@ class TrainingPairs:
         """One augmented pair.
 
         Returns:
-            `image` `(3, crop, crop)` uint8, `mask` `(crop, crop)` uint8 and `name`.
+            `image` `(3, crop, crop)` uint8, `mask` `(crop, crop)` uint8, `shown` `(K,)` bool, true for the background
+            and the classes among the image's labels, and `name`.
 
         Raises:
             DataError: a mask of another size than its image, or with an index that is no class.
@@ -64,7 +66,9 @@ class TrainingPairs:
             raise DataError(f"{path}: holds class {highest}; expected 0 to {count - 1}, or {IGNORE_INDEX}")
         image, mask = augment(image, mask, self.settings, np.random.default_rng(rng_seed))
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        return {"image": pixels, "mask": torch.from_numpy(np.ascontiguousarray(mask)), "name": name}
+        shown = torch.zeros(count, dtype=torch.bool)
+        shown[[0, *self.dataset.labels(index)]] = True
+        return {"image": pixels, "mask": torch.from_numpy(np.ascontiguousarray(mask)), "shown": shown, "name": name}
 
     def _mask_path(self, name: str) -> Path:
         return self.mask_folder / f"{name}.png"

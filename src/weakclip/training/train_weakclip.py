@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from weakclip.crf import LOSS_CRF, CRFParams, dense_crf
 from weakclip.errors import ConfigError
-from weakclip.losses import boundary_loss, grid_probabilities, grid_seeds, matching_loss, seeding_loss
+from weakclip.losses import boundary_loss, grid_probabilities, grid_seeds, label_logits, matching_loss, seeding_loss
 from weakclip.modeling import WeakCLIP, save_weakclip
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit
@@ -29,18 +29,23 @@ class LossSettings:
         matching_weight: weight of the matching loss; 0 leaves it out.
         crf: the dense CRF that the prediction is drawn to, on that grid; None leaves the boundary loss out.
         class_balance: whether the classes of an image weigh the same in the seeding loss, however large they are.
+        label_share: share of the seeding loss, 0…1, that is computed among the classes of the image's labels; 0 is
+            published. It serves masks whose labels are known, and rare classes most.
     """
 
     size: int = 64
     matching_weight: float = 0.4
     crf: CRFParams | None = LOSS_CRF
     class_balance: bool = False
+    label_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ConfigError(f"size of the loss's grid: 1 or more expected; found {self.size}")
         if self.matching_weight < 0:
             raise ConfigError(f"matching_weight: 0 or more expected; found {self.matching_weight}")
+        if not 0 <= self.label_share <= 1:
+            raise ConfigError(f"label_share: 0 to 1 expected; found {self.label_share}")
 
 
 class WeakCLIPLoss:
@@ -61,7 +66,8 @@ class WeakCLIPLoss:
 
         Args:
             model: a `WeakCLIP`, or a wrapper of one.
-            batch: `image` `(B, 3, H, W)` uint8 and `mask` `(B, H, W)` uint8, 255 where the seeds say nothing.
+            batch: `image` `(B, 3, H, W)` uint8, `mask` `(B, H, W)` uint8, 255 where the seeds say nothing, and, for a
+                `label_share`, `shown` `(B, K)` bool.
 
         Returns:
             Scalars `loss`, `seeding_loss`, `boundary_loss` and `matching_loss`; without those that are left out.
@@ -75,15 +81,23 @@ class WeakCLIPLoss:
         output = model(images)
         probs = grid_probabilities(output.logits, size)
         crf = self._beside.submit(_crf_target, _on_grid(images, size), probs.detach(), params) if params else None
-        parts = {
-            "seeding_loss": seeding_loss(probs, grid_seeds(seeds, size), class_balance=self.settings.class_balance)
-        }
+        parts = {"seeding_loss": self._seeding(output.logits, probs, batch)}
         matching = matching_loss(output.match_map, seeds, weight=weight) if weight else None
         if crf is not None:
             parts["boundary_loss"] = boundary_loss(probs, crf.result())
         if matching is not None:
             parts["matching_loss"] = matching
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+
+    def _seeding(self, logits: Tensor, probs: Tensor, batch: Batch) -> Tensor:
+        """The seeding loss over all classes, over those of the labels, or both by their shares."""
+        size = (self.settings.size, self.settings.size)
+        seeds, share, balance = grid_seeds(batch["mask"], size), self.settings.label_share, self.settings.class_balance
+        loss = seeding_loss(probs, seeds, class_balance=balance) if share < 1 else probs.new_zeros(())
+        if share == 0:
+            return loss
+        known = grid_probabilities(label_logits(logits, batch["shown"]), size)
+        return (1 - share) * loss + share * seeding_loss(known, seeds, class_balance=balance)
 
 
 def _crf_target(images: Tensor, probs: Tensor, params: CRFParams) -> Tensor:
