@@ -23,6 +23,7 @@ from weakclip.study.variant_pages import variant_chart
 from weakclip.study.variants import SEEDS_ROW
 from weakclip.training.train_affinity import AffinitySettings
 
+BOUNDARY = "loss.crf={kernels: [{sxy: 3, weight: 3}, {sxy: 80, weight: 10, srgb: 13}], iterations: 10}"
 WINDOWS = "pseudo_masks.inference={scales: [1.0], flip: false, crop: 64, stride: 64}"
 
 
@@ -35,6 +36,7 @@ def overrides(clip_folder: Path) -> list[str]:
         "model={co_attention_width: 8, co_attention_heads: 2, co_attention_layers: 1, decoder_channels: 8}",
         "augment.crop_size=64",
         "loss.size=16",
+        BOUNDARY,
         "train={steps: 2, batch_size: 2, warmup_steps: 1, checkpoint_every: 1, log_every: 1, precision: fp32}",
         WINDOWS,
     ]
