@@ -36,10 +36,14 @@ def predict(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: inference.…, crf.…, or device."),
     ] = None,
     network: NetworkOption = None,
+    clip: Annotated[
+        str, typer.Option(help="The encoder of a WeakCLIP whose own is no CLIP: python:MODULE:FUNCTION.")
+    ] = "",
     redo: Annotated[bool, typer.Option("--redo", help="Replace what was made otherwise.")] = False,
     json: Json = False,
 ) -> None:
     """Make masks of any images with a trained network: exit code 0, or 1 if some images got no mask."""
+    from weakclip.clip import load_encoder
     from weakclip.config import changed_settings
     from weakclip.prediction import find_images, find_model, load_predictor, predict_files
     from weakclip.prediction.labels import read_labels
@@ -50,7 +54,8 @@ def predict(
         settings = changed_settings(default_settings(source), set_ or [], origin=str(model))
         found = find_images(images, listed=sys.stdin, leave_out=out)
         told = None if labels is None else read_labels(labels, found)
-        predictor = load_predictor(source, settings=settings)
+        encoder = load_encoder(clip) if clip else None
+        predictor = load_predictor(source, settings=settings, clip=encoder)
         products = _products(also or [])
         return predict_files(
             predictor, found, out, fingerprint=source.fingerprint, products=products, labels=told, redo=redo

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from harm import Harm, is_one_clear_line
+from review_case import make_review_run
 
 from weakclip.classes import ClassSet
-from weakclip.clip import load_clip
+from weakclip.clip import FrozenCLIP, load_clip
 from weakclip.clip.openai_archive import read_openai_state
 from weakclip.clip.vocabulary import load_tokenizer
 from weakclip.config import load_config
@@ -27,10 +30,13 @@ from weakclip.datasets import Sample
 from weakclip.datasets.class_files import read_class_file
 from weakclip.datasets.voc_labels import read_label_npy
 from weakclip.errors import WeakCLIPError
-from weakclip.modeling import load_weakclip
+from weakclip.modeling import build_weakclip, load_weakclip, save_weakclip
 from weakclip.modeling.affinitynet_storage import load_affinitynet
 from weakclip.modeling.mctformer_storage import load_mctformer
 from weakclip.modeling.state_files import read_state
+from weakclip.pipeline.context import open_run
+from weakclip.prediction import load_predictor
+from weakclip.review.folder import ReviewFolder
 from weakclip.safe_npy import read_npy, read_npz
 from weakclip.seeds import ImportedCAMs
 from weakclip.segmenter import build_segmenter, load_segmenter, save_segmenter
@@ -244,3 +250,65 @@ def test_a_function_of_the_reader_cannot_be_changed_from_a_pickle(tmp_path: Path
     rows = {"photo": np.arange(3, dtype=np.float32), "number": np.float32(1)}
     np.save(tmp_path / "good.npy", rows)  # type: ignore[arg-type]
     assert read_npy(tmp_path / "good.npy")["number"] == 1
+
+
+CODE = "python:evil_encoder:build"
+
+
+@pytest.fixture
+def evil_run(tmp_path: Path, make_tiny_clip: Callable[..., FrozenCLIP], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder of somebody else that names a module; it lies where one stands, and its import leaves `ran`."""
+    run = make_review_run(tmp_path)
+    (tmp_path / "evil_encoder.py").write_text(EVIL.format(marker=str(tmp_path / "ran")) + "build = Evil\n")
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load((run / "config.yaml").read_text()) | {"clip": {"source": CODE}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    numbers = {"co_attention_width": 8, "co_attention_heads": 2, "co_attention_layers": 1, "decoder_channels": 8}
+    clip = make_tiny_clip()
+    clip.source = CODE
+    save_weakclip(build_weakclip(clip, ClassSet.from_foreground(["cat", "dog"]), **numbers), run / "2_train")
+    return run
+
+
+@pytest.mark.parametrize("taps", [True, False], ids=["as of a CLIP", "as of another encoder"])
+def test_a_foreign_run_brings_no_encoder_of_its_own(
+    evil_run: Path,
+    taps: bool,
+    call: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever is done with it, and wherever the name stands; what needs the encoder says who may name it."""
+    marker, description = evil_run.parent / "ran", evil_run / "2_train/weakclip.json"
+    if not taps:
+        told = json.loads(description.read_text())
+        told["clip"]["tap_layers"] = None
+        description.write_text(json.dumps(told))
+    for read in (load_weakclip, load_predictor):
+        with pytest.raises(WeakCLIPError, match="pass it yourself: `clip` in Python, or --clip python:") as caught:
+            read(evil_run / "2_train")
+        assert is_one_clear_line(caught.value, evil_run / "2_train")
+    with pytest.raises(WeakCLIPError, match="never from a folder of results"):
+        _ = open_run(evil_run).clip
+    with pytest.raises(WeakCLIPError, match="never from a folder of results"):
+        open_run(evil_run).fingerprint("CLIP weights")
+    with pytest.raises(WeakCLIPError, match="never from a folder of results"):
+        load_clip(CODE)
+    assert call("predict", evil_run, "mine/images", "--out", "masks") == 2
+    assert "--clip python:MODULE:FUNCTION" in capsys.readouterr().err
+    for command in (
+        ["export", "onnx", evil_run, "--out", "a.onnx"],
+        ["export", "transformers", evil_run, "--out", "b"],
+    ):
+        assert call(*command) == 2
+    assert call("report", evil_run) == 0
+    assert len(ReviewFolder(evil_run).dataset) == 4
+    assert not marker.exists() and "evil_encoder" not in sys.modules
+
+
+def test_ones_own_word_is_followed(evil_run: Path, call: Callable[..., int]) -> None:
+    """The guard of the test above: named by --clip, the module is imported."""
+    marker = evil_run.parent / "ran"
+    assert call("predict", evil_run, "mine/images", "--out", "masks", "--clip", CODE) == 2
+    assert marker.exists()
+    sys.modules.pop("evil_encoder")

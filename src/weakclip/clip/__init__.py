@@ -7,5 +7,15 @@ from weakclip.clip.encoder import BlockEncoder, Encoder, ImageFeatures, check_en
 from weakclip.clip.frozen_clip import FrozenCLIP
 from weakclip.clip.frozen_encoder import FrozenEncoder
 from weakclip.clip.load import load_clip
+from weakclip.clip.own import load_encoder
 
-__all__ = ["BlockEncoder", "Encoder", "FrozenCLIP", "FrozenEncoder", "ImageFeatures", "check_encoder", "load_clip"]
+__all__ = [
+    "BlockEncoder",
+    "Encoder",
+    "FrozenCLIP",
+    "FrozenEncoder",
+    "ImageFeatures",
+    "check_encoder",
+    "load_clip",
+    "load_encoder",
+]

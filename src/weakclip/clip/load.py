@@ -22,6 +22,9 @@ from weakclip.safe_weights import check_config
 DEMO = "demo"
 """The source that names the small CLIP inside the package."""
 
+CODE = "python:"
+"""How a source begins that names Python code; `own.load_encoder` runs it."""
+
 DEFAULT_VOCABULARY = "openai/clip-vit-base-patch16"
 """Where the tokenizer of an OpenAI archive comes from when none is given: all CLIPs of OpenAI share one vocabulary."""
 
@@ -52,6 +55,11 @@ def load_clip(
         WeightsError: missing, foreign or unreadable weights, a missing vocabulary, or a tapped layer out of range.
     """
     name, path = str(source), expand_home(source)
+    if name.startswith(CODE):
+        raise WeightsError(
+            f"{name}: runs Python code, and is followed in your own configuration alone, never from a folder of "
+            "results; pass the encoder yourself: `clip` in Python, --clip on the command line"
+        )
     if name == DEMO:
         path = _DEMO_FOLDER
     if path.is_dir():

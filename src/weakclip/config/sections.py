@@ -74,7 +74,8 @@ class ClipSettings:
     """Which frozen CLIP.
 
     Args:
-        source: "demo", a folder in transformers' format, an OpenAI `.pt` archive, or an id on the Hugging Face hub.
+        source: "demo", a folder in transformers' format, an OpenAI `.pt` archive, or an id on the Hugging Face hub; or
+            `python:MODULE:FUNCTION`, code of one's own that makes an encoder: see `weakclip.clip.load_encoder`.
         vocabulary: where the tokenizer comes from if `source` has none; None otherwise.
     """
 
@@ -89,7 +90,7 @@ class SeedStageSettings:
     Args:
         method: "patch_text" and "clip_gradcam" make them from the frozen CLIP, without and with a gradient; "mctformer"
             trains an MCTformer+ on the labels first, or takes a trained one; "imported_cams" and "imported_masks" read
-            a folder.
+            a folder; "own" is an object that `run_pipeline` is given.
         folder: for imported seeds, the folder with one file an image; None otherwise.
         first_class: for imported CAMs, the number that their files give to the first foreground class: 0 or 1.
         gradcam: how "clip_gradcam" makes its maps.
@@ -100,7 +101,9 @@ class SeedStageSettings:
         masks: how class activation maps become seed masks.
     """
 
-    method: Literal["patch_text", "clip_gradcam", "mctformer", "imported_cams", "imported_masks"] = "clip_gradcam"
+    method: Literal["patch_text", "clip_gradcam", "mctformer", "imported_cams", "imported_masks", "own"] = (
+        "clip_gradcam"
+    )
     folder: str | None = None
     first_class: int = 0
     gradcam: GradCAMSettings = field(default_factory=GradCAMSettings)

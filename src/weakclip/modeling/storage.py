@@ -14,6 +14,7 @@ from safetensors.torch import save as save_tensors
 
 from weakclip.classes import ClassSet
 from weakclip.clip import Encoder, FrozenCLIP, check_encoder, load_clip
+from weakclip.clip.own import is_code
 from weakclip.disk import atomic_write, expand_home
 from weakclip.errors import WeakCLIPError, WeightsError
 from weakclip.images import write_json
@@ -229,7 +230,7 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
 def _named_clip(folder: Path, about_clip: Mapping[str, Any], vocabulary: str | Path | None) -> FrozenCLIP:
     """The encoder that a folder names, with the pixel statistics of the training."""
     source = about_clip["source"]
-    if about_clip["tap_layers"] is None:
+    if about_clip["tap_layers"] is None or is_code(source):
         raise WeightsError(
             f"{folder}: trained with an encoder that is no CLIP ({short(source)}); pass it yourself: `clip` in "
             "Python, or --clip python:MODULE:FUNCTION"

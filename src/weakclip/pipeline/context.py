@@ -6,12 +6,14 @@ import functools
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 import weakclip.clip
-from weakclip.clip import FrozenCLIP, load_clip
+from weakclip.clip import Encoder, load_clip, load_encoder
+from weakclip.clip.own import is_code
 from weakclip.config import RunConfig, flat, load_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.disk import expand_home
@@ -19,6 +21,7 @@ from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.marks import MARKS
 from weakclip.pipeline.broken import BrokenImage, broken_of, open_sound
 from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, source_fingerprint
+from weakclip.pipeline.given import Given, encoder_digest
 from weakclip.pipeline.reviewed import Review, ReviewedImages, read_review
 from weakclip.report import STAGE_FOLDERS
 
@@ -37,11 +40,16 @@ class RunContext:
     Args:
         config: the run's settings.
         out: the run folder.
+        given: what takes the place of parts of the settings.
+        trusted: whether the settings are the user's own. Those that lie in a run folder may be somebody else's, and no
+            code that they name is run.
     """
 
-    def __init__(self, config: RunConfig, out: Path) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, out: Path, *, given: Given | None = None, trusted: bool = False) -> None:
+        self.given = given or Given()
+        self.config = self.given.settings(config)
         self.out = out
+        self.trusted = trusted
         self._fingerprints: dict[str, str] = {}
 
     def folder(self, stage: str) -> Path:
@@ -86,11 +94,15 @@ class RunContext:
         return None if self.config.data.val_split is None else _noted(open_sound(self.config, "val", self.broken))
 
     @functools.cached_property
-    def clip(self) -> FrozenCLIP:
-        """The frozen CLIP, on the device."""
+    def clip(self) -> Encoder:
+        """The frozen encoder, on the device."""
+        if self.given.clip is not None:
+            cast(nn.Module, self.given.clip).to(self.device)
+            return self.given.clip
         settings = self.config.clip
         logger.info("loading CLIP %s", settings.source)
-        return load_clip(
+        load = load_encoder if self.trusted else load_clip
+        return load(
             settings.source,
             device=self.device,
             tap_layers=self.config.model.tap_layers,
@@ -127,6 +139,11 @@ class RunContext:
         file = seeds.patch_text.attributes if seeds.method == "patch_text" else None
         return source_fingerprint(file, demo) if file else ""
 
+    def _clip_fingerprint(self, demo: Path) -> str:
+        if self.given.clip is not None or is_code(self.config.clip.source):
+            return encoder_digest(self.clip)
+        return source_fingerprint(self.config.clip.source, demo)
+
     def _fingerprint_makers(self) -> dict[str, Callable[[], str]]:
         demo = Path(weakclip.clip.__file__).parent / "demo"
         return {
@@ -136,7 +153,8 @@ class RunContext:
             "masks marked bad": lambda: self.review.bad_fingerprint,
             "val images": lambda: image_fingerprint(self.val) if self.val else "none",
             "val masks": lambda: mask_fingerprint(self.val) if self.val else "none",
-            "CLIP weights": lambda: source_fingerprint(self.config.clip.source, demo),
+            "CLIP weights": lambda: self._clip_fingerprint(demo),
+            "seed method": lambda: self.given.seed_method_fingerprint,
             "imported seeds": lambda: source_fingerprint(self.config.seeds.folder, demo),
             "MCTformer+ weights": lambda: source_fingerprint(self.config.seeds.mctformer.source, demo),
             "class attributes": lambda: self._attributes_fingerprint(demo),

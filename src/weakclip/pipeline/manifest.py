@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from weakclip.pipeline.lock import LOCK
 from weakclip.report import STAGE_FOLDERS
 from weakclip.report.folder import are_records
 from weakclip.safe_text import parse_json
+
+logger = logging.getLogger("weakclip")
 
 State = Literal["done", "unfinished", "changed", "new"]
 
@@ -182,3 +185,29 @@ def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[tu
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def complain(manifest: Manifest, stage: str, upstream: str, key: StageKey) -> None:
+    """Say why a stage cannot run: the one before it has no result under its key.
+
+    Raises:
+        RunError: always.
+    """
+    state = manifest.state(upstream, key)
+    why = {"new": "has not been run", "unfinished": "is not finished"}.get(state, "was made with other settings")
+    details = f" ({'; '.join(manifest.differences(upstream, key))})" if state == "changed" else ""
+    command = upstream.replace("_", "-")
+    raise RunError(
+        f"{manifest.folder}: {stage} needs {upstream}, which {why}{details}; run `weakclip {command}` or `weakclip run`"
+    )
+
+
+def announce(manifest: Manifest, stage: str, key: StageKey) -> None:
+    """Tell the log what will be done about a stage, and why."""
+    state = manifest.state(stage, key)
+    if state == "done":
+        logger.info("%s: done already with the same settings and data; skipped", stage)
+    elif state == "unfinished":
+        logger.info("%s: not finished; continues", stage)
+    elif state == "changed":
+        logger.info("%s: runs again, because %s", stage, "; ".join(manifest.differences(stage, key)))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from weakclip.clip import Encoder
 from weakclip.config import RunConfig, dump_config
 from weakclip.disk import atomic_write, remove_leftovers
 from weakclip.errors import BrokenFileError, DataError, RunError
@@ -16,12 +17,15 @@ from weakclip.evaluation import Scores
 from weakclip.inference import is_out_of_memory
 from weakclip.pipeline.broken import Screening, forget, keep, screen, write_errors
 from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.given import Given
+from weakclip.pipeline.keys import stage_keys
 from weakclip.pipeline.lock import FolderInUseError, FolderLock
-from weakclip.pipeline.manifest import MANIFEST, Manifest, StageKey
+from weakclip.pipeline.manifest import MANIFEST, Manifest, StageKey, announce, complain
 from weakclip.pipeline.stages import STAGES
-from weakclip.report import STAGE_FOLDERS, read_run, write_report
+from weakclip.report import read_run, write_report
 from weakclip.report.chosen import ChosenNetwork, read_chosen
 from weakclip.report.folder import ERRORS
+from weakclip.seeds import SeedMethod
 from weakclip.training.processes import Processes, open_processes
 
 logger = logging.getLogger("weakclip")
@@ -55,7 +59,14 @@ class RunResult:
     warnings: tuple[str, ...] = ()
 
 
-def run_pipeline(config: RunConfig, out: Path | str, *, full: bool = False) -> RunResult:
+def run_pipeline(
+    config: RunConfig,
+    out: Path | str,
+    *,
+    full: bool = False,
+    clip: Encoder | None = None,
+    seed_method: SeedMethod | None = None,
+) -> RunResult:
     """The whole job: seeds, training, pseudo masks, retraining, evaluation, report.
 
     A folder of an earlier run is continued: what was made with the same settings and data is kept, the rest is made
@@ -65,6 +76,9 @@ def run_pipeline(config: RunConfig, out: Path | str, *, full: bool = False) -> R
         config: what to run.
         out: the run folder; made where it does not exist.
         full: also train the same network on the true masks, as an upper bound.
+        clip: an encoder in place of the one that `config` names; its `source` takes the place of `clip.source`.
+        seed_method: anything with `cam(sample) -> CAM`, in place of the seed method that `config` names. A run is done
+            anew when its class has another name, or its `fingerprint()`, if it has one, another value.
 
     Returns:
         The run folder, its report and its scores.
@@ -73,29 +87,43 @@ def run_pipeline(config: RunConfig, out: Path | str, *, full: bool = False) -> R
         DataError: an image, a label or an imported seed that cannot be used, and how many more there are; with
             `data.on_error: skip` such images are left out instead.
         FolderInUseError: another process works in the folder, and not all that is wanted is done.
+        EncoderError: an encoder that lacks what a stage needs.
         StorageError: the disk is full or read-only; with room again, the same call goes on.
         WeakCLIPError: anything else that the user can mend; what was finished before stays.
     """
-    return _run(config, Path(out), MAIN_STAGES + (UPPER_BOUND_STAGES if full else ()))
+    wanted = MAIN_STAGES + (UPPER_BOUND_STAGES if full else ())
+    return _run(config, Path(out), wanted, Given(clip, seed_method))
 
 
-def run_stage(config: RunConfig, out: Path | str, stage: str) -> RunResult:
+def run_stage(
+    config: RunConfig,
+    out: Path | str,
+    stage: str,
+    *,
+    clip: Encoder | None = None,
+    seed_method: SeedMethod | None = None,
+) -> RunResult:
     """One stage on the results of those before it.
 
     Args:
         config: what to run.
         out: the run folder.
         stage: "seeds", "train", "pseudo_masks", "retrain" or "evaluate".
+        clip: as for `run_pipeline`.
+        seed_method: as for `run_pipeline`.
 
     Raises:
         RunError: a stage before it is missing, or was made with other settings.
         WeakCLIPError: as `run_pipeline`.
     """
-    return _run(config, Path(out), (stage,))
+    return _run(config, Path(out), (stage,), Given(clip, seed_method))
 
 
-def _run(config: RunConfig, out: Path, wanted: Sequence[str]) -> RunResult:
-    context = RunContext(config, out)
+def _run(config: RunConfig, out: Path, wanted: Sequence[str], given: Given) -> RunResult:
+    def fresh() -> RunContext:
+        return RunContext(config, out, given=given, trusted=True)
+
+    context = fresh()
     processes = open_processes(context.device)
     if processes.count > 1:
         with FolderLock(out) if processes.is_main else contextlib.nullcontext():
@@ -103,7 +131,7 @@ def _run(config: RunConfig, out: Path, wanted: Sequence[str]) -> RunResult:
     try:
         with FolderLock(out):
             ran: list[str] = []
-            while not _run_all(RunContext(config, out), wanted, ran):
+            while not _run_all(fresh(), wanted, ran):
                 ran.clear()  # an image has turned out to be broken: without it, everything is planned again
             return _result(out, wanted, ran)
     except FolderInUseError as error:
@@ -169,13 +197,13 @@ def _plan(context: RunContext, wanted: Sequence[str]) -> tuple[Manifest, dict[st
     for stage in wanted:
         for upstream in STAGES[stage].upstream:
             if upstream not in wanted and manifest.state(upstream, keys[upstream]) != "done":
-                _complain(manifest, stage, upstream, keys[upstream])
+                complain(manifest, stage, upstream, keys[upstream])
     if "retrain" in wanted:
         _check_bad_masks(context, keys["pseudo_masks"])
     manifest.save()
     keep(context.out, screening) if screening else forget(context.out)
     for stage in wanted:
-        _announce(manifest, stage, keys[stage])
+        announce(manifest, stage, keys[stage])
     with atomic_write(context.out / "config.yaml", "w") as file:
         file.write(dump_config(context.config))
     return manifest, keys
@@ -235,47 +263,6 @@ def _train_together(context: RunContext, wanted: Sequence[str], processes: Proce
         write_report(context.out)
     ran = (stage,) if to_do else ()
     return RunResult(context.out, context.out / "report.html", (), ran, () if ran else (stage,))
-
-
-def stage_keys(context: RunContext, wanted: Sequence[str]) -> dict[str, StageKey]:
-    """Keys of the wanted stages and of all that they build on. They follow from settings and data; nothing is run."""
-    keys: dict[str, StageKey] = {}
-    for stage in STAGE_FOLDERS:
-        if stage in wanted or any(stage in _all_upstream(other) for other in wanted):
-            keys[stage] = _key(context, stage, keys)
-    return keys
-
-
-def _all_upstream(stage: str) -> set[str]:
-    direct = STAGES[stage].upstream
-    return set(direct).union(*(_all_upstream(other) for other in direct))
-
-
-def _key(context: RunContext, stage: str, keys: Mapping[str, StageKey]) -> StageKey:
-    spec = STAGES[stage]
-    inputs = {f"data ({name})": digest for name, digest in context.fingerprints(spec.data).items()}
-    inputs |= {upstream: keys[upstream].digest for upstream in spec.upstream}
-    return StageKey(settings=context.settings(spec.sections), inputs=inputs, code=spec.code)
-
-
-def _complain(manifest: Manifest, stage: str, upstream: str, key: StageKey) -> None:
-    state = manifest.state(upstream, key)
-    why = {"new": "has not been run", "unfinished": "is not finished"}.get(state, "was made with other settings")
-    details = f" ({'; '.join(manifest.differences(upstream, key))})" if state == "changed" else ""
-    command = upstream.replace("_", "-")
-    raise RunError(
-        f"{manifest.folder}: {stage} needs {upstream}, which {why}{details}; run `weakclip {command}` or `weakclip run`"
-    )
-
-
-def _announce(manifest: Manifest, stage: str, key: StageKey) -> None:
-    state = manifest.state(stage, key)
-    if state == "done":
-        logger.info("%s: done already with the same settings and data; skipped", stage)
-    elif state == "unfinished":
-        logger.info("%s: not finished; continues", stage)
-    elif state == "changed":
-        logger.info("%s: runs again, because %s", stage, "; ".join(manifest.differences(stage, key)))
 
 
 def _run_one(context: RunContext, manifest: Manifest, stage: str, key: StageKey) -> bool:

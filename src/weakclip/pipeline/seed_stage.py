@@ -14,10 +14,12 @@ from weakclip.classes import IGNORE_INDEX
 from weakclip.config import SeedStageSettings
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.disk import append_json, expand_home
+from weakclip.errors import ConfigError
 from weakclip.images import write_json, write_mask
 from weakclip.modeling.mctformer_storage import load_mctformer
 from weakclip.pipeline.affinity_stage import affinity_seeds
 from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.given import OWN
 from weakclip.progress import track
 from weakclip.safe_text import parse_json
 from weakclip.seeds import (
@@ -127,6 +129,10 @@ def _seed_method(context: RunContext, folder: Path) -> SeedMethod:
     """What makes class activation maps; an MCTformer+ is trained first, where the settings ask for one."""
     settings: SeedStageSettings = context.config.seeds
     class_set = context.train.class_set
+    if settings.method == OWN:
+        if context.given.seed_method is None:
+            raise ConfigError("seeds.method own: names an object of a Python program; pass run_pipeline(seed_method=…)")
+        return context.given.seed_method
     if settings.method == "imported_cams":
         return ImportedCAMs(str(settings.folder), class_set, first_class=settings.first_class)
     if settings.method == "mctformer":

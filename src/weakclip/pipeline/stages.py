@@ -221,7 +221,7 @@ STAGES = {
         sections=("clip", "seeds", "seed"),
         data=(
             *("train images", "labels from the review", "CLIP weights"),
-            *("imported seeds", "class attributes", "MCTformer+ weights", "ResNet38 weights"),
+            *("imported seeds", "seed method", "class attributes", "MCTformer+ weights", "ResNet38 weights"),
         ),
     ),
     "train": Stage(

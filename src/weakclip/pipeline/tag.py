@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weakclip.classes import ClassSet
-from weakclip.clip import load_clip
+from weakclip.clip import load_encoder
 from weakclip.config import ClipSettings
 from weakclip.datasets.class_files import CLASS_FILE, class_set_of_names, read_class_file
 from weakclip.datasets.folder import label_table
@@ -25,7 +25,8 @@ class TagRequest:
         out: the table.
         names: the classes by their names; or, where there are none, from a class file.
         class_file: a class file; None takes `classes.yaml` in the folder.
-        clip: hub id, folder, OpenAI archive, or "demo"; None takes the default of configurations.
+        clip: hub id, folder, OpenAI archive, "demo", or `python:MODULE:FUNCTION`, which runs code; None takes the
+            default of configurations.
         threshold: see `TagSettings`.
         device: "auto", or a torch device name.
         overwrite: whether a table that is there already is replaced.
@@ -48,6 +49,7 @@ def tag_folder(request: TagRequest) -> Tagging:
         ConfigError: no classes, or a table that is there already: labels that somebody corrected are never lost.
         DataError: no images, or a class file with mistakes.
         WeightsError: no such CLIP.
+        EncoderError: an encoder that cannot tag.
     """
     settings = TagSettings(threshold=request.threshold)
     class_set = _class_set(request)
@@ -56,7 +58,7 @@ def tag_folder(request: TagRequest) -> Tagging:
         raise ConfigError(f"{request.out}: is there already; --overwrite replaces it, --out takes another name")
     if request.out.parent == request.folder and label_table(request.folder) not in (None, request.out):
         raise ConfigError(f"{label_table(request.folder)}: has labels already; --out names a table elsewhere")
-    clip = load_clip(request.clip or ClipSettings().source, device=usable_device(request.device))
+    clip = load_encoder(request.clip or ClipSettings().source, device=usable_device(request.device))
     return write_labels(images, request.out, class_set, clip, settings)
 
 

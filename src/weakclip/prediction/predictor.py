@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from weakclip.classes import ClassSet
+from weakclip.clip import Encoder
 from weakclip.crf import CRFParams
 from weakclip.datasets import Sample
 from weakclip.images import read_rgb
@@ -99,7 +100,11 @@ class Predictor:
 
 
 def load_predictor(
-    source: Path | str | ModelSource, *, settings: PredictSettings | None = None, network: Network | None = None
+    source: Path | str | ModelSource,
+    *,
+    settings: PredictSettings | None = None,
+    network: Network | None = None,
+    clip: Encoder | None = None,
 ) -> Predictor:
     """Load a network to make masks with.
 
@@ -108,6 +113,8 @@ def load_predictor(
             `AutoModelForSemanticSegmentation`, or a released WeakCLIP checkpoint. Class 0 counts as the background.
         settings: how masks are made, and where; `default_settings` where left out.
         network: of a run folder, "weakclip" or "retrained"; the one that its evaluation chose where left out.
+        clip: the encoder of a WeakCLIP, in place of the one that its folder names; needed where that is no CLIP. A
+            retrained network needs none.
 
     Raises:
         WeightsError: no such network, or one that cannot be loaded.
@@ -121,7 +128,7 @@ def load_predictor(
         segmenter = load_segmenter(model.path, device=device)
         return Predictor(segmenter, model.class_set(segmenter.class_names), settings)
     vocabulary = model.config.clip.vocabulary if model.config else None
-    weakclip = load_weakclip(model.path, vocabulary=vocabulary, device=device)
+    weakclip = load_weakclip(model.path, vocabulary=vocabulary, clip=clip, device=device)
     return Predictor(lambda images: weakclip(images).logits, weakclip.class_set, settings)
 
 

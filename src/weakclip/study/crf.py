@@ -75,7 +75,7 @@ def study_crf(
     if (run is None) == (probs is None):
         raise ConfigError("the probabilities come from a run or from a folder; give either --run or --probs")
     out, settings = Path(out), config.pseudo_masks
-    context = RunContext(config, Path(run or out))
+    context = RunContext(config, Path(run or out), trusted=True)
     dataset = context.train
     given = ProbabilityFolder(probs, dataset) if probs else None
     source = given.fingerprint() if given else weights_fingerprint(context)

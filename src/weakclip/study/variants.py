@@ -88,7 +88,7 @@ def study_variants(
     names = [variant.name for variant in variants]
     if len(set(names)) < len(names):
         raise ConfigError(f"every value is studied once; found {', '.join(names)}")
-    context = RunContext(config, Path(out))
+    context = RunContext(config, Path(out), trusted=True)
     if not context.train.has_masks:
         raise DataError(
             f"split {context.train.split!r} has no true masks to score on; name another one: data.train_split"
