@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -42,6 +43,12 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def one_thread() -> None:
     """Small tensors are fastest on one thread, and results do not depend on the machine's cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """SIGINT is an interrupt too where the tests run in the background of a shell, which has it ignored there."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

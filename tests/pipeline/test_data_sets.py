@@ -18,6 +18,7 @@ from weakclip.images import read_mask, write_mask, write_png
 from weakclip.pipeline import run_pipeline
 from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, open_split, source_fingerprint
 from weakclip.report import read_images
+from weakclip.report.chosen import TITLES
 
 Builder = Callable[..., dict[str, Any]]
 
@@ -82,7 +83,8 @@ def test_voc12_runs_on_real_photos(tiny_settings: Builder, clip_folder: Path, tm
         small |= {f"{stage}.inference.{name}": value for name, value in tiny["evaluate"]["inference"].items()}
     config = load_config("voc12", [f"{name}={value}" for name, value in small.items()])
     result = run_pipeline(config, tmp_path / "run")
-    assert [score.images for score in result.scores] == [2, 2, 2]
+    assert {score.subject for score in result.scores} == {"seeds", "pseudo masks", *TITLES.values()}
+    assert all(score.images == 2 for score in result.scores)
     for path in (tmp_path / "run/3_pseudo_masks/masks").glob("*.png"):
         assert read_mask(path).max() <= 20
 
