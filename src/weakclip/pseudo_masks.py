@@ -119,8 +119,6 @@ def label_probabilities(probs: np.ndarray, kept: np.ndarray, *, keep_foreground:
     Args:
         probs: `(K, H, W)` float, summing to 1 over K.
         kept: `(n,)` indices of the classes that are kept, the background first.
-        match_share: share of WeakCLIP's match map in its probabilities, 0…1; see `mixed_logits`. Networks that have no
-            match map are not asked for it.
         keep_foreground: whether the foreground keeps what its classes lose.
 
     Returns:

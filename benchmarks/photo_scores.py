@@ -1,0 +1,171 @@
+"""Scores of `real_photos.py`: mean IoU with bootstrap intervals, a table, and a sheet of pictures, the worst first."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weakclip.classes import VOC12
+from weakclip.datasets import VOC12Dataset
+from weakclip.datasets.voc import MASK_FOLDERS, find_voc_root
+from weakclip.images import read_mask, resize_rgb, write_jpeg
+from weakclip.metrics import ConfusionMatrix
+from weakclip.pipeline.pictures import laid_over
+from weakclip.progress import track
+
+SCORED = ("background", "cat", "cow", "dog", "horse", "sheep", "person")
+"""Classes of the first mean: those that the photos show often."""
+DRAWS = 1000
+"""Of the bootstrap over images (Efron, 1979)."""
+TILE = (160, 120)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Masks that are scored.
+
+    Args:
+        name: a row of the table.
+        split: "train_aug" or "val".
+        folder: in the folder of a run, one PNG an image.
+    """
+
+    name: str
+    split: str
+    folder: str
+
+
+SUBJECTS = (
+    Subject(name="seeds without CRF", split="train_aug", folder="scored/train_aug/seeds_without_crf/masks"),
+    Subject(name="seeds", split="train_aug", folder="1_seeds/dense"),
+    Subject(name="WeakCLIP", split="train_aug", folder="scored/train_aug/weakclip/masks"),
+    Subject(name="pseudo masks", split="train_aug", folder="3_pseudo_masks/masks"),
+    Subject(name="WeakCLIP, labels unknown", split="train_aug", folder="scored/train_aug/weakclip_no_labels/masks"),
+    Subject(name="seeds without CRF", split="val", folder="scored/val/seeds_without_crf/masks"),
+    Subject(name="seeds", split="val", folder="scored/val/seeds/masks"),
+    Subject(name="WeakCLIP", split="val", folder="scored/val/weakclip/masks"),
+    Subject(name="pseudo masks", split="val", folder="scored/val/masks/masks"),
+    Subject(name="WeakCLIP, labels unknown", split="val", folder="scored/val/weakclip_no_labels/masks"),
+    Subject(name="pseudo masks, labels unknown", split="val", folder="scored/val/masks_no_labels/masks"),
+)
+
+
+class Truth:
+    """The pixel labels of photos, read where they are scored.
+
+    Args:
+        roots: VOC2012 folders that have masks.
+        dataset: the photos.
+    """
+
+    def __init__(self, roots: Sequence[Path], dataset: VOC12Dataset) -> None:
+        folders = [find_voc_root(root) / folder for root in roots for folder in MASK_FOLDERS]
+        self.dataset = dataset
+        self.paths = {
+            name: next(path for folder in folders if (path := folder / f"{name}.png").is_file())
+            for name in dataset.names
+        }
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def matrices(self, folder: Path) -> np.ndarray:
+        """`(N, K, K)` int64, the confusion matrix of every photo."""
+        found = []
+        for name, path in track(self.paths.items(), f"scoring {folder.parent.name}/{folder.name}", total=len(self)):
+            matrix = ConfusionMatrix(VOC12.num_classes)
+            matrix.update(read_mask(folder / f"{name}.png"), read_mask(path))
+            found.append(matrix.matrix)
+        return np.stack(found)
+
+
+def score(subject: Subject, runs: Sequence[Path], truth: Truth) -> dict[str, Any]:
+    """One row: mean IoU of the seven classes and of all, per class, of every run; intervals over images.
+
+    Args:
+        subject: which masks.
+        runs: the folders of the random seeds.
+        truth: of its split.
+    """
+    columns = [VOC12.index(name) for name in SCORED]
+    row: dict[str, Any] = {"name": subject.name, "split": subject.split, "runs": []}
+    for run in runs:
+        matrices = truth.matrices(run / subject.folder)
+        iou = _iou(matrices.sum(axis=0))
+        rng = np.random.default_rng(0)
+        drawn = np.stack(
+            [_iou(matrices[rng.integers(len(matrices), size=len(matrices))].sum(axis=0)) for _ in range(DRAWS)]
+        )
+        row["runs"].append(
+            {
+                "seven": float(np.nanmean(iou[columns])),
+                "seven_interval": np.percentile(np.nanmean(drawn[:, columns], axis=1), [2.5, 97.5]).tolist(),
+                "all": float(np.nanmean(iou)),
+                "all_interval": np.percentile(np.nanmean(drawn, axis=1), [2.5, 97.5]).tolist(),
+                "classes": {
+                    name: None if np.isnan(value) else float(value)
+                    for name, value in zip(VOC12.names, iou, strict=True)
+                },
+            }
+        )
+    return row
+
+
+def _iou(matrix: np.ndarray) -> np.ndarray:
+    hits = np.diagonal(matrix)
+    whole = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
+    return np.divide(hits, whole, out=np.full(len(hits), np.nan), where=whole > 0)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown, per cent: mean and spread of the runs, the interval over images of the first run, and the classes."""
+    shown = " | ".join(SCORED)
+    lines = [
+        f"| what | split | seven classes | 95 % interval | all classes | {shown} |",
+        "|" + "---|" * (5 + len(SCORED)),
+    ]
+    for row in rows:
+        runs = row["runs"]
+        low, high = (100 * value for value in runs[0]["seven_interval"])
+        classes = [_mean([run["classes"][name] for run in runs]) for name in SCORED]
+        cells = " | ".join(f"{value:.1f}" for value in classes)
+        seven, every = ([100 * run[key] for run in runs] for key in ("seven", "all"))
+        means = f"{_spread(seven)} | {low:.1f} to {high:.1f} | {_spread(every)}"
+        lines.append(f"| {row['name']} | {row['split']} | {means} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [100 * value for value in values if value is not None]
+    return statistics.mean(known) if known else float("nan")
+
+
+def _spread(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def sheet(path: Path, run: Path, split: str, truth: Truth, *, count: int = 24) -> None:
+    """Photo, seeds, WeakCLIP without CRF, pseudo masks and truth of the photos whose masks are worst, two a row."""
+    subjects = {subject.name: subject for subject in SUBJECTS if subject.split == split}
+    folders = [run / subjects[name].folder for name in ("seeds", "WeakCLIP", "pseudo masks")]
+    matrices = truth.matrices(folders[-1])
+    right = np.trace(matrices, axis1=1, axis2=2) / np.maximum(1, matrices.sum(axis=(1, 2)))
+    rows = []
+    for index in np.argsort(right, kind="stable")[:count]:
+        name, image = truth.dataset.names[index], truth.dataset.image(int(index))
+        masks = [*(read_mask(folder / f"{name}.png") for folder in folders), read_mask(truth.paths[name])]
+        pictures = [image, *(laid_over(image, mask, VOC12.palette) for mask in masks)]
+        rows.append(np.concatenate([_tile(picture) for picture in pictures], axis=1))
+    if len(rows) % 2:
+        rows.append(np.full_like(rows[0], 255))
+    write_jpeg(path, np.concatenate([np.concatenate(rows[i : i + 2], axis=1) for i in range(0, len(rows), 2)]))
+
+
+def _tile(picture: np.ndarray) -> np.ndarray:
+    return resize_rgb(picture, (TILE[1], TILE[0]))
