@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import torch
 from torch import nn
 
 from weakclip.classes import ClassSet
+from weakclip.clip import FrozenCLIP
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import WeightsError
+from weakclip.modeling import build_weakclip
 from weakclip.segmenter import build_segmenter, load_segmenter, save_segmenter
 from weakclip.training.pairs import TrainingPairs
-from weakclip.training.retrain import RetrainSettings, retrain, segmentation_loss
+from weakclip.training.retrain import RetrainSettings, retrain, segmentation_loss, weakclip_segmentation_loss
 from weakclip.training.settings import TrainSettings
 
 AUGMENT = AugmentSettings(crop_size=48, scale=(0.8, 1.2))
@@ -70,6 +73,28 @@ def test_a_network_learns_the_masks_and_loads_in_transformers(pairs: TrainingPai
     labels = nn.functional.interpolate(logits, size=(48, 48), mode="bilinear").argmax(1)
     truth = torch.stack([torch.from_numpy(squares.truth(index)) for index in range(2)])
     assert (labels == truth).float().mean() > 0.9
+
+
+def test_a_weakclip_is_trained_further_on_all_pixels(
+    pairs: TrainingPairs, tiny_clip: FrozenCLIP, tmp_path: Path
+) -> None:
+    """From the given weights, its encoder untouched; a stopped training ends with the same bytes."""
+    torch.manual_seed(0)
+    model = build_weakclip(tiny_clip, pairs.dataset.class_set, co_attention_width=8, decoder_channels=8)
+    start, encoder = copy.deepcopy(model.state_dict()), copy.deepcopy(tiny_clip.state_dict())
+    settings = dataclasses.replace(SETTINGS, model="weakclip")
+    batch = {name: torch.stack([pairs[(index, 0)][name] for index in range(4)]) for name in ("image", "mask")}
+    with torch.no_grad():
+        before = weakclip_segmentation_loss(model.eval(), batch)["loss"]
+    retrain(pairs, tmp_path / "out", settings, start=model)
+    with torch.no_grad():
+        assert weakclip_segmentation_loss(model, batch)["loss"] < 0.7 * before
+    assert all(torch.equal(value, tiny_clip.state_dict()[name]) for name, value in encoder.items())
+    saved = (tmp_path / "out/model.safetensors").read_bytes()
+    (tmp_path / "out/model.safetensors").unlink()
+    model.load_state_dict(start)
+    retrain(pairs, tmp_path / "out", settings, start=model)
+    assert (tmp_path / "out/model.safetensors").read_bytes() == saved
 
 
 def test_the_same_seed_gives_the_same_network(pairs: TrainingPairs, tmp_path: Path):

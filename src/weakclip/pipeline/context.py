@@ -24,6 +24,7 @@ from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, source_f
 from weakclip.pipeline.given import Given, encoder_digest
 from weakclip.pipeline.reviewed import Review, ReviewedImages, read_review
 from weakclip.report import STAGE_FOLDERS
+from weakclip.training.retrain import WEAKCLIP
 
 logger = logging.getLogger("weakclip")
 
@@ -144,6 +145,12 @@ class RunContext:
             return encoder_digest(self.clip)
         return source_fingerprint(self.config.clip.source, demo)
 
+    @property
+    def _student(self) -> str | None:
+        """Where the weights that retraining starts from are, unless they are the run's own."""
+        model = self.config.retrain.model
+        return None if model == WEAKCLIP else model
+
     def _fingerprint_makers(self) -> dict[str, Callable[[], str]]:
         demo = Path(weakclip.clip.__file__).parent / "demo"
         return {
@@ -159,7 +166,7 @@ class RunContext:
             "MCTformer+ weights": lambda: source_fingerprint(self.config.seeds.mctformer.source, demo),
             "class attributes": lambda: self._attributes_fingerprint(demo),
             "ResNet38 weights": lambda: source_fingerprint(self._resnet38, demo),
-            "student weights": lambda: source_fingerprint(self.config.retrain.model, demo),
+            "student weights": lambda: source_fingerprint(self._student, demo),
             "student trunk": lambda: source_fingerprint(self.config.retrain.pretrained, demo),
         }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from weakclip.clip import Encoder
 from weakclip.config import RunConfig, dump_config
 from weakclip.disk import atomic_write, remove_leftovers
-from weakclip.errors import BrokenFileError, DataError, RunError
+from weakclip.errors import BrokenFileError, ConfigError, DataError, RunError
 from weakclip.evaluation import Scores
 from weakclip.inference import is_out_of_memory
 from weakclip.pipeline.broken import Screening, forget, keep, screen, write_errors
@@ -21,7 +21,7 @@ from weakclip.pipeline.given import Given
 from weakclip.pipeline.keys import stage_keys
 from weakclip.pipeline.lock import FolderInUseError, FolderLock
 from weakclip.pipeline.manifest import MANIFEST, Manifest, StageKey, announce, complain
-from weakclip.pipeline.stages import STAGES
+from weakclip.pipeline.stages import stages_of
 from weakclip.report import read_run, write_report
 from weakclip.report.chosen import ChosenNetwork, read_chosen
 from weakclip.report.folder import ERRORS
@@ -91,7 +91,8 @@ def run_pipeline(
         StorageError: the disk is full or read-only; with room again, the same call goes on.
         WeakCLIPError: anything else that the user can mend; what was finished before stays.
     """
-    wanted = MAIN_STAGES + (UPPER_BOUND_STAGES if full else ())
+    stages = MAIN_STAGES + (UPPER_BOUND_STAGES if full else ())
+    wanted = [stage for stage in stages if stage in stages_of(config)]
     return _run(config, Path(out), wanted, Given(clip, seed_method))
 
 
@@ -114,8 +115,14 @@ def run_stage(
 
     Raises:
         RunError: a stage before it is missing, or was made with other settings.
+        ConfigError: "retrain" where the settings name no network to retrain.
         WeakCLIPError: as `run_pipeline`.
     """
+    if stage not in stages_of(config):
+        raise ConfigError(
+            "retrain.model: is null, and WeakCLIP the only network; to train another one on the masks set it to "
+            "weakclip, small, deeplab_resnet38, or a network of transformers: --set retrain.model=weakclip"
+        )
     return _run(config, Path(out), (stage,), Given(clip, seed_method))
 
 
@@ -195,11 +202,14 @@ def _plan(context: RunContext, wanted: Sequence[str]) -> tuple[Manifest, dict[st
     remove_leftovers(context.out)
     keys = stage_keys(context, wanted)
     for stage in wanted:
-        for upstream in STAGES[stage].upstream:
+        for upstream in stages_of(context.config)[stage].upstream:
             if upstream not in wanted and manifest.state(upstream, keys[upstream]) != "done":
                 complain(manifest, stage, upstream, keys[upstream])
     if "retrain" in wanted:
         _check_bad_masks(context, keys["pseudo_masks"])
+    elif "evaluate" in wanted and context.config.retrain.model is None and context.review.bad:
+        bad = len(context.review.bad)
+        logger.info("%d masks are marked bad, and no stage trains on masks: retrain.model is null", bad)
     manifest.save()
     keep(context.out, screening) if screening else forget(context.out)
     for stage in wanted:
@@ -256,7 +266,7 @@ def _train_together(context: RunContext, wanted: Sequence[str], processes: Proce
     if manifest is not None and to_do:
         manifest.start(stage, keys[stage])
     if processes.any(to_do):
-        STAGES[stage].run(context, context.folder(stage))
+        stages_of(context.config)[stage].run(context, context.folder(stage))
         processes.wait()
     if manifest is not None and to_do:
         manifest.finish(stage, time.perf_counter() - started)
@@ -269,11 +279,12 @@ def _run_one(context: RunContext, manifest: Manifest, stage: str, key: StageKey)
     """Run a stage unless it is done; whether it ran."""
     if manifest.state(stage, key) == "done":
         return False
-    logger.info("%s: %s", stage, STAGES[stage].purpose)
+    spec = stages_of(context.config)[stage]
+    logger.info("%s: %s", stage, spec.purpose)
     started = time.perf_counter()
     folder = manifest.start(stage, key)
     try:
-        STAGES[stage].run(context, folder)
+        spec.run(context, folder)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

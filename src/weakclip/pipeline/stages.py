@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from weakclip.datasets import ImageLabelDataset
+from weakclip.config import RunConfig
 from weakclip.disk import append_json
-from weakclip.errors import DataError
 from weakclip.evaluation import (
     NOT_USED,
     Scores,
     describe_crf,
     describe_scales,
     score_masks,
-    write_scores,
 )
-from weakclip.images import write_json, write_mask
+from weakclip.images import write_json
 from weakclip.inference import LogitsFunction
 from weakclip.mask_statistics import STATISTICS, read_statistics
 from weakclip.modeling import load_weakclip, mixed_logits
@@ -32,13 +30,13 @@ from weakclip.pipeline.networks import load_network, network_settings, score_on_
 from weakclip.pipeline.pictures import class_entries, write_pictures
 from weakclip.pipeline.reviewed import ReviewedImages
 from weakclip.pipeline.seed_stage import DENSE, SEEDS, make_seeds
-from weakclip.progress import track
+from weakclip.pipeline.upper_bound import evaluate_upper_bound, retrain_on_truth, train_weakclip_on_truth
+from weakclip.pipeline.written import finish_scores, write_training
 from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, write_pseudo_masks
 from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, Network, choose_network, write_chosen
 from weakclip.report.worse_masks import change_record, seed_change, warning
 from weakclip.training.pairs import TrainingPairs
-from weakclip.training.retrain import retrain
-from weakclip.training.settings import TrainResult
+from weakclip.training.retrain import WEAKCLIP, retrain
 from weakclip.training.train_weakclip import train_weakclip
 
 logger = logging.getLogger("weakclip")
@@ -77,7 +75,7 @@ def train_on_seeds(context: RunContext, folder: Path) -> None:
     result = train_weakclip(
         model, pairs, folder, config.train, loss=config.loss, device=context.device, seed=config.seed
     )
-    _write_metrics(context, folder, result)
+    write_training(context, folder, result)
 
 
 def make_pseudo_masks(context: RunContext, folder: Path) -> None:
@@ -118,31 +116,19 @@ def _seed_change(dataset: ImageLabelDataset, folder: Path) -> dict[str, Any]:
 
 
 def retrain_on_pseudo_masks(context: RunContext, folder: Path) -> None:
-    """Train an ordinary segmentation network on the pseudo masks; those that a review marked bad are left out."""
+    """Train a segmentation network on the pseudo masks; those that a review marked bad are left out."""
     bad, dataset = context.review.bad, context.train
     if bad:
         logger.info("retrain: %d of %d masks are marked bad and left out", len(bad), len(dataset))
         dataset = ReviewedImages(dataset, left_out=bad)
         write_json(folder / LEFT_OUT, list(bad))
-    _retrain(context, dataset, context.folder("pseudo_masks") / MASKS, folder)
-
-
-def retrain_on_truth(context: RunContext, folder: Path) -> None:
-    """Train the same network on the true masks: what pixel labels would have given."""
-    dataset = context.train
-    unscored = [each.image for each in context.broken if each.split == dataset.split and not each.left_out]
-    if unscored:
-        logger.info("retrain_truth: %d true masks cannot be read; their images are left out", len(unscored))
-        dataset = ReviewedImages(dataset, left_out=unscored)
-    masks = folder / "true_masks"
-    for index in track(range(len(dataset)), "true masks", total=len(dataset)):
-        mask = dataset.mask(index)
-        if mask is None:
-            raise DataError(f"{dataset.names[index]}: has no true mask; the upper bound of --full needs one an image")
-        path = masks / f"{dataset.names[index]}.png"
-        if not path.is_file():
-            write_mask(path, mask, dataset.class_set.palette)
-    _retrain(context, dataset, masks, folder)
+    config = context.config
+    pairs = TrainingPairs(dataset, context.folder("pseudo_masks") / MASKS, config.retrain.augment)
+    start = None
+    if config.retrain.model == WEAKCLIP:
+        start = load_weakclip(context.folder("train"), clip=context.clip, device=context.device)
+    result = retrain(pairs, folder, config.retrain, start=start, device=context.device, seed=config.seed)
+    write_training(context, folder, result)
 
 
 def evaluate(context: RunContext, folder: Path) -> None:
@@ -152,7 +138,9 @@ def evaluate(context: RunContext, folder: Path) -> None:
     seeds, pseudo = context.folder("seeds"), context.folder("pseudo_masks") / MASKS
     scores = _score_masks(context) if dataset.has_masks else []
     logits_of: dict[Network, LogitsFunction] = {
-        network: load_network(context, context.folder(TRAINED_BY[network])) for network in NETWORKS
+        network: load_network(context, context.folder(TRAINED_BY[network]))
+        for network in NETWORKS
+        if network == "weakclip" or context.config.retrain.model is not None
     }
     rows = {
         network: score_on_val(context, network, logits_of[network], folder / network, subject=TITLES[network])
@@ -170,21 +158,7 @@ def evaluate(context: RunContext, folder: Path) -> None:
     compare_stages(dataset, folder, taken, settings.inference, seeds=seeds / SEEDS, masks=pseudo, device=context.device)
     write_chosen(context.out, chosen)
     logger.info("evaluate: the network of this run is its %s", chosen.line)
-    _finish_scores(context, folder, [*scores, *(row for network in rows for row in rows[network])])
-
-
-def evaluate_upper_bound(context: RunContext, folder: Path) -> None:
-    """Score the network that was trained on the true masks."""
-    logits_of = load_network(context, context.folder("retrain_truth"))
-    rows = score_on_val(context, "retrained", logits_of, folder, subject="network (true masks)")
-    _finish_scores(context, folder, rows)
-
-
-def _retrain(context: RunContext, dataset: ImageLabelDataset, masks: Path, folder: Path) -> None:
-    settings = context.config.retrain
-    pairs = TrainingPairs(dataset, masks, settings.augment)
-    result = retrain(pairs, folder, settings, device=context.device, seed=context.config.seed)
-    _write_metrics(context, folder, result)
+    finish_scores(context, folder, [*scores, *(row for network in rows for row in rows[network])])
 
 
 def _score_masks(context: RunContext) -> list[Scores]:
@@ -196,18 +170,6 @@ def _score_masks(context: RunContext) -> list[Scores]:
         score_masks(context.folder("seeds") / DENSE, dataset, subject="seeds", crf=crf),
         score_masks(context.folder("pseudo_masks") / MASKS, dataset, subject="pseudo masks", **made),
     ]
-
-
-def _finish_scores(context: RunContext, folder: Path, scores: Sequence[Scores]) -> None:
-    for score in scores:
-        _log(folder, {name: getattr(score, name) for name in ("subject", "split", "crf", "mean_iou")})
-    data = context.config.data
-    write_scores(folder / "metrics.json", scores, left_out=context.left_out(data.train_split, data.val_split))
-
-
-def _write_metrics(context: RunContext, folder: Path, result: TrainResult) -> None:
-    left_out = context.left_out(context.train.split)
-    write_json(folder / "metrics.json", {**dataclasses.asdict(result), **left_out})
 
 
 def _log(folder: Path, entry: dict[str, Any]) -> None:
@@ -239,7 +201,7 @@ STAGES = {
         upstream=("train",),
     ),
     "retrain": Stage(
-        purpose="training an ordinary segmentation network on the pseudo masks",
+        purpose="training a segmentation network on the pseudo masks",
         run=retrain_on_pseudo_masks,
         sections=("retrain", "seed"),
         data=("train images", "masks marked bad", "student weights", "student trunk"),
@@ -269,3 +231,24 @@ STAGES = {
     ),
 }
 """Every stage by its name, in the order in which they run."""
+
+
+def stages_of(config: RunConfig) -> dict[str, Stage]:
+    """The stages that a configuration has, by their names and in their order.
+
+    Without a network to retrain there is no such stage. WeakCLIP's own upper bound repeats the stages that train it.
+    """
+    stages, model = dict(STAGES), config.retrain.model
+    if model is None:
+        del stages["retrain"]
+        upstream = tuple(name for name in stages["evaluate"].upstream if name != "retrain")
+        stages["evaluate"] = dataclasses.replace(stages["evaluate"], upstream=upstream)
+    if model in (None, WEAKCLIP):
+        again = ("retrain",) if model else ()
+        stages["retrain_truth"] = dataclasses.replace(
+            stages["retrain_truth"],
+            run=train_weakclip_on_truth,
+            sections=(*STAGES["train"].sections, *again),
+            data=("train images", "train masks", "CLIP weights"),
+        )
+    return stages

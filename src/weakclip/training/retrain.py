@@ -1,7 +1,8 @@
-"""Train an ordinary segmentation network on masks, as if a person had drawn them."""
+"""Train a segmentation network on masks, as if a person had drawn them: an ordinary one, or WeakCLIP itself."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +13,15 @@ from torch import Tensor, nn
 from weakclip.classes import IGNORE_INDEX
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError
+from weakclip.modeling import WeakCLIP, save_weakclip
 from weakclip.segmenter import DEEPLAB, Segmenter, build_segmenter, save_segmenter
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit
 from weakclip.training.pairs import TrainingPairs
 from weakclip.training.settings import TrainResult, TrainSettings
+
+WEAKCLIP = "weakclip"
+"""In the place of a network's name: the trained WeakCLIP of the run, trained further."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +29,18 @@ class RetrainSettings:
     """Which network is trained on the pseudo masks, and how.
 
     Args:
-        model: "small" for a small UperNet from scratch, or what `AutoModelForSemanticSegmentation` takes: an id on
-            the hub or a folder. SegFormer MiT-B2 is the paper's best on COCO. "deeplab_resnet38" is DeepLabV1 with a
-            ResNet38, the paper's network on VOC; its folder is loaded by `load_segmenter`, and by no AutoModel.
+        model: None for none: WeakCLIP is the run's only network. "weakclip" trains the run's WeakCLIP further, on all
+            pixels of its own masks. "small" is a small UperNet from scratch. "deeplab_resnet38" is DeepLabV1 with a
+            ResNet38, the paper's network on VOC; its folder is loaded by `load_segmenter`, and by no AutoModel. Else
+            what `AutoModelForSemanticSegmentation` takes: an id on the hub or a folder. SegFormer MiT-B2 is the paper's
+            best on COCO.
         pretrained: for "deeplab_resnet38" alone: a torch checkpoint of its ResNet38, whose norms and first convolution
             then stay; None for fresh weights, which are all trained.
         train: how long and how; learning rate and weight decay are those of SegFormer (Xie et al., NeurIPS 2021).
         augment: the augmentation.
     """
 
-    model: str = "nvidia/mit-b2"
+    model: str | None = "nvidia/mit-b2"
     pretrained: str | None = None
     train: TrainSettings = field(default_factory=lambda: TrainSettings(learning_rate=6e-5, weight_decay=0.01))
     augment: AugmentSettings = field(default_factory=AugmentSettings)
@@ -45,7 +52,7 @@ class RetrainSettings:
             )
 
 
-def segmentation_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+def segmentation_loss(model: Callable[[Tensor], Tensor], batch: Batch) -> dict[str, Tensor]:
     """Mean cross-entropy over the pixels that have a class, logits resized bilinearly to the mask.
 
     Args:
@@ -62,11 +69,17 @@ def segmentation_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     return {"loss": total / (target != IGNORE_INDEX).sum().clamp_min(1)}
 
 
+def weakclip_segmentation_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """`segmentation_loss` of a WeakCLIP's logits."""
+    return segmentation_loss(lambda images: model(images).logits, batch)
+
+
 def retrain(
     pairs: TrainingPairs,
     folder: Path | str,
     settings: RetrainSettings,
     *,
+    start: WeakCLIP | None = None,
     device: str | torch.device = "cpu",
     seed: int = 0,
 ) -> TrainResult:
@@ -77,18 +90,24 @@ def retrain(
     Args:
         pairs: images and masks, augmented by `settings.augment`.
         folder: gets the network, which `AutoModelForSemanticSegmentation.from_pretrained(folder)` loads too unless it
-            is "deeplab_resnet38", `log.jsonl` and `checkpoint.safetensors`.
+            is a WeakCLIP or "deeplab_resnet38", `log.jsonl` and `checkpoint.safetensors`.
         settings: which network, and how.
+        start: for the model "weakclip": the trained WeakCLIP, which is trained further; None otherwise.
         device: where to train.
         seed: of fresh weights, data order, augmentation and dropout.
 
     Raises:
         WeakCLIPError: as `fit` and `build_segmenter`.
     """
+    assert settings.model is not None, "no network to train"
+    assert (start is not None) == (settings.model == WEAKCLIP), "a WeakCLIP to start from, and no other network"
     torch.manual_seed(seed)
+    how, told = settings.train, "retraining"
+    if start is not None:
+        result = fit(start, pairs, weakclip_segmentation_loss, how, folder, device=device, seed=seed, description=told)
+        save_weakclip(start, folder)
+        return result
     network: Segmenter = build_segmenter(settings.model, pairs.dataset.class_set, pretrained=settings.pretrained)
-    result = fit(
-        network, pairs, segmentation_loss, settings.train, folder, device=device, seed=seed, description="retraining"
-    )
+    result = fit(network, pairs, segmentation_loss, how, folder, device=device, seed=seed, description=told)
     save_segmenter(network, folder)
     return result

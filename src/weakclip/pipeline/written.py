@@ -1,0 +1,28 @@
+"""What a stage writes down when it is done: figures of a training, rows of the results table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from weakclip.disk import append_json
+from weakclip.evaluation import Scores, write_scores
+from weakclip.images import write_json
+from weakclip.pipeline.context import RunContext
+from weakclip.training.settings import TrainResult
+
+
+def write_training(context: RunContext, folder: Path, result: TrainResult) -> None:
+    """Write the `metrics.json` of a training."""
+    left_out = context.left_out(context.train.split)
+    write_json(folder / "metrics.json", {**dataclasses.asdict(result), **left_out})
+
+
+def finish_scores(context: RunContext, folder: Path, scores: Sequence[Scores]) -> None:
+    """Write scores into `metrics.json` and the log."""
+    for score in scores:
+        told = {name: getattr(score, name) for name in ("subject", "split", "crf", "mean_iou")}
+        append_json(folder / "log.jsonl", told)
+    data = context.config.data
+    write_scores(folder / "metrics.json", scores, left_out=context.left_out(data.train_split, data.val_split))

@@ -1,0 +1,108 @@
+"""The networks of a run: WeakCLIP, WeakCLIP trained further, or another one; which is taken, and its upper bound."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from weakclip import cli
+from weakclip.config import RunConfig, load_config
+from weakclip.disk import atomic_write
+from weakclip.errors import ConfigError
+from weakclip.evaluation import Scores
+from weakclip.modeling import load_weakclip
+from weakclip.pipeline import run_pipeline, run_stage, stages
+from weakclip.prediction import find_model
+from weakclip.report.chosen import ChosenNetwork, read_chosen, write_chosen
+
+
+@pytest.fixture
+def alone(config_file: Path) -> RunConfig:
+    """WeakCLIP is the only network."""
+    return load_config(config_file, ["retrain.model=null"])
+
+
+@pytest.fixture
+def further(config_file: Path) -> RunConfig:
+    """WeakCLIP is trained further on its own masks."""
+    return load_config(config_file, ["retrain.model=weakclip"])
+
+
+def subjects(scores: tuple[Scores, ...]) -> list[tuple[str, str]]:
+    return [(score.subject, score.split) for score in scores if score.crf == "no" or score.split == "train"]
+
+
+def test_without_retraining_the_run_ends_with_weakclip(
+    alone: RunConfig, ran: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From a run that retrained: its first three stages stay, and the old network is no longer taken."""
+    write_chosen(ran, ChosenNetwork(network="retrained", crf=None, why="of the run before"))
+    result = run_pipeline(alone, ran, full=True)
+    assert result.skipped == ("seeds", "train", "pseudo_masks")
+    assert result.ran == ("evaluate", "retrain_truth", "evaluate_truth")
+    rows = [("seeds", "train"), ("pseudo masks", "train"), ("WeakCLIP", "val"), ("network (true masks)", "val")]
+    assert subjects(result.scores) == rows
+    assert result.chosen is not None and result.chosen.network == "weakclip"
+    assert find_model(ran).path == ran / "2_train"
+    assert result.chosen.why in (ran / "report.html").read_text()
+    caplog.set_level(logging.INFO, "weakclip")
+    assert run_pipeline(alone, ran, full=True).ran == ()
+
+
+def test_the_command_to_retrain_says_what_to_set(
+    config_file: Path, ran: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["weakclip", "retrain", str(config_file), "--out", str(ran), "--set", "retrain.model=null"]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("\n") == 1 and "--set retrain.model=weakclip" in said
+
+
+def test_weakclip_trained_further_keeps_its_encoder_and_is_handed_over_like_any_other(
+    further: RunConfig, ran: Path
+) -> None:
+    """The stage on its own, then the rest; what is retrained is another network than that of stage 2."""
+    assert run_stage(further, ran, "retrain").ran == ("retrain",)
+    first, second = (load_weakclip(ran / folder) for folder in ("2_train", "4_retrain"))
+    assert first.clip.state_dict().keys() == second.clip.state_dict().keys()
+    assert any((value != second.trainable_state()[name]).any() for name, value in first.trainable_state().items())
+    result = run_pipeline(further, ran)
+    assert result.ran == ("evaluate",)
+    assert [name for name, _ in subjects(result.scores)][2:] == ["WeakCLIP", "retrained network"]
+    assert find_model(ran, network="retrained").kind == "weakclip"
+    assert json.loads((ran / "5_evaluate/chosen.json").read_text())["why"] == read_chosen(ran).why
+
+
+def test_a_change_of_what_weakclip_is_trained_with_redoes_its_upper_bound(
+    config_file: Path, further: RunConfig, ran: Path
+) -> None:
+    """Only where WeakCLIP is what is bounded: the bound of another network has nothing to do with stage 2."""
+
+    def bound(*settings: str) -> dict[str, object]:
+        return dict(stages.stages_of(load_config(config_file, settings))["retrain_truth"].__dict__)
+
+    assert "train" in bound("retrain.model=weakclip")["sections"] and "train" in bound("retrain.model=null")["sections"]
+    assert "retrain" not in bound("retrain.model=null")["sections"] and "train" not in bound()["sections"]
+    run_stage(further, ran, "retrain_truth")
+    folder = ran / "4_retrain_truth"
+    weights = (folder / "model.safetensors").read_bytes()
+    assert (folder / "first_training/model.safetensors").read_bytes() != weights
+    manifest = json.loads((ran / "manifest.json").read_text())
+    manifest["stages"]["retrain_truth"]["done"] = False
+    with atomic_write(ran / "manifest.json", "w") as file:
+        json.dump(manifest, file)
+    (folder / "model.safetensors").unlink()
+    run_stage(further, ran, "retrain_truth")
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_only_a_run_without_retraining_has_no_such_stage(alone: RunConfig, further: RunConfig, tmp_path: Path) -> None:
+    assert "retrain" in stages.stages_of(further) and "retrain" not in stages.stages_of(alone)
+    with pytest.raises(ConfigError, match=r"retrain\.model: is null"):
+        run_stage(alone, tmp_path / "new", "retrain")
+    assert not (tmp_path / "new").exists()
