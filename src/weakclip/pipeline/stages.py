@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from weakclip.config import RunConfig
+from weakclip.datasets import ImageLabelDataset
 from weakclip.disk import append_json
 from weakclip.evaluation import (
     NOT_USED,
