@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from by_path import load_script
 from PIL import Image
 
 from weakclip.config import RunConfig, load_config
@@ -159,3 +160,11 @@ def test_a_warning_of_masks_that_are_out_of_date_is_not_shown(config: RunConfig,
     manifest["stages"]["train"]["key"] = "newer"
     (ran / "manifest.json").write_text(json.dumps(manifest))
     assert read_run(ran).warnings == ()
+
+
+def test_the_benchmark_of_the_signs_reads_a_run(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = load_script("benchmarks/seed_signs.py")
+    benchmark.main([str(ran)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("6 images; true mean IoU: seeds 0.")
+    assert lines[-1].startswith("over images and classes: ")

@@ -207,7 +207,8 @@ def test_the_record_is_json_with_names() -> None:
         masks["mask"][:] = 0
     record = json.loads(json.dumps(change_record(seed_change(figures(made)), NAMES)))
     assert record["lost"] == ["cat"] and record["signs"] == ["lost classes"]
-    assert record["classes"][2] == {"class": "cat", "images": 10, "gone": 10, "kept": 0.0, "kept_where_left": None}
+    cat = {"class": "cat", "images": 10, "share": 0.1042, "gone": 10, "kept": 0.0, "kept_where_left": None}
+    assert record["classes"][2] == cat
 
 
 def test_folders_of_masks_give_the_same_figures(tmp_path: Path) -> None:

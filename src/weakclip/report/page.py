@@ -21,6 +21,8 @@ from weakclip.report.figures import box_plot, class_names, duration, loss_curves
 from weakclip.report.folder import read_run
 from weakclip.report.images import read_images
 from weakclip.report.payload import WORST, payload
+from weakclip.report.sure_seeds import contradicted, sure_seeds
+from weakclip.report.worse_masks import seed_change
 
 STAGE_TITLES = {
     "seeds": "Seeds",
@@ -72,6 +74,8 @@ def render_report(folder: Path | str) -> str:
             glance=_glance(images),
             class_rows=class_figures(images, len(run.classes)) if images else [],
             class_scores=next((score.iou for score in run.scores if score.subject == "pseudo masks"), {}),
+            seeds=sure_seeds(run.folder, seed_change(known.images)),
+            seed_scores=next((score.precision for score in run.scores if score.subject == "seeds"), {}),
             payload=Markup(payload(Path(folder), known, images)),
         )
     )
@@ -100,6 +104,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         percent=percent,
+        contradicted=contradicted,
         duration=duration,
         mean_known=mean_known,
         data_uri=png_data_uri,

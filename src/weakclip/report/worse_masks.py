@@ -56,6 +56,7 @@ class ClassChange:
     Args:
         index: the class; 0 is the background.
         images: images with sure seeds of it.
+        share: share of the pixels that these seeds are, 0…1, mean over these images.
         gone: of them, those whose mask has lost the class.
         kept: share of the seed's pixels to which the mask gives the class too, 0…1, mean over these images.
         kept_where_left: the same over the images whose mask still has the class; None where none has.
@@ -63,6 +64,7 @@ class ClassChange:
 
     index: int
     images: int
+    share: float
     gone: int
     kept: float
     kept_where_left: float | None
@@ -98,12 +100,12 @@ def seed_change(images: Iterable[ImageStatistics], limits: Limits = LIMITS) -> C
         images: figures of the images. Those without `seed_shares` say nothing; `dense_shares` serve one sign alone.
         limits: where a difference becomes a sign.
     """
-    kept: dict[int, list[tuple[float, bool]]] = {}
+    kept: dict[int, list[tuple[float, float, bool]]] = {}
     areas: list[tuple[float, float]] = []
     for image in images:
         for index, share in image.seed_shares.items():
             gone = image.shares.get(index, 0.0) < NEARLY_NONE * share
-            kept.setdefault(index, []).append((image.seed_kept.get(index, 0.0), gone))
+            kept.setdefault(index, []).append((share, image.seed_kept.get(index, 0.0), gone))
         if image.dense_shares:
             areas.append((1 - image.dense_shares.get(0, 0.0), 1 - image.shares.get(0, 0.0)))
     classes = tuple(_class_change(index, kept[index]) for index in sorted(kept))
@@ -130,13 +132,14 @@ def seed_change(images: Iterable[ImageStatistics], limits: Limits = LIMITS) -> C
     )
 
 
-def _class_change(index: int, images: Sequence[tuple[float, bool]]) -> ClassChange:
-    left = [kept for kept, gone in images if not gone]
+def _class_change(index: int, images: Sequence[tuple[float, float, bool]]) -> ClassChange:
+    left = [kept for _, kept, gone in images if not gone]
     return ClassChange(
         index=index,
         images=len(images),
+        share=statistics.fmean(share for share, _, _ in images),
         gone=len(images) - len(left),
-        kept=statistics.fmean(kept for kept, _ in images),
+        kept=statistics.fmean(kept for _, kept, _ in images),
         kept_where_left=_mean(left),
     )
 
