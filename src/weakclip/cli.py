@@ -16,7 +16,7 @@ from weakclip.cli_export import export, import_command
 from weakclip.cli_export_dataset import export_dataset
 from weakclip.cli_folder import init, tag
 from weakclip.cli_json import Json, answer, run_record
-from weakclip.cli_parts import Config, Limit, NetworkOption, Set, finished, load, load_data, named
+from weakclip.cli_parts import Config, Limit, NetworkOption, OwnEncoder, Set, finished, load, load_data, named
 from weakclip.cli_predict import predict
 from weakclip.cli_review import review
 from weakclip.cli_study import study
@@ -147,15 +147,22 @@ def crf(
 @app.command()
 def submit(
     run: Annotated[Path, typer.Argument(help="A run folder whose network is trained: VOC's classes.")],
+    *,
     out: Annotated[Path, typer.Option(help="The archive, for instance results.tgz.")],
     root: Annotated[str | None, typer.Option(help="Another VOC2012 folder than the run's own.")] = None,
     split: Annotated[str, typer.Option(help="The list that is predicted.")] = "test",
     network: NetworkOption = None,
+    clip: OwnEncoder = "",
 ) -> None:
     """Predict VOC's test images with a run's network and pack them for the evaluation server (competition 6)."""
+    from weakclip.clip import load_encoder
     from weakclip.pipeline.submit import submit as make
 
-    count = finished(lambda: make(run, out, split=split, root=root, network=named(network)))
+    def work() -> int:
+        encoder = load_encoder(clip) if clip else None
+        return make(run, out, split=split, root=root, network=named(network), clip=encoder)
+
+    count = finished(work)
     typer.echo(f"{out}: {count:,} masks of {split}, checked")
 
 

@@ -66,6 +66,9 @@ NetworkOption = Annotated[
     NetworkName | None,
     typer.Option("--network", help="Of a run folder, another network than the one that its evaluation chose."),
 ]
+OwnEncoder = Annotated[
+    str, typer.Option("--clip", help="The encoder of a WeakCLIP whose own is no CLIP: python:MODULE:FUNCTION.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many training steps, for a quick try.")]
 
 Result = TypeVar("Result")

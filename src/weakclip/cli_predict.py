@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weakclip.cli_json import Json, answer, prediction_record
-from weakclip.cli_parts import NetworkOption, named
+from weakclip.cli_parts import NetworkOption, OwnEncoder, named
 
 if TYPE_CHECKING:
     from weakclip.prediction import PredictionSummary, Products
@@ -36,9 +36,7 @@ def predict(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: inference.…, crf.…, or device."),
     ] = None,
     network: NetworkOption = None,
-    clip: Annotated[
-        str, typer.Option(help="The encoder of a WeakCLIP whose own is no CLIP: python:MODULE:FUNCTION.")
-    ] = "",
+    clip: OwnEncoder = "",
     redo: Annotated[bool, typer.Option("--redo", help="Replace what was made otherwise.")] = False,
     json: Json = False,
 ) -> None:

@@ -156,7 +156,7 @@ def test_a_trained_folder_comes_back_with_its_encoder(tmp_path: Path, tiny_clip:
     images = torch.randint(0, 256, (1, 3, 33, 47), dtype=torch.uint8)
     assert torch.equal(loaded(images).logits, model(images).logits)
     assert "RandomEncoder with maps of 4, 6, 10, 12 channels, joint width 16" in loaded.origin
-    assert "the CLIP (given, from random numbers 0)" in loaded.origin
+    assert "the encoder (given, from random numbers 0)" in loaded.origin
     with pytest.raises(WeightsError, match=r"that is no CLIP \('random numbers 0'\); pass it yourself: `clip`"):
         load_weakclip(folder)
     for other in (RandomEncoder(widths=WIDTHS, scales=SCALES[1], prefix=5, seed=1), tiny_clip):

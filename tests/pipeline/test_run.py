@@ -203,7 +203,7 @@ def test_stage_without_its_input_is_one_clear_line(config: RunConfig, config_fil
     assert not (tmp_path / "run").exists()
     run_stage(config, tmp_path / "run", "seeds")
     other = load_config(config_file, ["seeds.masks.background_power=2"])
-    with pytest.raises(RunError, match=r"made with other settings \(seeds.masks.background_power: 1.0 → 2.0\)"):
+    with pytest.raises(RunError, match=r"made with other settings \(seeds.masks.background_power: null → 2.0\)"):
         run_stage(other, tmp_path / "run", "train")
 
 

@@ -12,7 +12,7 @@ from weakclip.errors import ConfigError
 from weakclip.inference import InferenceSettings
 from weakclip.modeling import ModelSettings
 from weakclip.pseudo_masks import PseudoMaskSettings
-from weakclip.seeds import GradCAMSettings, PatchTextSettings, SeedSettings
+from weakclip.seeds import CosineSettings, GradCAMSettings, PatchTextSettings, SeedSettings
 from weakclip.training.retrain import RetrainSettings
 from weakclip.training.settings import TrainSettings
 from weakclip.training.train_affinity import AffinitySettings
@@ -88,26 +88,28 @@ class SeedStageSettings:
     """Where the seeds come from.
 
     Args:
-        method: "patch_text" and "clip_gradcam" make them from the frozen CLIP, without and with a gradient; "mctformer"
-            trains an MCTformer+ on the labels first, or takes a trained one; "imported_cams" and "imported_masks" read
-            a folder; "own" is an object that `run_pipeline` is given.
+        method: "patch_text" and "clip_gradcam" make them from the frozen CLIP, without and with a gradient; "cosine"
+            from any encoder; "mctformer" trains an MCTformer+ on the labels first, or takes a trained one;
+            "imported_cams" and "imported_masks" read a folder; "own" is an object that `run_pipeline` is given.
         folder: for imported seeds, the folder with one file an image; None otherwise.
         first_class: for imported CAMs, the number that their files give to the first foreground class: 0 or 1.
         gradcam: how "clip_gradcam" makes its maps.
         patch_text: how "patch_text" makes its maps.
+        cosine: how "cosine" makes its maps.
         mctformer: which MCTformer+, how it is trained, and how its maps are made.
         affinity: an AffinityNet that is trained on the maps and spreads them; None for none. `background_power` of its
             walk then takes the place of that of `masks`.
         masks: how class activation maps become seed masks.
     """
 
-    method: Literal["patch_text", "clip_gradcam", "mctformer", "imported_cams", "imported_masks", "own"] = (
+    method: Literal["patch_text", "clip_gradcam", "cosine", "mctformer", "imported_cams", "imported_masks", "own"] = (
         "clip_gradcam"
     )
     folder: str | None = None
     first_class: int = 0
     gradcam: GradCAMSettings = field(default_factory=GradCAMSettings)
     patch_text: PatchTextSettings = field(default_factory=PatchTextSettings)
+    cosine: CosineSettings = field(default_factory=CosineSettings)
     mctformer: MCTformerSettings = field(default_factory=MCTformerSettings)
     affinity: AffinitySettings | None = None
     masks: SeedSettings = field(default_factory=SeedSettings)

@@ -170,6 +170,7 @@ def _load_folder(folder: Path, vocabulary: str | Path | None, clip: Encoder | No
     named = f"loaded from {description['clip']['source']}"
     if clip is not None:
         named = f"given, from {check_encoder(clip).source}"
+    what = "CLIP" if clip is None or isinstance(clip, FrozenCLIP) else "encoder"
     settings: ModelSettings = description["settings"]
     try:
         sides = (settings.co_attention_width, settings.decoder_channels)
@@ -182,7 +183,7 @@ def _load_folder(folder: Path, vocabulary: str | Path | None, clip: Encoder | No
     _check_clip(folder, description["clip"], clip)
     model = settings.build(clip, description["class_set"])
     model.load_trainable_state(state, source=str(folder / WEIGHTS_FILE))
-    model.origin = loading_note(model, f"{folder}: WeakCLIP in this package's format", [f"the CLIP ({named})"])
+    model.origin = loading_note(model, f"{folder}: WeakCLIP in this package's format", [f"the {what} ({named})"])
     return model
 
 

@@ -25,6 +25,7 @@ from weakclip.safe_text import parse_json
 from weakclip.seeds import (
     BatchedSeedMethod,
     ClipGradCAM,
+    CosineSeeds,
     ImportedCAMs,
     ImportedMasks,
     MCTformerCAM,
@@ -138,6 +139,8 @@ def _seed_method(context: RunContext, folder: Path) -> SeedMethod:
     if settings.method == "mctformer":
         model = load_mctformer(_mctformer_weights(context, folder / MCTFORMER), device=context.device)
         return MCTformerCAM(model, class_set, settings.mctformer.cams)
+    if settings.method == "cosine":
+        return CosineSeeds(context.clip, class_set, settings.cosine)
     if settings.method == "patch_text":
         return PatchText(context.clip, class_set, settings.patch_text, seed=context.config.seed)
     return ClipGradCAM(context.clip, class_set, settings.gradcam)

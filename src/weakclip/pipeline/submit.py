@@ -7,6 +7,7 @@ import logging
 import shutil
 from pathlib import Path
 
+from weakclip.clip import Encoder
 from weakclip.config import flat
 from weakclip.datasets import ImageLabelDataset
 from weakclip.disk import remove_leftovers, writing
@@ -14,6 +15,7 @@ from weakclip.errors import ConfigError, RunError
 from weakclip.images import write_json
 from weakclip.pipeline.context import RunContext, open_run
 from weakclip.pipeline.data import image_fingerprint
+from weakclip.pipeline.given import Given
 from weakclip.pipeline.lock import FolderLock
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.pipeline.networks import load_network
@@ -39,6 +41,7 @@ def submit(
     split: str = "test",
     root: str | None = None,
     network: Network | None = None,
+    clip: Encoder | None = None,
 ) -> int:
     """Predict a split of PASCAL VOC with the network that a run hands over, as its evaluation does, and pack the masks.
 
@@ -51,6 +54,7 @@ def submit(
         split: the list in ImageSets/Segmentation.
         root: the VOC2012 folder; the one of the run where left out.
         network: another network of the run than the one that its evaluation chose.
+        clip: the encoder of a WeakCLIP that was trained with one of the user's own.
 
     Returns:
         How many masks are in the archive.
@@ -67,7 +71,7 @@ def submit(
         raise RunError(f"{out}: is a folder; name the archive, for instance {out / 'results.tgz'}")
     if not out.name.endswith(ENDINGS):
         raise RunError(f"{out}: expected a name that ends in {' or '.join(ENDINGS)}, for a packed tar file is written")
-    context = _context(run, split, root)
+    context = _context(run, split, root, Given(clip))
     source = find_model(run, network=network)
     trained = _trained(run, source.network)
     dataset = context.val
@@ -82,7 +86,7 @@ def submit(
     return len(dataset)
 
 
-def _context(run: Path, split: str, root: str | None) -> RunContext:
+def _context(run: Path, split: str, root: str | None, given: Given) -> RunContext:
     """The run with `split` in the place of its validation split."""
     config = open_run(run).config
     if config.data.dataset != "voc12":
@@ -92,7 +96,7 @@ def _context(run: Path, split: str, root: str | None) -> RunContext:
     data = dataclasses.replace(
         config.data, val_split=split, val_limit=None, root=root or config.data.root, on_error="stop"
     )
-    return RunContext(dataclasses.replace(config, data=data), run)
+    return RunContext(dataclasses.replace(config, data=data), run, given=given)
 
 
 def _trained(run: Path, network: Network) -> str:

@@ -11,6 +11,7 @@ from weakclip.seeds.base import (
     sharpened_masks,
 )
 from weakclip.seeds.clip_gradcam import ClipGradCAM, GradCAMSettings
+from weakclip.seeds.cosine import CosineSeeds, CosineSettings
 from weakclip.seeds.imported import ImportedCAMs, ImportedMasks
 from weakclip.seeds.mctformer import MCTformerCAM, MCTformerCAMSettings
 from weakclip.seeds.patch_text import PatchText, PatchTextSettings
@@ -21,6 +22,8 @@ __all__ = [
     "AffinityRefiner",
     "BatchedSeedMethod",
     "ClipGradCAM",
+    "CosineSeeds",
+    "CosineSettings",
     "GradCAMSettings",
     "ImportedCAMs",
     "ImportedMasks",

@@ -28,10 +28,12 @@ class CAM:
     Args:
         classes: ascending indices of foreground classes, among the image's labels.
         maps: `(n, H, W)` float32, 0…1, one a class, at the size of the image.
+        background_power: exponent of the background score that suits such maps; taken where the settings name none.
     """
 
     classes: tuple[int, ...]
     maps: np.ndarray
+    background_power: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +41,20 @@ class SeedSettings:
     """How class activation maps become a seed mask.
 
     Args:
-        background_power: exponent of the background score `(1 - max CAM)^power`; larger means less background.
+        background_power: exponent of the background score `(1 - max CAM)^power`; larger means less background. None
+            takes what suits the maps, as their method says: 1 for most.
         foreground_confidence: probability, 0…1, from which a foreground pixel is a seed (CLIP-ES: 0.95).
         background_confidence: the same for a background pixel (CLIP-ES: 0.95).
         crf: dense CRF on the probabilities, None for none (CLIP-ES: the parameters of `COCO_CRF`).
     """
 
-    background_power: float = 1.0
+    background_power: float | None = None
     foreground_confidence: float = 0.95
     background_confidence: float = 0.95
     crf: CRFParams | None = COCO_CRF
 
     def __post_init__(self) -> None:
-        if self.background_power < 0:
+        if self.background_power is not None and self.background_power < 0:
             raise ConfigError(f"background_power is 0 or more; found {self.background_power}")
         for name in ("foreground_confidence", "background_confidence"):
             if not 0 <= getattr(self, name) <= 1:
@@ -139,7 +142,8 @@ def seed_masks(sample: Sample, cam: CAM, settings: SeedSettings) -> SeedMasks:
         raise DataError(f"{sample.name}: CAMs {cam.maps.shape} do not fit {len(cam.classes)} classes and image {size}")
     if not set(cam.classes) <= set(sample.labels):
         raise DataError(f"{sample.name}: CAMs of classes {cam.classes}, but the labels are {sample.labels}")
-    return sharpened_masks(sample, seed_probabilities(cam, settings.background_power), cam.classes, settings)
+    power = cam.background_power if settings.background_power is None else settings.background_power
+    return sharpened_masks(sample, seed_probabilities(cam, power), cam.classes, settings)
 
 
 def sharpened_masks(

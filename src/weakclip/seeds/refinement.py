@@ -71,9 +71,21 @@ def refined_cam(sample: Sample, maps: Tensor, attention: Tensor | None, box_thre
         `CAM` with maps `(n, H, W)` float32, 0…1.
     """
     refined = maps if attention is None else refine(maps, attention, box_threshold)
+    return image_cam(sample, stretch(refined))
+
+
+def image_cam(sample: Sample, maps: Tensor, *, background_power: float = 1.0) -> CAM:
+    """Maps of the patch grid at the image's size.
+
+    Args:
+        sample: has as many labels as there are maps.
+        maps: `(n, h, w)`, 0…1.
+        background_power: see `CAM`.
+    """
     size = sample.image.shape[:2]
-    whole = F.interpolate(stretch(refined)[None], size=size, mode="bilinear", align_corners=False)[0]
-    return CAM(classes=tuple(sample.labels), maps=whole.float().cpu().numpy())
+    whole = F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+    classes, values = tuple(sample.labels), whole.float().cpu().numpy()
+    return CAM(classes=classes, maps=values, background_power=background_power)
 
 
 def affinity(attention: Tensor) -> Tensor:
