@@ -38,7 +38,7 @@ def onnx(
     out: Annotated[Path, typer.Option(help="The .onnx file.")],
     network: NetworkOption = None,
 ) -> None:
-    """Write a retrained network as ONNX: uint8 images of any size in, logits of that size out."""
+    """Write a network as ONNX: uint8 images of any size in, logits of that size out."""
     from weakclip.export import export_onnx
 
     made = finished(lambda: export_onnx(model, out, network=named(network)))
@@ -51,7 +51,7 @@ def transformers(
     out: Annotated[Path, typer.Option(help="A new folder.")],
     network: NetworkOption = None,
 ) -> None:
-    """Write a retrained network for `AutoModelForSemanticSegmentation.from_pretrained`."""
+    """Write a network for `AutoModelForSemanticSegmentation.from_pretrained`; WeakCLIP is none that it knows."""
     from weakclip.export import export_transformers
 
     names = finished(lambda: export_transformers(model, out, network=named(network)))

@@ -33,7 +33,7 @@ def resize_to_patches(images: Tensor, patch_size: int) -> Tensor:
         images: `(B, 3, H, W)` float.
         patch_size: side of a patch in pixels.
     """
-    height, width = (-(-side // patch_size) * patch_size for side in images.shape[-2:])
+    height, width = ((side + patch_size - 1) // patch_size * patch_size for side in images.shape[-2:])
     if (height, width) == tuple(images.shape[-2:]):
         return images
     return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""A retrained network as an ONNX graph: from uint8 pixels of any size to logits at that size.
+"""A trained network as an ONNX graph: from uint8 pixels of any size to logits at that size.
 
 The normalisation of the pixels and the resizing of the logits are in the graph, so that nothing need be known to use
 it but what its metadata say.
@@ -25,10 +25,12 @@ from torch import Tensor, nn
 from weakclip import __version__
 from weakclip.classes import ClassSet
 from weakclip.disk import atomic_write
-from weakclip.errors import RunError, WeightsError
-from weakclip.prediction.models import find_model
+from weakclip.errors import RunError
+from weakclip.export.baked_weakclip import BakedWeakCLIP
+from weakclip.modeling import load_weakclip
+from weakclip.prediction.models import ModelSource, find_model
 from weakclip.report.chosen import Network
-from weakclip.segmenter import Segmenter, load_segmenter
+from weakclip.segmenter import load_segmenter
 
 INPUT, OUTPUT = "images", "logits"
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
@@ -61,19 +63,19 @@ class PixelsToLogits(nn.Module):
     """What the graph computes.
 
     Args:
-        segmenter: the network; a copy is taken.
+        network: images to logits of any resolution; a copy is taken.
     """
 
-    def __init__(self, segmenter: Segmenter) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.segmenter = copy.deepcopy(segmenter)
-        for module in self.segmenter.modules():
+        self.network = copy.deepcopy(network)
+        for module in self.network.modules():
             if isinstance(module, nn.AdaptiveAvgPool2d):  # the module stays: its owner may hold it in a list, too
                 module.forward = functools.partial(bin_averages, output_size=module.output_size)  # type: ignore[method-assign]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(B, K, H, W)` float32 of `(B, 3, H, W)` uint8 RGB, bilinearly resized to the images' size."""
-        logits = self.segmenter(images)
+        logits = self.network(images)
         return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=False)
 
 
@@ -110,33 +112,32 @@ def bin_matrix(length: int, bins: int, like: Tensor) -> Tensor:
 
 
 def export_onnx(model: Path | str, out: Path | str, *, network: Network | None = None) -> OnnxExport:
-    """Write a retrained network as ONNX, after a comparison with PyTorch at two odd sizes.
+    """Write a network as ONNX, after a comparison with PyTorch at several sizes.
 
-    Input `images`: `(batch, 3, height, width)` uint8 RGB, 0…255, any batch and size. Output `logits`: `(batch, K,
-    height, width)` float32; the largest along the second axis is the mask. The metadata hold `class_names` and
-    `class_colors` (JSON lists), and what input and output are.
+    Input `images`: `(batch, 3, height, width)` uint8 RGB, 0…255, any batch and size (for a WeakCLIP, sides of two
+    patches or more). Output `logits`: `(batch, K, height, width)` float32; the largest along the second axis is the
+    mask. The metadata hold `class_names` and `class_colors` (JSON lists), and what input and output are. The classes of
+    a WeakCLIP are constants of the graph.
 
     Args:
-        model: a run, its `4_retrain`, or any folder of a segmentation network.
+        model: a run, its `4_retrain` or `2_train`, any folder of a segmentation network, or a released WeakCLIP.
         network: of a run, another network than the one that its evaluation chose.
         out: the `.onnx` file; it appears when the comparison has passed, or not at all.
 
     Raises:
         RunError: the packages of the extra `onnx` are missing, the graph differs from PyTorch, or the place cannot be
             written.
-        WeightsError: no such network, or a WeakCLIP.
+        WeightsError: no such network.
     """
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise RunError(f"export to ONNX needs {', '.join(missing)}; pip install weakclip[onnx]")
     source, out = find_model(model, network=network), Path(out)
-    if source.kind != "segmenter":
-        raise WeightsError(f"{source.path}: a WeakCLIP; ONNX takes a retrained network (--network retrained)")
-    segmenter = load_segmenter(source.path)
-    graph = _graph(PixelsToLogits(segmenter).eval(), source.path)
-    _describe(graph, source.class_set(segmenter.class_names))
+    trained, class_set = _loaded(source)
+    graph = _graph(PixelsToLogits(trained).eval(), source.path)
+    _describe(graph, class_set, trained)
     content = graph.SerializeToString()
-    difference = _largest_difference(content, segmenter, source.path)
+    difference = _largest_difference(content, trained, source.path)
     try:
         with atomic_write(out) as file:
             file.write(content)
@@ -145,12 +146,23 @@ def export_onnx(model: Path | str, out: Path | str, *, network: Network | None =
     return OnnxExport(out, graph.opset_import[0].version, difference)
 
 
-def _graph(network: nn.Module, source: Path) -> Any:
+def _loaded(source: ModelSource) -> tuple[nn.Module, ClassSet]:
+    """The network, in evaluation mode, and its classes."""
+    if source.kind == "segmenter":
+        segmenter = load_segmenter(source.path)
+        return segmenter, source.class_set(segmenter.class_names)
+    model = load_weakclip(source.path, vocabulary=source.config.clip.vocabulary if source.config else None)
+    return BakedWeakCLIP(model), model.class_set
+
+
+def _graph(network: PixelsToLogits, source: Path) -> Any:
     """The ONNX model of a network, its free axes named."""
-    example = torch.zeros(_TRACED_SIZE[0], 3, *_TRACED_SIZE[1:], dtype=torch.uint8)
+    inner = network.network
+    batch, height, width = inner.traced_size if isinstance(inner, BakedWeakCLIP) else _TRACED_SIZE
+    example = torch.zeros(batch, 3, height, width, dtype=torch.uint8)
     free = {INPUT: dict.fromkeys(_AXES, torch.export.Dim.DYNAMIC)}
     try:
-        with _quiet_exporter():
+        with _quiet_exporter(), torch.no_grad():
             program = torch.onnx.export(
                 network,
                 (example,),
@@ -189,11 +201,12 @@ def _quiet_exporter() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _describe(graph: Any, class_set: ClassSet) -> None:
+def _describe(graph: Any, class_set: ClassSet, network: nn.Module) -> None:
+    least = f"; sides of {network.smallest_side} pixels or more" if isinstance(network, BakedWeakCLIP) else ""
     facts = {
         "class_names": json.dumps(class_set.names, ensure_ascii=False),
         "class_colors": json.dumps(class_set.colors),
-        INPUT: "(batch, 3, height, width) uint8 RGB, 0 to 255; normalised inside",
+        INPUT: f"(batch, 3, height, width) uint8 RGB, 0 to 255; normalised inside{least}",
         OUTPUT: "(batch, classes, height, width) float32; argmax along axis 1 is the mask",
     }
     graph.producer_name, graph.producer_version = "weakclip", __version__
@@ -201,17 +214,18 @@ def _describe(graph: Any, class_set: ClassSet) -> None:
         graph.metadata_props.add(key=key, value=value)
 
 
-def _largest_difference(content: bytes, segmenter: Segmenter, source: Path) -> float:
+def _largest_difference(content: bytes, network: nn.Module, source: Path) -> float:
     """Of the graph from the network as it was loaded, on noise."""
     import onnxruntime  # type: ignore[import-untyped]
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
-    for batch, height, width in CHECKED_SIZES:
+    sizes = (*CHECKED_SIZES, *(network.more_sizes if isinstance(network, BakedWeakCLIP) else ()))
+    for batch, height, width in sizes:
         images = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
         with torch.no_grad():
-            expected = F.interpolate(segmenter(images), size=(height, width), mode="bilinear", align_corners=False)
+            expected = F.interpolate(network(images), size=(height, width), mode="bilinear", align_corners=False)
         try:
             (found,) = session.run([OUTPUT], {INPUT: images.numpy()})
         except Exception as error:  # onnxruntime has a kind for each of its codes

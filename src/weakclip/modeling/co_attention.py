@@ -66,12 +66,18 @@ class CoAttention(nn.Module):
         narrow_image = self.image_projection(image)
         narrow_text = self.text_projection(text).expand(image.shape[0], -1, -1)
         text_change, image_change = narrow_text, narrow_image
-        for layer in self.text_layers:  # computed again in the backward pass: little work, much memory
-            text_change = checkpoint(layer, text_change, narrow_image, use_reentrant=False)
+        for layer in self.text_layers:
+            text_change = _run(layer, text_change, narrow_image)
         for layer in self.image_layers:
-            image_change = checkpoint(layer, image_change, narrow_text, use_reentrant=False)
+            image_change = _run(layer, image_change, narrow_text)
         matched_text = text + self.alpha * self.text_output(text_change)
         return matched_text, image + self.beta * self.image_output(image_change)
+
+
+def _run(layer: nn.Module, x: Tensor, memory: Tensor) -> Tensor:
+    """A layer, computed again in the backward pass, where there is one: little work, much memory."""
+    result: Tensor = checkpoint(layer, x, memory, use_reentrant=False) if torch.is_grad_enabled() else layer(x, memory)
+    return result
 
 
 class DecoderLayer(nn.Module):

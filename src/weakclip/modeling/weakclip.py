@@ -93,11 +93,20 @@ class WeakCLIP(nn.Module):
         Raises:
             EncoderError: the encoder gives something else than it says.
         """
+        return self.segment(images, self.text_embeddings())
+
+    def segment(self, images: Tensor, text_embeddings: Tensor) -> WeakCLIPOutput:
+        """`forward` with class embeddings that are there already.
+
+        Args:
+            images: as for `forward`.
+            text_embeddings: `t_p`, `(K, E)` float, as `text_embeddings()` gives them.
+        """
         with torch.no_grad():
             features = self.clip.encode_image(images)
         if not torch.compiler.is_compiling():
             check_features(self.clip, features)
-        text, image = self.co_attention(self.text_embeddings(), features.tokens)
+        text, image = self.co_attention(text_embeddings, features.tokens)
         match_map = match_pixels(image, text, features.grid, prefix=features.prefix)
         levels = self.pyramid_adapter.levels(features.layers)
         del features, image  # no longer needed where memory peaks
