@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from weakclip.errors import DataError, RunError
 from weakclip.training import loading
@@ -128,6 +129,58 @@ def test_what_a_data_set_raises_is_no_death(
     settings = TrainSettings(steps=2, batch_size=2, workers=workers, warmup_steps=1)
     with pytest.raises(kind, match="its own"):
         fit(make_model(), Raises(kind("its own")), loss, settings, tmp_path)
+
+
+@pytest.fixture
+def torch_listens(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """torch's handler of SIGCHLD, as any other loader of the process leaves it."""
+    before = signal.getsignal(signal.SIGCHLD)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)
+    assert len(list(DataLoader(range(3), num_workers=1))) == 3  # type: ignore[arg-type]
+    handler = signal.getsignal(signal.SIGCHLD)
+    assert callable(handler)
+    yield handler
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "Connection reset by peer")], ids=repr)
+def test_death_is_one_line_beside_another_loader(
+    error: BaseException, torch_listens: Any, make_model: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match="a process that loads data has died"):
+        fit(make_model(), Dies(error), loss, SETTINGS, tmp_path)
+    assert signal.getsignal(signal.SIGCHLD) is torch_listens
+
+
+def test_death_during_a_step_is_told_when_the_step_is_done(
+    torch_listens: Any, make_model: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    done = []
+
+    def killing(model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            os.waitid(os.P_PID, int(worker.pid or 0), os.WEXITED | os.WNOWAIT)  # dead, and nobody has taken note
+        done.append(batch)
+        return loss(model, batch)
+
+    with pytest.raises(RunError, match="a process that loads data has died"):
+        fit(make_model(), Noise(), killing, SETTINGS, tmp_path)
+    assert done
+
+
+def test_a_handler_of_the_user_s_own_stays(make_model: Callable[[], nn.Module], tmp_path: Path) -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGCHLD, lambda number, frame: heard.append(number))
+    try:
+        fit(make_model(), Noise(), loss, SETTINGS, tmp_path)
+        assert heard
+        heard.clear()
+        signal.raise_signal(signal.SIGCHLD)
+        assert heard == [signal.SIGCHLD]
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_worker_that_dies_before_its_first_batch_is_told_too(

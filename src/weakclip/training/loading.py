@@ -103,9 +103,11 @@ def _from_living_workers(loader: DataLoader[Any]) -> Iterator[Any]:
     """The loader's batches, and a `RunError` where one of its workers dies; no worker outlives this generator."""
     others, batches = multiprocessing.active_children(), None
     workers: list[BaseProcess] = []
+    handler = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
     try:
         with _deaths_in_words(workers, loader.num_workers):
-            batches = _started(loader)
+            batches = iter(loader)
+            _on_child(signal.SIG_DFL if getattr(handler, "__module__", "").startswith("torch.") else handler)
             workers += _new_children(others)
         while True:
             with _deaths_in_words(workers, loader.num_workers):
@@ -115,6 +117,15 @@ def _from_living_workers(loader: DataLoader[Any]) -> Iterator[Any]:
             yield batch
     finally:
         _end(batches, workers or _new_children(others))
+        _on_child(handler)
+
+
+def _on_child(handler: Any) -> None:
+    """Set the handler of SIGCHLD. torch's own, which any other loader of the process may have left, raises an error
+    about a dead worker at any line of the main thread; without it the error comes where the next batch is waited for.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def _new_children(others: Sequence[BaseProcess]) -> list[BaseProcess]:
@@ -129,16 +140,6 @@ def _end(batches: Iterator[Any] | None, workers: Sequence[BaseProcess]) -> None:
     for worker in workers:
         worker.kill()
         worker.join()
-
-
-def _started(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's batches. torch would raise an error about a dead worker from a signal, at any line of the main
-    thread and after the training too; without that it raises it where the next batch is waited for."""
-    handler = signal.getsignal(signal.SIGCHLD)
-    batches = iter(loader)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
-    return batches
 
 
 @contextlib.contextmanager
