@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from random_encoder import RandomEncoder
 
 import weakclip.pipeline.submit as submit_module
 from weakclip.classes import VOC12
 from weakclip.config import dump_config, parse_config
 from weakclip.errors import ConfigError, DataError, RunError, WeightsError
 from weakclip.images import read_mask
+from weakclip.modeling import ModelSettings, save_weakclip
 from weakclip.pipeline import run_pipeline
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.pipeline.submit import submit
@@ -104,6 +106,23 @@ def test_predictions_are_those_that_evaluate_scores(voc_root: Path, tiny_setting
     for path in (run / "submission/val/masks").iterdir():
         assert np.array_equal(read_mask(path), read_mask(chosen_masks(run) / path.name))
     assert Manifest.open(run).records["evaluate"]["done"]
+
+
+def test_a_weakclip_on_an_encoder_of_ones_own_is_packed_with_that_encoder(voc_run: Path, tmp_path: Path) -> None:
+    manifest, settings = (
+        Manifest.open(voc_run),
+        ModelSettings(prompt_length=2, co_attention_width=8, decoder_channels=8),
+    )
+    save_weakclip(settings.build(RandomEncoder(), VOC12), manifest.start("train", StageKey()))
+    manifest.finish("train", 1.0)
+    config = (voc_run / "config.yaml").read_text().splitlines()
+    named = "  source: python:random_encoder:RandomEncoder"
+    (voc_run / "config.yaml").write_text("\n".join(named if "  source:" in line else line for line in config))
+    with pytest.raises(WeightsError, match=r"pass the encoder yourself: .* --clip on the command line"):
+        submit(voc_run, tmp_path / "results.tgz", network="weakclip")
+    with pytest.raises(WeightsError, match="other CLIP weights"):
+        submit(voc_run, tmp_path / "results.tgz", network="weakclip", clip=RandomEncoder(seed=1))
+    assert submit(voc_run, tmp_path / "results.tgz", network="weakclip", clip=RandomEncoder()) == 2
 
 
 def test_another_root_may_be_given(voc_run: Path, voc_root: Path, tmp_path: Path) -> None:
