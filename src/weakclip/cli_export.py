@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from weakclip.cli_parts import NetworkOption, finished, named
+from weakclip.cli_parts import NetworkOption, OwnEncoder, finished, named
 
 export = typer.Typer(no_args_is_help=True, help="Bring what a run has made into the forms of other programs.")
 
@@ -37,11 +37,14 @@ def onnx(
     model: Model,
     out: Annotated[Path, typer.Option(help="The .onnx file.")],
     network: NetworkOption = None,
+    clip: OwnEncoder = "",
 ) -> None:
     """Write a network as ONNX: uint8 images of any size in, logits of that size out."""
+    from weakclip.clip import load_encoder
     from weakclip.export import export_onnx
 
-    made = finished(lambda: export_onnx(model, out, network=named(network)))
+    encoder = load_encoder(clip) if clip else None
+    made = finished(lambda: export_onnx(model, out, network=named(network), clip=encoder))
     typer.echo(f"{out}: opset {made.opset}; differs from PyTorch by {made.difference:.1g} of the largest logit")
 
 

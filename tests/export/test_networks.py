@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 import yaml
+from by_path import load_script
 from packaging.version import Version
 from torch import nn
 
@@ -112,6 +113,18 @@ def test_onnx_gives_the_logits_of_a_weakclip_at_any_size(
     weights = sum(np.prod(each.dims) for each in onnx.load(tmp_path / "net.onnx").graph.initializer)
     tower = sum(value.numel() for value in clip.model.text_model.parameters())
     assert weights < sum(value.numel() for value in model.parameters()) - 0.9 * tower
+
+
+@pytest.mark.slow
+def test_onnx_of_a_weakclip_on_an_encoder_of_ones_own(tmp_path: Path) -> None:
+    """The convolutions of the example: maps of unequal size, which a graph of any size resizes."""
+    pytest.importorskip("onnxscript"), pytest.importorskip("onnxruntime")
+    encoder = load_script("examples/own_encoder.py").ConvEncoder(CLASSES.names)
+    save_weakclip(build_weakclip(encoder, CLASSES, co_attention_width=8, decoder_channels=8), tmp_path / "net")
+    with pytest.raises(WeightsError, match="--clip python:MODULE:FUNCTION"):
+        export_onnx(tmp_path / "net", tmp_path / "net.onnx")
+    made = export_onnx(tmp_path / "net", tmp_path / "net.onnx", clip=encoder)
+    assert made.difference <= onnx_graph.TOLERANCE
 
 
 def test_a_graph_that_differs_is_not_written(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from weakclip import __version__
 from weakclip.classes import ClassSet
+from weakclip.clip import Encoder
 from weakclip.disk import atomic_write
 from weakclip.errors import RunError
 from weakclip.export.baked_weakclip import BakedWeakCLIP
@@ -111,7 +112,9 @@ def bin_matrix(length: int, bins: int, like: Tensor) -> Tensor:
     return inside / inside.sum(dim=1, keepdim=True)
 
 
-def export_onnx(model: Path | str, out: Path | str, *, network: Network | None = None) -> OnnxExport:
+def export_onnx(
+    model: Path | str, out: Path | str, *, network: Network | None = None, clip: Encoder | None = None
+) -> OnnxExport:
     """Write a network as ONNX, after a comparison with PyTorch at several sizes.
 
     Input `images`: `(batch, 3, height, width)` uint8 RGB, 0…255, any batch and size (for a WeakCLIP, sides of two
@@ -122,6 +125,7 @@ def export_onnx(model: Path | str, out: Path | str, *, network: Network | None =
     Args:
         model: a run, its `4_retrain` or `2_train`, any folder of a segmentation network, or a released WeakCLIP.
         network: of a run, another network than the one that its evaluation chose.
+        clip: the encoder of a WeakCLIP that was trained with one of the user's own.
         out: the `.onnx` file; it appears when the comparison has passed, or not at all.
 
     Raises:
@@ -133,7 +137,7 @@ def export_onnx(model: Path | str, out: Path | str, *, network: Network | None =
     if missing:
         raise RunError(f"export to ONNX needs {', '.join(missing)}; pip install weakclip[onnx]")
     source, out = find_model(model, network=network), Path(out)
-    trained, class_set = _loaded(source)
+    trained, class_set = _loaded(source, clip)
     graph = _graph(PixelsToLogits(trained).eval(), source.path)
     _describe(graph, class_set, trained)
     content = graph.SerializeToString()
@@ -146,12 +150,13 @@ def export_onnx(model: Path | str, out: Path | str, *, network: Network | None =
     return OnnxExport(out, graph.opset_import[0].version, difference)
 
 
-def _loaded(source: ModelSource) -> tuple[nn.Module, ClassSet]:
+def _loaded(source: ModelSource, clip: Encoder | None) -> tuple[nn.Module, ClassSet]:
     """The network, in evaluation mode, and its classes."""
     if source.kind == "segmenter":
         segmenter = load_segmenter(source.path)
         return segmenter, source.class_set(segmenter.class_names)
-    model = load_weakclip(source.path, vocabulary=source.config.clip.vocabulary if source.config else None)
+    vocabulary = source.config.clip.vocabulary if source.config else None
+    model = load_weakclip(source.path, vocabulary=vocabulary, clip=clip)
     return BakedWeakCLIP(model), model.class_set
 
 
