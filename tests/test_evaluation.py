@@ -15,6 +15,7 @@ from weakclip.errors import DataError
 from weakclip.evaluation import describe_crf, describe_scales, score_masks, score_network, write_scores
 from weakclip.images import read_mask, write_mask
 from weakclip.inference import InferenceSettings
+from weakclip.pseudo_masks import PseudoMaskSettings
 
 
 class Grey(ImageLabelDataset):
@@ -94,7 +95,7 @@ def test_missing_predictions_and_missing_truth_are_errors(tmp_path: Path):
 def test_a_network_is_scored_on_its_predictions(tmp_path: Path):
     inference = InferenceSettings(scales=(1.0,), flip=True, crop=6, stride=4, fit_crop=False)
     dataset = Grey([TRUTH, TRUTH[:, ::-1].copy()])
-    (scores,) = score_network(levels, dataset, tmp_path, inference)
+    (scores,) = score_network(levels, dataset, tmp_path, PseudoMaskSettings(inference=inference, crf=None))
     assert scores.mean_iou == 1.0
     assert scores.multi_scale == "scales 1 and flip"
     prediction = read_mask(tmp_path / "masks" / "n0.png")
@@ -108,11 +109,12 @@ def test_a_network_is_scored_before_and_after_the_dense_crf(tmp_path: Path):
     truth = np.zeros((20, 20), np.uint8)
     truth[10, 10] = 1
     dataset = Grey([truth])
-    plain, sharpened = score_network(levels, dataset, tmp_path, inference, crf=smooth)
+    settings = PseudoMaskSettings(inference=inference, crf=smooth)
+    plain, sharpened = score_network(levels, dataset, tmp_path, settings)
     assert (plain.crf, plain.mean_iou) == ("no", 1.0)
     assert sharpened.crf == describe_crf(smooth) and sharpened.iou["one"] == 0
     (tmp_path / "masks_without_crf/n0.png").unlink()
-    assert score_network(levels, dataset, tmp_path, inference, crf=smooth) == (plain, sharpened)
+    assert score_network(levels, dataset, tmp_path, settings) == (plain, sharpened)
     assert np.array_equal(read_mask(tmp_path / "masks_without_crf/n0.png"), truth)
 
 

@@ -99,7 +99,7 @@ def test_what_was_learnt_is_kept_from_image_to_image(tmp_path: Path, caplog: pyt
     with caplog.at_level(logging.WARNING, "weakclip"):
         write_pseudo_masks(network, dataset, tmp_path / "parts", settings)
         assert len(caplog.records) == 1
-        score_network(Small(3), dataset, tmp_path / "scored", WINDOWS)
+        score_network(Small(3), dataset, tmp_path / "scored", settings)
         assert len(caplog.records) == 2
     assert sum(size > 3 for size in network.sizes) == 2
     for name in dataset.names:

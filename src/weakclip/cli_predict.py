@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from weakclip.prediction import PredictionSummary, Products
 
 
+SETTINGS = "inference.…, crf.…, match_share, keep_foreground, temperature, or device"
+
+
 class Product(StrEnum):
     """What is written beside the masks and the JSON of each image."""
 
@@ -33,7 +36,11 @@ def predict(
     labels: Annotated[Path | None, typer.Option(help="A labels.csv: its classes alone are drawn.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: inference.…, crf.…, or device."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help=f"Change a setting: {SETTINGS}.",
+        ),
     ] = None,
     network: NetworkOption = None,
     clip: OwnEncoder = "",

@@ -123,10 +123,9 @@ def score_network(
     logits_of: LogitsFunction,
     dataset: ImageLabelDataset,
     folder: Path | str,
-    inference: InferenceSettings,
+    settings: PseudoMaskSettings,
     *,
     subject: str = "network",
-    crf: CRFParams | None = None,
     device: str | torch.device = "cpu",
 ) -> tuple[Scores, ...]:
     """Predict every image of a split and score the predictions; image-level labels are not used.
@@ -138,13 +137,12 @@ def score_network(
         logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 to logits `(B, K, h', w')`.
         dataset: with true masks.
         folder: gets the predictions as palette PNGs.
-        inference: scales, flip and windows.
+        settings: inference and dense CRF; any class may be drawn, whatever they say of labels.
         subject: what is scored, in words.
-        crf: dense CRF on the predictions; None for none.
         device: where the network is.
 
     Returns:
-        The row without a dense CRF, and after it, unless `crf` is None, the row with it.
+        The row without a dense CRF, and after it, unless the settings have none, the row with it.
 
     Raises:
         DataError: as `score_masks`.
@@ -155,15 +153,16 @@ def score_network(
     def keep(sample: Sample, refined: RefinedMask) -> None:
         write_mask(before / f"{sample.name}.png", refined.network_mask, dataset.class_set.palette)
 
+    crf = settings.crf
     if crf is not None:
         for name in dataset.names:
             if not (before / f"{name}.png").is_file():
                 (folder / MASKS / f"{name}.png").unlink(missing_ok=True)  # made again, both of them
-    settings = PseudoMaskSettings(inference=inference, crf=crf, restrict_to_labels=False)
+    settings = dataclasses.replace(settings, restrict_to_labels=False, confidence=False)
     note = f"predicting {dataset.split}"
     observe = None if crf is None else keep
     write_pseudo_masks(logits_of, dataset, folder, settings, device=device, description=note, observe=observe)
-    scales = describe_scales(inference)
+    scales = describe_scales(settings.inference)
     if crf is None:
         return (score_masks(folder / MASKS, dataset, subject=subject, multi_scale=scales),)
     plain = score_masks(before, dataset, subject=subject, multi_scale=scales)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from weakclip import load_predictor
 from weakclip.classes import ClassSet
+from weakclip.config import load_config
+from weakclip.datasets import Sample
 from weakclip.errors import ConfigError, DataError, WeightsError
 from weakclip.images import read_rgb
 from weakclip.inference import predict_probs
+from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.modeling.deeplab import DeepLabResNet38
 from weakclip.prediction import PredictSettings, find_model
 from weakclip.prediction.predictor import default_settings
@@ -93,14 +98,30 @@ def test_a_prediction_is_what_the_pipeline_makes(trained_run: Path, photos: Path
         assert made.confidence.shape == made.mask.shape and 1 / 3 <= made.confidence.min() <= 1
 
 
+def test_a_weakclip_predicts_as_its_run_makes_pseudo_masks(trained_run: Path, photos: Path) -> None:
+    """Match map, foreground and temperature too: with an image's labels, the mask is that of stage 3."""
+    settings = yaml.safe_load((trained_run / "config.yaml").read_text())
+    how = {"match_share": 0.5, "keep_foreground": True, "temperature": 3.0}
+    settings["pseudo_masks"] |= how
+    (trained_run / "config.yaml").write_text(yaml.safe_dump(settings))
+    predictor, image = load_predictor(trained_run), read_rgb(photos / "a.jpg")
+    assert {name: getattr(predictor.settings, name) for name in how} == how
+    model = load_weakclip(trained_run / "2_train")
+    section = load_config(trained_run / "config.yaml").pseudo_masks
+    probs = predict_probs(lambda images: mixed_logits(model(images), 0.5), image, section.inference, device="cpu")
+    made = predictor(image, ["cat"])
+    mask, confidence = pseudo_mask(probs, Sample("", image, (1,)), section)
+    assert np.array_equal(made.mask, mask) and np.allclose(made.confidence, confidence)
+    plain = load_predictor(trained_run, settings=replace(predictor.settings, match_share=0.0))
+    assert not np.allclose(plain.probabilities([image])[0], predictor.probabilities([image])[0], atol=1e-4)
+
+
 def test_labels_rule_the_other_classes_out(trained_run: Path, photos: Path) -> None:
     predictor = load_predictor(trained_run / "2_train")
     image = read_rgb(photos / "a.jpg")
     (probs,) = predictor.probabilities([image])
     assert set(np.unique(predictor(image, ["dog"]).mask)) <= {0, 2}
     assert not predictor(image, []).mask.any()
-    from weakclip.datasets import Sample
-
     settings = PseudoMaskSettings(crf=predictor.settings.crf)
     assert np.array_equal(predictor(image, ["cat"]).mask, pseudo_mask(probs, Sample("", image, (1,)), settings)[0])
     with pytest.raises(DataError, match="unknown class 'lion'"):

@@ -30,6 +30,7 @@ from weakclip.errors import RunError
 from weakclip.export.baked_weakclip import BakedWeakCLIP
 from weakclip.modeling import load_weakclip
 from weakclip.prediction.models import ModelSource, find_model
+from weakclip.prediction.predictor import default_settings
 from weakclip.report.chosen import Network
 from weakclip.segmenter import load_segmenter
 
@@ -157,7 +158,7 @@ def _loaded(source: ModelSource, clip: Encoder | None) -> tuple[nn.Module, Class
         return segmenter, source.class_set(segmenter.class_names)
     vocabulary = source.config.clip.vocabulary if source.config else None
     model = load_weakclip(source.path, vocabulary=vocabulary, clip=clip)
-    return BakedWeakCLIP(model), model.class_set
+    return BakedWeakCLIP(model, match_share=default_settings(source).match_share), model.class_set
 
 
 def _graph(network: PixelsToLogits, source: Path) -> Any:

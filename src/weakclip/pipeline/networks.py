@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-from weakclip.config import EvaluateSettings, RunConfig
+from weakclip.config import RunConfig
 from weakclip.datasets import ImageLabelDataset
 from weakclip.evaluation import Scores, score_network
 from weakclip.inference import LogitsFunction
-from weakclip.modeling import load_weakclip
+from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.modeling.storage import DESCRIPTION_FILE
 from weakclip.pipeline.context import RunContext
 from weakclip.pseudo_masks import PseudoMaskSettings
@@ -16,8 +17,13 @@ from weakclip.report.chosen import Network
 from weakclip.segmenter import load_segmenter
 
 
-def load_network(context: RunContext, folder: Path) -> LogitsFunction:
+def load_network(context: RunContext, folder: Path, *, match_share: float = 0.0) -> LogitsFunction:
     """The network in a folder of the run: a WeakCLIP on the run's own encoder, or an ordinary one.
+
+    Args:
+        context: of the run.
+        folder: of the network.
+        match_share: share of a WeakCLIP's match map in its logits; an ordinary network has none.
 
     Raises:
         WeightsError: there is none, or it cannot be loaded.
@@ -25,12 +31,15 @@ def load_network(context: RunContext, folder: Path) -> LogitsFunction:
     if not (folder / DESCRIPTION_FILE).is_file():
         return load_segmenter(folder, device=context.device)
     model = load_weakclip(folder, clip=context.clip, device=context.device)
-    return lambda images: model(images).logits
+    return lambda images: mixed_logits(model(images), match_share)
 
 
-def network_settings(config: RunConfig, network: Network) -> PseudoMaskSettings | EvaluateSettings:
-    """The section of a run's settings whose `inference` and `crf` a network predicts with."""
-    return config.pseudo_masks if network == "weakclip" else config.evaluate
+def network_settings(config: RunConfig, network: Network) -> PseudoMaskSettings:
+    """How a network of a run predicts images whose labels nobody knows: WeakCLIP as it makes pseudo masks, another one
+    as `evaluate` says."""
+    if network == "weakclip":
+        return dataclasses.replace(config.pseudo_masks, restrict_to_labels=False, confidence=False)
+    return PseudoMaskSettings(inference=config.evaluate.inference, crf=config.evaluate.crf, restrict_to_labels=False)
 
 
 def score_on_val(
@@ -49,6 +58,4 @@ def score_on_val(
     if val is None or not val.has_masks:
         return ()
     settings = network_settings(context.config, network)
-    return score_network(
-        logits_of, val, folder, settings.inference, subject=subject, crf=settings.crf, device=context.device
-    )
+    return score_network(logits_of, val, folder, settings, subject=subject, device=context.device)

@@ -33,7 +33,7 @@ from weakclip.pipeline.reviewed import ReviewedImages
 from weakclip.pipeline.seed_stage import DENSE, SEEDS, make_seeds
 from weakclip.pipeline.upper_bound import evaluate_upper_bound, retrain_on_truth, train_weakclip_on_truth
 from weakclip.pipeline.written import finish_scores, write_training
-from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, write_pseudo_masks
+from weakclip.pseudo_masks import MASKS, write_pseudo_masks
 from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, Network, choose_network, write_chosen
 from weakclip.report.worse_masks import change_record, seed_change, warning
 from weakclip.training.pairs import TrainingPairs
@@ -138,25 +138,26 @@ def evaluate(context: RunContext, folder: Path) -> None:
     dataset, val = context.train, context.val
     seeds, pseudo = context.folder("seeds"), context.folder("pseudo_masks") / MASKS
     scores = _score_masks(context) if dataset.has_masks else []
+    there = [network for network in NETWORKS if network == "weakclip" or context.config.retrain.model is not None]
+    settings = {network: network_settings(context.config, network) for network in there}
     logits_of: dict[Network, LogitsFunction] = {
-        network: load_network(context, context.folder(TRAINED_BY[network]))
-        for network in NETWORKS
-        if network == "weakclip" or context.config.retrain.model is not None
+        network: load_network(context, context.folder(TRAINED_BY[network]), match_share=settings[network].match_share)
+        for network in there
     }
     rows = {
         network: score_on_val(context, network, logits_of[network], folder / network, subject=TITLES[network])
-        for network in logits_of
+        for network in there
     }
     chosen = choose_network(rows)
-    taken, settings = logits_of[chosen.network], network_settings(context.config, chosen.network)
-    crf = None if chosen.crf is False else settings.crf
-    how = PseudoMaskSettings(inference=settings.inference, crf=crf, restrict_to_labels=False)
+    taken, how = logits_of[chosen.network], settings[chosen.network]
+    if chosen.crf is False:
+        how = dataclasses.replace(how, crf=None)
     splits = {dataset.split: dataset} | ({val.split: val} if val else {})
     mask_folders: dict[str, dict[str, Path]] = {split: {} for split in splits}
     mask_folders[dataset.split] = {"seed": seeds / SEEDS, "pseudo mask": pseudo}
     count = context.config.evaluate.pictures
     write_pictures(folder, splits, mask_folders, taken, how, count=count, device=context.device)
-    compare_stages(dataset, folder, taken, settings.inference, seeds=seeds / SEEDS, masks=pseudo, device=context.device)
+    compare_stages(dataset, folder, taken, how.inference, seeds=seeds / SEEDS, masks=pseudo, device=context.device)
     write_chosen(context.out, chosen)
     logger.info("evaluate: the network of this run is its %s", chosen.line)
     finish_scores(context, folder, [*scores, *(row for network in rows for row in rows[network])])
@@ -214,7 +215,7 @@ STAGES = {
         sections=("evaluate",),
         data=("train images", "train masks", "val images", "val masks"),
         upstream=("seeds", "train", "pseudo_masks", "retrain"),
-        code=3,
+        code=4,
     ),
     "retrain_truth": Stage(
         purpose="training the same network on the true masks, the upper bound",
@@ -228,7 +229,7 @@ STAGES = {
         sections=("evaluate",),
         data=("val images", "val masks"),
         upstream=("retrain_truth",),
-        code=2,
+        code=3,
     ),
 }
 """Every stage by its name, in the order in which they run."""

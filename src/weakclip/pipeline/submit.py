@@ -77,10 +77,10 @@ def submit(
     dataset = context.val
     assert dataset is not None
     settings = default_settings(source)
-    masks = PseudoMaskSettings(inference=settings.inference, crf=settings.crf, restrict_to_labels=False)
+    masks = settings.masks(restrict_to_labels=False)
     with FolderLock(run / FOLDER):
         folder = _prediction_folder(context, dataset, masks, trained)
-        logits_of = load_network(context, source.path)
+        logits_of = load_network(context, source.path, match_share=masks.match_share)
         write_pseudo_masks(logits_of, dataset, folder, masks, device=context.device, description=f"predicting {split}")
         write_archive(folder / MASKS, dataset, out)
     return len(dataset)

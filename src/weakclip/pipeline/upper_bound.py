@@ -11,7 +11,7 @@ from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import DataError
 from weakclip.images import write_mask
 from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.networks import load_network, score_on_val
+from weakclip.pipeline.networks import load_network, network_settings, score_on_val
 from weakclip.pipeline.reviewed import ReviewedImages
 from weakclip.pipeline.written import finish_scores, write_training
 from weakclip.progress import track
@@ -54,8 +54,9 @@ def train_weakclip_on_truth(context: RunContext, folder: Path) -> None:
 
 def evaluate_upper_bound(context: RunContext, folder: Path) -> None:
     """Score the network that was trained on the true masks."""
-    logits_of = load_network(context, context.folder("retrain_truth"))
     network: Network = "weakclip" if context.config.retrain.model is None else "retrained"
+    share = network_settings(context.config, network).match_share
+    logits_of = load_network(context, context.folder("retrain_truth"), match_share=share)
     finish_scores(context, folder, score_on_val(context, network, logits_of, folder, subject="network (true masks)"))
 
 

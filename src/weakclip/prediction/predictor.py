@@ -14,7 +14,7 @@ from weakclip.crf import CRFParams
 from weakclip.datasets import Sample
 from weakclip.images import read_rgb
 from weakclip.inference import InferenceSettings, LogitsFunction, predict_batch
-from weakclip.modeling import load_weakclip
+from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import usable_device
 from weakclip.pipeline.networks import network_settings
 from weakclip.prediction.models import ModelSource, find_model
@@ -30,12 +30,33 @@ class PredictSettings:
     Args:
         inference: scales, flip and windows; one pass where nothing is said.
         crf: the dense CRF at the image's own resolution; None for none.
+        match_share: share of the match map in the probabilities of a WeakCLIP, 0…1.
+        keep_foreground: where labels are known, whether the probability of the classes that they rule out goes to the
+            others but the background.
+        temperature: divisor of the log-probabilities before the dense CRF, above 0.
         device: "auto" takes an accelerator where there is one; "cpu", or a torch device name.
     """
 
     inference: InferenceSettings = field(default_factory=lambda: InferenceSettings(scales=(1.0,), flip=False))
     crf: CRFParams | None = None
+    match_share: float = 0.0
+    keep_foreground: bool = False
+    temperature: float = 1.0
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        self.masks(restrict_to_labels=False)  # which checks the numbers
+
+    def masks(self, *, restrict_to_labels: bool) -> PseudoMaskSettings:
+        """The same as pseudo masks are told it."""
+        return PseudoMaskSettings(
+            inference=self.inference,
+            crf=self.crf,
+            restrict_to_labels=restrict_to_labels,
+            match_share=self.match_share,
+            keep_foreground=self.keep_foreground,
+            temperature=self.temperature,
+        )
 
 
 @dataclass(frozen=True)
@@ -95,7 +116,7 @@ class Predictor:
             probs: `(K, H, W)`, from `probabilities`.
             labels: indices of the foreground classes that may be drawn; None for all.
         """
-        how = PseudoMaskSettings(crf=self.settings.crf, restrict_to_labels=labels is not None)
+        how = self.settings.masks(restrict_to_labels=labels is not None)
         return Prediction(*pseudo_mask(probs, Sample("", image, labels or ()), how))
 
 
@@ -129,7 +150,8 @@ def load_predictor(
         return Predictor(segmenter, model.class_set(segmenter.class_names), settings)
     vocabulary = model.config.clip.vocabulary if model.config else None
     weakclip = load_weakclip(model.path, vocabulary=vocabulary, clip=clip, device=device)
-    return Predictor(lambda images: weakclip(images).logits, weakclip.class_set, settings)
+    share = settings.match_share
+    return Predictor(lambda images: mixed_logits(weakclip(images), share), weakclip.class_set, settings)
 
 
 def default_settings(model: ModelSource) -> PredictSettings:
@@ -140,6 +162,12 @@ def default_settings(model: ModelSource) -> PredictSettings:
     """
     if model.config is None:
         return PredictSettings()
-    section = network_settings(model.config, model.network)
+    how = network_settings(model.config, model.network)
     without = model.chosen is not None and model.chosen.crf is False
-    return PredictSettings(inference=section.inference, crf=None if without else section.crf)
+    return PredictSettings(
+        inference=how.inference,
+        crf=None if without else how.crf,
+        match_share=how.match_share,
+        keep_foreground=how.keep_foreground,
+        temperature=1.0 if without else how.temperature,
+    )
