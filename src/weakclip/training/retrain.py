@@ -40,7 +40,7 @@ class RetrainSettings:
         augment: the augmentation.
     """
 
-    model: str | None = "nvidia/mit-b2"
+    model: str | None = None
     pretrained: str | None = None
     train: TrainSettings = field(default_factory=lambda: TrainSettings(learning_rate=6e-5, weight_decay=0.01))
     augment: AugmentSettings = field(default_factory=AugmentSettings)
