@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,9 @@ from weakclip.crf import COCO_CRF, VOC_CRF, CRFParams
 from weakclip.datasets import FolderDataset, ScenesDataset
 from weakclip.errors import ConfigError, DataError, RunError, WeightsError
 from weakclip.images import write_mask
-from weakclip.modeling import build_weakclip, save_weakclip
-from weakclip.pseudo_masks import pseudo_mask
+from weakclip.inference import predict_probs
+from weakclip.modeling import build_weakclip, mixed_logits, save_weakclip
+from weakclip.pseudo_masks import label_probabilities, pseudo_mask
 from weakclip.study import CRFStudy, study_crf
 from weakclip.study.crf import crf_candidates, score_crfs
 from weakclip.study.halving import Rung
@@ -59,8 +61,7 @@ def test_scores_are_those_of_the_pseudo_masks(config: RunConfig, probs: Path) ->
     from weakclip.metrics import ConfusionMatrix
 
     scores = score_crfs([VOC_CRF, COCO_CRF], ProbabilityFolder(probs, SCENES), range(3), config.pseudo_masks)
-    settings = load_config("demo").pseudo_masks
-    assert settings.crf == VOC_CRF
+    settings = dataclasses.replace(load_config("demo").pseudo_masks, crf=VOC_CRF)
     matrix = ConfusionMatrix(13)
     for index in range(3):
         matrix.update(pseudo_mask(noisy_truth(index), SCENES[index], settings)[0], SCENES.mask(index))
@@ -187,6 +188,14 @@ def test_run_gives_probabilities_that_are_kept(clip_folder: Path, tmp_path: Path
     assert probs.dtype == np.float16
     assert set(np.flatnonzero(probs.any(axis=(1, 2)))) == {0, *SCENES.labels(0)}
     np.testing.assert_allclose(probs.sum(axis=0, dtype=np.float32), 1, atol=2e-3)
+    how, kept = config.pseudo_masks, np.array([0, *SCENES.labels(0)])
+    assert 0 < how.match_share < 1 and how.keep_foreground  # what stage 3 does before its dense CRF is done here, too
+    model.eval()
+    whole = predict_probs(
+        lambda images: mixed_logits(model(images), how.match_share), SCENES.image(0), how.inference, device="cpu"
+    )
+    expected = label_probabilities(whole, kept, keep_foreground=True)
+    np.testing.assert_allclose(probs[kept].astype(np.float32), expected, atol=2e-3)
     times = [path.stat().st_mtime_ns for path in files]
     files[1].unlink()
     assert study_crf(config, tmp_path / "study", run=tmp_path / "run", candidates=5) == study

@@ -13,9 +13,10 @@ from weakclip.datasets import ImageLabelDataset
 from weakclip.disk import atomic_write
 from weakclip.errors import DataError, WeightsError
 from weakclip.inference import WithinMemory, predict_probs
-from weakclip.modeling import load_weakclip
+from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext
 from weakclip.progress import track
+from weakclip.pseudo_masks import label_probabilities
 
 
 class ProbabilityFolder:
@@ -111,18 +112,19 @@ def write_probabilities(context: RunContext, folder: Path, indices: Sequence[int
     model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device)
     if model.class_set.names != dataset.class_set.names:
         raise WeightsError(f"{context.folder('train')}: trained for other classes than those of the data set")
-    network = WithinMemory(lambda images: model(images).logits)
+    network = WithinMemory(lambda images: mixed_logits(model(images), settings.match_share))
     for index in track(left, "probabilities", total=len(indices), done=len(indices) - len(left)):
         sample = dataset[index]
         probs = predict_probs(network, sample.image, settings.inference, device=context.device)
         if settings.restrict_to_labels:
-            probs = _restricted(probs, sample.labels)
+            probs = _restricted(probs, sample.labels, keep_foreground=settings.keep_foreground)
         with atomic_write(folder / f"{sample.name}.npz") as file:
             np.savez_compressed(file, probs=probs.astype(np.float16))
 
 
-def _restricted(probs: np.ndarray, labels: Sequence[int]) -> np.ndarray:
-    kept = [0, *labels]
+def _restricted(probs: np.ndarray, labels: Sequence[int], *, keep_foreground: bool) -> np.ndarray:
+    """As `pseudo_mask` does it, with zeros for the other classes."""
+    kept = np.array([0, *labels])
     result = np.zeros_like(probs)
-    result[kept] = np.maximum(probs[kept], np.float32(1e-7))  # as `pseudo_mask` does
-    return result / result.sum(axis=0)
+    result[kept] = label_probabilities(probs, kept, keep_foreground=keep_foreground)
+    return result
