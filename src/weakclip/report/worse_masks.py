@@ -23,7 +23,7 @@ NEARLY_NONE = 0.05
 NAMED = 5
 """So many lost classes are named in the line of a warning."""
 
-ADVICE = "report.html shows the images; more steps (train.steps) may help, or no boundary loss (loss.crf: null)"
+ADVICE = "report.html shows the images; more steps (train.steps) may help, or loss.crf: null where it is set"
 
 
 @dataclass(frozen=True, kw_only=True)
