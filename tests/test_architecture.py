@@ -200,6 +200,16 @@ def test_only_the_command_line_prints(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_first_line_of_a_message_is_taken_in_one_place(path: Path) -> None:
+    """An empty message has no first line: `errors.first_line` knows."""
+    if path.name == "errors.py":
+        return
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Subscript) and ast.unparse(node.slice) == "0":
+            assert not ast.unparse(node.value).endswith(".splitlines()"), f"{at(path, node)}: errors.first_line"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_are_short(path: Path) -> None:
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_FILE_LINES, f"{path.relative_to(ROOT)}: {lines} lines; {MAX_FILE_LINES} at most"

@@ -46,3 +46,12 @@ class StorageError(WeakCLIPError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; the name of its class where there is no message.
+
+    >>> first_line(ValueError("torn\\nfile")), first_line(MemoryError())
+    ('torn', 'MemoryError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from weakclip.errors import BrokenFileError
+from weakclip.errors import BrokenFileError, first_line
 from weakclip.safe_text import one_line
 
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -56,7 +56,7 @@ def read_npy(path: Path | str) -> Any:
     except FileNotFoundError:
         raise BrokenFileError(f"{path}: no such file") from None
     except Exception as error:  # a damaged pickle raises nearly anything
-        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+        reason = one_line(first_line(error))
         raise BrokenFileError(f"{path}: not a `.npy` file of plain arrays that can be read safely ({reason})") from None
 
 
@@ -80,7 +80,7 @@ def read_npz(path: Path | str) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise BrokenFileError(f"{path}: no such file") from None
     except Exception as error:  # a damaged archive raises nearly anything
-        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+        reason = one_line(first_line(error))
         raise BrokenFileError(f"{path}: not a `.npz` file of plain arrays ({reason})") from None
 
 

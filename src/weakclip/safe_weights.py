@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weakclip.errors import first_line
 from weakclip.safe_text import one_line, short
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ def load_torch(path: Path | str) -> Any:
             warnings.simplefilter("ignore")  # what is wrong with the file is said in one line
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises nearly anything
-        said = str(error).strip() or type(error).__name__
-        if "weights_only" in said or "WeightsUnpickler" in said:  # torch's own words advise to load it unsafely
+        said = first_line(error)
+        if any(word in str(error) for word in ("weights_only", "WeightsUnpickler")):  # its advice is unsafe
             said = "it holds more than plain tensors"
-        raise ValueError(one_line(said.splitlines()[0])) from None
+        raise ValueError(one_line(said)) from None
     check_tensors(_tensors_of(content, set()))
     return content
 

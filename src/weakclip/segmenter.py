@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from weakclip.classes import ClassSet
 from weakclip.disk import atomic_write, temporary_name, writing
-from weakclip.errors import WeightsError
+from weakclip.errors import WeightsError, first_line
 from weakclip.images import write_json
 from weakclip.modeling.deeplab import DeepLabResNet38, is_deeplab, load_deeplab
 from weakclip.modeling.trunk_files import start_from_imagenet
@@ -206,7 +206,7 @@ def _from_pretrained(source: str, labels: dict[int, str] | None = None) -> nn.Mo
             )
     except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
         where = "in this folder" if local else "in the cache or on the hub (is the machine offline?)"
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise WeightsError(f"{source}: no semantic-segmentation model to be had {where}: {reason}") from None
     return model
 

@@ -146,6 +146,17 @@ def test_a_graph_that_differs_is_not_written(run: Path, tmp_path: Path, monkeypa
     assert not (tmp_path / "net.onnx").exists()
 
 
+def test_an_error_without_a_message_is_named_by_its_class(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(RunError, match=r"cannot export this network to ONNX \(MemoryError\)"):
+        export_onnx(run, tmp_path / "net.onnx")
+
+
 def test_without_the_extra_it_says_how_to_get_it(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else real(name))

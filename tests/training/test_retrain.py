@@ -143,3 +143,14 @@ def test_what_is_no_network_is_named(tmp_path: Path, squares: Any):
         assert "\n" not in str(caught.value)
     with pytest.raises(WeightsError, match="offline"):
         build_segmenter("nobody/nothing", squares.class_set)
+
+
+def test_an_error_without_a_message_is_named_by_its_class(squares: Any, monkeypatch: pytest.MonkeyPatch):
+    from transformers import PretrainedConfig
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(PretrainedConfig, "get_config_dict", fail)
+    with pytest.raises(WeightsError, match=r"to be had .*: MemoryError"):
+        build_segmenter("owner/model", squares.class_set)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
-from weakclip.errors import WeightsError
+from weakclip.errors import WeightsError, first_line
 from weakclip.safe_npy import BoundedUnpickler
 from weakclip.safe_text import one_line
 from weakclip.safe_weights import check_room, check_tensors, load_torch
@@ -46,7 +46,7 @@ def read_openai_state(path: Path) -> dict[str, Tensor]:
     try:
         state = _read_torchscript(path) if _is_torchscript(path) else _read_plain(path)
     except Exception as error:  # a damaged archive or pickle raises nearly anything
-        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+        reason = one_line(first_line(error))
         raise WeightsError(f"{path}: not a CLIP `.pt` file that can be read safely ({reason})") from None
     missing = [key for key in ("visual.proj", "visual.conv1.weight", "token_embedding.weight") if key not in state]
     if missing:

@@ -19,8 +19,7 @@ from torch import nn
 
 from weakclip.clip.encoder import Encoder, check_encoder
 from weakclip.clip.load import CODE, load_clip
-from weakclip.clip.vocabulary import first_line
-from weakclip.errors import EncoderError, WeakCLIPError
+from weakclip.errors import EncoderError, WeakCLIPError, first_line
 
 
 def load_encoder(

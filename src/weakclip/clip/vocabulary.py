@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
 
-from weakclip.errors import WeightsError
+from weakclip.errors import WeightsError, first_line
 
 START_TOKEN = "<|startoftext|>"
 END_TOKEN = "<|endoftext|>"
@@ -82,8 +82,3 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
             f"{source}: no tokenizer to be had ({first_line(error)}); pass `vocabulary`: OpenAI's {OPENAI_VOCABULARY} "
             "from github.com/openai/CLIP (folder clip), or a folder with tokenizer files"
         ) from None
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a message that may have many."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

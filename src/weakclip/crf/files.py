@@ -11,7 +11,7 @@ from weakclip.classes import voc_palette
 from weakclip.crf.dense import dense_crf
 from weakclip.crf.params import CRFParams
 from weakclip.disk import atomic_write
-from weakclip.errors import DataError
+from weakclip.errors import DataError, first_line
 from weakclip.images import read_rgb, write_mask
 from weakclip.safe_npy import read_npz
 
@@ -43,7 +43,7 @@ def read_probs(path: Path | str) -> np.ndarray:
     except DataError:
         raise
     except Exception as error:  # a damaged archive or header raises nearly anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise DataError(f"{path}: not a .npy or .npz file of plain arrays ({reason}); write it with np.save") from None
     if probs.ndim != 3 or not np.issubdtype(probs.dtype, np.floating):
         found = f"{probs.shape} {probs.dtype}"

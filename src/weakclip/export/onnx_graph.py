@@ -26,7 +26,7 @@ from weakclip import __version__
 from weakclip.classes import ClassSet
 from weakclip.clip import Encoder
 from weakclip.disk import atomic_write
-from weakclip.errors import RunError
+from weakclip.errors import RunError, first_line
 from weakclip.export.baked_weakclip import BakedWeakCLIP
 from weakclip.modeling import load_weakclip
 from weakclip.prediction.models import ModelSource, find_model
@@ -179,8 +179,7 @@ def _graph(network: PixelsToLogits, source: Path) -> Any:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises many kinds; the reader needs one line
-        reason = str(error).strip().splitlines()[0]
-        raise RunError(f"{source}: PyTorch cannot export this network to ONNX ({reason})") from None
+        raise RunError(f"{source}: PyTorch cannot export this network to ONNX ({first_line(error)})") from None
     assert program is not None
     model = program.model_proto
     (images,) = model.graph.input
@@ -235,7 +234,7 @@ def _largest_difference(content: bytes, network: nn.Module, source: Path) -> flo
         try:
             (found,) = session.run([OUTPUT], {INPUT: images.numpy()})
         except Exception as error:  # onnxruntime has a kind for each of its codes
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise RunError(f"{source}: its ONNX graph fails on images of {width}x{height} ({reason})") from None
         same = tuple(found.shape) == tuple(expected.shape)
         difference = float((torch.from_numpy(found) - expected).abs().max() / expected.abs().max()) if same else 1.0

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from weakclip.disk import atomic_write
-from weakclip.errors import ConfigError, WeightsError
+from weakclip.errors import ConfigError, WeightsError, first_line
 from weakclip.modeling.affinitynet import AffinityNet
 from weakclip.modeling.state_files import check_fit, fill, read_state
 from weakclip.safe_text import parse_json
@@ -45,7 +45,7 @@ def load_affinitynet(path: str | Path, *, device: str | torch.device = "cpu") ->
     except ConfigError as error:
         raise WeightsError(f"{path}: damaged metadata: {error}; train the network again") from None
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {first_line(error)}"
         expected = "expected a JSON object with widths, reductions and radius; train the network again"
         raise WeightsError(f"{path}: damaged metadata ({reason}); {expected}") from None
     check_fit(planned, state, path, kind="the AffinityNet of its metadata")

@@ -20,7 +20,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from weakclip.disk import atomic_write
-from weakclip.errors import ConfigError, WeightsError
+from weakclip.errors import ConfigError, WeightsError, first_line
 from weakclip.images import write_json
 from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS, ResNet38
 from weakclip.modeling.state_files import check_fit, fill, read_state
@@ -107,7 +107,7 @@ def load_deeplab(folder: str | Path, labels: Mapping[int, str] | None = None) ->
     except ConfigError as error:
         raise WeightsError(f"{config}: damaged description: {error}; train the network again") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {first_line(error)}"
         expected = "expected a JSON object with id2label, widths and frozen; train the network again"
         raise WeightsError(f"{config}: damaged description ({reason}); {expected}") from None
     state, _ = read_state(path)

@@ -17,7 +17,7 @@ from weakclip.clip.own import is_code
 from weakclip.config import RunConfig, flat, load_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.disk import expand_home
-from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.errors import ConfigError, DataError, RunError, first_line
 from weakclip.marks import MARKS
 from weakclip.pipeline.broken import BrokenImage, broken_of, open_sound
 from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, source_fingerprint
@@ -216,5 +216,5 @@ def usable_device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device: {name!r} cannot be used ({str(error).splitlines()[0]})") from None
+        raise ConfigError(f"device: {name!r} cannot be used ({first_line(error)})") from None
     return name

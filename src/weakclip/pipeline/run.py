@@ -12,7 +12,7 @@ from pathlib import Path
 from weakclip.clip import Encoder
 from weakclip.config import RunConfig, dump_config
 from weakclip.disk import atomic_write, remove_leftovers
-from weakclip.errors import BrokenFileError, ConfigError, DataError, RunError
+from weakclip.errors import BrokenFileError, ConfigError, DataError, RunError, first_line
 from weakclip.evaluation import Scores
 from weakclip.inference import is_out_of_memory
 from weakclip.pipeline.broken import Screening, forget, keep, screen, write_errors
@@ -288,9 +288,8 @@ def _run_one(context: RunContext, manifest: Manifest, stage: str, key: StageKey)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        said = (str(error) or type(error).__name__).splitlines()[0]
         raise RunError(
-            f"{stage}: out of memory ({said}); lower the batch_size, the crop or the image sizes "
+            f"{stage}: out of memory ({first_line(error)}); lower the batch_size, the crop or the image sizes "
             "of this stage's settings, or free memory, and give the same command again"
         ) from None
     manifest.finish(stage, time.perf_counter() - started)

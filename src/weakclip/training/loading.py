@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from weakclip.errors import RunError, WeakCLIPError
+from weakclip.errors import RunError, WeakCLIPError, first_line
 from weakclip.threads import usable_cores
 from weakclip.training.interrupt import ignore_stop_signals
 from weakclip.training.order import StepBatches
@@ -152,7 +152,7 @@ def _deaths_in_words(workers: Sequence[BaseProcess], count: int) -> Iterator[Non
     try:
         yield
     except (EOFError, OSError, RuntimeError) as error:
-        found = str(error).splitlines()[0] if str(error).startswith("DataLoader worker (pid") else _death(workers)
+        found = first_line(error) if str(error).startswith("DataLoader worker (pid") else _death(workers)
         if not found:
             raise
         raise RunError(
