@@ -23,10 +23,10 @@ from weakclip.pipeline import run_stage
 from weakclip.pipeline.affinity_stage import AFFINITYNET, CAMS
 from weakclip.pipeline.data import open_split
 from weakclip.pipeline.seed_stage import DENSE
-from weakclip.progress import track
 from weakclip.report import STAGE_FOLDERS
 from weakclip.seeds import AffinityRefiner, SeedMasks, seed_masks, sharpened_masks
 from weakclip.seeds.cam_files import read_cam
+from weakclip.store.progress import track
 from weakclip.training.train_affinity import WEIGHTS_FILE
 
 AFFINITY = """seeds.affinity={

@@ -35,7 +35,7 @@ def write_folder(root: Path, count: int) -> None:
     """A folder data set of drawn images. Imports torch, and so is a process of its own, for a light parent."""
     from weakclip.datasets import ScenesDataset
     from weakclip.images import write_mask
-    from weakclip.progress import track
+    from weakclip.store.progress import track
 
     dataset = ScenesDataset("train", count=count, size=SIDE)
     names, palette = dataset.class_set.names, dataset.class_set.palette

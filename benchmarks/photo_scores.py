@@ -16,7 +16,7 @@ from weakclip.datasets.voc import MASK_FOLDERS, find_voc_root
 from weakclip.images import read_mask, resize_rgb, write_jpeg
 from weakclip.metrics import ConfusionMatrix
 from weakclip.pipeline.pictures import laid_over
-from weakclip.progress import track
+from weakclip.store.progress import track
 
 SCORED = ("background", "cat", "cow", "dog", "horse", "sheep", "person")
 """Classes of the first mean: those that the photos show often."""

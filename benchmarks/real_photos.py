@@ -29,10 +29,10 @@ from weakclip.datasets.voc import find_voc_root
 from weakclip.images import write_json, write_mask
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline import run_stage
-from weakclip.progress import track
 from weakclip.pseudo_masks import MASKS, write_pseudo_masks
 from weakclip.report import STAGE_FOLDERS
 from weakclip.seeds import seed_masks
+from weakclip.store.progress import track
 
 RECIPE = (
     "data.dataset=voc12", "data.train_split=train_aug", "data.val_split=null", "data.longest_side=null",

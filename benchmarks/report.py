@@ -25,8 +25,8 @@ from weakclip.datasets import ScenesDataset
 from weakclip.images import write_json
 from weakclip.mask_statistics import STATISTICS, StatisticsLog, class_means, compare_masks
 from weakclip.pipeline.pictures import class_entries, laid_over, write_strip
-from weakclip.progress import track
 from weakclip.report import CAPTIONS, STAGE_FOLDERS, STRIPS, strip_path, write_report
+from weakclip.store.progress import track
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]

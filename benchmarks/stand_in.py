@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from weakclip.clip import FrozenEncoder, ImageFeatures
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.images import fit_factor, resize_rgb
-from weakclip.progress import track
 from weakclip.seeds import CAM
+from weakclip.store.progress import track
 
 Stage = tuple[int, int, int, int, int]
 """Repeats, kernel side, stride of the first block, expansion, channels."""

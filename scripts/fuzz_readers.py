@@ -149,7 +149,7 @@ def _labels_csv() -> list[bytes]:
 
 def _config(path: Path) -> None:
     from weakclip.config import dump_config, load_config, parse_config
-    from weakclip.safe_text import parse_yaml
+    from weakclip.store.untrusted_text import parse_yaml
 
     config = load_config(path)
     assert parse_config(parse_yaml(dump_config(config)), origin="again") == config
@@ -248,8 +248,8 @@ _RECORD = '{"format": 1, "stages": {"seeds": {"key": "a", "settings": {"b": 1}, 
 TARGETS = {
     "image": Target("x.png", _calling("weakclip.images", "read_rgb"), _images, ("PIL",)),
     "mask": Target("x.png", _calling("weakclip.images", "read_mask"), _images, ("PIL",)),
-    "npy": Target("x.npy", _calling("weakclip.safe_npy", "read_npy"), _npy, ("numpy.lib", "pickle")),
-    "npz": Target("x.npz", _calling("weakclip.safe_npy", "read_npz"), _npz, ("numpy.lib", "zipfile")),
+    "npy": Target("x.npy", _calling("weakclip.store.untrusted_npy", "read_npy"), _npy, ("numpy.lib", "pickle")),
+    "npz": Target("x.npz", _calling("weakclip.store.untrusted_npy", "read_npz"), _npz, ("numpy.lib", "zipfile")),
     "probabilities": Target("x.npz", _calling("weakclip.crf.files", "read_probs"), _npz, ("numpy.lib", "zipfile")),
     "cams": Target("x.npy", _cams, _npy, ("numpy.lib", "pickle")),
     "cls_labels": Target("x.npy", _calling("weakclip.datasets.voc_labels", "read_label_npy"), _npy, ("pickle",)),
@@ -276,7 +276,7 @@ TARGETS = {
     "attributes_json": Target("x.json", _attributes, _text('{"cat": ["it purrs"], "dog": ["it barks"]}\n'), ("json",)),
     "marks": Target(
         "marks.jsonl",
-        _calling("weakclip.marks", "read_marks"),
+        _calling("weakclip.store.marks", "read_marks"),
         _text('{"image": "a", "mark": "bad", "labels": ["x"]}\n'),
     ),
     "manifest": Target("manifest.json", _manifest, _text(_RECORD), ("json",)),

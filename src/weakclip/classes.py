@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from weakclip.errors import DataError
-from weakclip.safe_text import is_plain, short
+from weakclip.store.untrusted_text import is_plain, short
 
 IGNORE_INDEX = 255
 """Mask value of a pixel that belongs to no class: never trained on, never scored."""

@@ -21,7 +21,7 @@ from weakclip.cli_predict import predict
 from weakclip.cli_review import review
 from weakclip.cli_study import study
 from weakclip.errors import WeakCLIPError
-from weakclip.safe_text import one_line
+from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.pipeline import RunResult

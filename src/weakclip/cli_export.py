@@ -92,7 +92,7 @@ def import_command(
 ) -> None:
     """Read masks that people corrected back in, as seeds for `seeds.method: imported_masks`."""
     from weakclip.export import import_masks
-    from weakclip.marks import MARKS
+    from weakclip.store.marks import MARKS
 
     result = finished(lambda: import_masks(source, run, out))
     typer.echo(f"{out}: {result.drawn:,} masks of {source}, {result.kept:,} as {run} had them")

@@ -17,7 +17,7 @@ import typer
 
 from weakclip.cli_parts import finished
 from weakclip.errors import WeakCLIPError
-from weakclip.safe_text import one_line
+from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.pipeline import RunResult

@@ -21,8 +21,8 @@ from weakclip.errors import DataError
 from weakclip.images import read_mask, write_json, write_mask
 from weakclip.inference import InferenceSettings, LogitsFunction
 from weakclip.metrics import ConfusionMatrix
-from weakclip.progress import track
 from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, RefinedMask, write_pseudo_masks
+from weakclip.store.progress import track
 
 NOT_USED = "no"
 

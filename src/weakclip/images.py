@@ -17,9 +17,9 @@ from PIL import WebPImagePlugin as _WebPImagePlugin  # noqa: F401, of FORMATS th
 from PIL.TiffImagePlugin import TiffImageFile
 
 from weakclip.classes import IGNORE_INDEX
-from weakclip.disk import atomic_write
 from weakclip.errors import BrokenFileError, DataError
-from weakclip.safe_text import one_line
+from weakclip.store.files import atomic_write
+from weakclip.store.untrusted_text import one_line
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Pillow warns from 89 megapixels and refuses from twice as many: only the second is a limit, and `_opened` explains it.

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from weakclip.classes import IGNORE_INDEX
-from weakclip.disk import atomic_write, no_link, writing
 from weakclip.errors import RunError
-from weakclip.safe_text import parse_json
+from weakclip.store.files import atomic_write, no_link, writing
+from weakclip.store.untrusted_text import parse_json
 
 STATISTICS = "statistics.jsonl"
 """The file in a stage's folder, one line an image."""

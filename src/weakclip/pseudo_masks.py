@@ -14,8 +14,8 @@ from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.errors import ConfigError
 from weakclip.images import write_mask, write_png
 from weakclip.inference import InferenceSettings, LogitsFunction, WithinMemory, predict_probs
-from weakclip.progress import track
-from weakclip.threads import in_threads
+from weakclip.store.progress import track
+from weakclip.store.threads import in_threads
 
 MASKS, CONFIDENCE = "masks", "confidence"
 """Folders of the masks and the confidence maps, one PNG an image."""

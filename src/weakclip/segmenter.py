@@ -19,13 +19,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from weakclip.classes import ClassSet
-from weakclip.disk import atomic_write, temporary_name, writing
 from weakclip.errors import WeightsError, first_line
 from weakclip.images import write_json
 from weakclip.modeling.deeplab import DeepLabResNet38, is_deeplab, load_deeplab
 from weakclip.modeling.trunk_files import start_from_imagenet
-from weakclip.safe_text import parse_json
-from weakclip.safe_weights import check_config
+from weakclip.store.files import atomic_write, temporary_name, writing
+from weakclip.store.untrusted_text import parse_json
+from weakclip.store.untrusted_weights import check_config
 
 SMALL = "small"
 """Name of the small network that is trained from scratch."""

@@ -15,10 +15,10 @@ from typing import IO
 import numpy as np
 
 from weakclip.datasets.base import ImageLabelDataset
-from weakclip.disk import atomic_write
 from weakclip.errors import DataError
 from weakclip.images import read_mask
-from weakclip.progress import track
+from weakclip.store.files import atomic_write
+from weakclip.store.progress import track
 
 ARCHIVE_FOLDER = "results/VOC2012/Segmentation/comp6_{split}_cls"
 """Where the server, and the development kit, look for the masks of competition 6 on a split."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from weakclip.datasets.image_folder import ImageFolder
 from weakclip.errors import DataError
-from weakclip.safe_text import is_plain
+from weakclip.store.untrusted_text import is_plain
 
 
 def touch(path: Path) -> None:

@@ -28,8 +28,8 @@ from weakclip.datasets.class_files import read_class_file
 from weakclip.datasets.label_files import LabelRow, read_label_rows
 from weakclip.errors import ConfigError, DataError, WeakCLIPError
 from weakclip.images import read_mask, write_mask
-from weakclip.safe_text import is_plain, one_line, parse_yaml, short
 from weakclip.seeds import ImportedCAMs, ImportedMasks, SeedSettings, seed_masks
+from weakclip.store.untrusted_text import is_plain, one_line, parse_yaml, short
 
 settings.register_profile(
     "same",

@@ -18,7 +18,7 @@ from weakclip.errors import DataError
 from weakclip.export import import_masks
 from weakclip.images import read_mask, write_mask
 from weakclip.pipeline.context import open_run
-from weakclip.safe_text import is_plain
+from weakclip.store.untrusted_text import is_plain
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -34,16 +34,16 @@ from weakclip.datasets.coco_instances import read_index
 from weakclip.datasets.label_files import read_label_rows
 from weakclip.errors import DataError, WeakCLIPError, WeightsError
 from weakclip.images import image_size, read_mask, read_rgb
-from weakclip.marks import read_marks
 from weakclip.modeling import ModelSettings, load_weakclip, save_weakclip
 from weakclip.modeling.affinitynet_storage import load_affinitynet
 from weakclip.modeling.mctformer_storage import load_mctformer
 from weakclip.modeling.state_files import read_state
 from weakclip.pipeline.manifest import Manifest
 from weakclip.report import render_report
-from weakclip.safe_npy import read_npy, read_npz
-from weakclip.safe_text import is_plain, one_line, parse_json, parse_yaml, short
 from weakclip.seeds.attributes import read_attributes
+from weakclip.store.marks import read_marks
+from weakclip.store.untrusted_npy import read_npy, read_npz
+from weakclip.store.untrusted_text import is_plain, one_line, parse_json, parse_yaml, short
 from weakclip.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.timeout(60)
@@ -222,7 +222,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, probs=np.zeros((100, 100, 100), np.float32))
     assert read_probs(path).shape == (100, 100, 100) and path.stat().st_size < 10_000
-    monkeypatch.setattr("weakclip.safe_npy.MOST_BYTES", 10**6)
+    monkeypatch.setattr("weakclip.store.untrusted_npy.MOST_BYTES", 10**6)
     for read in (read_npz, read_probs):
         with pytest.raises(DataError, match="when unpacked") as caught:
             read(path)

@@ -17,14 +17,14 @@ from PIL import Image
 from review_case import make_review_run
 
 from weakclip.classes import ClassSet
-from weakclip.disk import append_bytes, append_json
 from weakclip.errors import DataError, RunError, StorageError, WeakCLIPError
 from weakclip.mask_statistics import ImageStatistics, StatisticsLog
-from weakclip.pipeline.lock import LOCK, FolderLock
 from weakclip.prediction import find_images, predict_files
 from weakclip.prediction.predictor import Predictor, PredictSettings
 from weakclip.report import render_report
 from weakclip.review.folder import Request, ReviewFolder
+from weakclip.store.files import append_bytes, append_json
+from weakclip.store.lock import LOCK, FolderLock
 
 pytestmark = pytest.mark.timeout(60)
 

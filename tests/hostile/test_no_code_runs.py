@@ -37,9 +37,9 @@ from weakclip.modeling.state_files import read_state
 from weakclip.pipeline.context import open_run
 from weakclip.prediction import load_predictor
 from weakclip.review.folder import ReviewFolder
-from weakclip.safe_npy import read_npy, read_npz
 from weakclip.seeds import ImportedCAMs
 from weakclip.segmenter import build_segmenter, load_segmenter, save_segmenter
+from weakclip.store.untrusted_npy import read_npy, read_npz
 from weakclip.training.checkpoint import load_checkpoint
 
 SAMPLE = Sample("photo", np.zeros((4, 6, 3), np.uint8), (1,))

@@ -291,7 +291,7 @@ def test_marks_on_names_of_elsewhere_change_nothing(root: Path, tmp_path: Path) 
 
 
 def test_a_leftover_that_is_a_link_is_removed_and_what_it_leads_to_stays(tmp_path: Path) -> None:
-    from weakclip.disk import remove_leftovers
+    from weakclip.store.files import remove_leftovers
 
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     run.mkdir()

@@ -15,7 +15,7 @@ import pytest
 
 from weakclip.config import load_config
 from weakclip.errors import RunError
-from weakclip.pipeline.lock import LOCK, FolderInUseError, FolderLock
+from weakclip.store.lock import LOCK, FolderInUseError, FolderLock
 from weakclip.study import study_crf, study_prompts
 
 

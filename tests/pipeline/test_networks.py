@@ -10,13 +10,13 @@ import pytest
 
 from weakclip import cli
 from weakclip.config import RunConfig, load_config
-from weakclip.disk import atomic_write
 from weakclip.errors import ConfigError
 from weakclip.evaluation import Scores
 from weakclip.modeling import load_weakclip
 from weakclip.pipeline import run_pipeline, run_stage, stages
 from weakclip.prediction import find_model
 from weakclip.report.chosen import ChosenNetwork, read_chosen, write_chosen
+from weakclip.store.files import atomic_write
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from weakclip.config import RunConfig, load_config
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.errors import DataError
 from weakclip.images import read_mask
-from weakclip.marks import MARKS, Mark, MarkFile
 from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.pipeline.reviewed import ReviewedImages, read_review
+from weakclip.store.marks import MARKS, Mark, MarkFile
 from weakclip.training.pairs import TrainingPairs
 
 FOLDERS = ("1_seeds", "2_train", "3_pseudo_masks", "4_retrain", "5_evaluate")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from review_case import HOSTILE, HOSTILE_CLASS, NAMES, served, write_figures, write_manifest
 
-from weakclip.marks import MARKS, read_marks
+from weakclip.store.marks import MARKS, read_marks
 
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")

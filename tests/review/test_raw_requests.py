@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from review_case import served
 
-from weakclip.marks import MARKS, read_marks
+from weakclip.store.marks import MARKS, read_marks
 
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 

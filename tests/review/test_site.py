@@ -17,12 +17,12 @@ from PIL import Image
 from review_case import HOSTILE, HOSTILE_CLASS, LABELS, NAMES, write_figures, write_manifest
 
 from weakclip.errors import DataError, RunError
-from weakclip.marks import MARKS, read_marks
 from weakclip.mask_statistics import STATISTICS
 from weakclip.review import guard
 from weakclip.review.folder import ReviewFolder
 from weakclip.review.pictures import Picture, PictureCache
 from weakclip.review.server import build_site
+from weakclip.store.marks import MARKS, read_marks
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 from starlette.testclient import TestClient  # after the skip: it comes with the extra
@@ -356,7 +356,7 @@ def test_full_disk_is_told(client: TestClient, monkeypatch: pytest.MonkeyPatch) 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("weakclip.marks._append", full)
+    monkeypatch.setattr("weakclip.store.marks._append", full)
     answer = post(client, image=0, mark="good")
     assert answer.status_code == 507 and "No space left" in answer.json()["detail"]
 

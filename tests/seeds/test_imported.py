@@ -11,8 +11,8 @@ from weakclip.classes import ClassSet
 from weakclip.datasets import Sample
 from weakclip.errors import DataError
 from weakclip.images import write_mask
-from weakclip.safe_npy import read_npy
 from weakclip.seeds import CAM, ImportedCAMs, ImportedMasks, SeedSettings, seed_masks
+from weakclip.store.untrusted_npy import read_npy
 
 CLASSES = ClassSet.from_foreground(["cat", "dog", "bird"])
 SIZE = (5, 7)

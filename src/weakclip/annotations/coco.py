@@ -25,9 +25,9 @@ from weakclip.annotations.entries import (
 from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.json_stream import stream_lists
 from weakclip.datasets.regions import encode_runs, pack_runs, region_pixels
-from weakclip.disk import atomic_write, writing
 from weakclip.errors import DataError
-from weakclip.safe_text import short
+from weakclip.store.files import atomic_write, writing
+from weakclip.store.untrusted_text import short
 
 
 def write_coco(path: Path | str, entries: Iterable[MaskEntry], class_set: ClassSet, shapes: Shapes) -> int:

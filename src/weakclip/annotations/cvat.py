@@ -28,8 +28,8 @@ from weakclip.annotations.entries import (
 )
 from weakclip.classes import ClassSet
 from weakclip.datasets.regions import encode_runs, fill_polygon
-from weakclip.disk import atomic_write
 from weakclip.errors import DataError
+from weakclip.store.files import atomic_write
 
 _OTHER_SHAPES = ("box", "ellipse", "polyline", "points", "cuboid", "skeleton")
 

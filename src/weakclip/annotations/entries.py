@@ -16,7 +16,7 @@ import numpy as np
 from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.contours import mask_polygons
 from weakclip.errors import ConfigError, DataError
-from weakclip.safe_text import one_line, short
+from weakclip.store.untrusted_text import one_line, short
 
 UNDECIDED = "undecided"
 """Label of the pixels that belong to no class (255 in a mask)."""

@@ -28,9 +28,9 @@ from weakclip.annotations.entries import (
 from weakclip.classes import ClassSet
 from weakclip.datasets.json_stream import stream_list
 from weakclip.datasets.regions import fill_polygon
-from weakclip.disk import atomic_write
 from weakclip.errors import DataError
-from weakclip.safe_text import short
+from weakclip.store.files import atomic_write
+from weakclip.store.untrusted_text import short
 
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves the files of a local storage."""

@@ -14,10 +14,10 @@ from transformers.utils import cached_file, logging
 from weakclip.clip.frozen_clip import CLIP_PIXEL_MEAN, CLIP_PIXEL_STD, FrozenCLIP
 from weakclip.clip.openai_archive import convert_openai_state, read_openai_state
 from weakclip.clip.vocabulary import load_tokenizer
-from weakclip.disk import expand_home
 from weakclip.errors import WeightsError, first_line
-from weakclip.safe_text import parse_json
-from weakclip.safe_weights import check_config
+from weakclip.store.files import expand_home
+from weakclip.store.untrusted_text import parse_json
+from weakclip.store.untrusted_weights import check_config
 
 DEMO = "demo"
 """The source that names the small CLIP inside the package."""

@@ -20,9 +20,9 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from weakclip.errors import WeightsError, first_line
-from weakclip.safe_npy import BoundedUnpickler
-from weakclip.safe_text import one_line
-from weakclip.safe_weights import check_room, check_tensors, load_torch
+from weakclip.store.untrusted_npy import BoundedUnpickler
+from weakclip.store.untrusted_text import one_line
+from weakclip.store.untrusted_weights import check_room, check_tensors, load_torch
 
 _DEEPEST, _MOST_TENSORS = 30, 10_000  # OpenAI's largest CLIP: 5 modules deep, some 600 tensors
 _HEAD_WIDTH = 64  # every CLIP of OpenAI has heads of this width (openai/CLIP, clip/model.py, build_model)

@@ -17,7 +17,7 @@ import yaml
 from weakclip.config.sections import RunConfig
 from weakclip.crf import CRFParams
 from weakclip.errors import ConfigError, WeakCLIPError
-from weakclip.safe_text import is_plain, one_line, parse_yaml, short
+from weakclip.store.untrusted_text import is_plain, one_line, parse_yaml, short
 
 Settings = TypeVar("Settings")
 

@@ -10,10 +10,10 @@ import numpy as np
 from weakclip.classes import voc_palette
 from weakclip.crf.dense import dense_crf
 from weakclip.crf.params import CRFParams
-from weakclip.disk import atomic_write
 from weakclip.errors import DataError, first_line
 from weakclip.images import read_rgb, write_mask
-from weakclip.safe_npy import read_npz
+from weakclip.store.files import atomic_write
+from weakclip.store.untrusted_npy import read_npz
 
 PROBS = "probs"
 """Name of the probabilities in an `.npz` with several arrays."""

@@ -12,10 +12,10 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from weakclip.classes import IGNORE_INDEX, ClassSet
-from weakclip.disk import check_inside
 from weakclip.errors import BrokenFileError, DataError
 from weakclip.images import image_size, read_mask, read_rgb, reduced_size, resize_mask
-from weakclip.safe_text import is_plain, short
+from weakclip.store.files import check_inside
+from weakclip.store.untrusted_text import is_plain, short
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import numpy as np
 from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.base import ImageFileDataset, ImageLabelDataset
 from weakclip.errors import DataError
-from weakclip.progress import track
-from weakclip.threads import in_threads
+from weakclip.store.progress import track
+from weakclip.store.threads import in_threads
 
 
 class Kind(StrEnum):

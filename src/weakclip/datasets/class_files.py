@@ -10,7 +10,7 @@ from typing import Any
 
 from weakclip.classes import BACKGROUND, BACKGROUND_PROMPTS, ClassSet, voc_palette
 from weakclip.errors import DataError
-from weakclip.safe_text import parse_yaml, short
+from weakclip.store.untrusted_text import parse_yaml, short
 
 CLASS_FILE = "classes.yaml"
 CLASS_KEYS = ("names", "synonyms", "prompts", "background_prompts", "colors")

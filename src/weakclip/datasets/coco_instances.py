@@ -14,9 +14,9 @@ from weakclip.classes import COCO14, IGNORE_INDEX
 from weakclip.datasets.file_cache import FileCache
 from weakclip.datasets.json_stream import stream_lists
 from weakclip.datasets.regions import Region
-from weakclip.disk import atomic_write
 from weakclip.errors import DataError
-from weakclip.safe_text import parse_json, short
+from weakclip.store.files import atomic_write
+from weakclip.store.untrusted_text import parse_json, short
 
 LISTS = ("images", "annotations", "categories")
 INDEX = "index.json"

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from weakclip.disk import expand_home, remove_leftovers
+from weakclip.store.files import expand_home, remove_leftovers
 
 FOLDER = "weakclip_cache"
 

@@ -12,8 +12,8 @@ from weakclip.datasets.base import Fault, ImageFileDataset
 from weakclip.datasets.class_files import CLASS_FILE, Vocabulary, class_set_of_names, read_class_file
 from weakclip.datasets.image_folder import ImageFolder, stem
 from weakclip.datasets.label_files import LabelError, LabelRow, noting, read_label_rows, reading_text
-from weakclip.disk import expand_home
 from weakclip.errors import DataError
+from weakclip.store.files import expand_home
 
 LABEL_FILES = ("labels.csv", "labels.jsonl")
 SPLITS = ("train", "val", "test")

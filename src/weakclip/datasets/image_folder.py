@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from weakclip.errors import DataError
-from weakclip.safe_text import is_plain, one_line
+from weakclip.store.untrusted_text import is_plain, one_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 OTHER_SUFFIXES = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raw")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from weakclip.datasets.base import Fault
 from weakclip.errors import DataError
-from weakclip.safe_text import parse_json, short
+from weakclip.store.untrusted_text import parse_json, short
 
 
 @dataclass(frozen=True)

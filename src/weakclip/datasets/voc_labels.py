@@ -18,8 +18,8 @@ from weakclip.classes import VOC12
 from weakclip.datasets.base import Fault
 from weakclip.datasets.label_files import noting, reading_text
 from weakclip.errors import BrokenFileError, DataError
-from weakclip.safe_npy import read_npy
-from weakclip.safe_text import short
+from weakclip.store.untrusted_npy import read_npy
+from weakclip.store.untrusted_text import short
 
 CSV, NPY, XML = "image_labels.csv", "cls_labels.npy", "Annotations"
 """The sources in the order in which they are preferred, as they are called in the VOC2012 folder."""

@@ -16,12 +16,12 @@ from weakclip.annotations import (
     read_label_studio,
 )
 from weakclip.datasets import ImageLabelDataset
-from weakclip.disk import atomic_write, check_inside
 from weakclip.errors import DataError, RunError
 from weakclip.images import resize_mask, write_json, write_mask
 from weakclip.pipeline.context import open_run
-from weakclip.progress import track
 from weakclip.pseudo_masks import MASKS
+from weakclip.store.files import atomic_write, check_inside
+from weakclip.store.progress import track
 
 MARK = "import.json"
 """In the folder of imported masks: where they come from."""

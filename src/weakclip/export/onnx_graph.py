@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from weakclip import __version__
 from weakclip.classes import ClassSet
 from weakclip.clip import Encoder
-from weakclip.disk import atomic_write
 from weakclip.errors import RunError, first_line
 from weakclip.export.baked_weakclip import BakedWeakCLIP
 from weakclip.modeling import load_weakclip
@@ -33,6 +32,7 @@ from weakclip.prediction.models import ModelSource, find_model
 from weakclip.prediction.predictor import default_settings
 from weakclip.report.chosen import Network
 from weakclip.segmenter import load_segmenter
+from weakclip.store.files import atomic_write
 
 INPUT, OUTPUT = "images", "logits"
 EXTRA = ("onnx", "onnxscript", "onnxruntime")

@@ -14,8 +14,8 @@ from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import RunError
 from weakclip.images import read_mask, resize_mask
 from weakclip.pipeline.context import open_run
-from weakclip.progress import track
 from weakclip.pseudo_masks import MASKS
+from weakclip.store.progress import track
 
 Tool = Literal["coco", "label-studio", "cvat"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save as save_tensors
 
-from weakclip.disk import atomic_write
 from weakclip.errors import ConfigError, WeightsError, first_line
 from weakclip.modeling.affinitynet import AffinityNet
 from weakclip.modeling.state_files import check_fit, fill, read_state
-from weakclip.safe_text import parse_json
+from weakclip.store.files import atomic_write
+from weakclip.store.untrusted_text import parse_json
 
 _FORMAT = "affinitynet"
 _LARGEST_RADIUS = 100  # the pairs within it are listed when the network is built; published: 5

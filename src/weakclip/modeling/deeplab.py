@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from weakclip.disk import atomic_write
 from weakclip.errors import ConfigError, WeightsError, first_line
 from weakclip.images import write_json
 from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS, ResNet38
 from weakclip.modeling.state_files import check_fit, fill, read_state
-from weakclip.safe_text import parse_json
+from weakclip.store.files import atomic_write
+from weakclip.store.untrusted_text import parse_json
 
 MODEL_TYPE = "weakclip_deeplab_resnet38"
 """What `config.json` says; no AutoModel of transformers knows it."""

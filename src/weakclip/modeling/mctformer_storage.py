@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from weakclip.disk import atomic_write
 from weakclip.errors import WeightsError
 from weakclip.modeling.mctformer import MCTformer
 from weakclip.modeling.state_files import fill, read_state
-from weakclip.safe_text import parse_json
-from weakclip.safe_weights import check_room
+from weakclip.store.files import atomic_write
+from weakclip.store.untrusted_text import parse_json
+from weakclip.store.untrusted_weights import check_room
 
 _FORMAT = "mctformer"
 _HEAD_WIDTH = 64  # of DeiT

@@ -27,8 +27,8 @@ from weakclip.modeling.loading_note import loading_note
 from weakclip.modeling.released_names import depth, frozen_names, trained_names, unused_names
 from weakclip.modeling.released_words import VOCABULARY_SIZE, KnownWords, knows
 from weakclip.modeling.weakclip import WeakCLIP, build_weakclip
-from weakclip.safe_text import parse_json
-from weakclip.safe_weights import check_room, load_torch
+from weakclip.store.untrusted_text import parse_json
+from weakclip.store.untrusted_weights import check_room, load_torch
 
 IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)

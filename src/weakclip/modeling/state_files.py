@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from weakclip.errors import WeightsError
-from weakclip.safe_weights import load_safetensors, load_torch
+from weakclip.store.untrusted_weights import load_safetensors, load_torch
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

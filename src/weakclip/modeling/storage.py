@@ -15,7 +15,6 @@ from safetensors.torch import save as save_tensors
 from weakclip.classes import ClassSet
 from weakclip.clip import Encoder, FrozenCLIP, check_encoder, load_clip
 from weakclip.clip.own import is_code
-from weakclip.disk import atomic_write, expand_home
 from weakclip.errors import WeakCLIPError, WeightsError
 from weakclip.images import write_json
 from weakclip.modeling.co_attention import CoAttention
@@ -24,8 +23,9 @@ from weakclip.modeling.loading_note import loading_note
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
 from weakclip.modeling.released import load_released
 from weakclip.modeling.weakclip import ModelSettings, WeakCLIP
-from weakclip.safe_text import parse_json, short
-from weakclip.safe_weights import check_room, load_safetensors
+from weakclip.store.files import atomic_write, expand_home
+from weakclip.store.untrusted_text import parse_json, short
+from weakclip.store.untrusted_weights import check_room, load_safetensors
 
 logger = logging.getLogger("weakclip")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from weakclip.disk import expand_home
 from weakclip.errors import WeightsError
 from weakclip.modeling.resnet38 import ResNet38
 from weakclip.modeling.state_files import fill, read_state
+from weakclip.store.files import expand_home
 
 _HEADS = ("f8_", "f9.", "fc8", "linear1000")
 """What the released checkpoints hold beside the trunk: AffinityNet's own layers and classifiers."""

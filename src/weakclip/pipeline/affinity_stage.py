@@ -9,9 +9,9 @@ from weakclip.datasets import Sample
 from weakclip.images import write_mask
 from weakclip.modeling.affinitynet_storage import load_affinitynet
 from weakclip.pipeline.context import RunContext
-from weakclip.progress import track
 from weakclip.seeds import AffinityRefiner, SeedMasks, SeedMethod, affinity_label, seed_masks, sharpened_masks
 from weakclip.seeds.cam_files import read_cam, write_cam
+from weakclip.store.progress import track
 from weakclip.training.train_affinity import WEIGHTS_FILE, AffinitySettings, train_affinity
 
 CAMS, LABELS, AFFINITYNET = "cams", "affinity_labels", "affinitynet"

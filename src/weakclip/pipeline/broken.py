@@ -18,15 +18,15 @@ from typing import Literal
 
 from weakclip.config import RunConfig
 from weakclip.datasets import ImageLabelDataset
-from weakclip.disk import atomic_write, writing
 from weakclip.errors import DataError
 from weakclip.images import write_json
 from weakclip.pipeline.data import SomeImages, digest_of, file_dataset, file_stat, open_split, source_fingerprint
-from weakclip.progress import track
 from weakclip.report.folder import ERRORS
-from weakclip.safe_text import one_line, parse_json
 from weakclip.seeds import ImportedCAMs, ImportedMasks
-from weakclip.threads import in_threads
+from weakclip.store.files import atomic_write, writing
+from weakclip.store.progress import track
+from weakclip.store.threads import in_threads
+from weakclip.store.untrusted_text import one_line, parse_json
 
 logger = logging.getLogger("weakclip")
 

@@ -16,14 +16,14 @@ from weakclip.clip import Encoder, load_clip, load_encoder
 from weakclip.clip.own import is_code
 from weakclip.config import RunConfig, flat, load_config
 from weakclip.datasets import ImageLabelDataset
-from weakclip.disk import expand_home
 from weakclip.errors import ConfigError, DataError, RunError, first_line
-from weakclip.marks import MARKS
 from weakclip.pipeline.broken import BrokenImage, broken_of, open_sound
 from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, source_fingerprint
 from weakclip.pipeline.given import Given, encoder_digest
 from weakclip.pipeline.reviewed import Review, ReviewedImages, read_review
 from weakclip.report import STAGE_FOLDERS
+from weakclip.store.files import expand_home
+from weakclip.store.marks import MARKS
 from weakclip.training.retrain import WEAKCLIP
 
 logger = logging.getLogger("weakclip")

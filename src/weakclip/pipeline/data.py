@@ -10,8 +10,8 @@ import numpy as np
 
 from weakclip.config import DataSettings
 from weakclip.datasets import ImageFileDataset, ImageLabelDataset
-from weakclip.disk import expand_home
 from weakclip.errors import WeightsError
+from weakclip.store.files import expand_home
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 

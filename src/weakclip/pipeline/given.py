@@ -13,8 +13,8 @@ from weakclip.clip.frozen_encoder import weights_fingerprint
 from weakclip.config import ClipSettings, RunConfig
 from weakclip.errors import ConfigError
 from weakclip.pipeline.data import digest_of
-from weakclip.safe_text import one_line
 from weakclip.seeds import SeedMethod
+from weakclip.store.untrusted_text import one_line
 
 OWN: Final = "own"
 """The seed method of `run_pipeline(seed_method=…)`, as settings name it."""

@@ -25,14 +25,14 @@ from PIL import Image
 from weakclip import __version__
 from weakclip.config import load_config
 from weakclip.datasets import ImageLabelDataset
-from weakclip.disk import atomic_write
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.images import mask_png, read_mask, resize_mask, write_json
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import image_fingerprint
 from weakclip.pipeline.manifest import Manifest, StageKey
-from weakclip.progress import track
 from weakclip.pseudo_masks import MASKS
+from weakclip.store.files import atomic_write
+from weakclip.store.progress import track
 
 logger = logging.getLogger("weakclip")
 

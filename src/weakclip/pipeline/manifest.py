@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from weakclip.disk import remove_leftovers, writing
 from weakclip.errors import RunError
 from weakclip.images import write_json
-from weakclip.pipeline.lock import LOCK
 from weakclip.report import STAGE_FOLDERS
 from weakclip.report.folder import are_records
-from weakclip.safe_text import parse_json
+from weakclip.store.files import remove_leftovers, writing
+from weakclip.store.lock import LOCK
+from weakclip.store.untrusted_text import parse_json
 
 logger = logging.getLogger("weakclip")
 

@@ -13,9 +13,9 @@ from weakclip.images import read_mask, write_json
 from weakclip.inference import InferenceSettings, LogitsFunction
 from weakclip.mask_statistics import STATISTICS, StatisticsLog, class_means, compare_masks
 from weakclip.pipeline.pictures import laid_over, write_strip
-from weakclip.progress import track
 from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, RefinedMask, write_pseudo_masks
 from weakclip.report import CAPTIONS, PREDICTIONS, STRIPS, strip_path
+from weakclip.store.progress import track
 
 
 class MaskRecorder:

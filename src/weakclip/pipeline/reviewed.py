@@ -15,8 +15,8 @@ from pathlib import Path
 
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import DataError
-from weakclip.marks import Mark, read_marks
 from weakclip.pipeline.data import SomeImages
+from weakclip.store.marks import Mark, read_marks
 
 logger = logging.getLogger("weakclip")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from weakclip.clip import Encoder
 from weakclip.config import RunConfig, dump_config
-from weakclip.disk import atomic_write, remove_leftovers
 from weakclip.errors import BrokenFileError, ConfigError, DataError, RunError, first_line
 from weakclip.evaluation import Scores
 from weakclip.inference import is_out_of_memory
@@ -19,13 +18,14 @@ from weakclip.pipeline.broken import Screening, forget, keep, screen, write_erro
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.given import Given
 from weakclip.pipeline.keys import stage_keys
-from weakclip.pipeline.lock import FolderInUseError, FolderLock
 from weakclip.pipeline.manifest import MANIFEST, Manifest, StageKey, announce, complain
 from weakclip.pipeline.stages import stages_of
 from weakclip.report import read_run, write_report
 from weakclip.report.chosen import ChosenNetwork, read_chosen
 from weakclip.report.folder import ERRORS
 from weakclip.seeds import SeedMethod
+from weakclip.store.files import atomic_write, remove_leftovers
+from weakclip.store.lock import FolderInUseError, FolderLock
 from weakclip.training.processes import Processes, open_processes
 
 logger = logging.getLogger("weakclip")

@@ -13,15 +13,12 @@ import numpy as np
 from weakclip.classes import IGNORE_INDEX
 from weakclip.config import SeedStageSettings
 from weakclip.datasets import ImageLabelDataset, Sample
-from weakclip.disk import append_json, expand_home
 from weakclip.errors import ConfigError
 from weakclip.images import write_json, write_mask
 from weakclip.modeling.mctformer_storage import load_mctformer
 from weakclip.pipeline.affinity_stage import affinity_seeds
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.given import OWN
-from weakclip.progress import track
-from weakclip.safe_text import parse_json
 from weakclip.seeds import (
     BatchedSeedMethod,
     ClipGradCAM,
@@ -34,6 +31,9 @@ from weakclip.seeds import (
     SeedMethod,
     seed_masks,
 )
+from weakclip.store.files import append_json, expand_home
+from weakclip.store.progress import track
+from weakclip.store.untrusted_text import parse_json
 from weakclip.training.train_mctformer import WEIGHTS_FILE, train_mctformer
 
 SEEDS, DENSE = "masks", "dense"

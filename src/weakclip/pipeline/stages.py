@@ -13,7 +13,6 @@ import torch
 
 from weakclip.config import RunConfig
 from weakclip.datasets import ImageLabelDataset
-from weakclip.disk import append_json
 from weakclip.evaluation import (
     NOT_USED,
     Scores,
@@ -36,6 +35,7 @@ from weakclip.pipeline.written import finish_scores, write_training
 from weakclip.pseudo_masks import MASKS, write_pseudo_masks
 from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, Network, choose_network, write_chosen
 from weakclip.report.worse_masks import change_record, seed_change, warning
+from weakclip.store.files import append_json
 from weakclip.training.pairs import TrainingPairs
 from weakclip.training.retrain import WEAKCLIP, retrain
 from weakclip.training.train_weakclip import train_weakclip

@@ -10,20 +10,20 @@ from pathlib import Path
 from weakclip.clip import Encoder
 from weakclip.config import flat
 from weakclip.datasets import ImageLabelDataset
-from weakclip.disk import remove_leftovers, writing
 from weakclip.errors import ConfigError, RunError
 from weakclip.images import write_json
 from weakclip.pipeline.context import RunContext, open_run
 from weakclip.pipeline.data import image_fingerprint
 from weakclip.pipeline.given import Given
-from weakclip.pipeline.lock import FolderLock
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.pipeline.networks import load_network
 from weakclip.prediction.models import find_model
 from weakclip.prediction.predictor import default_settings
 from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, write_pseudo_masks
 from weakclip.report.chosen import TRAINED_BY, Network
-from weakclip.safe_text import parse_json
+from weakclip.store.files import remove_leftovers, writing
+from weakclip.store.lock import FolderLock
+from weakclip.store.untrusted_text import parse_json
 from weakclip.submission import write_archive
 
 logger = logging.getLogger("weakclip")

@@ -14,8 +14,8 @@ from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.networks import load_network, network_settings, score_on_val
 from weakclip.pipeline.reviewed import ReviewedImages
 from weakclip.pipeline.written import finish_scores, write_training
-from weakclip.progress import track
 from weakclip.report.chosen import Network
+from weakclip.store.progress import track
 from weakclip.training.pairs import TrainingPairs
 from weakclip.training.retrain import WEAKCLIP, retrain
 from weakclip.training.train_weakclip import train_weakclip

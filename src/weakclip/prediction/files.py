@@ -13,16 +13,16 @@ from PIL import Image
 from weakclip.annotations import MaskEntry, Shapes, write_coco
 from weakclip.config import flat
 from weakclip.datasets.base import check_name
-from weakclip.disk import atomic_write
 from weakclip.errors import DataError, RunError
 from weakclip.images import overlay, read_mask, read_rgb, write_mask
 from weakclip.pipeline.manifest import StageKey
 from weakclip.prediction.folder import PredictionFolder
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction, Predictor
-from weakclip.progress import track
-from weakclip.safe_text import is_plain
-from weakclip.threads import in_threads
+from weakclip.store.files import atomic_write
+from weakclip.store.progress import track
+from weakclip.store.threads import in_threads
+from weakclip.store.untrusted_text import is_plain
 
 Labels = Mapping[InputImage, Sequence[str]] | None
 """Names of the classes of every image, where they are known."""

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from weakclip.classes import ClassSet
-from weakclip.disk import append_json
 from weakclip.errors import RunError
 from weakclip.images import write_json
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction
 from weakclip.report.folder import are_records
-from weakclip.safe_text import one_line, parse_json
+from weakclip.store.files import append_json
+from weakclip.store.untrusted_text import one_line, parse_json
 
 MASKS, OVERLAYS, FACTS = "masks", "overlays", "json"
 """Folders of the palette PNGs, of the overlays (JPEG), and of what is said of each image."""

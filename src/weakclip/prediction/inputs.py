@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from weakclip.datasets.image_folder import IMAGE_SUFFIXES
-from weakclip.disk import expand_home
 from weakclip.errors import DataError
+from weakclip.store.files import expand_home
 
 STANDARD_INPUT = "-"
 

@@ -12,13 +12,13 @@ from typing import Literal
 import weakclip.clip
 from weakclip.classes import ClassSet
 from weakclip.config import RunConfig, load_config
-from weakclip.disk import expand_home
 from weakclip.errors import ConfigError, WeakCLIPError, WeightsError
 from weakclip.modeling.storage import DESCRIPTION_FILE, WEIGHTS_FILE, read_class_set
 from weakclip.pipeline.context import CONFIG
 from weakclip.pipeline.data import source_fingerprint
 from weakclip.report import STAGE_FOLDERS
 from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, ChosenNetwork, Network, read_chosen
+from weakclip.store.files import expand_home
 
 logger = logging.getLogger("weakclip")
 

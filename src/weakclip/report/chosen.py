@@ -13,7 +13,7 @@ from weakclip.images import write_json
 from weakclip.pseudo_masks import MASKS
 from weakclip.report.figures import percent
 from weakclip.report.folder import STAGE_FOLDERS, read_json
-from weakclip.safe_text import one_line, short
+from weakclip.store.untrusted_text import one_line, short
 
 Network = Literal["weakclip", "retrained"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from weakclip.disk import check_inside
 from weakclip.errors import DataError, RunError
 from weakclip.evaluation import Scores
-from weakclip.safe_text import parse_json
+from weakclip.store.files import check_inside
+from weakclip.store.untrusted_text import parse_json
 
 STAGE_FOLDERS = {
     "seeds": "1_seeds",

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from weakclip.errors import RunError
 from weakclip.mask_statistics import STATISTICS, ImageStatistics, read_statistics
 from weakclip.report.folder import STAGE_FOLDERS, RunSummary, read_run
-from weakclip.safe_text import parse_json
+from weakclip.store.untrusted_text import parse_json
 
 STRIPS, CAPTIONS = "strips", "captions.json"
 """Folder in a stage's folder: `NAME.jpg`, small pictures of one image side by side, and what each of them is."""

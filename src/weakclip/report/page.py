@@ -12,7 +12,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from weakclip.disk import atomic_write
 from weakclip.mask_statistics import mean_over_classes
 from weakclip.report.chosen import read_chosen
 from weakclip.report.class_table import class_figures
@@ -23,6 +22,7 @@ from weakclip.report.images import read_images
 from weakclip.report.payload import WORST, payload
 from weakclip.report.sure_seeds import contradicted, sure_seeds
 from weakclip.report.worse_masks import seed_change
+from weakclip.store.files import atomic_write
 
 STAGE_TITLES = {
     "seeds": "Seeds",

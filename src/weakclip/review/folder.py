@@ -15,7 +15,6 @@ from weakclip.config import load_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import DataError, RunError
 from weakclip.images import read_mask
-from weakclip.marks import MARKS, Mark, MarkFile, now
 from weakclip.pipeline.broken import broken_of, open_sound
 from weakclip.pipeline.context import mark_files
 from weakclip.pipeline.manifest import Manifest
@@ -25,6 +24,7 @@ from weakclip.pseudo_masks import MASKS
 from weakclip.report import STAGE_FOLDERS, read_images
 from weakclip.report.chosen import chosen_masks, read_chosen
 from weakclip.report.doubts import figures_of
+from weakclip.store.marks import MARKS, Mark, MarkFile, now
 
 SEED, PSEUDO, PREDICTION, TRUTH = LAYERS = ("seed", "pseudo mask", "prediction", "truth")
 """What can be laid over an image."""

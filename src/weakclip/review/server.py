@@ -16,10 +16,10 @@ import pydantic
 from jinja2 import Environment, StrictUndefined
 
 from weakclip.errors import DataError
-from weakclip.marks import VERDICTS
 from weakclip.review.folder import FILTERS, Request, ReviewFolder
 from weakclip.review.guard import ASGI, MAX_BODY, Guard
 from weakclip.review.pictures import Picture, Pictures
+from weakclip.store.marks import VERDICTS
 
 if TYPE_CHECKING:
     from starlette import requests

@@ -23,7 +23,7 @@ from torch import Tensor
 from weakclip.classes import LONGEST_NAME, ClassSet
 from weakclip.clip import Encoder
 from weakclip.errors import DataError
-from weakclip.safe_text import is_plain, parse_json, parse_yaml, short
+from weakclip.store.untrusted_text import is_plain, parse_json, parse_yaml, short
 
 KEPT_MASS = 0.9
 """Share of the softmax's mass that is kept: the rest is of centres that have nothing to do with the class."""

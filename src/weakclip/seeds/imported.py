@@ -10,12 +10,12 @@ import numpy as np
 
 from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets import Sample
-from weakclip.disk import expand_home
 from weakclip.errors import BrokenFileError, DataError
 from weakclip.images import read_mask
-from weakclip.safe_npy import read_npy, read_npz
-from weakclip.safe_text import short
 from weakclip.seeds.base import CAM, SeedMasks
+from weakclip.store.files import expand_home
+from weakclip.store.untrusted_npy import read_npy, read_npz
+from weakclip.store.untrusted_text import short
 
 _MAPS_KEYS = ("attn_highres", "high_res", "highres", "cams", "cam")
 

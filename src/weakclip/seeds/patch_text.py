@@ -32,13 +32,13 @@ from weakclip.classes import ClassSet
 from weakclip.clip import BlockEncoder, Encoder
 from weakclip.clip.encoder import with_blocks
 from weakclip.datasets import Sample
-from weakclip.disk import expand_home
 from weakclip.errors import ConfigError
 from weakclip.inference import BatchLimit
 from weakclip.seeds.attributes import MOST_CENTERS, attribute_centers, enriched, read_attributes
 from weakclip.seeds.base import CAM
 from weakclip.seeds.class_text import background_words, check_template, encode_words
 from weakclip.seeds.refinement import check_map_settings, image_tensor, no_cam, refined_cam, stretch
+from weakclip.store.files import expand_home
 
 SelfAttention = Literal["mean", "qq", "kk", "vv", "own", "value"]
 """Which weights the values are mixed with: see `self_attention`."""

@@ -18,13 +18,13 @@ import torch
 from torch import nn
 
 from weakclip.config import plain
-from weakclip.disk import remove_leftovers
 from weakclip.errors import RunError
 from weakclip.images import write_json
 from weakclip.pipeline.context import usable_device
-from weakclip.pipeline.lock import FolderLock
 from weakclip.pipeline.manifest import StageKey
-from weakclip.progress import track
+from weakclip.store.files import remove_leftovers
+from weakclip.store.lock import FolderLock
+from weakclip.store.progress import track
 from weakclip.study.cost_pages import write_cost_pages
 from weakclip.study.cost_sides import Side, Training, drawn_batch
 from weakclip.study.record import RECORD, check_folder, read_record

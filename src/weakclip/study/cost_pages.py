@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
 
-from weakclip.disk import atomic_write
+from weakclip.store.files import atomic_write
 from weakclip.study.pages import CHART, TABLE
 
 if TYPE_CHECKING:

@@ -14,19 +14,19 @@ from weakclip.config import RunConfig
 from weakclip.crf import VOC_CRF, CRFParams, Kernel
 from weakclip.crf.params import PRESETS
 from weakclip.datasets import ImageLabelDataset
-from weakclip.disk import remove_leftovers
 from weakclip.errors import ConfigError, DataError
 from weakclip.metrics import ConfusionMatrix
 from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.lock import FolderLock
 from weakclip.pipeline.manifest import StageKey
-from weakclip.progress import track
 from weakclip.pseudo_masks import PseudoMaskSettings, pseudo_mask
+from weakclip.store.files import remove_leftovers
+from weakclip.store.lock import FolderLock
+from weakclip.store.progress import track
+from weakclip.store.threads import in_threads
 from weakclip.study.halving import rung_sizes, successive_halving
 from weakclip.study.pages import describe_rung, write_pages
 from weakclip.study.probabilities import ProbabilityFolder, weights_fingerprint, write_probabilities
 from weakclip.study.record import Candidate, CRFStudy, check_folder, finished_rungs, save, with_rung
-from weakclip.threads import in_threads
 
 logger = logging.getLogger("weakclip")
 

@@ -8,9 +8,9 @@ import yaml
 from markupsafe import Markup
 
 from weakclip.config import plain
-from weakclip.disk import atomic_write
 from weakclip.evaluation import describe_crf
 from weakclip.report.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, nice_ticks, percent
+from weakclip.store.files import atomic_write
 from weakclip.study.halving import Rung
 from weakclip.study.record import CRFStudy
 

@@ -13,7 +13,7 @@ from weakclip.crf import CRFParams
 from weakclip.errors import RunError
 from weakclip.images import write_json
 from weakclip.pipeline.manifest import Manifest, StageKey
-from weakclip.safe_text import parse_json
+from weakclip.store.untrusted_text import parse_json
 from weakclip.study.halving import Rung
 
 RECORD = "study.json"

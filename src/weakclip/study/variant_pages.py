@@ -6,8 +6,8 @@ import math
 
 from markupsafe import Markup
 
-from weakclip.disk import atomic_write
 from weakclip.report.figures import nice_ticks, percent
+from weakclip.store.files import atomic_write
 from weakclip.study.pages import CHART, TABLE
 from weakclip.study.results import VariantStudy, mean_and_deviation
 

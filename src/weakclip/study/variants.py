@@ -21,18 +21,18 @@ import torch
 from weakclip.classes import ClassSet
 from weakclip.clip import Encoder
 from weakclip.config import RunConfig
-from weakclip.disk import remove_leftovers
 from weakclip.errors import ConfigError, DataError
 from weakclip.evaluation import score_masks
 from weakclip.modeling import ModelSettings, WeakCLIP
 from weakclip.pipeline import run_stage
 from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.lock import FolderLock
 from weakclip.pipeline.manifest import StageKey
 from weakclip.pipeline.seed_stage import DENSE, SEEDS
 from weakclip.pseudo_masks import MASKS, write_pseudo_masks
 from weakclip.report import STAGE_FOLDERS
 from weakclip.report.figures import percent
+from weakclip.store.files import remove_leftovers
+from weakclip.store.lock import FolderLock
 from weakclip.study.record import check_folder
 from weakclip.study.results import Result, VariantStudy, finished_results, save_results
 from weakclip.study.variant_pages import write_variant_pages

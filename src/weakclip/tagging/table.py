@@ -16,12 +16,12 @@ import numpy as np
 from weakclip.classes import ClassSet
 from weakclip.clip import Encoder
 from weakclip.datasets.image_folder import ImageFolder
-from weakclip.disk import atomic_write, no_link
 from weakclip.errors import ConfigError, DataError
-from weakclip.progress import track
-from weakclip.safe_text import parse_json
+from weakclip.store.files import atomic_write, no_link
+from weakclip.store.progress import track
+from weakclip.store.threads import usable_cores
+from weakclip.store.untrusted_text import parse_json
 from weakclip.tagging.zero_shot import Tagger, TagSettings, tag_windows
-from weakclip.threads import usable_cores
 
 COLUMNS = ("image", "labels", "check")
 SCORE = "score: "

@@ -16,10 +16,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from weakclip.disk import atomic_write
 from weakclip.errors import WeightsError
-from weakclip.safe_text import parse_json, short
-from weakclip.safe_weights import load_safetensors
+from weakclip.store.files import atomic_write
+from weakclip.store.untrusted_text import parse_json, short
+from weakclip.store.untrusted_weights import load_safetensors
 
 _FORMAT = "weakclip-training-2"
 _GROUPS = ("model", "average", "optimizer", "log", "bad_steps")

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from weakclip.errors import RunError, WeakCLIPError, first_line
-from weakclip.threads import usable_cores
+from weakclip.store.threads import usable_cores
 from weakclip.training.interrupt import ignore_stop_signals
 from weakclip.training.order import StepBatches
 from weakclip.training.processes import Processes

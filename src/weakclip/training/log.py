@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weakclip.disk import append_json, atomic_write
-from weakclip.safe_text import parse_json
+from weakclip.store.files import append_json, atomic_write
+from weakclip.store.untrusted_text import parse_json
 from weakclip.training.tensorboard import EventFile, open_event_file
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from weakclip.errors import ConfigError, DataError, RunError, WeakCLIPError, WeightsError
-from weakclip.progress import track
+from weakclip.store.progress import track
 from weakclip.training import checkpoint as checkpoints
 from weakclip.training.averaging import AveragedWeights
 from weakclip.training.bad_steps import BadSteps

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from weakclip.disk import append_bytes, atomic_write
+from weakclip.store.files import append_bytes, atomic_write
 
 FOLDER = "tensorboard"
 

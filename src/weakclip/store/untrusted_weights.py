@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weakclip.errors import first_line
-from weakclip.safe_text import one_line, short
+from weakclip.store.untrusted_text import one_line, short
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from weakclip.threads import ROOM, in_threads, usable_cores
+from weakclip.store.threads import ROOM, in_threads, usable_cores
 
 
 def test_results_keep_the_order_of_the_items() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from weakclip.errors import DataError
-from weakclip.safe_npy import read_npy
+from weakclip.store.untrusted_npy import read_npy
 
 
 def write(path: Path, data: bytes) -> Path:

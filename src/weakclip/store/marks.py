@@ -21,9 +21,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from weakclip.disk import no_link
 from weakclip.errors import DataError
-from weakclip.safe_text import parse_json, short
+from weakclip.store.files import no_link
+from weakclip.store.untrusted_text import parse_json, short
 
 MARKS = "marks.jsonl"
 """The file's name in a run folder."""

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from weakclip.disk import no_link, process_lives, writing
 from weakclip.errors import RunError
-from weakclip.safe_text import parse_json
+from weakclip.store.files import no_link, process_lives, writing
+from weakclip.store.untrusted_text import parse_json
 
 try:
     import fcntl

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from weakclip.errors import BrokenFileError, first_line
-from weakclip.safe_text import one_line
+from weakclip.store.untrusted_text import one_line
 
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from weakclip.disk import append_json, atomic_write, process_lives, remove_leftovers, writing
 from weakclip.errors import StorageError, WeakCLIPError
+from weakclip.store.files import append_json, atomic_write, process_lives, remove_leftovers, writing
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import pytest
 
 import weakclip
 from weakclip.errors import DataError
-from weakclip.marks import Mark, MarkFile, now, read_marks
+from weakclip.store.marks import Mark, MarkFile, now, read_marks
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(weakclip.__file__).parents[1])}
 
@@ -79,7 +79,7 @@ def test_threads_lose_no_marks(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from weakclip.marks import Mark, MarkFile
+from weakclip.store.marks import Mark, MarkFile
 file = MarkFile(Path(sys.argv[1]))
 for number in range(int(sys.argv[3])):
     file.add(Mark(image=f"{sys.argv[2]} {number}", mark="good"))

@@ -1,0 +1,1 @@
+"""Results on disk: files, locks, threads, progress, and readers of files from elsewhere."""
