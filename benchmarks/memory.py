@@ -34,7 +34,7 @@ LIMIT = ["--limit-steps", str(STEPS)]
 def write_folder(root: Path, count: int) -> None:
     """A folder data set of drawn images. Imports torch, and so is a process of its own, for a light parent."""
     from weakclip.datasets import ScenesDataset
-    from weakclip.images import write_mask
+    from weakclip.datasets.images import write_mask
     from weakclip.store.progress import track
 
     dataset = ScenesDataset("train", count=count, size=SIDE)

@@ -22,11 +22,11 @@ import torch
 from photo_scores import SUBJECTS, Truth, score, sheet, table
 from stand_in import CosineMaps, StandIn, fit_projection, load_trunk
 
-from weakclip.classes import VOC12
 from weakclip.config import RunConfig, limit_training, load_config
 from weakclip.datasets import ImageLabelDataset, VOC12Dataset
+from weakclip.datasets.classes import VOC12
+from weakclip.datasets.images import write_json, write_mask
 from weakclip.datasets.voc import find_voc_root
-from weakclip.images import write_json, write_mask
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline import run_stage
 from weakclip.pseudo_masks import MASKS, write_pseudo_masks

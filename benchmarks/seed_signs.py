@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from weakclip.classes import IGNORE_INDEX
-from weakclip.images import read_mask
+from weakclip.datasets.classes import IGNORE_INDEX
+from weakclip.datasets.images import read_mask
 from weakclip.mask_statistics import ImageStatistics, compare_masks
 from weakclip.metrics import ConfusionMatrix
 from weakclip.pipeline.context import open_run

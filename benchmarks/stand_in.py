@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from weakclip.clip import FrozenEncoder, ImageFeatures
 from weakclip.datasets import ImageLabelDataset, Sample
-from weakclip.images import fit_factor, resize_rgb
+from weakclip.datasets.images import fit_factor, resize_rgb
 from weakclip.seeds import CAM
 from weakclip.store.progress import track
 

@@ -14,9 +14,9 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForSemanticSegmentation
 
-from weakclip.classes import voc_palette
 from weakclip.crf import CRFParams, Kernel, dense_crf
-from weakclip.images import read_rgb, write_mask
+from weakclip.datasets.classes import voc_palette
+from weakclip.datasets.images import read_rgb, write_mask
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # ImageNet's, as SegFormer's
 

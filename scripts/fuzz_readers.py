@@ -129,7 +129,7 @@ def _safetensors() -> list[bytes]:
 
 
 def _coco() -> list[bytes]:
-    from weakclip.classes import COCO14
+    from weakclip.datasets.classes import COCO14
 
     things = [{"id": i, "name": n} for i, n in zip(COCO14.ids[1:], COCO14.names[1:], strict=True)]
     mark = {"id": 1, "image_id": 7, "category_id": 1, "iscrowd": 0, "segmentation": [[0, 0, 4, 0, 4, 4]]}
@@ -158,8 +158,8 @@ def _config(path: Path) -> None:
 def _cams(path: Path) -> None:
     import numpy as np
 
-    from weakclip.classes import ClassSet
     from weakclip.datasets import Sample
+    from weakclip.datasets.classes import ClassSet
     from weakclip.seeds import ImportedCAMs
 
     sample = Sample(path.stem, np.zeros((4, 6, 3), np.uint8), (1,))
@@ -169,7 +169,7 @@ def _cams(path: Path) -> None:
 
 
 def _attributes(path: Path) -> None:
-    from weakclip.classes import ClassSet
+    from weakclip.datasets.classes import ClassSet
     from weakclip.seeds.attributes import read_attributes
 
     found = read_attributes(path, ClassSet.from_foreground(["cat", "dog"]))
@@ -214,7 +214,7 @@ def _annotations(name: str, *kinds: str) -> tuple[Callable[[Path], object], Call
         import numpy as np
 
         import weakclip.annotations as formats
-        from weakclip.classes import ClassSet
+        from weakclip.datasets.classes import ClassSet
 
         classes, mask = ClassSet.from_foreground(["cat"]), np.zeros((4, 6), np.uint8)
         mask[1:3, 2:5], mask[0, 0] = 1, 255
@@ -246,8 +246,8 @@ _XML = "<annotation><object><name>dog</name></object></annotation>"
 _RECORD = '{"format": 1, "stages": {"seeds": {"key": "a", "settings": {"b": 1}, "inputs": {"train": "c"}, "code": 1}}}'
 
 TARGETS = {
-    "image": Target("x.png", _calling("weakclip.images", "read_rgb"), _images, ("PIL",)),
-    "mask": Target("x.png", _calling("weakclip.images", "read_mask"), _images, ("PIL",)),
+    "image": Target("x.png", _calling("weakclip.datasets.images", "read_rgb"), _images, ("PIL",)),
+    "mask": Target("x.png", _calling("weakclip.datasets.images", "read_mask"), _images, ("PIL",)),
     "npy": Target("x.npy", _calling("weakclip.store.untrusted_npy", "read_npy"), _npy, ("numpy.lib", "pickle")),
     "npz": Target("x.npz", _calling("weakclip.store.untrusted_npy", "read_npz"), _npz, ("numpy.lib", "zipfile")),
     "probabilities": Target("x.npz", _calling("weakclip.crf.files", "read_probs"), _npz, ("numpy.lib", "zipfile")),

@@ -20,10 +20,10 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
-from weakclip.classes import VOC12
 from weakclip.clip import FrozenCLIP
 from weakclip.clip.vocabulary import tokenizer_from_merges
-from weakclip.images import write_mask
+from weakclip.datasets.classes import VOC12
+from weakclip.datasets.images import write_mask
 
 DEFAULT_FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
 _connect = socket.socket.connect

@@ -238,7 +238,7 @@ def test_the_rules_are_broken_by_what_breaks_them(tmp_path: Path, monkeypatch: p
     """An import inside a function, upwards, is seen."""
     wrong = tmp_path / "classes.py"
     wrong.write_text("def late():\n    from weakclip.modeling import weakclip\n")
-    monkeypatch.setitem(MODULES, "weakclip.classes", wrong)
-    found = [target for target, _ in imported_modules("weakclip.classes", wrong)]
+    monkeypatch.setitem(MODULES, "weakclip.datasets.classes", wrong)
+    found = [target for target, _ in imported_modules("weakclip.datasets.classes", wrong)]
     assert found
     assert all(FLOOR_OF[room_of(target)] > FLOOR_OF["classes"] for target in found)

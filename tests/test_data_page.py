@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from weakclip.classes import COCO14, VOC12
 from weakclip.cli import app
 from weakclip.datasets import coco, voc
+from weakclip.datasets.classes import COCO14, VOC12
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.segmenter import SMALL, build_segmenter, save_segmenter
 from weakclip.start import write_start

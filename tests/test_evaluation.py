@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from weakclip.classes import ClassSet
 from weakclip.crf import COCO_CRF, CRFParams, Kernel
 from weakclip.datasets.base import ImageLabelDataset
+from weakclip.datasets.classes import ClassSet
+from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import DataError
 from weakclip.evaluation import describe_crf, describe_scales, score_masks, score_network, write_scores
-from weakclip.images import read_mask, write_mask
 from weakclip.inference import InferenceSettings
 from weakclip.pseudo_masks import PseudoMaskSettings
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weakclip.classes import ClassSet
-from weakclip.images import read_mask, write_png
+from weakclip.datasets.classes import ClassSet
+from weakclip.datasets.images import read_mask, write_png
 from weakclip.segmenter import SMALL, build_segmenter, save_segmenter
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import weakclip
+from weakclip.datasets.images import read_mask
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.evaluation import score_network
-from weakclip.images import read_mask
 from weakclip.inference import BatchLimit, InferenceSettings, WithinMemory, is_out_of_memory, predict_probs
 from weakclip.pseudo_masks import PseudoMaskSettings, write_pseudo_masks
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from weakclip.classes import IGNORE_INDEX
+from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.losses import boundary_loss, grid_probabilities, grid_seeds, matching_loss, seeding_loss
 
 

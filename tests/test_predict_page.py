@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from weakclip.clip import FrozenCLIP
-from weakclip.images import read_mask, write_mask
+from weakclip.datasets.images import read_mask, write_mask
 from weakclip.modeling import build_weakclip, save_weakclip
 from weakclip.pipeline.context import open_run
 from weakclip.segmenter import build_segmenter, save_segmenter

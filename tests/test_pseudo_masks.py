@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from weakclip.classes import ClassSet
 from weakclip.datasets.base import ImageLabelDataset, Sample
+from weakclip.datasets.classes import ClassSet
+from weakclip.datasets.images import read_mask
 from weakclip.errors import ConfigError, DataError
-from weakclip.images import read_mask
 from weakclip.inference import InferenceSettings
 from weakclip.pseudo_masks import (
     PseudoMaskSettings,

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from weakclip.classes import BACKGROUND_PROMPTS
 from weakclip.config import load_config
+from weakclip.datasets.classes import BACKGROUND_PROMPTS
 from weakclip.datasets.survey import FolderSurvey
 from weakclip.errors import ConfigError
 from weakclip.start import plan_start, write_start

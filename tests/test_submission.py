@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weakclip.classes import VOC12
 from weakclip.datasets import VOC12Dataset
+from weakclip.datasets.classes import VOC12
+from weakclip.datasets.images import write_mask
 from weakclip.errors import DataError
-from weakclip.images import write_mask
 from weakclip.submission import ARCHIVE_FOLDER, check_archive, write_archive
 
 

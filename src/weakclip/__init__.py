@@ -14,11 +14,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weakclip import classes, clip, crf, datasets, errors, inference, losses, metrics, modeling, seeds
-    from weakclip.classes import IGNORE_INDEX, ClassSet
+    from weakclip import clip, crf, datasets, errors, inference, losses, metrics, modeling, seeds
     from weakclip.clip import Encoder, FrozenCLIP, FrozenEncoder, ImageFeatures, load_clip
     from weakclip.config import RunConfig, load_config
     from weakclip.crf import CRFParams, Kernel, dense_crf
+    from weakclip.datasets import classes
+    from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
     from weakclip.errors import WeakCLIPError
     from weakclip.metrics import ConfusionMatrix
     from weakclip.modeling import WeakCLIP, WeakCLIPOutput, build_weakclip, load_weakclip, save_weakclip

@@ -127,7 +127,7 @@ def study_cost(
     device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
 ) -> None:
     """Time a training step of WeakCLIP against one of AffinityNet on ResNet38, 21 classes; and its peak memory."""
-    from weakclip.classes import VOC12
+    from weakclip.datasets.classes import VOC12
     from weakclip.study.cost import CostSettings, study_cost
     from weakclip.study.cost_sides import AffinityNetSide, WeakCLIPSide
     from weakclip.study.pages import TABLE

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from weakclip.classes import IGNORE_INDEX
 from weakclip.crf import CRFParams
 from weakclip.datasets.base import ImageLabelDataset, Sample
+from weakclip.datasets.classes import IGNORE_INDEX
+from weakclip.datasets.images import read_mask, write_json, write_mask
 from weakclip.errors import DataError
-from weakclip.images import read_mask, write_json, write_mask
 from weakclip.inference import InferenceSettings, LogitsFunction
 from weakclip.metrics import ConfusionMatrix
 from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, RefinedMask, write_pseudo_masks

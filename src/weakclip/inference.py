@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weakclip.datasets.images import fit_factor, resize_rgb
 from weakclip.errors import ConfigError
-from weakclip.images import fit_factor, resize_rgb
 
 logger = logging.getLogger("weakclip")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from weakclip.classes import IGNORE_INDEX
+from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.errors import RunError
 from weakclip.store.files import atomic_write, no_link, writing
 from weakclip.store.untrusted_text import parse_json

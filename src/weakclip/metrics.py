@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from weakclip.classes import IGNORE_INDEX
+from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.errors import DataError
 
 

@@ -18,9 +18,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from weakclip.classes import ClassSet
+from weakclip.datasets.classes import ClassSet
+from weakclip.datasets.images import write_json
 from weakclip.errors import WeightsError, first_line
-from weakclip.images import write_json
 from weakclip.modeling.deeplab import DeepLabResNet38, is_deeplab, load_deeplab
 from weakclip.modeling.trunk_files import start_from_imagenet
 from weakclip.store.files import atomic_write, temporary_name, writing

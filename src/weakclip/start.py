@@ -18,9 +18,9 @@ from jinja2 import Environment, StrictUndefined
 from weakclip.config import ClipSettings, RunConfig, load_config
 from weakclip.config.reading import SHIPPED
 from weakclip.datasets.folder import FolderDataset
+from weakclip.datasets.images import reduced_size
 from weakclip.datasets.survey import FolderSurvey, survey_folder
 from weakclip.errors import ConfigError
-from weakclip.images import reduced_size
 from weakclip.store.files import atomic_write
 
 DEFAULT_CLIP = ClipSettings().source

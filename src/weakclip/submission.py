@@ -15,8 +15,8 @@ from typing import IO
 import numpy as np
 
 from weakclip.datasets.base import ImageLabelDataset
+from weakclip.datasets.images import read_mask
 from weakclip.errors import DataError
-from weakclip.images import read_mask
 from weakclip.store.files import atomic_write
 from weakclip.store.progress import track
 

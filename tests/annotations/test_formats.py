@@ -25,7 +25,7 @@ from weakclip.annotations import (
     write_label_studio,
 )
 from weakclip.annotations.brush_code import decode_brush, encode_brush
-from weakclip.classes import COCO14, ClassSet
+from weakclip.datasets.classes import COCO14, ClassSet
 from weakclip.errors import DataError, StorageError
 
 FORMATS = {

@@ -11,9 +11,9 @@ import pytest
 import torch
 from by_path import load_script
 
-from weakclip.classes import VOC12
 from weakclip.datasets import VOC12Dataset
-from weakclip.images import write_jpeg, write_mask
+from weakclip.datasets.classes import VOC12
+from weakclip.datasets.images import write_jpeg, write_mask
 
 NAMES = {"train_aug": ("a", "b", "c"), "val": ("d", "e")}
 

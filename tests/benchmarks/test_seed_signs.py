@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from by_path import load_script
 
-from weakclip.classes import VOC12
-from weakclip.images import write_mask
+from weakclip.datasets.classes import VOC12
+from weakclip.datasets.images import write_mask
 
 KINDS = ("seeds", "dense", "masks", "truth")
 

@@ -9,10 +9,10 @@ import torch
 from random_encoder import RandomEncoder
 from torch import nn
 
-from weakclip.classes import ClassSet
 from weakclip.clip import BlockEncoder, Encoder, FrozenCLIP, check_encoder, load_clip
 from weakclip.clip.encoder import ImageFeatures, check_features, with_blocks
 from weakclip.clip.frozen_encoder import weights_fingerprint
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import EncoderError
 from weakclip.seeds import ClipGradCAM, GradCAMSettings
 from weakclip.tagging import Tagger, TagSettings

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from weakclip import cli
-from weakclip.classes import voc_palette
 from weakclip.config import dump_config, load_config, load_crf
 from weakclip.crf import COCO_CRF, VOC_CRF, CRFParams, Kernel, dense_crf
 from weakclip.crf.files import crf_file, read_probs
 from weakclip.crf.params import PRESETS
+from weakclip.datasets.classes import voc_palette
+from weakclip.datasets.images import read_mask, read_rgb, write_png
 from weakclip.errors import ConfigError, DataError
-from weakclip.images import read_mask, read_rgb, write_png
 
 GENERATOR = np.random.default_rng(0)
 IMAGE = GENERATOR.integers(0, 256, (12, 15, 3), dtype=np.uint8)

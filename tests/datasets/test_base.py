@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from weakclip.classes import ClassSet
 from weakclip.datasets.base import ImageLabelDataset, check_mask
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import DataError
 
 

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from weakclip.classes import COCO14
 from weakclip.datasets import (
     COCO14Dataset,
     FolderDataset,
@@ -24,6 +23,7 @@ from weakclip.datasets import (
     VOC12Dataset,
     collate_samples,
 )
+from weakclip.datasets.classes import COCO14
 
 
 def write_coco(root: Path) -> None:

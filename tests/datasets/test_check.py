@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weakclip.classes import VOC12
 from weakclip.datasets import FolderDataset, ScenesDataset, VOC12Dataset
 from weakclip.datasets.check import Kind, SplitCheck, check_split, shared_images
-from weakclip.images import write_mask
+from weakclip.datasets.classes import VOC12
+from weakclip.datasets.images import write_mask
 
 FIRST = "2007_000001"
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weakclip.classes import voc_palette
+from weakclip.datasets.classes import voc_palette
 from weakclip.datasets.folder import FolderDataset
+from weakclip.datasets.images import write_mask
 from weakclip.datasets.label_files import LabelError
 from weakclip.errors import DataError
-from weakclip.images import write_mask
 
 
 def write_image(path: Path, size: tuple[int, int] = (6, 9)) -> None:

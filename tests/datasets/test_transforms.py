@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weakclip.classes import IGNORE_INDEX
+from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.transforms import (
     PAD_COLOR,
     AugmentSettings,

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weakclip.classes import VOC12, voc_palette
+from weakclip.datasets.classes import VOC12, voc_palette
+from weakclip.datasets.images import write_mask
 from weakclip.datasets.voc import OFFICIAL_SIZES, VOC12Dataset, find_voc_root
 from weakclip.datasets.voc_labels import read_label_csv, read_xml_labels
 from weakclip.errors import DataError
-from weakclip.images import write_mask
 
 XML = """<annotation><filename>x.jpg</filename>
 <object><name>person</name><difficult>0</difficult><part><name>head</name></part></object>

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from weakclip.images import write_mask
+from weakclip.datasets.images import write_mask
 from weakclip.pipeline.context import open_run
 
 

@@ -17,8 +17,8 @@ from by_path import load_script
 from packaging.version import Version
 from torch import nn
 
-from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import RunError, WeightsError
 from weakclip.export import export_onnx, export_transformers, onnx_graph
 from weakclip.export.onnx_graph import bin_averages

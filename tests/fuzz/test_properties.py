@@ -19,15 +19,15 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from weakclip.classes import ClassSet, voc_palette
 from weakclip.config import RunConfig, dump_config, load_config, parse_config
 from weakclip.crf import LOSS_CRF, CRFParams, dense_crf
 from weakclip.crf.params import Kernel
 from weakclip.datasets import Sample
 from weakclip.datasets.class_files import read_class_file
+from weakclip.datasets.classes import ClassSet, voc_palette
+from weakclip.datasets.images import read_mask, write_mask
 from weakclip.datasets.label_files import LabelRow, read_label_rows
 from weakclip.errors import ConfigError, DataError, WeakCLIPError
-from weakclip.images import read_mask, write_mask
 from weakclip.seeds import ImportedCAMs, ImportedMasks, SeedSettings, seed_masks
 from weakclip.store.untrusted_text import is_plain, one_line, parse_yaml, short
 

@@ -14,9 +14,9 @@ import yaml
 from harm import is_one_clear_line
 from PIL import Image
 
+from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import DataError
 from weakclip.export import import_masks
-from weakclip.images import read_mask, write_mask
 from weakclip.pipeline.context import open_run
 from weakclip.store.untrusted_text import is_plain
 

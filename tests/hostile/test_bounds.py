@@ -22,7 +22,6 @@ import safetensors.torch
 import torch
 from harm import is_one_clear_line
 
-from weakclip.classes import LONGEST_NAME, ClassSet
 from weakclip.clip import FrozenCLIP
 from weakclip.clip.openai_archive import convert_openai_state, read_openai_state
 from weakclip.clip.vocabulary import read_merges
@@ -30,10 +29,11 @@ from weakclip.config import load_config
 from weakclip.crf.files import read_probs
 from weakclip.datasets import FolderDataset
 from weakclip.datasets.class_files import read_class_file
+from weakclip.datasets.classes import LONGEST_NAME, ClassSet
 from weakclip.datasets.coco_instances import read_index
+from weakclip.datasets.images import image_size, read_mask, read_rgb
 from weakclip.datasets.label_files import read_label_rows
 from weakclip.errors import DataError, WeakCLIPError, WeightsError
-from weakclip.images import image_size, read_mask, read_rgb
 from weakclip.modeling import ModelSettings, load_weakclip, save_weakclip
 from weakclip.modeling.affinitynet_storage import load_affinitynet
 from weakclip.modeling.mctformer_storage import load_mctformer

@@ -16,7 +16,7 @@ from harm import is_one_clear_line
 from PIL import Image
 from review_case import make_review_run
 
-from weakclip.classes import ClassSet
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import DataError, RunError, StorageError, WeakCLIPError
 from weakclip.mask_statistics import ImageStatistics, StatisticsLog
 from weakclip.prediction import find_images, predict_files

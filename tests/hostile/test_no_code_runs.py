@@ -20,7 +20,6 @@ import yaml
 from harm import Harm, is_one_clear_line
 from review_case import make_review_run
 
-from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP, load_clip
 from weakclip.clip.openai_archive import read_openai_state
 from weakclip.clip.vocabulary import load_tokenizer
@@ -28,6 +27,7 @@ from weakclip.config import load_config
 from weakclip.crf.files import read_probs
 from weakclip.datasets import Sample
 from weakclip.datasets.class_files import read_class_file
+from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.voc_labels import read_label_npy
 from weakclip.errors import WeakCLIPError
 from weakclip.modeling import build_weakclip, load_weakclip, save_weakclip
@@ -223,7 +223,7 @@ def test_weights_that_are_pickled_in_a_folder_for_transformers_run_nothing(clip_
 
 def test_an_image_in_another_format_starts_no_other_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow hands Encapsulated PostScript to Ghostscript, whatever the file is called."""
-    from weakclip.images import read_rgb
+    from weakclip.datasets.images import read_rgb
 
     marker, tools = tmp_path / "ran", tmp_path / "bin"
     tools.mkdir()

@@ -13,16 +13,16 @@ import pytest
 from harm import is_one_clear_line
 from PIL import Image
 
-from weakclip.classes import COCO14
 from weakclip.datasets import COCO14Dataset, FolderDataset, VOC12Dataset
 from weakclip.datasets.base import check_name
 from weakclip.datasets.check import Kind, check_split
+from weakclip.datasets.classes import COCO14
 from weakclip.datasets.coco_instances import load_index
 from weakclip.datasets.file_cache import FOLDER, FileCache
+from weakclip.datasets.images import read_rgb
 from weakclip.datasets.label_files import LabelError
 from weakclip.datasets.voc_labels import read_xml_labels
 from weakclip.errors import DataError, RunError, WeakCLIPError
-from weakclip.images import read_rgb
 from weakclip.report import render_report
 
 SECRET = "the content of a private file"

@@ -9,8 +9,8 @@ import torch
 from random_encoder import RandomEncoder
 from torch import nn
 
-from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError, EncoderError, WeightsError
 from weakclip.modeling import (
     LearnablePrompt,

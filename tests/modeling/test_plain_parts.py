@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import WeightsError
 from weakclip.modeling import (
     ModelSettings,

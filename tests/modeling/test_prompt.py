@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import DataError
 from weakclip.modeling import LearnablePrompt
 

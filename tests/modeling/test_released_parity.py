@@ -15,9 +15,9 @@ import pytest
 import torch
 from parity_cases import FIXTURES, Case, as_float, assert_parity, case_params
 
-from weakclip.classes import COCO14, VOC12
 from weakclip.clip.text import tokenize
 from weakclip.clip.vocabulary import OPENAI_VOCABULARY, load_tokenizer, tokenizer_from_merges
+from weakclip.datasets.classes import COCO14, VOC12
 from weakclip.errors import WeightsError
 from weakclip.losses import boundary_loss, grid_probabilities, grid_seeds, matching_loss, seeding_loss
 from weakclip.modeling import WeakCLIP, load_weakclip, save_weakclip

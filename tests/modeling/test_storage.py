@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import WeightsError
 from weakclip.modeling import ModelSettings, WeakCLIP, load_weakclip, save_weakclip
 from weakclip.modeling.storage import settings_of

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP
 from weakclip.clip.vocabulary import tokenizer_from_merges
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
 from weakclip.losses import boundary_loss, grid_probabilities, matching_loss, seeding_loss
 from weakclip.modeling import ModelSettings, WeakCLIP, WeakCLIPOutput, build_weakclip

@@ -15,9 +15,9 @@ import torch
 import weakclip.pipeline.affinity_stage as stage
 import weakclip.training.train_affinity as training
 from weakclip.config import RunConfig, limit_training, load_config, parse_config
+from weakclip.datasets.images import read_mask
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.errors import ConfigError
-from weakclip.images import read_mask
 from weakclip.modeling.resnet38 import ResNet38
 from weakclip.pipeline import run_pipeline, run_stage
 

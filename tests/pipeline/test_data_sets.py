@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from weakclip.config import ClipSettings, DataSettings, load_config, parse_config
+from weakclip.datasets.images import read_mask, write_mask, write_png
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.errors import ConfigError, DataError, WeightsError
-from weakclip.images import read_mask, write_mask, write_png
 from weakclip.pipeline import run_pipeline
 from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, open_split, source_fingerprint
 from weakclip.report import read_images

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weakclip.classes import VOC12
 from weakclip.config import dump_config, parse_config
 from weakclip.datasets import ScenesDataset
+from weakclip.datasets.classes import VOC12
+from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import ConfigError, DataError, RunError
-from weakclip.images import read_mask, write_mask
 from weakclip.pipeline import hf_dataset
 from weakclip.pipeline.hf_dataset import ExportedDataset, export_hf_dataset
 from weakclip.pipeline.manifest import Manifest, StageKey

@@ -12,8 +12,8 @@ from by_path import load_script
 from PIL import Image
 
 from weakclip.config import RunConfig, load_config
+from weakclip.datasets.images import read_mask, write_mask
 from weakclip.datasets.scenes import ScenesDataset
-from weakclip.images import read_mask, write_mask
 from weakclip.mask_statistics import (
     ImageStatistics,
     class_iou,

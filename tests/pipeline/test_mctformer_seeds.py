@@ -14,9 +14,9 @@ import pytest
 
 import weakclip.training.train_mctformer as training
 from weakclip.config import RunConfig, limit_training, load_config, parse_config
+from weakclip.datasets.images import read_mask
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.errors import ConfigError, WeightsError
-from weakclip.images import read_mask
 from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.seeds import SeedMasks
 

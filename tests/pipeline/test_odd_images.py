@@ -11,9 +11,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from weakclip.classes import voc_palette
 from weakclip.config import load_config
-from weakclip.images import read_mask, write_mask
+from weakclip.datasets.classes import voc_palette
+from weakclip.datasets.images import read_mask, write_mask
 
 LONGEST_SIDE = 48
 MASKED = ("turned", "huge")

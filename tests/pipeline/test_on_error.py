@@ -15,11 +15,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from weakclip.classes import voc_palette
 from weakclip.config import RunConfig, load_config
 from weakclip.datasets import COCO14Dataset, FolderDataset, VOC12Dataset
+from weakclip.datasets.classes import voc_palette
+from weakclip.datasets.images import write_mask
 from weakclip.errors import DataError, WeakCLIPError
-from weakclip.images import write_mask
 from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.pipeline.broken import CHECKED, _check, read_errors, screen
 from weakclip.pipeline.context import RunContext
@@ -304,7 +304,7 @@ def test_a_voc_annotation_that_is_broken_is_left_out(
 
 
 def test_coco_without_a_photo(tmp_path: Path) -> None:
-    from weakclip.classes import COCO14
+    from weakclip.datasets.classes import COCO14
 
     images = [{"id": number, "file_name": f"{number}.jpg", "height": 8, "width": 9} for number in (1, 2)]
     notes = [{"id": n, "image_id": n, "category_id": 1, "iscrowd": 0, "segmentation": []} for n in (1, 2)]

@@ -11,8 +11,8 @@ import pytest
 
 from weakclip.config import RunConfig, load_config, parse_config
 from weakclip.datasets import Sample
+from weakclip.datasets.images import read_mask
 from weakclip.datasets.scenes import ScenesDataset
-from weakclip.images import read_mask
 from weakclip.pipeline import run_stage
 from weakclip.seeds import CAM, PatchText
 

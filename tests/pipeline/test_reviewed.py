@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from weakclip.config import RunConfig, load_config
+from weakclip.datasets.images import read_mask
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.errors import DataError
-from weakclip.images import read_mask
 from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.pipeline.reviewed import ReviewedImages, read_review
 from weakclip.store.marks import MARKS, Mark, MarkFile

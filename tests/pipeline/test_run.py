@@ -16,8 +16,8 @@ import pytest
 
 from weakclip import cli
 from weakclip.config import RunConfig, load_config
+from weakclip.datasets.images import read_mask
 from weakclip.errors import RunError, WeightsError
-from weakclip.images import read_mask
 from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.pipeline.stages import STAGES
 

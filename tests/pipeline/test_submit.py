@@ -14,10 +14,10 @@ import torch
 from random_encoder import RandomEncoder
 
 import weakclip.pipeline.submit as submit_module
-from weakclip.classes import VOC12
 from weakclip.config import dump_config, parse_config
+from weakclip.datasets.classes import VOC12
+from weakclip.datasets.images import read_mask
 from weakclip.errors import ConfigError, DataError, RunError, WeightsError
-from weakclip.images import read_mask
 from weakclip.modeling import ModelSettings, save_weakclip
 from weakclip.pipeline import run_pipeline
 from weakclip.pipeline.manifest import Manifest, StageKey

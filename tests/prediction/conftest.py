@@ -11,8 +11,8 @@ import torch
 import yaml
 from PIL import Image
 
-from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP
+from weakclip.datasets.classes import ClassSet
 from weakclip.modeling import build_weakclip, save_weakclip
 from weakclip.segmenter import build_segmenter, save_segmenter
 

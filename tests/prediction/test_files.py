@@ -16,9 +16,9 @@ from PIL import Image
 
 from weakclip import load_predictor
 from weakclip.annotations import annotation_labels, draw_image, read_coco
-from weakclip.classes import ClassSet
+from weakclip.datasets.classes import ClassSet
+from weakclip.datasets.images import read_mask
 from weakclip.errors import DataError
-from weakclip.images import read_mask
 from weakclip.prediction import InputImage, find_images
 from weakclip.prediction.files import WAITING, equal_sizes
 from weakclip.prediction.labels import read_labels

@@ -13,11 +13,11 @@ import torch
 import yaml
 
 from weakclip import load_predictor
-from weakclip.classes import ClassSet
 from weakclip.config import load_config
 from weakclip.datasets import Sample
+from weakclip.datasets.classes import ClassSet
+from weakclip.datasets.images import read_rgb
 from weakclip.errors import ConfigError, DataError, WeightsError
-from weakclip.images import read_rgb
 from weakclip.inference import predict_probs
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.modeling.deeplab import DeepLabResNet38

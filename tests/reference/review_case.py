@@ -12,8 +12,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from weakclip.classes import VOC12
-from weakclip.images import write_json, write_mask
+from weakclip.datasets.classes import VOC12
+from weakclip.datasets.images import write_json, write_mask
 from weakclip.mask_statistics import STATISTICS, StatisticsLog, compare_masks
 from weakclip.review.folder import ReviewFolder
 from weakclip.review.serving import listening

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weakclip.images import write_jpeg, write_json, write_png
+from weakclip.datasets.images import write_jpeg, write_json, write_png
 from weakclip.mask_statistics import STATISTICS, StatisticsLog, compare_masks
 from weakclip.report import CAPTIONS, STRIPS, strip_path
 

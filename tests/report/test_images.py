@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
-from weakclip.images import write_json
 from weakclip.mask_statistics import STATISTICS, ImageStatistics, StatisticsLog
 from weakclip.report import read_images, render_report
 from weakclip.report.class_table import class_figures

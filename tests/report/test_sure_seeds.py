@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
-from weakclip.images import write_json
 from weakclip.mask_statistics import compare_masks
 from weakclip.report import render_report
 from weakclip.report.sure_seeds import FEW_UNDECIDED, SureSeeds, contradicted, sure_seeds

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weakclip.classes import VOC12
+from weakclip.datasets.classes import VOC12
+from weakclip.datasets.images import write_mask
 from weakclip.errors import DataError
-from weakclip.images import write_mask
 from weakclip.mask_statistics import ImageStatistics, compare_masks
 from weakclip.report.worse_masks import (
     LIMITS,

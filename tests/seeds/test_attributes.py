@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP
 from weakclip.config import parse_config
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
 from weakclip.pipeline import run_stage
 from weakclip.pipeline.context import RunContext

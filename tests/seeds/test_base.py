@@ -8,8 +8,8 @@ import itertools
 import numpy as np
 import pytest
 
-from weakclip.classes import IGNORE_INDEX
 from weakclip.datasets import Sample
+from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.errors import ConfigError, DataError
 from weakclip.seeds import CAM, SeedSettings, seed_masks
 from weakclip.seeds.base import seed_probabilities

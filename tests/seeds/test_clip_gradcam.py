@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from weakclip.classes import BACKGROUND_PROMPTS, ClassSet
 from weakclip.datasets import Sample
+from weakclip.datasets.classes import BACKGROUND_PROMPTS, ClassSet
 from weakclip.errors import ConfigError
 from weakclip.seeds import ClipGradCAM, GradCAMSettings
 from weakclip.seeds.boxes import box_mask, strong_boxes

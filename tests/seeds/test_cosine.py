@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from random_encoder import RandomEncoder
 
-from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP, load_clip
 from weakclip.datasets import Sample, ScenesDataset
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
 from weakclip.metrics import ConfusionMatrix
 from weakclip.seeds import CAM, CosineSeeds, CosineSettings, SeedSettings, seed_masks

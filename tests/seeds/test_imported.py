@@ -7,10 +7,10 @@ import pickle
 import numpy as np
 import pytest
 
-from weakclip.classes import ClassSet
 from weakclip.datasets import Sample
+from weakclip.datasets.classes import ClassSet
+from weakclip.datasets.images import write_mask
 from weakclip.errors import DataError
-from weakclip.images import write_mask
 from weakclip.seeds import CAM, ImportedCAMs, ImportedMasks, SeedSettings, seed_masks
 from weakclip.store.untrusted_npy import read_npy
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from weakclip.classes import ClassSet
 from weakclip.datasets import Sample
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, WeightsError
 from weakclip.modeling.mctformer import Localization, MCTformer
 from weakclip.seeds.base import SeedSettings, seed_masks

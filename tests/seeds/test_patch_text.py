@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from weakclip.classes import COCO14, VOC12, ClassSet
 from weakclip.clip import FrozenCLIP
 from weakclip.clip.openai_archive import convert_openai_state
 from weakclip.clip.vocabulary import tokenizer_from_merges
 from weakclip.datasets import Sample
+from weakclip.datasets.classes import COCO14, VOC12, ClassSet
 from weakclip.errors import ConfigError
 from weakclip.seeds import BatchedSeedMethod, ClipGradCAM, PatchText, PatchTextSettings, SeedSettings, seed_masks
 from weakclip.seeds.class_text import encode_words

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from weakclip.classes import ClassSet
 from weakclip.clip import load_clip
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, RunError
 from weakclip.modeling import ModelSettings
 from weakclip.study import cost

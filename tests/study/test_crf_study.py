@@ -16,8 +16,8 @@ from weakclip.clip import FrozenCLIP, load_clip
 from weakclip.config import RunConfig, load_config, load_crf
 from weakclip.crf import COCO_CRF, VOC_CRF, CRFParams
 from weakclip.datasets import FolderDataset, ScenesDataset
+from weakclip.datasets.images import write_mask
 from weakclip.errors import ConfigError, DataError, RunError, WeightsError
-from weakclip.images import write_mask
 from weakclip.inference import predict_probs
 from weakclip.modeling import build_weakclip, mixed_logits, save_weakclip
 from weakclip.pseudo_masks import label_probabilities, pseudo_mask

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from weakclip.datasets.images import write_png
 from weakclip.datasets.scenes import ScenesDataset
-from weakclip.images import write_png
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP
 from weakclip.datasets import FolderDataset
+from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.image_folder import ImageFolder
+from weakclip.datasets.images import write_png
 from weakclip.datasets.label_files import read_label_rows
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.errors import ConfigError, DataError
-from weakclip.images import write_png
 from weakclip.tagging import TagSettings, table, write_labels
 
 CLASSES = ClassSet.from_foreground(["cat", "traffic light", "dog"])

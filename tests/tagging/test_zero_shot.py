@@ -10,10 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP
+from weakclip.datasets.classes import ClassSet
+from weakclip.datasets.images import write_png
 from weakclip.errors import ConfigError, DataError
-from weakclip.images import write_png
 from weakclip.tagging import Tagger, TagSettings, tag_windows
 
 CLASSES = ClassSet(

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weakclip.classes import ClassSet
 from weakclip.datasets.base import ImageLabelDataset
-from weakclip.images import write_mask
+from weakclip.datasets.classes import ClassSet
+from weakclip.datasets.images import write_mask
 
 
 class Squares(ImageLabelDataset):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from weakclip.classes import ClassSet
+from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError, WeightsError
 from weakclip.modeling.deeplab import DeepLabResNet38

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from weakclip.datasets.images import read_mask, write_mask
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import DataError
-from weakclip.images import read_mask, write_mask
 from weakclip.training.pairs import TrainingPairs
 
 PLAIN = AugmentSettings(crop_size=48, scale=(1.0, 1.0), flip=0.0, photometric=False)

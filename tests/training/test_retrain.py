@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from weakclip.classes import ClassSet
 from weakclip.clip import FrozenCLIP
+from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import WeightsError
 from weakclip.modeling import build_weakclip

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from weakclip.classes import ClassSet
 from weakclip.datasets.base import ImageLabelDataset
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, RunError
 from weakclip.training.loop import fit
 from weakclip.training.order import StepBatches

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from weakclip.classes import COCO14, VOC12, ClassSet
 from weakclip.clip import FrozenCLIP
+from weakclip.datasets.classes import COCO14, VOC12, ClassSet
 from weakclip.modeling import build_weakclip
 from weakclip.modeling.affinitynet import AffinityNet
 from weakclip.modeling.deeplab import DeepLabResNet38

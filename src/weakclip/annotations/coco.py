@@ -22,7 +22,7 @@ from weakclip.annotations.entries import (
     shown,
     tight_box,
 )
-from weakclip.classes import IGNORE_INDEX, ClassSet
+from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.json_stream import stream_lists
 from weakclip.datasets.regions import encode_runs, pack_runs, region_pixels
 from weakclip.errors import DataError

@@ -26,7 +26,7 @@ from weakclip.annotations.entries import (
     shown,
     tight_box,
 )
-from weakclip.classes import ClassSet
+from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.regions import encode_runs, fill_polygon
 from weakclip.errors import DataError
 from weakclip.store.files import atomic_write

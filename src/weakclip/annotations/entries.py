@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from weakclip.classes import IGNORE_INDEX, ClassSet
+from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.contours import mask_polygons
 from weakclip.errors import ConfigError, DataError
 from weakclip.store.untrusted_text import one_line, short

@@ -25,7 +25,7 @@ from weakclip.annotations.entries import (
     labelled_regions,
     shown,
 )
-from weakclip.classes import ClassSet
+from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.json_stream import stream_list
 from weakclip.datasets.regions import fill_polygon
 from weakclip.errors import DataError

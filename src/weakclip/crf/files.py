@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from weakclip.classes import voc_palette
 from weakclip.crf.dense import dense_crf
 from weakclip.crf.params import CRFParams
+from weakclip.datasets.classes import voc_palette
+from weakclip.datasets.images import read_rgb, write_mask
 from weakclip.errors import DataError, first_line
-from weakclip.images import read_rgb, write_mask
 from weakclip.store.files import atomic_write
 from weakclip.store.untrusted_npy import read_npz
 

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from torch.utils.data import Dataset
 
-from weakclip.classes import IGNORE_INDEX, ClassSet
+from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
+from weakclip.datasets.images import image_size, read_mask, read_rgb, reduced_size, resize_mask
 from weakclip.errors import BrokenFileError, DataError
-from weakclip.images import image_size, read_mask, read_rgb, reduced_size, resize_mask
 from weakclip.store.files import check_inside
 from weakclip.store.untrusted_text import is_plain, short
 

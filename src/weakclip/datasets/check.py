@@ -14,8 +14,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.base import ImageFileDataset, ImageLabelDataset
+from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.errors import DataError
 from weakclip.store.progress import track
 from weakclip.store.threads import in_threads

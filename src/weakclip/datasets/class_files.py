@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from weakclip.classes import BACKGROUND, BACKGROUND_PROMPTS, ClassSet, voc_palette
+from weakclip.datasets.classes import BACKGROUND, BACKGROUND_PROMPTS, ClassSet, voc_palette
 from weakclip.errors import DataError
 from weakclip.store.untrusted_text import parse_yaml, short
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from weakclip.classes import COCO14, IGNORE_INDEX
+from weakclip.datasets.classes import COCO14, IGNORE_INDEX
 from weakclip.datasets.file_cache import FileCache
 from weakclip.datasets.json_stream import stream_lists
 from weakclip.datasets.regions import Region

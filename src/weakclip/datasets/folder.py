@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from weakclip.classes import BACKGROUND
 from weakclip.datasets.base import Fault, ImageFileDataset
 from weakclip.datasets.class_files import CLASS_FILE, Vocabulary, class_set_of_names, read_class_file
+from weakclip.datasets.classes import BACKGROUND
 from weakclip.datasets.image_folder import ImageFolder, stem
 from weakclip.datasets.label_files import LabelError, LabelRow, noting, read_label_rows, reading_text
 from weakclip.errors import DataError

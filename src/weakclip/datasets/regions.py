@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from weakclip.classes import IGNORE_INDEX
+from weakclip.datasets.classes import IGNORE_INDEX
 
 Region = tuple[int, Any]
 """Class index (255 for a crowd) and its area: polygons as arrays x0, y0, x1, y1 …, or a run-length code."""

@@ -10,8 +10,8 @@ import functools
 
 import numpy as np
 
-from weakclip.classes import ClassSet
 from weakclip.datasets.base import ImageLabelDataset
+from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.scene_drawing import Scene, draw_scene
 from weakclip.datasets.scene_shapes import BLUEPRINTS, GROUNDS
 from weakclip.errors import DataError

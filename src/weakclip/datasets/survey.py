@@ -11,8 +11,8 @@ import numpy as np
 
 from weakclip.datasets.class_files import CLASS_FILE
 from weakclip.datasets.folder import FolderDataset, label_table
+from weakclip.datasets.images import image_size
 from weakclip.errors import DataError
-from weakclip.images import image_size
 
 MOST_HEADERS = 2000
 """Of more images, so many are looked at, evenly spread."""

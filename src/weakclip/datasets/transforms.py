@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from weakclip.classes import IGNORE_INDEX
+from weakclip.datasets.classes import IGNORE_INDEX
+from weakclip.datasets.images import fit_factor
 from weakclip.errors import ConfigError
-from weakclip.images import fit_factor
 
 PAD_COLOR = (123, 117, 104)
 """RGB beside an image that is smaller than its crop: the mean colour of photographs, which the encoder's normalisation

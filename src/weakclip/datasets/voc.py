@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from weakclip.classes import VOC12
 from weakclip.datasets.base import Fault, ImageFileDataset
+from weakclip.datasets.classes import VOC12
 from weakclip.datasets.label_files import reading_text
 from weakclip.datasets.voc_labels import CSV, NPY, VOCLabels
 from weakclip.errors import DataError

@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from weakclip.classes import VOC12
 from weakclip.datasets.base import Fault
+from weakclip.datasets.classes import VOC12
 from weakclip.datasets.label_files import noting, reading_text
 from weakclip.errors import BrokenFileError, DataError
 from weakclip.store.untrusted_npy import read_npy

@@ -16,8 +16,8 @@ from weakclip.annotations import (
     read_label_studio,
 )
 from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets.images import resize_mask, write_json, write_mask
 from weakclip.errors import DataError, RunError
-from weakclip.images import resize_mask, write_json, write_mask
 from weakclip.pipeline.context import open_run
 from weakclip.pseudo_masks import MASKS
 from weakclip.store.files import atomic_write, check_inside

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weakclip import __version__
-from weakclip.classes import ClassSet
 from weakclip.clip import Encoder
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import RunError, first_line
 from weakclip.export.baked_weakclip import BakedWeakCLIP
 from weakclip.modeling import load_weakclip

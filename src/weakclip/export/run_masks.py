@@ -11,8 +11,8 @@ import numpy as np
 from weakclip.annotations import MaskEntry, Shapes, write_coco, write_cvat, write_label_studio
 from weakclip.annotations.label_studio import LOCAL_FILES
 from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets.images import read_mask, resize_mask
 from weakclip.errors import RunError
-from weakclip.images import read_mask, resize_mask
 from weakclip.pipeline.context import open_run
 from weakclip.pseudo_masks import MASKS
 from weakclip.store.progress import track

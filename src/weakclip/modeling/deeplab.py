@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from weakclip.datasets.images import write_json
 from weakclip.errors import ConfigError, WeightsError, first_line
-from weakclip.images import write_json
 from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS, ResNet38
 from weakclip.modeling.state_files import check_fit, fill, read_state
 from weakclip.store.files import atomic_write

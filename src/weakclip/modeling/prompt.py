@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from weakclip.classes import ClassSet
 from weakclip.clip import Encoder
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import DataError
 
 INITIAL_STD = 0.02

@@ -16,11 +16,11 @@ from typing import Any, cast
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerBase
 
-from weakclip.classes import COCO14, VOC12, ClassSet
 from weakclip.clip import FrozenCLIP
 from weakclip.clip.load import DEFAULT_VOCABULARY
 from weakclip.clip.openai_archive import _renamed
 from weakclip.clip.vocabulary import load_tokenizer
+from weakclip.datasets.classes import COCO14, VOC12, ClassSet
 from weakclip.errors import WeakCLIPError, WeightsError
 from weakclip.modeling.co_attention import CoAttention
 from weakclip.modeling.loading_note import loading_note

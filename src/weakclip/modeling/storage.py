@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from safetensors.torch import save as save_tensors
 
-from weakclip.classes import ClassSet
 from weakclip.clip import Encoder, FrozenCLIP, check_encoder, load_clip
 from weakclip.clip.own import is_code
+from weakclip.datasets.classes import ClassSet
+from weakclip.datasets.images import write_json
 from weakclip.errors import WeakCLIPError, WeightsError
-from weakclip.images import write_json
 from weakclip.modeling.co_attention import CoAttention
 from weakclip.modeling.decoder import TextGuidedDecoder
 from weakclip.modeling.loading_note import loading_note

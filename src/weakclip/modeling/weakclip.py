@@ -17,9 +17,9 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
-from weakclip.classes import ClassSet
 from weakclip.clip import Encoder, check_encoder
 from weakclip.clip.encoder import check_features
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, WeightsError
 from weakclip.modeling.co_attention import CoAttention, match_pixels
 from weakclip.modeling.decoder import TextGuidedDecoder

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from weakclip.datasets import Sample
-from weakclip.images import write_mask
+from weakclip.datasets.images import write_mask
 from weakclip.modeling.affinitynet_storage import load_affinitynet
 from weakclip.pipeline.context import RunContext
 from weakclip.seeds import AffinityRefiner, SeedMasks, SeedMethod, affinity_label, seed_masks, sharpened_masks

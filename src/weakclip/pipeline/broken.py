@@ -18,8 +18,8 @@ from typing import Literal
 
 from weakclip.config import RunConfig
 from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets.images import write_json
 from weakclip.errors import DataError
-from weakclip.images import write_json
 from weakclip.pipeline.data import SomeImages, digest_of, file_dataset, file_stat, open_split, source_fingerprint
 from weakclip.report.folder import ERRORS
 from weakclip.seeds import ImportedCAMs, ImportedMasks

@@ -25,8 +25,8 @@ from PIL import Image
 from weakclip import __version__
 from weakclip.config import load_config
 from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets.images import mask_png, read_mask, resize_mask, write_json
 from weakclip.errors import ConfigError, DataError, RunError
-from weakclip.images import mask_png, read_mask, resize_mask, write_json
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import image_fingerprint
 from weakclip.pipeline.manifest import Manifest, StageKey

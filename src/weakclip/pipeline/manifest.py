@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
-from weakclip.images import write_json
 from weakclip.report import STAGE_FOLDERS
 from weakclip.report.folder import are_records
 from weakclip.store.files import remove_leftovers, writing

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from weakclip.classes import IGNORE_INDEX
 from weakclip.datasets import ImageLabelDataset, Sample
-from weakclip.images import read_mask, write_json
+from weakclip.datasets.classes import IGNORE_INDEX
+from weakclip.datasets.images import read_mask, write_json
 from weakclip.inference import InferenceSettings, LogitsFunction
 from weakclip.mask_statistics import STATISTICS, StatisticsLog, class_means, compare_masks
 from weakclip.pipeline.pictures import laid_over, write_strip

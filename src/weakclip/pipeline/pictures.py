@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets import ImageLabelDataset, Sample
-from weakclip.images import overlay, read_mask, resize_rgb, write_jpeg, write_json, write_png
+from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
+from weakclip.datasets.images import overlay, read_mask, resize_rgb, write_jpeg, write_json, write_png
 from weakclip.inference import LogitsFunction, WithinMemory, predict_probs
 from weakclip.pseudo_masks import PseudoMaskSettings, pseudo_mask
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from weakclip.classes import IGNORE_INDEX
 from weakclip.config import SeedStageSettings
 from weakclip.datasets import ImageLabelDataset, Sample
+from weakclip.datasets.classes import IGNORE_INDEX
+from weakclip.datasets.images import write_json, write_mask
 from weakclip.errors import ConfigError
-from weakclip.images import write_json, write_mask
 from weakclip.modeling.mctformer_storage import load_mctformer
 from weakclip.pipeline.affinity_stage import affinity_seeds
 from weakclip.pipeline.context import RunContext

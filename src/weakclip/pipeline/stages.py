@@ -13,6 +13,7 @@ import torch
 
 from weakclip.config import RunConfig
 from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets.images import write_json
 from weakclip.evaluation import (
     NOT_USED,
     Scores,
@@ -20,7 +21,6 @@ from weakclip.evaluation import (
     describe_scales,
     score_masks,
 )
-from weakclip.images import write_json
 from weakclip.inference import LogitsFunction
 from weakclip.mask_statistics import STATISTICS, read_statistics
 from weakclip.modeling import load_weakclip, mixed_logits

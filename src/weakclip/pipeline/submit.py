@@ -10,8 +10,8 @@ from pathlib import Path
 from weakclip.clip import Encoder
 from weakclip.config import flat
 from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets.images import write_json
 from weakclip.errors import ConfigError, RunError
-from weakclip.images import write_json
 from weakclip.pipeline.context import RunContext, open_run
 from weakclip.pipeline.data import image_fingerprint
 from weakclip.pipeline.given import Given

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from weakclip.classes import ClassSet
 from weakclip.clip import load_encoder
 from weakclip.config import ClipSettings
 from weakclip.datasets.class_files import CLASS_FILE, class_set_of_names, read_class_file
+from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.folder import label_table
 from weakclip.datasets.image_folder import ImageFolder
 from weakclip.errors import ConfigError

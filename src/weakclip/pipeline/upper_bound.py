@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets.images import write_mask
 from weakclip.errors import DataError
-from weakclip.images import write_mask
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.networks import load_network, network_settings, score_on_val
 from weakclip.pipeline.reviewed import ReviewedImages

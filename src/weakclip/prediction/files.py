@@ -13,8 +13,8 @@ from PIL import Image
 from weakclip.annotations import MaskEntry, Shapes, write_coco
 from weakclip.config import flat
 from weakclip.datasets.base import check_name
+from weakclip.datasets.images import overlay, read_mask, read_rgb, write_mask
 from weakclip.errors import DataError, RunError
-from weakclip.images import overlay, read_mask, read_rgb, write_mask
 from weakclip.pipeline.manifest import StageKey
 from weakclip.prediction.folder import PredictionFolder
 from weakclip.prediction.inputs import InputImage

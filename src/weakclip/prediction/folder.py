@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from weakclip.classes import ClassSet
+from weakclip.datasets.classes import ClassSet
+from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
-from weakclip.images import write_json
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 import weakclip.clip
-from weakclip.classes import ClassSet
 from weakclip.config import RunConfig, load_config
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, WeakCLIPError, WeightsError
 from weakclip.modeling.storage import DESCRIPTION_FILE, WEIGHTS_FILE, read_class_set
 from weakclip.pipeline.context import CONFIG

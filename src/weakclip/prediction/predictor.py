@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from weakclip.classes import ClassSet
 from weakclip.clip import Encoder
 from weakclip.crf import CRFParams
 from weakclip.datasets import Sample
-from weakclip.images import read_rgb
+from weakclip.datasets.classes import ClassSet
+from weakclip.datasets.images import read_rgb
 from weakclip.inference import InferenceSettings, LogitsFunction, predict_batch
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import usable_device

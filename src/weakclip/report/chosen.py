@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
 from weakclip.evaluation import NOT_USED, WITHOUT_CRF, Scores
-from weakclip.images import write_json
 from weakclip.pseudo_masks import MASKS
 from weakclip.report.figures import percent
 from weakclip.report.folder import STAGE_FOLDERS, read_json

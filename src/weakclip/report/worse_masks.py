@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from weakclip.classes import IGNORE_INDEX
-from weakclip.images import read_mask
+from weakclip.datasets.classes import IGNORE_INDEX
+from weakclip.datasets.images import read_mask
 from weakclip.mask_statistics import ImageStatistics, compare_masks
 
 NEARLY_NONE = 0.05

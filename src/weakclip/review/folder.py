@@ -13,8 +13,8 @@ import numpy as np
 
 from weakclip.config import load_config
 from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets.images import read_mask
 from weakclip.errors import DataError, RunError
-from weakclip.images import read_mask
 from weakclip.pipeline.broken import broken_of, open_sound
 from weakclip.pipeline.context import mark_files
 from weakclip.pipeline.manifest import Manifest

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from weakclip.classes import IGNORE_INDEX
+from weakclip.datasets.classes import IGNORE_INDEX
+from weakclip.datasets.images import overlay, resize_mask, resize_rgb
 from weakclip.errors import DataError
-from weakclip.images import overlay, resize_mask, resize_rgb
 from weakclip.review.folder import PSEUDO, SEED, ReviewFolder
 
 THUMB_SIDE, VIEW_SIDE = 192, 1280

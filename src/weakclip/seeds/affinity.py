@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weakclip.classes import IGNORE_INDEX
 from weakclip.crf import LOSS_CRF, CRFParams, dense_crf
 from weakclip.datasets import Sample
+from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.errors import ConfigError
 from weakclip.modeling.affinitynet import AffinityNet, pair_offsets
 from weakclip.modeling.resnet38 import STRIDE

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weakclip.classes import LONGEST_NAME, ClassSet
 from weakclip.clip import Encoder
+from weakclip.datasets.classes import LONGEST_NAME, ClassSet
 from weakclip.errors import DataError
 from weakclip.store.untrusted_text import is_plain, parse_json, parse_yaml, short
 

@@ -13,9 +13,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from weakclip.classes import IGNORE_INDEX
 from weakclip.crf import COCO_CRF, CRFParams, dense_crf
 from weakclip.datasets import Sample
+from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.errors import ConfigError, DataError
 
 _FLOOR = 1e-5  # of a score, as in pydensecrf.utils.unary_from_softmax: no class is ever quite ruled out

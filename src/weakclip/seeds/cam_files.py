@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from weakclip.datasets import Sample
+from weakclip.datasets.images import read_mask, write_png
 from weakclip.errors import DataError
-from weakclip.images import read_mask, write_png
 from weakclip.seeds.base import CAM
 
 

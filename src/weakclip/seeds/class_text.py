@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from weakclip.classes import BACKGROUND_PROMPTS, ClassSet
 from weakclip.clip import Encoder
+from weakclip.datasets.classes import BACKGROUND_PROMPTS, ClassSet
 from weakclip.errors import ConfigError
 
 

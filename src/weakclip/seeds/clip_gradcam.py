@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weakclip.classes import ClassSet
 from weakclip.clip import BlockEncoder, Encoder
 from weakclip.clip.encoder import with_blocks
 from weakclip.datasets import Sample
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, EncoderError
 from weakclip.seeds.base import CAM
 from weakclip.seeds.class_text import background_words, check_template, encode_words

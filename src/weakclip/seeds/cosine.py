@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weakclip.classes import ClassSet
 from weakclip.clip import Encoder
 from weakclip.datasets import Sample
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
 from weakclip.seeds.base import CAM
 from weakclip.seeds.class_text import background_words, check_template, encode_words

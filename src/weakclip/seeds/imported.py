@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets import Sample
+from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
+from weakclip.datasets.images import read_mask
 from weakclip.errors import BrokenFileError, DataError
-from weakclip.images import read_mask
 from weakclip.seeds.base import CAM, SeedMasks
 from weakclip.store.files import expand_home
 from weakclip.store.untrusted_npy import read_npy, read_npz

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weakclip.classes import ClassSet
 from weakclip.datasets import Sample
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, WeightsError
 from weakclip.inference import BatchLimit
 from weakclip.modeling.mctformer import Localization, MCTformer

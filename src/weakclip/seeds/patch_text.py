@@ -28,10 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weakclip.classes import ClassSet
 from weakclip.clip import BlockEncoder, Encoder
 from weakclip.clip.encoder import with_blocks
 from weakclip.datasets import Sample
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError
 from weakclip.inference import BatchLimit
 from weakclip.seeds.attributes import MOST_CENTERS, attribute_centers, enriched, read_attributes

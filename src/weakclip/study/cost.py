@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from weakclip.config import plain
+from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
-from weakclip.images import write_json
 from weakclip.pipeline.context import usable_device
 from weakclip.pipeline.manifest import StageKey
 from weakclip.store.files import remove_leftovers

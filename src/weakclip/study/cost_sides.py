@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
-from weakclip.classes import IGNORE_INDEX, ClassSet
 from weakclip.clip import FrozenCLIP, load_clip
 from weakclip.clip.vocabulary import tokenizer_from_merges
+from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.modeling import ModelSettings
 from weakclip.modeling.affinitynet import PUBLISHED_REDUCTIONS, AffinityNet
 from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS

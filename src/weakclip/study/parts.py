@@ -24,10 +24,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from weakclip.classes import ClassSet
 from weakclip.clip import Encoder
 from weakclip.config import RunConfig
 from weakclip.crf import LOSS_CRF
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError
 from weakclip.modeling import (
     CoAttention,

@@ -10,8 +10,8 @@ from typing import Any
 
 from weakclip.config import plain
 from weakclip.crf import CRFParams
+from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
-from weakclip.images import write_json
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.store.untrusted_text import parse_json
 from weakclip.study.halving import Rung

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from weakclip.classes import ClassSet
 from weakclip.clip import Encoder
 from weakclip.config import RunConfig
+from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
 from weakclip.evaluation import score_masks
 from weakclip.modeling import ModelSettings, WeakCLIP

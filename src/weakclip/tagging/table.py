@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from weakclip.classes import ClassSet
 from weakclip.clip import Encoder
+from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.image_folder import ImageFolder
 from weakclip.errors import ConfigError, DataError
 from weakclip.store.files import atomic_write, no_link

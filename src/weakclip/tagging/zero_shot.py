@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from weakclip.classes import ClassSet
 from weakclip.clip import Encoder
+from weakclip.datasets.classes import ClassSet
+from weakclip.datasets.images import fit_factor, image_size, read_rgb, resize_rgb
 from weakclip.errors import ConfigError, EncoderError
-from weakclip.images import fit_factor, image_size, read_rgb, resize_rgb
 from weakclip.inference import window_starts
 from weakclip.seeds import GradCAMSettings
 from weakclip.seeds.class_text import background_words, check_template, encode_words

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from weakclip.classes import IGNORE_INDEX
 from weakclip.datasets.base import ImageLabelDataset
+from weakclip.datasets.classes import IGNORE_INDEX
+from weakclip.datasets.images import read_mask
 from weakclip.datasets.transforms import AugmentSettings, augment
 from weakclip.errors import DataError
-from weakclip.images import read_mask
 
 
 class TrainingPairs:

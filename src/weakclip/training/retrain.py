@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weakclip.classes import IGNORE_INDEX
+from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError
 from weakclip.modeling import WeakCLIP, save_weakclip

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from weakclip.classes import IGNORE_INDEX
 from weakclip.datasets.base import ImageLabelDataset
+from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError
 from weakclip.modeling.affinitynet import PUBLISHED_REDUCTIONS, RADIUS, AffinityNet, check_numbers, shifted

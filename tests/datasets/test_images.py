@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import weakclip
-from weakclip.classes import VOC12, voc_palette
-from weakclip.errors import DataError
-from weakclip.images import (
+from weakclip.datasets.classes import VOC12, voc_palette
+from weakclip.datasets.images import (
     atomic_write,
     image_size,
     overlay,
@@ -33,6 +32,7 @@ from weakclip.images import (
     write_mask,
     write_png,
 )
+from weakclip.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (7, 11, 3), dtype=np.uint8)
 
@@ -184,7 +184,7 @@ def test_a_reduced_image_looks_like_the_whole_one(tmp_path: Path, size: tuple[in
 
 MEASURE = """
 import resource, sys
-from weakclip.images import image_size, read_rgb
+from weakclip.datasets.images import image_size, read_rgb
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 image = read_rgb(sys.argv[1], longest_side=512)
 print(image.shape, image_size(sys.argv[1]), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) // 1024)

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from weakclip.classes import COCO14, VOC12, ClassSet, voc_palette
+from weakclip.datasets.classes import COCO14, VOC12, ClassSet, voc_palette
 from weakclip.errors import DataError
 
 PETS = ClassSet.from_foreground(["cat", "dog", "traffic light"])

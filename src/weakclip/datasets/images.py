@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL import WebPImagePlugin as _WebPImagePlugin  # noqa: F401, of FORMATS the one that Pillow imports late
 from PIL.TiffImagePlugin import TiffImageFile
 
-from weakclip.classes import IGNORE_INDEX
+from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.errors import BrokenFileError, DataError
 from weakclip.store.files import atomic_write
 from weakclip.store.untrusted_text import one_line
