@@ -22,7 +22,7 @@ import torch
 
 import weakclip
 from weakclip.datasets import FolderDataset, Sample, collate_samples
-from weakclip.losses import boundary_loss, grid_probabilities, grid_seeds, matching_loss, seeding_loss
+from weakclip.modeling.losses import boundary_loss, grid_probabilities, grid_seeds, matching_loss, seeding_loss
 
 
 def train(root: Path) -> float:

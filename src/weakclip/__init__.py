@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weakclip import clip, crf, datasets, errors, inference, losses, metrics, modeling, seeds
+    from weakclip import clip, crf, datasets, errors, inference, metrics, modeling, seeds
     from weakclip.clip import Encoder, FrozenCLIP, FrozenEncoder, ImageFeatures, load_clip
     from weakclip.config import RunConfig, load_config
     from weakclip.crf import CRFParams, Kernel, dense_crf
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
     from weakclip.errors import WeakCLIPError
     from weakclip.metrics import ConfusionMatrix
-    from weakclip.modeling import WeakCLIP, WeakCLIPOutput, build_weakclip, load_weakclip, save_weakclip
+    from weakclip.modeling import WeakCLIP, WeakCLIPOutput, build_weakclip, load_weakclip, losses, save_weakclip
     from weakclip.pipeline import RunResult, run_pipeline
     from weakclip.prediction import Prediction, Predictor, PredictSettings, load_predictor
 

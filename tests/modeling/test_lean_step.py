@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from weakclip.losses import matching_loss
 from weakclip.modeling import CoAttention, PyramidAdapter, TextGuidedDecoder
+from weakclip.modeling.losses import matching_loss
 
 WIDTH, CHANNELS = 12, 8
 

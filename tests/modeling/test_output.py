@@ -7,9 +7,9 @@ import inspect
 import pytest
 import torch
 
-from weakclip.losses import matching_loss
 from weakclip.modeling import WeakCLIPOutput, mixed_logits
 from weakclip.modeling.co_attention import MATCH_TEMPERATURE
+from weakclip.modeling.losses import matching_loss
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from weakclip.modeling import (
     match_pixels,
     save_weakclip,
 )
+from weakclip.modeling.train import LossSettings, WeakCLIPLoss
 from weakclip.study.parts import without_adapter, without_co_attention, without_text_guidance
-from weakclip.training.train_weakclip import LossSettings, WeakCLIPLoss
 
 SMALL = ModelSettings(
     prompt_length=2, co_attention_width=8, co_attention_heads=2, co_attention_layers=1, decoder_channels=8

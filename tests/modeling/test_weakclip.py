@@ -15,8 +15,8 @@ from weakclip.clip import FrozenCLIP
 from weakclip.clip.vocabulary import tokenizer_from_merges
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
-from weakclip.losses import boundary_loss, grid_probabilities, matching_loss, seeding_loss
 from weakclip.modeling import ModelSettings, WeakCLIP, WeakCLIPOutput, build_weakclip
+from weakclip.modeling.losses import boundary_loss, grid_probabilities, matching_loss, seeding_loss
 
 SMALL = ModelSettings(
     prompt_length=4, co_attention_width=8, co_attention_heads=2, co_attention_layers=2, decoder_channels=8

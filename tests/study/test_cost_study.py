@@ -14,11 +14,11 @@ from weakclip.clip import load_clip
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, RunError
 from weakclip.modeling import ModelSettings
+from weakclip.modeling.train import LossSettings
 from weakclip.study import cost
 from weakclip.study.cost import CostSettings, Measurement, measure, study_cost
 from weakclip.study.cost_pages import cost_chart, cost_table, summarize
 from weakclip.study.cost_sides import AffinityNetSide, WeakCLIPSide, drawn_batch
-from weakclip.training.train_weakclip import LossSettings
 
 SETTINGS = CostSettings(crop=32, num_classes=3, batch_size=2, steps=1, repetitions=2)
 AFFINITY = AffinityNetSide(widths=(4, 4, 4, 8, 8, 8, 8), reductions=(4, 4, 4))

@@ -11,13 +11,13 @@ from weakclip.datasets import AugmentSettings
 from weakclip.errors import ConfigError
 from weakclip.inference import InferenceSettings
 from weakclip.modeling import ModelSettings
+from weakclip.modeling.train import LossSettings
 from weakclip.pseudo_masks import PseudoMaskSettings
 from weakclip.seeds import CosineSettings, GradCAMSettings, PatchTextSettings, SeedSettings
 from weakclip.training.retrain import RetrainSettings
 from weakclip.training.settings import TrainSettings
 from weakclip.training.train_affinity import AffinitySettings
 from weakclip.training.train_mctformer import MCTformerSettings
-from weakclip.training.train_weakclip import LossSettings
 
 
 @dataclass(frozen=True, kw_only=True)

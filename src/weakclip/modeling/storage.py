@@ -20,8 +20,8 @@ from weakclip.errors import WeakCLIPError, WeightsError
 from weakclip.modeling.co_attention import CoAttention
 from weakclip.modeling.decoder import TextGuidedDecoder
 from weakclip.modeling.loading_note import loading_note
+from weakclip.modeling.official.checkpoint import load_released
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
-from weakclip.modeling.released import load_released
 from weakclip.modeling.weakclip import ModelSettings, WeakCLIP
 from weakclip.store.files import atomic_write, expand_home
 from weakclip.store.untrusted_text import parse_json, short

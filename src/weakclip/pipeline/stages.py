@@ -24,6 +24,7 @@ from weakclip.evaluation import (
 from weakclip.inference import LogitsFunction
 from weakclip.mask_statistics import STATISTICS, read_statistics
 from weakclip.modeling import load_weakclip, mixed_logits
+from weakclip.modeling.train import train_weakclip
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.mask_records import MaskRecorder, compare_stages
 from weakclip.pipeline.networks import load_network, network_settings, score_on_val
@@ -38,7 +39,6 @@ from weakclip.report.worse_masks import change_record, seed_change, warning
 from weakclip.store.files import append_json
 from weakclip.training.pairs import TrainingPairs
 from weakclip.training.retrain import WEAKCLIP, retrain
-from weakclip.training.train_weakclip import train_weakclip
 
 logger = logging.getLogger("weakclip")
 

@@ -10,6 +10,7 @@ import torch
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.images import write_mask
 from weakclip.errors import DataError
+from weakclip.modeling.train import train_weakclip
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.networks import load_network, network_settings, score_on_val
 from weakclip.pipeline.reviewed import ReviewedImages
@@ -18,7 +19,6 @@ from weakclip.report.chosen import Network
 from weakclip.store.progress import track
 from weakclip.training.pairs import TrainingPairs
 from weakclip.training.retrain import WEAKCLIP, retrain
-from weakclip.training.train_weakclip import train_weakclip
 
 logger = logging.getLogger("weakclip")
 

@@ -21,11 +21,11 @@ from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.modeling import ModelSettings
 from weakclip.modeling.affinitynet import PUBLISHED_REDUCTIONS, AffinityNet
 from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS
+from weakclip.modeling.train import LossSettings, WeakCLIPLoss
 from weakclip.training.loading import Batch
 from weakclip.training.loop import LossFunction, build_optimizer, lay_out
 from weakclip.training.settings import TrainSettings
 from weakclip.training.train_affinity import AffinityLoss
-from weakclip.training.train_weakclip import LossSettings, WeakCLIPLoss
 
 
 @dataclass(frozen=True)

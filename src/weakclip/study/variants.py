@@ -24,6 +24,7 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
 from weakclip.evaluation import score_masks
 from weakclip.modeling import ModelSettings, WeakCLIP
+from weakclip.modeling.train import WeakCLIPLoss
 from weakclip.pipeline import run_stage
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.manifest import StageKey
@@ -38,7 +39,6 @@ from weakclip.study.results import Result, VariantStudy, finished_results, save_
 from weakclip.study.variant_pages import write_variant_pages
 from weakclip.training.loop import fit
 from weakclip.training.pairs import TrainingPairs
-from weakclip.training.train_weakclip import WeakCLIPLoss
 
 logger = logging.getLogger("weakclip")
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from weakclip.datasets.classes import IGNORE_INDEX
-from weakclip.losses import boundary_loss, grid_probabilities, grid_seeds, matching_loss, seeding_loss
+from weakclip.modeling.losses import boundary_loss, grid_probabilities, grid_seeds, matching_loss, seeding_loss
 
 
 @pytest.fixture(autouse=True)

@@ -24,8 +24,8 @@ from weakclip.datasets.classes import COCO14, VOC12, ClassSet
 from weakclip.errors import WeakCLIPError, WeightsError
 from weakclip.modeling.co_attention import CoAttention
 from weakclip.modeling.loading_note import loading_note
-from weakclip.modeling.released_names import depth, frozen_names, trained_names, unused_names
-from weakclip.modeling.released_words import VOCABULARY_SIZE, KnownWords, knows
+from weakclip.modeling.official.names import depth, frozen_names, trained_names, unused_names
+from weakclip.modeling.official.words import VOCABULARY_SIZE, KnownWords, knows
 from weakclip.modeling.weakclip import WeakCLIP, build_weakclip
 from weakclip.store.untrusted_text import parse_json
 from weakclip.store.untrusted_weights import check_room, load_torch

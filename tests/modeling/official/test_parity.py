@@ -19,9 +19,9 @@ from weakclip.clip.text import tokenize
 from weakclip.clip.vocabulary import OPENAI_VOCABULARY, load_tokenizer, tokenizer_from_merges
 from weakclip.datasets.classes import COCO14, VOC12
 from weakclip.errors import WeightsError
-from weakclip.losses import boundary_loss, grid_probabilities, grid_seeds, matching_loss, seeding_loss
 from weakclip.modeling import WeakCLIP, load_weakclip, save_weakclip
-from weakclip.modeling.released_words import VOCABULARY_SIZE, KnownWords, knows
+from weakclip.modeling.losses import boundary_loss, grid_probabilities, grid_seeds, matching_loss, seeding_loss
+from weakclip.modeling.official.words import VOCABULARY_SIZE, KnownWords, knows
 
 Sizes = oracle.Sizes
 MADE = {

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-import weakclip.training.train_weakclip as stage
+import weakclip.modeling.train as stage
 from weakclip.clip import FrozenCLIP
 from weakclip.crf import LOSS_CRF, dense_crf
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError
-from weakclip.losses import boundary_loss, grid_probabilities
 from weakclip.modeling import WeakCLIP, build_weakclip, load_weakclip
+from weakclip.modeling.losses import boundary_loss, grid_probabilities
+from weakclip.modeling.train import LossSettings, WeakCLIPLoss, train_weakclip
 from weakclip.training.pairs import TrainingPairs
 from weakclip.training.settings import TrainSettings
-from weakclip.training.train_weakclip import LossSettings, WeakCLIPLoss, train_weakclip
 
 SETTINGS = TrainSettings(
     steps=6, batch_size=2, learning_rate=3e-3, warmup_steps=2, ema_decay=0.5, checkpoint_every=2, log_every=1

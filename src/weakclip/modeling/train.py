@@ -12,8 +12,15 @@ from torch import Tensor, nn
 
 from weakclip.crf import LOSS_CRF, CRFParams, dense_crf
 from weakclip.errors import ConfigError
-from weakclip.losses import boundary_loss, grid_probabilities, grid_seeds, label_logits, matching_loss, seeding_loss
 from weakclip.modeling import WeakCLIP, save_weakclip
+from weakclip.modeling.losses import (
+    boundary_loss,
+    grid_probabilities,
+    grid_seeds,
+    label_logits,
+    matching_loss,
+    seeding_loss,
+)
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit
 from weakclip.training.pairs import TrainingPairs
