@@ -18,7 +18,7 @@ from weakclip.errors import ConfigError
 from weakclip.modeling import WeakCLIP, build_weakclip, load_weakclip
 from weakclip.modeling.losses import boundary_loss, grid_probabilities
 from weakclip.modeling.train import LossSettings, WeakCLIPLoss, train_weakclip
-from weakclip.training.pairs import TrainingPairs
+from weakclip.training.dataset import TrainingPairs
 from weakclip.training.settings import TrainSettings
 
 SETTINGS = TrainSettings(

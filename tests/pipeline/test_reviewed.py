@@ -19,7 +19,7 @@ from weakclip.errors import DataError
 from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.pipeline.reviewed import ReviewedImages, read_review
 from weakclip.store.marks import MARKS, Mark, MarkFile
-from weakclip.training.pairs import TrainingPairs
+from weakclip.training.dataset import TrainingPairs
 
 FOLDERS = ("1_seeds", "2_train", "3_pseudo_masks", "4_retrain", "5_evaluate")
 NAMES = tuple(f"train_{number:06d}" for number in range(6))

@@ -13,7 +13,7 @@ from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError, WeightsError
 from weakclip.modeling.deeplab import DeepLabResNet38
 from weakclip.segmenter import Segmenter, build_segmenter, load_segmenter, save_segmenter
-from weakclip.training.pairs import TrainingPairs
+from weakclip.training.dataset import TrainingPairs
 from weakclip.training.retrain import RetrainSettings, retrain, segmentation_loss
 from weakclip.training.settings import TrainSettings
 

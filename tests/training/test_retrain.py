@@ -15,7 +15,7 @@ from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import WeightsError
 from weakclip.modeling import build_weakclip
 from weakclip.segmenter import build_segmenter, load_segmenter, save_segmenter
-from weakclip.training.pairs import TrainingPairs
+from weakclip.training.dataset import TrainingPairs
 from weakclip.training.retrain import RetrainSettings, retrain, segmentation_loss, weakclip_segmentation_loss
 from weakclip.training.settings import TrainSettings
 

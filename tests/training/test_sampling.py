@@ -18,7 +18,7 @@ from weakclip.datasets.base import ImageLabelDataset
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, RunError
 from weakclip.training.loop import fit
-from weakclip.training.order import StepBatches
+from weakclip.training.sampler import StepBatches
 from weakclip.training.sampling import MOST_REPEATS, Repeats, class_repeats, image_repeats, repeats_of
 from weakclip.training.settings import TrainSettings
 

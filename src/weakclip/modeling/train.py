@@ -21,9 +21,9 @@ from weakclip.modeling.losses import (
     matching_loss,
     seeding_loss,
 )
+from weakclip.training.dataset import TrainingPairs
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit
-from weakclip.training.pairs import TrainingPairs
 from weakclip.training.settings import TrainResult, TrainSettings
 
 

@@ -37,7 +37,7 @@ from weakclip.pseudo_masks import MASKS, write_pseudo_masks
 from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, Network, choose_network, write_chosen
 from weakclip.report.worse_masks import change_record, seed_change, warning
 from weakclip.store.files import append_json
-from weakclip.training.pairs import TrainingPairs
+from weakclip.training.dataset import TrainingPairs
 from weakclip.training.retrain import WEAKCLIP, retrain
 
 logger = logging.getLogger("weakclip")

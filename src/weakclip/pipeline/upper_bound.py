@@ -17,7 +17,7 @@ from weakclip.pipeline.reviewed import ReviewedImages
 from weakclip.pipeline.written import finish_scores, write_training
 from weakclip.report.chosen import Network
 from weakclip.store.progress import track
-from weakclip.training.pairs import TrainingPairs
+from weakclip.training.dataset import TrainingPairs
 from weakclip.training.retrain import WEAKCLIP, retrain
 
 logger = logging.getLogger("weakclip")

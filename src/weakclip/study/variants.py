@@ -37,8 +37,8 @@ from weakclip.store.lock import FolderLock
 from weakclip.study.record import check_folder
 from weakclip.study.results import Result, VariantStudy, finished_results, save_results
 from weakclip.study.variant_pages import write_variant_pages
+from weakclip.training.dataset import TrainingPairs
 from weakclip.training.loop import fit
-from weakclip.training.pairs import TrainingPairs
 
 logger = logging.getLogger("weakclip")
 

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from weakclip.errors import RunError, WeakCLIPError, first_line
 from weakclip.store.threads import usable_cores
 from weakclip.training.interrupt import ignore_stop_signals
-from weakclip.training.order import StepBatches
 from weakclip.training.processes import Processes
+from weakclip.training.sampler import StepBatches
 from weakclip.training.sampling import Repeats
 from weakclip.training.settings import TrainSettings
 

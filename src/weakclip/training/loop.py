@@ -21,8 +21,8 @@ from weakclip.training.bad_steps import BadSteps
 from weakclip.training.interrupt import StopRequest
 from weakclip.training.loading import Batch, TrainingData, load_batches
 from weakclip.training.log import TrainLog
-from weakclip.training.order import step_seed
 from weakclip.training.processes import Processes, open_processes
+from weakclip.training.sampler import step_seed
 from weakclip.training.sampling import repeats_of
 from weakclip.training.settings import TrainResult, TrainSettings, learning_rate_at
 

@@ -22,9 +22,9 @@ from weakclip.modeling.affinitynet_storage import save_affinitynet
 from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS, STRIDE
 from weakclip.modeling.trunk_files import start_from_imagenet
 from weakclip.seeds.affinity import AffinityLabelSettings, RandomWalkSettings
+from weakclip.training.dataset import TrainingPairs
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit
-from weakclip.training.pairs import TrainingPairs
 from weakclip.training.settings import TrainResult, TrainSettings
 
 WEIGHTS_FILE = "affinitynet.safetensors"

@@ -10,7 +10,7 @@ import torch
 from weakclip.datasets.images import read_mask, write_mask
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import DataError
-from weakclip.training.pairs import TrainingPairs
+from weakclip.training.dataset import TrainingPairs
 
 PLAIN = AugmentSettings(crop_size=48, scale=(1.0, 1.0), flip=0.0, photometric=False)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from weakclip.training.order import StepBatches, item_seed, step_seed
+from weakclip.training.sampler import StepBatches, item_seed, step_seed
 
 
 def _batches(**changes: int) -> list[list[tuple[int, int]]]:
