@@ -17,7 +17,7 @@ from pathlib import Path
 from weakclip.config import RunConfig, limit_training, load_config
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.datasets.images import read_mask, write_json
-from weakclip.metrics import ConfusionMatrix
+from weakclip.inference.metrics import ConfusionMatrix
 from weakclip.modeling.affinitynet_storage import load_affinitynet
 from weakclip.pipeline import run_stage
 from weakclip.pipeline.affinity_stage import AFFINITYNET, CAMS

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from weakclip.mask_statistics import mean_over_classes
+from weakclip.inference.mask_statistics import mean_over_classes
 from weakclip.report import read_images
 from weakclip.report.doubts import KINDS, figures_of, ranks
 

@@ -14,7 +14,7 @@ from weakclip.datasets import VOC12Dataset
 from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import read_mask, resize_rgb, write_jpeg
 from weakclip.datasets.voc import MASK_FOLDERS, find_voc_root
-from weakclip.metrics import ConfusionMatrix
+from weakclip.inference.metrics import ConfusionMatrix
 from weakclip.pipeline.pictures import laid_over
 from weakclip.store.progress import track
 

@@ -27,9 +27,9 @@ from weakclip.datasets import ImageLabelDataset, VOC12Dataset
 from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import write_json, write_mask
 from weakclip.datasets.voc import find_voc_root
+from weakclip.inference.pseudo_masks import MASKS, write_pseudo_masks
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline import run_stage
-from weakclip.pseudo_masks import MASKS, write_pseudo_masks
 from weakclip.report import STAGE_FOLDERS
 from weakclip.seeds import seed_masks
 from weakclip.store.progress import track

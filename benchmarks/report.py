@@ -23,7 +23,7 @@ import numpy as np
 
 from weakclip.datasets import ScenesDataset
 from weakclip.datasets.images import write_json
-from weakclip.mask_statistics import STATISTICS, StatisticsLog, class_means, compare_masks
+from weakclip.inference.mask_statistics import STATISTICS, StatisticsLog, class_means, compare_masks
 from weakclip.pipeline.pictures import class_entries, laid_over, write_strip
 from weakclip.report import CAPTIONS, STAGE_FOLDERS, STRIPS, strip_path, write_report
 from weakclip.store.progress import track

@@ -20,8 +20,8 @@ import numpy as np
 
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import read_mask
-from weakclip.mask_statistics import ImageStatistics, compare_masks
-from weakclip.metrics import ConfusionMatrix
+from weakclip.inference.mask_statistics import ImageStatistics, compare_masks
+from weakclip.inference.metrics import ConfusionMatrix
 from weakclip.pipeline.context import open_run
 from weakclip.report.doubts import ranks
 from weakclip.report.sure_seeds import contradicted

@@ -14,14 +14,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weakclip import clip, crf, datasets, errors, inference, metrics, modeling, seeds
+    from weakclip import clip, crf, datasets, errors, inference, modeling, seeds
     from weakclip.clip import Encoder, FrozenCLIP, FrozenEncoder, ImageFeatures, load_clip
     from weakclip.config import RunConfig, load_config
     from weakclip.crf import CRFParams, Kernel, dense_crf
     from weakclip.datasets import classes
     from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
     from weakclip.errors import WeakCLIPError
-    from weakclip.metrics import ConfusionMatrix
+    from weakclip.inference.metrics import ConfusionMatrix
+    from weakclip.inference.windows import metrics
     from weakclip.modeling import WeakCLIP, WeakCLIPOutput, build_weakclip, load_weakclip, losses, save_weakclip
     from weakclip.pipeline import RunResult, run_pipeline
     from weakclip.prediction import Prediction, Predictor, PredictSettings, load_predictor

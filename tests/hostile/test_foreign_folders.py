@@ -18,7 +18,7 @@ from review_case import make_review_run
 
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import DataError, RunError, StorageError, WeakCLIPError
-from weakclip.mask_statistics import ImageStatistics, StatisticsLog
+from weakclip.inference.mask_statistics import ImageStatistics, StatisticsLog
 from weakclip.prediction import find_images, predict_files
 from weakclip.prediction.predictor import Predictor, PredictSettings
 from weakclip.report import render_report

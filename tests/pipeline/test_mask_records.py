@@ -14,7 +14,7 @@ from PIL import Image
 from weakclip.config import RunConfig, load_config
 from weakclip.datasets.images import read_mask, write_mask
 from weakclip.datasets.scenes import ScenesDataset
-from weakclip.mask_statistics import (
+from weakclip.inference.mask_statistics import (
     ImageStatistics,
     class_iou,
     class_kept,

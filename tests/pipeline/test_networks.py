@@ -11,7 +11,7 @@ import pytest
 from weakclip import cli
 from weakclip.config import RunConfig, load_config
 from weakclip.errors import ConfigError
-from weakclip.evaluation import Scores
+from weakclip.inference.evaluation import Scores
 from weakclip.modeling import load_weakclip
 from weakclip.pipeline import run_pipeline, run_stage, stages
 from weakclip.prediction import find_model

@@ -18,12 +18,12 @@ from weakclip.datasets import Sample
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_rgb
 from weakclip.errors import ConfigError, DataError, WeightsError
-from weakclip.inference import predict_probs
+from weakclip.inference.pseudo_masks import PseudoMaskSettings, pseudo_mask
+from weakclip.inference.windows import predict_probs
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.modeling.deeplab import DeepLabResNet38
 from weakclip.prediction import PredictSettings, find_model
 from weakclip.prediction.predictor import default_settings
-from weakclip.pseudo_masks import PseudoMaskSettings, pseudo_mask
 from weakclip.report.chosen import ChosenNetwork, write_chosen
 from weakclip.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter, load_segmenter, save_segmenter
 
@@ -64,7 +64,7 @@ def test_a_run_means_the_chosen_network_or_the_only_one(trained_run: Path, tmp_p
 def test_the_run_says_how_its_networks_are_used(trained_run: Path) -> None:
     retrained, weakclip = (default_settings(find_model(trained_run / part)) for part in ("4_retrain", "2_train"))
     assert retrained.inference.flip and retrained.crf is None
-    assert not weakclip.inference.flip and weakclip.crf is not None
+    assert not weakclip.inference.windows.flip and weakclip.crf is not None
 
 
 @pytest.mark.parametrize("crf", [True, False, None])

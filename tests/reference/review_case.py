@@ -14,7 +14,7 @@ from PIL import Image
 
 from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import write_json, write_mask
-from weakclip.mask_statistics import STATISTICS, StatisticsLog, compare_masks
+from weakclip.inference.mask_statistics import STATISTICS, StatisticsLog, compare_masks
 from weakclip.review.folder import ReviewFolder
 from weakclip.review.serving import listening
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from weakclip.datasets.images import write_jpeg, write_json, write_png
-from weakclip.mask_statistics import STATISTICS, StatisticsLog, compare_masks
+from weakclip.inference.mask_statistics import STATISTICS, StatisticsLog, compare_masks
 from weakclip.report import CAPTIONS, STRIPS, strip_path
 
 HOSTILE = '<script>alert("1")</script>'

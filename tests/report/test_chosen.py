@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from weakclip.errors import RunError
-from weakclip.evaluation import Scores
+from weakclip.inference.evaluation import Scores
 from weakclip.report import render_report
 from weakclip.report.chosen import ChosenNetwork, choose_network, chosen_masks, read_chosen, write_chosen
 

@@ -17,7 +17,7 @@ import pytest
 from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import write_mask
 from weakclip.errors import DataError
-from weakclip.mask_statistics import ImageStatistics, compare_masks
+from weakclip.inference.mask_statistics import ImageStatistics, compare_masks
 from weakclip.report.worse_masks import (
     LIMITS,
     Limits,

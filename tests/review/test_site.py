@@ -17,7 +17,7 @@ from PIL import Image
 from review_case import HOSTILE, HOSTILE_CLASS, LABELS, NAMES, write_figures, write_manifest
 
 from weakclip.errors import DataError, RunError
-from weakclip.mask_statistics import STATISTICS
+from weakclip.inference.mask_statistics import STATISTICS
 from weakclip.review import guard
 from weakclip.review.folder import ReviewFolder
 from weakclip.review.pictures import Picture, PictureCache

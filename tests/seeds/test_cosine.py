@@ -12,7 +12,7 @@ from weakclip.clip import FrozenCLIP, load_clip
 from weakclip.datasets import Sample, ScenesDataset
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
-from weakclip.metrics import ConfusionMatrix
+from weakclip.inference.metrics import ConfusionMatrix
 from weakclip.seeds import CAM, CosineSeeds, CosineSettings, SeedSettings, seed_masks
 from weakclip.seeds.cosine import COSINE_POWER
 

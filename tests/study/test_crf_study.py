@@ -18,9 +18,9 @@ from weakclip.crf import COCO_CRF, VOC_CRF, CRFParams
 from weakclip.datasets import FolderDataset, ScenesDataset
 from weakclip.datasets.images import write_mask
 from weakclip.errors import ConfigError, DataError, RunError, WeightsError
-from weakclip.inference import predict_probs
+from weakclip.inference.pseudo_masks import label_probabilities, pseudo_mask
+from weakclip.inference.windows import predict_probs
 from weakclip.modeling import build_weakclip, mixed_logits, save_weakclip
-from weakclip.pseudo_masks import label_probabilities, pseudo_mask
 from weakclip.study import CRFStudy, study_crf
 from weakclip.study.crf import crf_candidates, score_crfs
 from weakclip.study.halving import Rung
@@ -58,7 +58,7 @@ def written(folder: Path) -> dict[str, bytes]:
 
 
 def test_scores_are_those_of_the_pseudo_masks(config: RunConfig, probs: Path) -> None:
-    from weakclip.metrics import ConfusionMatrix
+    from weakclip.inference.metrics import ConfusionMatrix
 
     scores = score_crfs([VOC_CRF, COCO_CRF], ProbabilityFolder(probs, SCENES), range(3), config.pseudo_masks)
     settings = dataclasses.replace(load_config("demo").pseudo_masks, crf=VOC_CRF)

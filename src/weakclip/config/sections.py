@@ -9,10 +9,10 @@ from typing import Literal
 from weakclip.crf import VOC_CRF, CRFParams
 from weakclip.datasets import AugmentSettings
 from weakclip.errors import ConfigError
-from weakclip.inference import InferenceSettings
+from weakclip.inference.pseudo_masks import PseudoMaskSettings
+from weakclip.inference.windows import InferenceSettings
 from weakclip.modeling import ModelSettings
 from weakclip.modeling.train import LossSettings
-from weakclip.pseudo_masks import PseudoMaskSettings
 from weakclip.seeds import CosineSettings, GradCAMSettings, PatchTextSettings, SeedSettings
 from weakclip.training.retrain import RetrainSettings
 from weakclip.training.settings import TrainSettings

@@ -18,8 +18,8 @@ from weakclip.annotations import (
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.images import resize_mask, write_json, write_mask
 from weakclip.errors import DataError, RunError
+from weakclip.inference.pseudo_masks import MASKS
 from weakclip.pipeline.context import open_run
-from weakclip.pseudo_masks import MASKS
 from weakclip.store.files import atomic_write, check_inside
 from weakclip.store.progress import track
 

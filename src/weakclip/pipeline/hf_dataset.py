@@ -27,10 +27,10 @@ from weakclip.config import load_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.images import mask_png, read_mask, resize_mask, write_json
 from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.inference.pseudo_masks import MASKS
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import image_fingerprint
 from weakclip.pipeline.manifest import Manifest, StageKey
-from weakclip.pseudo_masks import MASKS
 from weakclip.store.files import atomic_write
 from weakclip.store.progress import track
 

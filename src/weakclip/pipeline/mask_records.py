@@ -10,10 +10,10 @@ import numpy as np
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import read_mask, write_json
-from weakclip.inference import InferenceSettings, LogitsFunction
-from weakclip.mask_statistics import STATISTICS, StatisticsLog, class_means, compare_masks
+from weakclip.inference.mask_statistics import STATISTICS, StatisticsLog, class_means, compare_masks
+from weakclip.inference.pseudo_masks import MASKS, PseudoMaskSettings, RefinedMask, write_pseudo_masks
+from weakclip.inference.windows import InferenceSettings, LogitsFunction
 from weakclip.pipeline.pictures import laid_over, write_strip
-from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, RefinedMask, write_pseudo_masks
 from weakclip.report import CAPTIONS, PREDICTIONS, STRIPS, strip_path
 from weakclip.store.progress import track
 

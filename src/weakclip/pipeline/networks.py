@@ -7,12 +7,12 @@ from pathlib import Path
 
 from weakclip.config import RunConfig
 from weakclip.datasets import ImageLabelDataset
-from weakclip.evaluation import Scores, score_network
-from weakclip.inference import LogitsFunction
+from weakclip.inference.evaluation import Scores, score_network
+from weakclip.inference.pseudo_masks import PseudoMaskSettings
+from weakclip.inference.windows import LogitsFunction
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.modeling.storage import DESCRIPTION_FILE
 from weakclip.pipeline.context import RunContext
-from weakclip.pseudo_masks import PseudoMaskSettings
 from weakclip.report.chosen import Network
 from weakclip.segmenter import load_segmenter
 

@@ -10,8 +10,8 @@ import numpy as np
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.images import overlay, read_mask, resize_rgb, write_jpeg, write_json, write_png
-from weakclip.inference import LogitsFunction, WithinMemory, predict_probs
-from weakclip.pseudo_masks import PseudoMaskSettings, pseudo_mask
+from weakclip.inference.pseudo_masks import PseudoMaskSettings, pseudo_mask
+from weakclip.inference.windows import LogitsFunction, WithinMemory, predict_probs
 
 PICTURES = "pictures"
 LONGEST_SIDE = 192

@@ -12,8 +12,8 @@ from pathlib import Path
 from weakclip.clip import Encoder
 from weakclip.config import RunConfig, dump_config
 from weakclip.errors import BrokenFileError, ConfigError, DataError, RunError, first_line
-from weakclip.evaluation import Scores
-from weakclip.inference import is_out_of_memory
+from weakclip.inference.evaluation import Scores
+from weakclip.inference.windows import is_out_of_memory
 from weakclip.pipeline.broken import Screening, forget, keep, screen, write_errors
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.given import Given

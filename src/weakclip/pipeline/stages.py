@@ -14,15 +14,16 @@ import torch
 from weakclip.config import RunConfig
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.images import write_json
-from weakclip.evaluation import (
+from weakclip.inference.evaluation import (
     NOT_USED,
     Scores,
     describe_crf,
     describe_scales,
     score_masks,
 )
-from weakclip.inference import LogitsFunction
-from weakclip.mask_statistics import STATISTICS, read_statistics
+from weakclip.inference.mask_statistics import STATISTICS, read_statistics
+from weakclip.inference.pseudo_masks import MASKS, write_pseudo_masks
+from weakclip.inference.windows import LogitsFunction
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.modeling.train import train_weakclip
 from weakclip.pipeline.context import RunContext
@@ -33,7 +34,6 @@ from weakclip.pipeline.reviewed import ReviewedImages
 from weakclip.pipeline.seed_stage import DENSE, SEEDS, make_seeds
 from weakclip.pipeline.upper_bound import evaluate_upper_bound, retrain_on_truth, train_weakclip_on_truth
 from weakclip.pipeline.written import finish_scores, write_training
-from weakclip.pseudo_masks import MASKS, write_pseudo_masks
 from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, Network, choose_network, write_chosen
 from weakclip.report.worse_masks import change_record, seed_change, warning
 from weakclip.store.files import append_json

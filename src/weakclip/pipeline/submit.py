@@ -12,6 +12,7 @@ from weakclip.config import flat
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.images import write_json
 from weakclip.errors import ConfigError, RunError
+from weakclip.inference.pseudo_masks import MASKS, PseudoMaskSettings, write_pseudo_masks
 from weakclip.pipeline.context import RunContext, open_run
 from weakclip.pipeline.data import image_fingerprint
 from weakclip.pipeline.given import Given
@@ -19,7 +20,6 @@ from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.pipeline.networks import load_network
 from weakclip.prediction.models import find_model
 from weakclip.prediction.predictor import default_settings
-from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, write_pseudo_masks
 from weakclip.report.chosen import TRAINED_BY, Network
 from weakclip.store.files import remove_leftovers, writing
 from weakclip.store.lock import FolderLock

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from weakclip.datasets.images import write_json
-from weakclip.evaluation import Scores, write_scores
+from weakclip.inference.evaluation import Scores, write_scores
 from weakclip.pipeline.context import RunContext
 from weakclip.store.files import append_json
 from weakclip.training.settings import TrainResult

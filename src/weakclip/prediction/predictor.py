@@ -13,12 +13,12 @@ from weakclip.crf import CRFParams
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_rgb
-from weakclip.inference import InferenceSettings, LogitsFunction, predict_batch
+from weakclip.inference.pseudo_masks import PseudoMaskSettings, pseudo_mask
+from weakclip.inference.windows import InferenceSettings, LogitsFunction, predict_batch
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import usable_device
 from weakclip.pipeline.networks import network_settings
 from weakclip.prediction.models import ModelSource, find_model
-from weakclip.pseudo_masks import PseudoMaskSettings, pseudo_mask
 from weakclip.report.chosen import Network
 from weakclip.segmenter import load_segmenter
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 
 from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
-from weakclip.evaluation import NOT_USED, WITHOUT_CRF, Scores
-from weakclip.pseudo_masks import MASKS
+from weakclip.inference.evaluation import NOT_USED, WITHOUT_CRF, Scores
+from weakclip.inference.pseudo_masks import MASKS
 from weakclip.report.figures import percent
 from weakclip.report.folder import STAGE_FOLDERS, read_json
 from weakclip.store.untrusted_text import one_line, short

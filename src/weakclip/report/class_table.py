@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weakclip.mask_statistics import ByClass
+from weakclip.inference.mask_statistics import ByClass
 from weakclip.report.doubts import ImageFigures, is_unusual
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weakclip.mask_statistics import ByClass, ImageStatistics, mean_over_classes
+from weakclip.inference.mask_statistics import ByClass, ImageStatistics, mean_over_classes
 
 UNUSUAL = 3.5
 """An area score beyond this, either way, is called unusual (Iglewicz and Hoaglin's limit for modified z-scores)."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from weakclip.evaluation import Scores
+from weakclip.inference.evaluation import Scores
 from weakclip.report.folder import Curves
 
 WIDTH, HEIGHT = 520, 220

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from weakclip.errors import DataError, RunError
-from weakclip.evaluation import Scores
+from weakclip.inference.evaluation import Scores
 from weakclip.store.files import check_inside
 from weakclip.store.untrusted_text import parse_json
 

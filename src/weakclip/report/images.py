@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from weakclip.errors import RunError
-from weakclip.mask_statistics import STATISTICS, ImageStatistics, read_statistics
+from weakclip.inference.mask_statistics import STATISTICS, ImageStatistics, read_statistics
 from weakclip.report.folder import STAGE_FOLDERS, RunSummary, read_run
 from weakclip.store.untrusted_text import parse_json
 

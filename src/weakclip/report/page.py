@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from weakclip.mask_statistics import mean_over_classes
+from weakclip.inference.mask_statistics import mean_over_classes
 from weakclip.report.chosen import read_chosen
 from weakclip.report.class_table import class_figures
 from weakclip.report.doubts import ImageFigures, figures_of, is_unusual

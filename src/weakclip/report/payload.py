@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from weakclip.mask_statistics import mean_over_classes
+from weakclip.inference.mask_statistics import mean_over_classes
 from weakclip.report.doubts import KINDS, UNUSUAL, ImageFigures, Kind, worst
 from weakclip.report.images import RunImages
 

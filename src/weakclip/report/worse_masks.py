@@ -15,7 +15,7 @@ from typing import Any
 
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import read_mask
-from weakclip.mask_statistics import ImageStatistics, compare_masks
+from weakclip.inference.mask_statistics import ImageStatistics, compare_masks
 
 NEARLY_NONE = 0.05
 """A class is gone from an image whose mask has less than this share of the area of its sure seeds."""

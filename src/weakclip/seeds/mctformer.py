@@ -17,7 +17,7 @@ from torch import Tensor
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, WeightsError
-from weakclip.inference import BatchLimit
+from weakclip.inference.windows import BatchLimit
 from weakclip.modeling.mctformer import Localization, MCTformer
 from weakclip.seeds.base import CAM
 

@@ -33,7 +33,7 @@ from weakclip.clip.encoder import with_blocks
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError
-from weakclip.inference import BatchLimit
+from weakclip.inference.windows import BatchLimit
 from weakclip.seeds.attributes import MOST_CENTERS, attribute_centers, enriched, read_attributes
 from weakclip.seeds.base import CAM
 from weakclip.seeds.class_text import background_words, check_template, encode_words

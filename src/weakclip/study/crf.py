@@ -15,10 +15,10 @@ from weakclip.crf import VOC_CRF, CRFParams, Kernel
 from weakclip.crf.params import PRESETS
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, DataError
-from weakclip.metrics import ConfusionMatrix
+from weakclip.inference.metrics import ConfusionMatrix
+from weakclip.inference.pseudo_masks import PseudoMaskSettings, pseudo_mask
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.manifest import StageKey
-from weakclip.pseudo_masks import PseudoMaskSettings, pseudo_mask
 from weakclip.store.files import remove_leftovers
 from weakclip.store.lock import FolderLock
 from weakclip.store.progress import track

@@ -8,7 +8,7 @@ import yaml
 from markupsafe import Markup
 
 from weakclip.config import plain
-from weakclip.evaluation import describe_crf
+from weakclip.inference.evaluation import describe_crf
 from weakclip.report.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, nice_ticks, percent
 from weakclip.store.files import atomic_write
 from weakclip.study.halving import Rung

@@ -11,10 +11,10 @@ import numpy as np
 from weakclip.crf.files import read_probs
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import DataError, WeightsError
-from weakclip.inference import WithinMemory, predict_probs
+from weakclip.inference.pseudo_masks import label_probabilities
+from weakclip.inference.windows import WithinMemory, predict_probs
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext
-from weakclip.pseudo_masks import label_probabilities
 from weakclip.store.files import atomic_write
 from weakclip.store.progress import track
 

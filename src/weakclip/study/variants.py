@@ -22,14 +22,14 @@ from weakclip.clip import Encoder
 from weakclip.config import RunConfig
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
-from weakclip.evaluation import score_masks
+from weakclip.inference.evaluation import score_masks
+from weakclip.inference.pseudo_masks import MASKS, write_pseudo_masks
 from weakclip.modeling import ModelSettings, WeakCLIP
 from weakclip.modeling.train import WeakCLIPLoss
 from weakclip.pipeline import run_stage
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.manifest import StageKey
 from weakclip.pipeline.seed_stage import DENSE, SEEDS
-from weakclip.pseudo_masks import MASKS, write_pseudo_masks
 from weakclip.report import STAGE_FOLDERS
 from weakclip.report.figures import percent
 from weakclip.store.files import remove_leftovers

@@ -13,8 +13,7 @@ from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_mask
 from weakclip.errors import ConfigError, DataError
-from weakclip.inference import InferenceSettings
-from weakclip.pseudo_masks import (
+from weakclip.inference.pseudo_masks import (
     PseudoMaskSettings,
     RefinedMask,
     label_probabilities,
@@ -22,6 +21,7 @@ from weakclip.pseudo_masks import (
     refine_mask,
     write_pseudo_masks,
 )
+from weakclip.inference.windows import InferenceSettings
 
 ONE_PASS = InferenceSettings(scales=(1.0,), flip=False, crop=24, stride=16, fit_crop=False)
 PLAIN = PseudoMaskSettings(inference=ONE_PASS, crf=None)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weakclip.errors import ConfigError
-from weakclip.inference import (
+from weakclip.inference.windows import (
     InferenceSettings,
     predict_batch,
     predict_probs,

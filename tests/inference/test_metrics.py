@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from weakclip.errors import DataError
-from weakclip.metrics import ConfusionMatrix
+from weakclip.inference.metrics import ConfusionMatrix
 
 
 def random_pair(num_classes: int, seed: int = 0, shape: tuple[int, ...] = (17, 23)) -> tuple[np.ndarray, np.ndarray]:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 import weakclip
 from weakclip.datasets.images import read_mask
 from weakclip.datasets.scenes import ScenesDataset
-from weakclip.evaluation import score_network
-from weakclip.inference import BatchLimit, InferenceSettings, WithinMemory, is_out_of_memory, predict_probs
-from weakclip.pseudo_masks import PseudoMaskSettings, write_pseudo_masks
+from weakclip.inference.evaluation import score_network
+from weakclip.inference.pseudo_masks import PseudoMaskSettings, write_pseudo_masks
+from weakclip.inference.windows import BatchLimit, InferenceSettings, WithinMemory, is_out_of_memory, predict_probs
 
 WINDOWS = InferenceSettings(scales=(1.0, 1.5), crop=32, stride=16, fit_crop=False, batch_size=8)
 
@@ -128,7 +128,7 @@ def test_parts_of_a_batch_are_all_of_it_in_order(count: int) -> None:
 _LITTLE_MEMORY = """
 import logging, resource, sys
 import numpy as np, torch
-from weakclip.inference import InferenceSettings, predict_probs
+from weakclip.inference.windows import InferenceSettings, predict_probs
 torch.set_num_threads(1)
 logging.basicConfig(format="%(message)s")
 def network(images):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from weakclip.errors import RunError
-from weakclip.mask_statistics import (
+from weakclip.inference.mask_statistics import (
     ImageStatistics,
     StatisticsLog,
     class_iou,
@@ -23,7 +23,7 @@ from weakclip.mask_statistics import (
     mean_over_classes,
     read_statistics,
 )
-from weakclip.metrics import ConfusionMatrix
+from weakclip.inference.metrics import ConfusionMatrix
 
 
 def random_mask(seed: int, num_classes: int, size: tuple[int, int] = (17, 23), ignored: float = 0.0) -> np.ndarray:

@@ -13,9 +13,9 @@ from weakclip.datasets.base import ImageLabelDataset
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import DataError
-from weakclip.evaluation import describe_crf, describe_scales, score_masks, score_network, write_scores
-from weakclip.inference import InferenceSettings
-from weakclip.pseudo_masks import PseudoMaskSettings
+from weakclip.inference.evaluation import describe_crf, describe_scales, score_masks, score_network, write_scores
+from weakclip.inference.pseudo_masks import PseudoMaskSettings
+from weakclip.inference.windows import InferenceSettings
 
 
 class Grey(ImageLabelDataset):

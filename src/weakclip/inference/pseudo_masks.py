@@ -13,7 +13,7 @@ from weakclip.crf import VOC_CRF, CRFParams, dense_crf
 from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.images import write_mask, write_png
 from weakclip.errors import ConfigError
-from weakclip.inference import InferenceSettings, LogitsFunction, WithinMemory, predict_probs
+from weakclip.inference.windows import InferenceSettings, LogitsFunction, WithinMemory, predict_probs
 from weakclip.store.progress import track
 from weakclip.store.threads import in_threads
 

@@ -19,9 +19,9 @@ from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import read_mask, write_json, write_mask
 from weakclip.errors import DataError
-from weakclip.inference import InferenceSettings, LogitsFunction
-from weakclip.metrics import ConfusionMatrix
-from weakclip.pseudo_masks import MASKS, PseudoMaskSettings, RefinedMask, write_pseudo_masks
+from weakclip.inference.metrics import ConfusionMatrix
+from weakclip.inference.pseudo_masks import MASKS, PseudoMaskSettings, RefinedMask, write_pseudo_masks
+from weakclip.inference.windows import InferenceSettings, LogitsFunction
 from weakclip.store.progress import track
 
 NOT_USED = "no"
