@@ -12,7 +12,7 @@ import pytest
 
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_mask, write_png
-from weakclip.segmenter import SMALL, build_segmenter, save_segmenter
+from weakclip.segmenters.segmenter import SMALL, build_segmenter, save_segmenter
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -19,7 +19,7 @@ from weakclip.clip import FrozenCLIP
 from weakclip.datasets.images import read_mask, write_mask
 from weakclip.modeling import build_weakclip, save_weakclip
 from weakclip.pipeline.context import open_run
-from weakclip.segmenter import build_segmenter, save_segmenter
+from weakclip.segmenters.segmenter import build_segmenter, save_segmenter
 
 PAGE = (Path(__file__).parents[1] / "docs" / "predict_and_export.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]

@@ -38,7 +38,7 @@ from weakclip.pipeline.context import open_run
 from weakclip.prediction import load_predictor
 from weakclip.review.folder import ReviewFolder
 from weakclip.seeds import ImportedCAMs
-from weakclip.segmenter import build_segmenter, load_segmenter, save_segmenter
+from weakclip.segmenters.segmenter import build_segmenter, load_segmenter, save_segmenter
 from weakclip.store.untrusted_npy import read_npy, read_npz
 from weakclip.training.checkpoint import load_checkpoint
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from weakclip.errors import ConfigError, WeightsError
 from weakclip.modeling.affinitynet import AffinityNet
 from weakclip.modeling.affinitynet_storage import load_affinitynet, save_affinitynet
-from weakclip.modeling.deeplab import DeepLabResNet38, load_deeplab
-from weakclip.modeling.resnet38 import ResNet38
+from weakclip.segmenters.deeplab import DeepLabResNet38, load_deeplab
+from weakclip.segmenters.resnet38 import ResNet38
 
 WIDTHS = [4, 4, 8, 8, 16, 16, 32]
 DAMAGED_WIDTHS = (

@@ -18,8 +18,8 @@ from weakclip.config import RunConfig, limit_training, load_config, parse_config
 from weakclip.datasets.images import read_mask
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.errors import ConfigError
-from weakclip.modeling.resnet38 import ResNet38
 from weakclip.pipeline import run_pipeline, run_stage
+from weakclip.segmenters.resnet38 import ResNet38
 
 WEIGHTS = "1_seeds/affinitynet/affinitynet.safetensors"
 WIDTHS = [4, 4, 8, 8, 16, 16, 32]

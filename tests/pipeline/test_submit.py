@@ -23,7 +23,7 @@ from weakclip.pipeline import run_pipeline
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.pipeline.submit import submit
 from weakclip.report.chosen import chosen_masks
-from weakclip.segmenter import SMALL, build_segmenter, save_segmenter
+from weakclip.segmenters.segmenter import SMALL, build_segmenter, save_segmenter
 
 Builder = Callable[..., dict[str, Any]]
 

@@ -14,7 +14,7 @@ from PIL import Image
 from weakclip.clip import FrozenCLIP
 from weakclip.datasets.classes import ClassSet
 from weakclip.modeling import build_weakclip, save_weakclip
-from weakclip.segmenter import build_segmenter, save_segmenter
+from weakclip.segmenters.segmenter import build_segmenter, save_segmenter
 
 CLASSES = ClassSet(names=("background", "cat", "dog"), colors=((0, 0, 0), (250, 10, 10), (10, 10, 250)))
 

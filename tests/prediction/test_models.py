@@ -21,11 +21,11 @@ from weakclip.errors import ConfigError, DataError, WeightsError
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, pseudo_mask
 from weakclip.inference.windows import predict_probs
 from weakclip.modeling import load_weakclip, mixed_logits
-from weakclip.modeling.deeplab import DeepLabResNet38
 from weakclip.prediction import PredictSettings, find_model
 from weakclip.prediction.predictor import default_settings
 from weakclip.report.chosen import ChosenNetwork, write_chosen
-from weakclip.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter, load_segmenter, save_segmenter
+from weakclip.segmenters.deeplab import DeepLabResNet38
+from weakclip.segmenters.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter, load_segmenter, save_segmenter
 
 CPU = PredictSettings(device="cpu")
 
@@ -153,7 +153,7 @@ def test_our_deeplab_and_released_checkpoints_are_networks_too(
 
 
 def test_a_new_network_has_another_fingerprint(trained_run: Path, class_set: ClassSet) -> None:
-    from weakclip.segmenter import build_segmenter
+    from weakclip.segmenters.segmenter import build_segmenter
 
     before = find_model(trained_run / "4_retrain").fingerprint
     (trained_run / "4_retrain/log.jsonl").write_text("{}\n")

@@ -17,9 +17,9 @@ from weakclip.clip import FrozenCLIP
 from weakclip.datasets.classes import COCO14, VOC12, ClassSet
 from weakclip.modeling import build_weakclip
 from weakclip.modeling.affinitynet import AffinityNet
-from weakclip.modeling.deeplab import DeepLabResNet38
 from weakclip.modeling.mctformer import MCTformer
-from weakclip.segmenter import SMALL, build_segmenter
+from weakclip.segmenters.deeplab import DeepLabResNet38
+from weakclip.segmenters.segmenter import SMALL, build_segmenter
 
 BLOCK = 16
 """Channels of the widest block."""

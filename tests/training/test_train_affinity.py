@@ -18,7 +18,7 @@ from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError, WeightsError
 from weakclip.modeling.affinitynet import pair_offsets
 from weakclip.modeling.affinitynet_storage import load_affinitynet, save_affinitynet
-from weakclip.modeling.resnet38 import ResNet38
+from weakclip.segmenters.resnet38 import ResNet38
 from weakclip.training.settings import TrainSettings
 from weakclip.training.train_affinity import (
     WEIGHTS_FILE,

@@ -14,7 +14,7 @@ from weakclip.inference.windows import InferenceSettings
 from weakclip.modeling import ModelSettings
 from weakclip.modeling.train import LossSettings
 from weakclip.seeds import CosineSettings, GradCAMSettings, PatchTextSettings, SeedSettings
-from weakclip.training.retrain import RetrainSettings
+from weakclip.segmenters.train import RetrainSettings
 from weakclip.training.settings import TrainSettings
 from weakclip.training.train_affinity import AffinitySettings
 from weakclip.training.train_mctformer import MCTformerSettings

@@ -31,7 +31,7 @@ from weakclip.modeling import load_weakclip
 from weakclip.prediction.models import ModelSource, find_model
 from weakclip.prediction.predictor import default_settings
 from weakclip.report.chosen import Network
-from weakclip.segmenter import load_segmenter
+from weakclip.segmenters.segmenter import load_segmenter
 from weakclip.store.files import atomic_write
 
 INPUT, OUTPUT = "images", "logits"

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from weakclip.errors import RunError, WeightsError
-from weakclip.modeling.deeplab import is_deeplab
 from weakclip.prediction.models import find_model
 from weakclip.report.chosen import Network
-from weakclip.segmenter import load_segmenter, save_segmenter
+from weakclip.segmenters.deeplab import is_deeplab
+from weakclip.segmenters.segmenter import load_segmenter, save_segmenter
 
 
 def export_transformers(model: Path | str, out: Path | str, *, network: Network | None = None) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from weakclip.errors import ConfigError
 from weakclip.modeling.mctformer import IMAGENET_MEAN, IMAGENET_STD
-from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS, ResNet38, check_counts, check_widths
+from weakclip.segmenters.resnet38 import PUBLISHED_WIDTHS, ResNet38, check_counts, check_widths
 
 RADIUS = 5
 """Pairs of pixels less than so many steps of the grid apart have an affinity."""

@@ -22,9 +22,9 @@ from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, source_f
 from weakclip.pipeline.given import Given, encoder_digest
 from weakclip.pipeline.reviewed import Review, ReviewedImages, read_review
 from weakclip.report import STAGE_FOLDERS
+from weakclip.segmenters.train import WEAKCLIP
 from weakclip.store.files import expand_home
 from weakclip.store.marks import MARKS
-from weakclip.training.retrain import WEAKCLIP
 
 logger = logging.getLogger("weakclip")
 

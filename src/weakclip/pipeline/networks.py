@@ -14,7 +14,7 @@ from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.modeling.storage import DESCRIPTION_FILE
 from weakclip.pipeline.context import RunContext
 from weakclip.report.chosen import Network
-from weakclip.segmenter import load_segmenter
+from weakclip.segmenters.segmenter import load_segmenter
 
 
 def load_network(context: RunContext, folder: Path, *, match_share: float = 0.0) -> LogitsFunction:

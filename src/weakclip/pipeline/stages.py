@@ -36,9 +36,9 @@ from weakclip.pipeline.upper_bound import evaluate_upper_bound, retrain_on_truth
 from weakclip.pipeline.written import finish_scores, write_training
 from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, Network, choose_network, write_chosen
 from weakclip.report.worse_masks import change_record, seed_change, warning
+from weakclip.segmenters.train import WEAKCLIP, retrain
 from weakclip.store.files import append_json
 from weakclip.training.dataset import TrainingPairs
-from weakclip.training.retrain import WEAKCLIP, retrain
 
 logger = logging.getLogger("weakclip")
 

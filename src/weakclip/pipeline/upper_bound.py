@@ -16,9 +16,9 @@ from weakclip.pipeline.networks import load_network, network_settings, score_on_
 from weakclip.pipeline.reviewed import ReviewedImages
 from weakclip.pipeline.written import finish_scores, write_training
 from weakclip.report.chosen import Network
+from weakclip.segmenters.train import WEAKCLIP, retrain
 from weakclip.store.progress import track
 from weakclip.training.dataset import TrainingPairs
-from weakclip.training.retrain import WEAKCLIP, retrain
 
 logger = logging.getLogger("weakclip")
 

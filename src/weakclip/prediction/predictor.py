@@ -20,7 +20,7 @@ from weakclip.pipeline.context import usable_device
 from weakclip.pipeline.networks import network_settings
 from weakclip.prediction.models import ModelSource, find_model
 from weakclip.report.chosen import Network
-from weakclip.segmenter import load_segmenter
+from weakclip.segmenters.segmenter import load_segmenter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ from weakclip.datasets import Sample
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.errors import ConfigError
 from weakclip.modeling.affinitynet import AffinityNet, pair_offsets
-from weakclip.modeling.resnet38 import STRIDE
 from weakclip.seeds.base import CAM, background_score, normalized_scores, seed_probabilities
+from weakclip.segmenters.resnet38 import STRIDE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from weakclip.clip.vocabulary import tokenizer_from_merges
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.modeling import ModelSettings
 from weakclip.modeling.affinitynet import PUBLISHED_REDUCTIONS, AffinityNet
-from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS
 from weakclip.modeling.train import LossSettings, WeakCLIPLoss
+from weakclip.segmenters.resnet38 import PUBLISHED_WIDTHS
 from weakclip.training.loading import Batch
 from weakclip.training.loop import LossFunction, build_optimizer, lay_out
 from weakclip.training.settings import TrainSettings

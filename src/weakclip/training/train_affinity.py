@@ -19,9 +19,9 @@ from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError
 from weakclip.modeling.affinitynet import PUBLISHED_REDUCTIONS, RADIUS, AffinityNet, check_numbers, shifted
 from weakclip.modeling.affinitynet_storage import save_affinitynet
-from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS, STRIDE
-from weakclip.modeling.trunk_files import start_from_imagenet
 from weakclip.seeds.affinity import AffinityLabelSettings, RandomWalkSettings
+from weakclip.segmenters.resnet38 import PUBLISHED_WIDTHS, STRIDE
+from weakclip.segmenters.trunk_files import start_from_imagenet
 from weakclip.training.dataset import TrainingPairs
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from weakclip.errors import WeightsError
-from weakclip.modeling.resnet38 import ResNet38
 from weakclip.modeling.state_files import fill, read_state
+from weakclip.segmenters.resnet38 import ResNet38
 from weakclip.store.files import expand_home
 
 _HEADS = ("f8_", "f9.", "fc8", "linear1000")

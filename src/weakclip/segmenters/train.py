@@ -14,7 +14,7 @@ from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError
 from weakclip.modeling import WeakCLIP, save_weakclip
-from weakclip.segmenter import DEEPLAB, Segmenter, build_segmenter, save_segmenter
+from weakclip.segmenters.segmenter import DEEPLAB, Segmenter, build_segmenter, save_segmenter
 from weakclip.training.dataset import TrainingPairs
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from weakclip.datasets.images import write_json
 from weakclip.errors import ConfigError, WeightsError, first_line
-from weakclip.modeling.resnet38 import PUBLISHED_WIDTHS, ResNet38
 from weakclip.modeling.state_files import check_fit, fill, read_state
+from weakclip.segmenters.resnet38 import PUBLISHED_WIDTHS, ResNet38
 from weakclip.store.files import atomic_write
 from weakclip.store.untrusted_text import parse_json
 

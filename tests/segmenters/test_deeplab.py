@@ -11,10 +11,10 @@ import torch
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError, WeightsError
-from weakclip.modeling.deeplab import DeepLabResNet38
-from weakclip.segmenter import Segmenter, build_segmenter, load_segmenter, save_segmenter
+from weakclip.segmenters.deeplab import DeepLabResNet38
+from weakclip.segmenters.segmenter import Segmenter, build_segmenter, load_segmenter, save_segmenter
+from weakclip.segmenters.train import RetrainSettings, retrain, segmentation_loss
 from weakclip.training.dataset import TrainingPairs
-from weakclip.training.retrain import RetrainSettings, retrain, segmentation_loss
 from weakclip.training.settings import TrainSettings
 
 WIDTHS = (4, 4, 8, 8, 16, 16, 32)

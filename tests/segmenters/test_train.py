@@ -14,9 +14,9 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import WeightsError
 from weakclip.modeling import build_weakclip
-from weakclip.segmenter import build_segmenter, load_segmenter, save_segmenter
+from weakclip.segmenters.segmenter import build_segmenter, load_segmenter, save_segmenter
+from weakclip.segmenters.train import RetrainSettings, retrain, segmentation_loss, weakclip_segmentation_loss
 from weakclip.training.dataset import TrainingPairs
-from weakclip.training.retrain import RetrainSettings, retrain, segmentation_loss, weakclip_segmentation_loss
 from weakclip.training.settings import TrainSettings
 
 AUGMENT = AugmentSettings(crop_size=48, scale=(0.8, 1.2))
