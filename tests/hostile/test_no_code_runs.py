@@ -31,13 +31,13 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.voc_labels import read_label_npy
 from weakclip.errors import WeakCLIPError
 from weakclip.modeling import build_weakclip, load_weakclip, save_weakclip
-from weakclip.modeling.affinitynet_storage import load_affinitynet
-from weakclip.modeling.mctformer_storage import load_mctformer
 from weakclip.modeling.state_files import read_state
 from weakclip.pipeline.context import open_run
 from weakclip.prediction import load_predictor
 from weakclip.review.folder import ReviewFolder
 from weakclip.seeds import ImportedCAMs
+from weakclip.seeds.affinitynet.storage import load_affinitynet
+from weakclip.seeds.mctformer.storage import load_mctformer
 from weakclip.segmenters.segmenter import build_segmenter, load_segmenter, save_segmenter
 from weakclip.store.untrusted_npy import read_npy, read_npz
 from weakclip.training.checkpoint import load_checkpoint

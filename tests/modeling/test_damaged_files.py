@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from weakclip.errors import ConfigError, WeightsError
-from weakclip.modeling.affinitynet import AffinityNet
-from weakclip.modeling.affinitynet_storage import load_affinitynet, save_affinitynet
+from weakclip.seeds.affinitynet.model import AffinityNet
+from weakclip.seeds.affinitynet.storage import load_affinitynet, save_affinitynet
 from weakclip.segmenters.deeplab import DeepLabResNet38, load_deeplab
 from weakclip.segmenters.resnet38 import ResNet38
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import weakclip.pipeline.affinity_stage as stage
-import weakclip.training.train_affinity as training
+import weakclip.seeds.affinitynet.train as training
 from weakclip.config import RunConfig, limit_training, load_config, parse_config
 from weakclip.datasets.images import read_mask
 from weakclip.datasets.scenes import ScenesDataset

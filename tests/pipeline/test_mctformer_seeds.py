@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import weakclip.training.train_mctformer as training
+import weakclip.seeds.mctformer.train as training
 from weakclip.config import RunConfig, limit_training, load_config, parse_config
 from weakclip.datasets.images import read_mask
 from weakclip.datasets.scenes import ScenesDataset

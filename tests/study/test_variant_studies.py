@@ -17,11 +17,11 @@ from weakclip.config import RunConfig, limit_training, load_config
 from weakclip.crf import LOSS_CRF
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.pipeline.context import RunContext
+from weakclip.seeds.affinitynet.train import AffinitySettings
 from weakclip.study import VariantStudy, study_parts, study_prompts, study_temperature
 from weakclip.study.parts import boundary_variant, of_length, part_variants, schedule_variants
 from weakclip.study.variant_pages import variant_chart
 from weakclip.study.variants import SEEDS_ROW
-from weakclip.training.train_affinity import AffinitySettings
 
 BOUNDARY = "loss.crf={kernels: [{sxy: 3, weight: 3}, {sxy: 80, weight: 10, srgb: 13}], iterations: 10}"
 WINDOWS = "pseudo_masks.inference={scales: [1.0], flip: false, crop: 64, stride: 64}"

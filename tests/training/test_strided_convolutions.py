@@ -16,8 +16,8 @@ from torch import nn
 from weakclip.clip import FrozenCLIP
 from weakclip.datasets.classes import COCO14, VOC12, ClassSet
 from weakclip.modeling import build_weakclip
-from weakclip.modeling.affinitynet import AffinityNet
-from weakclip.modeling.mctformer import MCTformer
+from weakclip.seeds.affinitynet.model import AffinityNet
+from weakclip.seeds.mctformer.model import MCTformer
 from weakclip.segmenters.deeplab import DeepLabResNet38
 from weakclip.segmenters.segmenter import SMALL, build_segmenter
 

@@ -14,10 +14,10 @@ from weakclip.inference.windows import InferenceSettings
 from weakclip.modeling import ModelSettings
 from weakclip.modeling.train import LossSettings
 from weakclip.seeds import CosineSettings, GradCAMSettings, PatchTextSettings, SeedSettings
+from weakclip.seeds.affinitynet.train import AffinitySettings
+from weakclip.seeds.mctformer.train import MCTformerSettings
 from weakclip.segmenters.train import RetrainSettings
 from weakclip.training.settings import TrainSettings
-from weakclip.training.train_affinity import AffinitySettings
-from weakclip.training.train_mctformer import MCTformerSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from weakclip.datasets import Sample
 from weakclip.datasets.images import write_mask
-from weakclip.modeling.affinitynet_storage import load_affinitynet
 from weakclip.pipeline.context import RunContext
 from weakclip.seeds import AffinityRefiner, SeedMasks, SeedMethod, affinity_label, seed_masks, sharpened_masks
+from weakclip.seeds.affinitynet.storage import load_affinitynet
+from weakclip.seeds.affinitynet.train import WEIGHTS_FILE, AffinitySettings, train_affinity
 from weakclip.seeds.cam_files import read_cam, write_cam
 from weakclip.store.progress import track
-from weakclip.training.train_affinity import WEIGHTS_FILE, AffinitySettings, train_affinity
 
 CAMS, LABELS, AFFINITYNET = "cams", "affinity_labels", "affinitynet"
 """Folders in the stage's folder: class activation maps, what AffinityNet learns from, and its training."""

@@ -15,7 +15,6 @@ from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import write_json, write_mask
 from weakclip.errors import ConfigError
-from weakclip.modeling.mctformer_storage import load_mctformer
 from weakclip.pipeline.affinity_stage import affinity_seeds
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.given import OWN
@@ -31,10 +30,11 @@ from weakclip.seeds import (
     SeedMethod,
     seed_masks,
 )
+from weakclip.seeds.mctformer.storage import load_mctformer
+from weakclip.seeds.mctformer.train import WEIGHTS_FILE, train_mctformer
 from weakclip.store.files import append_json, expand_home
 from weakclip.store.progress import track
 from weakclip.store.untrusted_text import parse_json
-from weakclip.training.train_mctformer import WEIGHTS_FILE, train_mctformer
 
 SEEDS, DENSE = "masks", "dense"
 """Folders in the stage's folder: seed masks with 255 between, and the most probable class everywhere."""

@@ -1,6 +1,6 @@
 """Seeds: where the classes of an image are, told from its labels alone."""
 
-from weakclip.seeds.affinity import AffinityLabelSettings, AffinityRefiner, RandomWalkSettings, affinity_label
+from weakclip.seeds.affinitynet.refine import AffinityLabelSettings, AffinityRefiner, RandomWalkSettings, affinity_label
 from weakclip.seeds.base import (
     CAM,
     BatchedSeedMethod,
@@ -13,7 +13,7 @@ from weakclip.seeds.base import (
 from weakclip.seeds.clip_gradcam import ClipGradCAM, GradCAMSettings
 from weakclip.seeds.cosine import CosineSeeds, CosineSettings
 from weakclip.seeds.imported import ImportedCAMs, ImportedMasks
-from weakclip.seeds.mctformer import MCTformerCAM, MCTformerCAMSettings
+from weakclip.seeds.mctformer.cam import MCTformerCAM, MCTformerCAMSettings
 from weakclip.seeds.patch_text import PatchText, PatchTextSettings
 
 __all__ = [

@@ -19,13 +19,13 @@ from weakclip.clip import FrozenCLIP, load_clip
 from weakclip.clip.vocabulary import tokenizer_from_merges
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.modeling import ModelSettings
-from weakclip.modeling.affinitynet import PUBLISHED_REDUCTIONS, AffinityNet
 from weakclip.modeling.train import LossSettings, WeakCLIPLoss
+from weakclip.seeds.affinitynet.model import PUBLISHED_REDUCTIONS, AffinityNet
+from weakclip.seeds.affinitynet.train import AffinityLoss
 from weakclip.segmenters.resnet38 import PUBLISHED_WIDTHS
 from weakclip.training.loading import Batch
 from weakclip.training.loop import LossFunction, build_optimizer, lay_out
 from weakclip.training.settings import TrainSettings
-from weakclip.training.train_affinity import AffinityLoss
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weakclip.clip import FrozenCLIP
 from weakclip.errors import WeightsError
-from weakclip.modeling.mctformer import MCTformer
+from weakclip.seeds.mctformer.model import MCTformer
 
 _TOKEN_SPREAD = 0.5
 """How far the class tokens start from CLIP's one, in its own deviations: equal tokens would stay equal for long."""

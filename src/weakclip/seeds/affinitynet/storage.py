@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from weakclip.errors import ConfigError, WeightsError, first_line
-from weakclip.modeling.affinitynet import AffinityNet
 from weakclip.modeling.state_files import check_fit, fill, read_state
+from weakclip.seeds.affinitynet.model import AffinityNet
 from weakclip.store.files import atomic_write
 from weakclip.store.untrusted_text import parse_json
 

@@ -10,9 +10,9 @@ import torch
 
 from weakclip.datasets import Sample
 from weakclip.errors import ConfigError, DataError
-from weakclip.modeling.affinitynet import AffinityNet, pair_offsets, pairwise_affinity
 from weakclip.seeds import CAM, AffinityLabelSettings, AffinityRefiner, RandomWalkSettings, affinity_label
-from weakclip.seeds.affinity import random_walk
+from weakclip.seeds.affinitynet.model import AffinityNet, pair_offsets, pairwise_affinity
+from weakclip.seeds.affinitynet.refine import random_walk
 from weakclip.seeds.cam_files import read_cam, write_cam
 
 NO_CRF = AffinityLabelSettings(crf=None)

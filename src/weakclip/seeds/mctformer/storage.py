@@ -14,8 +14,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from weakclip.errors import WeightsError
-from weakclip.modeling.mctformer import MCTformer
 from weakclip.modeling.state_files import fill, read_state
+from weakclip.seeds.mctformer.model import MCTformer
 from weakclip.store.files import atomic_write
 from weakclip.store.untrusted_text import parse_json
 from weakclip.store.untrusted_weights import check_room

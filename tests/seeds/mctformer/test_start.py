@@ -9,8 +9,8 @@ from transformers import CLIPConfig, CLIPModel
 from weakclip.clip import FrozenCLIP
 from weakclip.clip.vocabulary import tokenizer_from_merges
 from weakclip.errors import WeightsError
-from weakclip.modeling.mctformer import MCTformer
-from weakclip.modeling.mctformer_start import start_from_clip
+from weakclip.seeds.mctformer.model import MCTformer
+from weakclip.seeds.mctformer.start import start_from_clip
 
 
 @pytest.fixture

@@ -12,14 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import weakclip.training.train_mctformer as stage
+import weakclip.seeds.mctformer.train as stage
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError, WeightsError
-from weakclip.modeling.mctformer import MCTformer, MCTformerModelSettings
-from weakclip.modeling.mctformer_storage import load_mctformer
-from weakclip.training.settings import TrainSettings
-from weakclip.training.train_mctformer import (
+from weakclip.seeds.mctformer.model import MCTformer, MCTformerModelSettings
+from weakclip.seeds.mctformer.storage import load_mctformer
+from weakclip.seeds.mctformer.train import (
     WEIGHTS_FILE,
     LabelledImages,
     MCTformerLoss,
@@ -27,6 +26,7 @@ from weakclip.training.train_mctformer import (
     class_token_contrast,
     train_mctformer,
 )
+from weakclip.training.settings import TrainSettings
 
 MODEL = MCTformerModelSettings(patch_size=8, width=16, depth=2, heads=2)
 AUGMENT = AugmentSettings(crop_size=32, scale=(0.8, 1.2), photometric=False)

@@ -17,9 +17,9 @@ from weakclip.datasets.base import ImageLabelDataset
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError
-from weakclip.modeling.affinitynet import PUBLISHED_REDUCTIONS, RADIUS, AffinityNet, check_numbers, shifted
-from weakclip.modeling.affinitynet_storage import save_affinitynet
-from weakclip.seeds.affinity import AffinityLabelSettings, RandomWalkSettings
+from weakclip.seeds.affinitynet.model import PUBLISHED_REDUCTIONS, RADIUS, AffinityNet, check_numbers, shifted
+from weakclip.seeds.affinitynet.refine import AffinityLabelSettings, RandomWalkSettings
+from weakclip.seeds.affinitynet.storage import save_affinitynet
 from weakclip.segmenters.resnet38 import PUBLISHED_WIDTHS, STRIDE
 from weakclip.segmenters.trunk_files import start_from_imagenet
 from weakclip.training.dataset import TrainingPairs

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from weakclip.errors import ConfigError, WeightsError
-from weakclip.modeling.mctformer import Block, MCTformer, MCTformerModelSettings, rank_pool
-from weakclip.modeling.mctformer_storage import load_mctformer, save_mctformer, start_from_deit
+from weakclip.seeds.mctformer.model import Block, MCTformer, MCTformerModelSettings, rank_pool
+from weakclip.seeds.mctformer.storage import load_mctformer, save_mctformer, start_from_deit
 
 
 def build(num_classes: int = 4, *, image_size: int = 32, heads: int = 2) -> MCTformer:

@@ -21,7 +21,7 @@ from weakclip.crf import LOSS_CRF, CRFParams, dense_crf
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.errors import ConfigError
-from weakclip.modeling.affinitynet import AffinityNet, pair_offsets
+from weakclip.seeds.affinitynet.model import AffinityNet, pair_offsets
 from weakclip.seeds.base import CAM, background_score, normalized_scores, seed_probabilities
 from weakclip.segmenters.resnet38 import STRIDE
 

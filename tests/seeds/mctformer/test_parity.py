@@ -15,9 +15,9 @@ import torch
 from parity_cases import Case, as_float, assert_parity, case_params
 
 from weakclip.errors import WeightsError
-from weakclip.modeling.mctformer import MCTformer
-from weakclip.modeling.mctformer_storage import load_mctformer, save_mctformer
-from weakclip.seeds.mctformer import refine
+from weakclip.seeds.mctformer.cam import refine
+from weakclip.seeds.mctformer.model import MCTformer
+from weakclip.seeds.mctformer.storage import load_mctformer, save_mctformer
 
 Sizes = oracle.Sizes
 MADE = {

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, WeightsError
-from weakclip.modeling.mctformer import Localization, MCTformer
 from weakclip.seeds.base import SeedSettings, seed_masks
-from weakclip.seeds.mctformer import MCTformerCAM, MCTformerCAMSettings, refine
+from weakclip.seeds.mctformer.cam import MCTformerCAM, MCTformerCAMSettings, refine
+from weakclip.seeds.mctformer.model import Localization, MCTformer
 
 CLASSES = ClassSet.from_foreground(["a", "b", "c"])
 

@@ -20,10 +20,10 @@ from weakclip.clip import load_clip
 from weakclip.datasets.base import ImageLabelDataset
 from weakclip.datasets.transforms import AugmentSettings, augment
 from weakclip.errors import ConfigError
-from weakclip.modeling.mctformer import MCTformer, MCTformerModelSettings, MCTformerOutput
-from weakclip.modeling.mctformer_start import start_from_clip
-from weakclip.modeling.mctformer_storage import save_mctformer, start_from_deit
-from weakclip.seeds.mctformer import MCTformerCAMSettings
+from weakclip.seeds.mctformer.cam import MCTformerCAMSettings
+from weakclip.seeds.mctformer.model import MCTformer, MCTformerModelSettings, MCTformerOutput
+from weakclip.seeds.mctformer.start import start_from_clip
+from weakclip.seeds.mctformer.storage import save_mctformer, start_from_deit
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit
 from weakclip.training.settings import TrainResult, TrainSettings

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from weakclip.modeling.affinitynet import AffinityNet, pair_offsets, pairwise_affinity, shifted
+from weakclip.seeds.affinitynet.model import AffinityNet, pair_offsets, pairwise_affinity, shifted
 from weakclip.segmenters.resnet38 import ResNet38
 
 WIDTHS = (4, 4, 8, 8, 16, 16, 32)

@@ -13,14 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-import weakclip.training.train_affinity as stage
+import weakclip.seeds.affinitynet.train as stage
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError, WeightsError
-from weakclip.modeling.affinitynet import pair_offsets
-from weakclip.modeling.affinitynet_storage import load_affinitynet, save_affinitynet
-from weakclip.segmenters.resnet38 import ResNet38
-from weakclip.training.settings import TrainSettings
-from weakclip.training.train_affinity import (
+from weakclip.seeds.affinitynet.model import pair_offsets
+from weakclip.seeds.affinitynet.storage import load_affinitynet, save_affinitynet
+from weakclip.seeds.affinitynet.train import (
     WEIGHTS_FILE,
     AffinityLoss,
     AffinitySettings,
@@ -29,6 +27,8 @@ from weakclip.training.train_affinity import (
     pair_kinds,
     train_affinity,
 )
+from weakclip.segmenters.resnet38 import ResNet38
+from weakclip.training.settings import TrainSettings
 
 WIDTHS = (4, 4, 8, 8, 16, 16, 32)
 AUGMENT = AugmentSettings(crop_size=48, scale=(1.0, 1.0), fit_crop=False, photometric=False, max_class_share=1.0)

@@ -18,8 +18,8 @@ from weakclip.datasets import Sample
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, WeightsError
 from weakclip.inference.windows import BatchLimit
-from weakclip.modeling.mctformer import Localization, MCTformer
 from weakclip.seeds.base import CAM
+from weakclip.seeds.mctformer.model import Localization, MCTformer
 
 _EPSILON = 1e-8  # as in the released code; keeps a map without response at 0
 
