@@ -283,7 +283,7 @@ def test_an_unknown_stage_in_a_manifest_names_no_folder(tmp_path: Path) -> None:
 
 
 def test_marks_on_names_of_elsewhere_change_nothing(root: Path, tmp_path: Path) -> None:
-    from weakclip.pipeline.reviewed import read_review
+    from weakclip.pipeline.verdicts import read_review
 
     lines = [{"image": name, "mark": "bad", "labels": None} for name in ("../../etc/passwd", "a", "/x")]
     (tmp_path / "marks.jsonl").write_text("\n".join(map(json.dumps, lines)))

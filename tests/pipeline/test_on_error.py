@@ -21,7 +21,7 @@ from weakclip.datasets.classes import voc_palette
 from weakclip.datasets.images import write_mask
 from weakclip.errors import DataError, WeakCLIPError
 from weakclip.pipeline import run_pipeline, run_stage
-from weakclip.pipeline.broken import CHECKED, _check, read_errors, screen
+from weakclip.pipeline.bad_files import CHECKED, _check, read_errors, screen
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, open_split
 from weakclip.report.folder import ERRORS

@@ -17,10 +17,10 @@ from weakclip.clip.own import is_code
 from weakclip.config import RunConfig, flat, load_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, DataError, RunError, first_line
-from weakclip.pipeline.broken import BrokenImage, broken_of, open_sound
+from weakclip.pipeline.bad_files import BrokenImage, broken_of, open_sound
 from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, source_fingerprint
 from weakclip.pipeline.given import Given, encoder_digest
-from weakclip.pipeline.reviewed import Review, ReviewedImages, read_review
+from weakclip.pipeline.verdicts import Review, ReviewedImages, read_review
 from weakclip.report import STAGE_FOLDERS
 from weakclip.segmenters.train import WEAKCLIP
 from weakclip.store.files import expand_home

@@ -14,7 +14,7 @@ from weakclip.config import RunConfig, dump_config
 from weakclip.errors import BrokenFileError, ConfigError, DataError, RunError, first_line
 from weakclip.inference.evaluation import Scores
 from weakclip.inference.windows import is_out_of_memory
-from weakclip.pipeline.broken import Screening, forget, keep, screen, write_errors
+from weakclip.pipeline.bad_files import Screening, forget, keep, screen, write_errors
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.given import Given
 from weakclip.pipeline.keys import stage_keys

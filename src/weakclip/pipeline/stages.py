@@ -30,9 +30,9 @@ from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.mask_records import MaskRecorder, compare_stages
 from weakclip.pipeline.networks import load_network, network_settings, score_on_val
 from weakclip.pipeline.pictures import class_entries, write_pictures
-from weakclip.pipeline.reviewed import ReviewedImages
 from weakclip.pipeline.seed_stage import DENSE, SEEDS, make_seeds
 from weakclip.pipeline.upper_bound import evaluate_upper_bound, retrain_on_truth, train_weakclip_on_truth
+from weakclip.pipeline.verdicts import ReviewedImages
 from weakclip.pipeline.written import finish_scores, write_training
 from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, Network, choose_network, write_chosen
 from weakclip.report.worse_masks import change_record, seed_change, warning

@@ -13,7 +13,7 @@ from weakclip.errors import DataError
 from weakclip.modeling.train import train_weakclip
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.networks import load_network, network_settings, score_on_val
-from weakclip.pipeline.reviewed import ReviewedImages
+from weakclip.pipeline.verdicts import ReviewedImages
 from weakclip.pipeline.written import finish_scores, write_training
 from weakclip.report.chosen import Network
 from weakclip.segmenters.train import WEAKCLIP, retrain

@@ -16,11 +16,11 @@ from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.images import read_mask
 from weakclip.errors import DataError, RunError
 from weakclip.inference.pseudo_masks import MASKS
-from weakclip.pipeline.broken import broken_of, open_sound
+from weakclip.pipeline.bad_files import broken_of, open_sound
 from weakclip.pipeline.context import mark_files
 from weakclip.pipeline.manifest import Manifest
-from weakclip.pipeline.reviewed import mark_labels, merged_marks
 from weakclip.pipeline.seed_stage import SEEDS
+from weakclip.pipeline.verdicts import mark_labels, merged_marks
 from weakclip.report import STAGE_FOLDERS, read_images
 from weakclip.report.chosen import chosen_masks, read_chosen
 from weakclip.report.doubts import figures_of

@@ -17,7 +17,7 @@ from weakclip.datasets.images import read_mask
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.errors import DataError
 from weakclip.pipeline import run_pipeline, run_stage
-from weakclip.pipeline.reviewed import ReviewedImages, read_review
+from weakclip.pipeline.verdicts import ReviewedImages, read_review
 from weakclip.store.marks import MARKS, Mark, MarkFile
 from weakclip.training.dataset import TrainingPairs
 
