@@ -17,7 +17,7 @@ from weakclip.datasets import coco, voc
 from weakclip.datasets.classes import COCO14, VOC12
 from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.segmenters.segmenter import SMALL, build_segmenter, save_segmenter
-from weakclip.start import write_start
+from weakclip.tools.init.folder import write_start
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]

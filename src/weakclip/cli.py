@@ -25,7 +25,7 @@ from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.pipeline import RunResult
-    from weakclip.pipeline.data_check import DataCheck
+    from weakclip.tools.check.run import DataCheck
 
 app = typer.Typer(
     name="weakclip",
@@ -156,7 +156,7 @@ def submit(
 ) -> None:
     """Predict VOC's test images with a run's network and pack them for the evaluation server (competition 6)."""
     from weakclip.clip import load_encoder
-    from weakclip.pipeline.submit import submit as make
+    from weakclip.tools.submit.predictions import submit as make
 
     def work() -> int:
         encoder = load_encoder(clip) if clip else None
@@ -178,7 +178,7 @@ def data_check(
     json: Json = False,
 ) -> None:
     """Read every image, label and mask of a data set, and say what is wrong: exit code 0 if nothing is, 1 otherwise."""
-    from weakclip.pipeline.data_check import check_data, check_record, write_check
+    from weakclip.tools.check.run import check_data, check_record, write_check
 
     def work() -> DataCheck:
         check = check_data(load_data(config, set_).data, split or ())
@@ -216,7 +216,7 @@ def _show_check(check: DataCheck) -> None:
     """The tables and findings of a data check, for people."""
     from rich.console import Console
 
-    from weakclip.pipeline.data_check import finding_lines, tables
+    from weakclip.tools.check.run import finding_lines, tables
 
     console = Console(highlight=False)
     for table in tables(check):

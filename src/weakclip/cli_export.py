@@ -41,7 +41,7 @@ def onnx(
 ) -> None:
     """Write a network as ONNX: uint8 images of any size in, logits of that size out."""
     from weakclip.clip import load_encoder
-    from weakclip.export import export_onnx
+    from weakclip.tools.export import export_onnx
 
     encoder = load_encoder(clip) if clip else None
     made = finished(lambda: export_onnx(model, out, network=named(network), clip=encoder))
@@ -55,7 +55,7 @@ def transformers(
     network: NetworkOption = None,
 ) -> None:
     """Write a network for `AutoModelForSemanticSegmentation.from_pretrained`; WeakCLIP is none that it knows."""
-    from weakclip.export import export_transformers
+    from weakclip.tools.export import export_transformers
 
     names = finished(lambda: export_transformers(model, out, network=named(network)))
     typer.echo(f"{out}: {len(names)} classes: {', '.join(names)}")
@@ -77,7 +77,7 @@ def masks(
 ) -> None:
     """Write the pseudo masks of a run for an annotation tool; `weakclip import` reads them back, corrected."""
     from weakclip.annotations import Shapes
-    from weakclip.export import export_masks
+    from weakclip.tools.export import export_masks
 
     written = Shapes(kind=shapes.value, tolerance=tolerance)
     count = finished(lambda: export_masks(run, out, tool.value, written, image_prefix=image_prefix))
@@ -91,8 +91,8 @@ def import_command(
     out: Annotated[Path, typer.Option(help="The folder that gets one palette PNG an image.")],
 ) -> None:
     """Read masks that people corrected back in, as seeds for `seeds.method: imported_masks`."""
-    from weakclip.export import import_masks
     from weakclip.store.marks import MARKS
+    from weakclip.tools.export import import_masks
 
     result = finished(lambda: import_masks(source, run, out))
     typer.echo(f"{out}: {result.drawn:,} masks of {source}, {result.kept:,} as {run} had them")

@@ -18,7 +18,7 @@ def export_dataset(
     json: Json = False,
 ) -> None:
     """Write images, pseudo masks and labels as a folder that Hugging Face `datasets.load_dataset` reads."""
-    from weakclip.pipeline.hf_dataset import export_hf_dataset
+    from weakclip.tools.export.hf_dataset import export_hf_dataset
 
     answer(
         lambda: export_hf_dataset(run, out, root=root),

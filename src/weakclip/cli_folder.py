@@ -26,7 +26,7 @@ def init(
     overwrite: Overwrite = False,
 ) -> None:
     """Look at a folder of images, and write a commented configuration and class file for it."""
-    from weakclip.start import DEFAULT_CLIP, write_start
+    from weakclip.tools.init.folder import DEFAULT_CLIP, write_start
 
     out = out or Path(f"{folder.resolve().name or 'images'}.yaml")
     start = write_start(folder, out, clip=clip or DEFAULT_CLIP, label_file=labels, overwrite=overwrite)
@@ -64,7 +64,7 @@ def tag(
     overwrite: Overwrite = False,
 ) -> None:
     """Propose labels for untagged images with CLIP, in a table for you to correct."""
-    from weakclip.pipeline.tag import TagRequest, tag_folder
+    from weakclip.tools.tag.run import TagRequest, tag_folder
 
     request = TagRequest(
         folder=folder,

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 import weakclip.datasets.coco as coco_module
-from weakclip.datasets.check import Kind, check_split
 from weakclip.datasets.classes import COCO14
 from weakclip.datasets.coco import COCO14Dataset
 from weakclip.datasets.coco_instances import ImageEntry, load_index, read_index
@@ -20,6 +19,7 @@ from weakclip.datasets.file_cache import FileCache
 from weakclip.datasets.images import read_mask
 from weakclip.datasets.regions import decode_runs, draw_regions, fill_polygon, unpack_runs
 from weakclip.errors import DataError
+from weakclip.tools.check.dataset import Kind, check_split
 
 SIZE = (8, 10)
 CATEGORIES = [{"id": i, "name": n} for i, n in zip(COCO14.ids[1:], COCO14.names[1:], strict=True)]

@@ -15,7 +15,6 @@ from PIL import Image
 
 from weakclip.datasets import COCO14Dataset, FolderDataset, VOC12Dataset
 from weakclip.datasets.base import check_name
-from weakclip.datasets.check import Kind, check_split
 from weakclip.datasets.classes import COCO14
 from weakclip.datasets.coco_instances import load_index
 from weakclip.datasets.file_cache import FOLDER, FileCache
@@ -24,6 +23,7 @@ from weakclip.datasets.label_files import LabelError
 from weakclip.datasets.voc_labels import read_xml_labels
 from weakclip.errors import DataError, RunError, WeakCLIPError
 from weakclip.report import render_report
+from weakclip.tools.check.dataset import Kind, check_split
 
 SECRET = "the content of a private file"
 

@@ -17,9 +17,9 @@ from weakclip.datasets import ScenesDataset
 from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import ConfigError, DataError, RunError
-from weakclip.pipeline import hf_dataset
-from weakclip.pipeline.hf_dataset import ExportedDataset, export_hf_dataset
 from weakclip.pipeline.manifest import Manifest, StageKey
+from weakclip.tools.export import hf_dataset
+from weakclip.tools.export.hf_dataset import ExportedDataset, export_hf_dataset
 
 datasets = pytest.importorskip("datasets", reason="the extra datasets is not installed")
 Builder = Callable[..., dict[str, Any]]

@@ -21,7 +21,7 @@ from weakclip.store.files import atomic_write, no_link
 from weakclip.store.progress import track
 from weakclip.store.threads import usable_cores
 from weakclip.store.untrusted_text import parse_json
-from weakclip.tagging.zero_shot import Tagger, TagSettings, tag_windows
+from weakclip.tools.tag.zero_shot import Tagger, TagSettings, tag_windows
 
 COLUMNS = ("image", "labels", "check")
 SCORE = "score: "

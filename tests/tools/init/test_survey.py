@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weakclip.datasets import survey
 from weakclip.datasets.classes import voc_palette
 from weakclip.datasets.images import write_mask
-from weakclip.datasets.survey import survey_folder
 from weakclip.errors import DataError
+from weakclip.tools.init import survey
+from weakclip.tools.init.survey import survey_folder
 
 
 @pytest.fixture

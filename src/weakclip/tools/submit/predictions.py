@@ -24,7 +24,7 @@ from weakclip.report.chosen import TRAINED_BY, Network
 from weakclip.store.files import remove_leftovers, writing
 from weakclip.store.lock import FolderLock
 from weakclip.store.untrusted_text import parse_json
-from weakclip.submission import write_archive
+from weakclip.tools.submit.archive import write_archive
 
 logger = logging.getLogger("weakclip")
 

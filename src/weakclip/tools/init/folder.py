@@ -19,9 +19,9 @@ from weakclip.config import ClipSettings, RunConfig, load_config
 from weakclip.config.reading import SHIPPED
 from weakclip.datasets.folder import FolderDataset
 from weakclip.datasets.images import reduced_size
-from weakclip.datasets.survey import FolderSurvey, survey_folder
 from weakclip.errors import ConfigError
 from weakclip.store.files import atomic_write
+from weakclip.tools.init.survey import FolderSurvey, survey_folder
 
 DEFAULT_CLIP = ClipSettings().source
 DEMO = "demo"

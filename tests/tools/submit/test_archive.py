@@ -14,7 +14,7 @@ from weakclip.datasets import VOC12Dataset
 from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import write_mask
 from weakclip.errors import DataError
-from weakclip.submission import ARCHIVE_FOLDER, check_archive, write_archive
+from weakclip.tools.submit.archive import ARCHIVE_FOLDER, check_archive, write_archive
 
 
 @pytest.fixture

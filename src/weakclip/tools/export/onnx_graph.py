@@ -26,13 +26,13 @@ from weakclip import __version__
 from weakclip.clip import Encoder
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import RunError, first_line
-from weakclip.export.baked_weakclip import BakedWeakCLIP
 from weakclip.modeling import load_weakclip
 from weakclip.prediction.models import ModelSource, find_model
 from weakclip.prediction.predictor import default_settings
 from weakclip.report.chosen import Network
 from weakclip.segmenters.segmenter import load_segmenter
 from weakclip.store.files import atomic_write
+from weakclip.tools.export.baked_weakclip import BakedWeakCLIP
 
 INPUT, OUTPUT = "images", "logits"
 EXTRA = ("onnx", "onnxscript", "onnxruntime")

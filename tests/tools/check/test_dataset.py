@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from weakclip.datasets import FolderDataset, ScenesDataset, VOC12Dataset
-from weakclip.datasets.check import Kind, SplitCheck, check_split, shared_images
 from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import write_mask
+from weakclip.tools.check.dataset import Kind, SplitCheck, check_split, shared_images
 
 FIRST = "2007_000001"
 

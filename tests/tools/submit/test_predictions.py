@@ -13,7 +13,7 @@ import pytest
 import torch
 from random_encoder import RandomEncoder
 
-import weakclip.pipeline.submit as submit_module
+import weakclip.tools.submit.predictions as submit_module
 from weakclip.config import dump_config, parse_config
 from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import read_mask
@@ -21,9 +21,9 @@ from weakclip.errors import ConfigError, DataError, RunError, WeightsError
 from weakclip.modeling import ModelSettings, save_weakclip
 from weakclip.pipeline import run_pipeline
 from weakclip.pipeline.manifest import Manifest, StageKey
-from weakclip.pipeline.submit import submit
 from weakclip.report.chosen import chosen_masks
 from weakclip.segmenters.segmenter import SMALL, build_segmenter, save_segmenter
+from weakclip.tools.submit.predictions import submit
 
 Builder = Callable[..., dict[str, Any]]
 

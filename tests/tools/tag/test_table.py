@@ -17,7 +17,7 @@ from weakclip.datasets.images import write_png
 from weakclip.datasets.label_files import read_label_rows
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.errors import ConfigError, DataError
-from weakclip.tagging import TagSettings, table, write_labels
+from weakclip.tools.tag import TagSettings, table, write_labels
 
 CLASSES = ClassSet.from_foreground(["cat", "traffic light", "dog"])
 

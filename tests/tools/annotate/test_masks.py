@@ -13,10 +13,10 @@ import yaml
 from weakclip.annotations import Shapes
 from weakclip.datasets.images import read_mask, resize_mask, write_mask
 from weakclip.errors import DataError, RunError
-from weakclip.export import TOOLS, ImportResult, export_masks, import_masks
 from weakclip.pipeline.context import open_run
 from weakclip.seeds import ImportedMasks
 from weakclip.store.marks import MARKS, Mark, MarkFile
+from weakclip.tools.export import TOOLS, ImportResult, export_masks, import_masks
 
 NAMES = ("more/one", "one", "two")
 

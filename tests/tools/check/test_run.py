@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from weakclip.config import DataSettings
-from weakclip.datasets.check import Kind
-from weakclip.pipeline.data_check import check_data, finding_lines
+from weakclip.tools.check.dataset import Kind
+from weakclip.tools.check.run import check_data, finding_lines
 
 
 @pytest.fixture

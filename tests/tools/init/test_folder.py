@@ -15,9 +15,9 @@ from PIL import Image
 
 from weakclip.config import load_config
 from weakclip.datasets.classes import BACKGROUND_PROMPTS
-from weakclip.datasets.survey import FolderSurvey
 from weakclip.errors import ConfigError
-from weakclip.start import plan_start, write_start
+from weakclip.tools.init.folder import plan_start, write_start
+from weakclip.tools.init.survey import FolderSurvey
 
 
 def survey(sizes: list[tuple[int, int]], images: int = 100) -> FolderSurvey:

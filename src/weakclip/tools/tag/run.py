@@ -13,7 +13,7 @@ from weakclip.datasets.folder import label_table
 from weakclip.datasets.image_folder import ImageFolder
 from weakclip.errors import ConfigError
 from weakclip.pipeline.context import usable_device
-from weakclip.tagging import Tagging, TagSettings, write_labels
+from weakclip.tools.tag import Tagging, TagSettings, write_labels
 
 
 @dataclass(frozen=True, kw_only=True)

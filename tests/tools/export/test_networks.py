@@ -20,11 +20,11 @@ from torch import nn
 from weakclip.clip import FrozenCLIP
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import RunError, WeightsError
-from weakclip.export import export_onnx, export_transformers, onnx_graph
-from weakclip.export.onnx_graph import bin_averages
 from weakclip.modeling import build_weakclip, save_weakclip
 from weakclip.segmenters.deeplab import DeepLabResNet38
 from weakclip.segmenters.segmenter import Segmenter, build_segmenter, load_segmenter, save_segmenter
+from weakclip.tools.export import export_onnx, export_transformers, onnx_graph
+from weakclip.tools.export.onnx_graph import bin_averages
 
 CLASSES = ClassSet.from_foreground(["cat", "dög"])
 STATISTICS = {"pixel_mean": (0.4, 0.5, 0.6), "pixel_std": (0.2, 0.3, 0.4)}

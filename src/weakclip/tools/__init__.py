@@ -1,0 +1,1 @@
+"""Tools around a run: init, tag, check, annotate, export, submit."""

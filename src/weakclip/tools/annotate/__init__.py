@@ -1,0 +1,1 @@
+"""Masks of a run as annotations, and corrected masks back again."""

@@ -1,0 +1,1 @@
+"""Archives for the VOC evaluation server."""
