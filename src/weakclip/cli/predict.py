@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weakclip.cli_json import Json, answer, prediction_record
-from weakclip.cli_parts import NetworkOption, OwnEncoder, named
+from weakclip.cli.json_output import Json, answer, prediction_record
+from weakclip.cli.parts import NetworkOption, OwnEncoder, named
 
 if TYPE_CHECKING:
     from weakclip.prediction import PredictionSummary, Products

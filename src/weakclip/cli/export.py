@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from weakclip.cli_parts import NetworkOption, OwnEncoder, finished, named
+from weakclip.cli.parts import NetworkOption, OwnEncoder, finished, named
 
 export = typer.Typer(no_args_is_help=True, help="Bring what a run has made into the forms of other programs.")
 

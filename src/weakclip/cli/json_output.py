@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from weakclip.cli_parts import finished
+from weakclip.cli.parts import finished
 from weakclip.errors import WeakCLIPError
 from weakclip.store.untrusted_text import one_line
 

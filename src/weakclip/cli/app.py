@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weakclip import __version__
-from weakclip.cli_export import export, import_command
-from weakclip.cli_export_dataset import export_dataset
-from weakclip.cli_folder import init, tag
-from weakclip.cli_json import Json, answer, run_record
-from weakclip.cli_parts import Config, Limit, NetworkOption, OwnEncoder, Set, finished, load, load_data, named
-from weakclip.cli_predict import predict
-from weakclip.cli_review import review
-from weakclip.cli_study import study
+from weakclip.cli.export import export, import_command
+from weakclip.cli.export_dataset import export_dataset
+from weakclip.cli.folder import init, tag
+from weakclip.cli.json_output import Json, answer, run_record
+from weakclip.cli.parts import Config, Limit, NetworkOption, OwnEncoder, Set, finished, load, load_data, named
+from weakclip.cli.predict import predict
+from weakclip.cli.review import review
+from weakclip.cli.study import study
 from weakclip.errors import WeakCLIPError
 from weakclip.store.untrusted_text import one_line
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from weakclip.cli_parts import finished
+from weakclip.cli.parts import finished
 
 SHOWN = 20
 """Classes, and images to look at, that are named one by one."""

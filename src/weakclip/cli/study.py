@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weakclip.cli_json import Json, answer, crf_record, variant_record
-from weakclip.cli_parts import Config, Limit, Set, finished, load
+from weakclip.cli.json_output import Json, answer, crf_record, variant_record
+from weakclip.cli.parts import Config, Limit, Set, finished, load
 
 if TYPE_CHECKING:
     from weakclip.study import VariantStudy

@@ -12,7 +12,8 @@ import yaml
 
 import weakclip.study
 import weakclip.study.numbers
-from weakclip import cli, cli_json
+from weakclip import cli
+from weakclip.cli import json_output as cli_json
 from weakclip.crf import VOC_CRF
 from weakclip.study import Candidate, CRFStudy, Result, VariantStudy
 from weakclip.study.halving import Rung

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from weakclip.cli_json import Json, answer
+from weakclip.cli.json_output import Json, answer
 
 
 def export_dataset(
