@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from weakclip.datasets import classes
     from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
     from weakclip.errors import WeakCLIPError
+    from weakclip.inference import metrics
     from weakclip.inference.metrics import ConfusionMatrix
-    from weakclip.inference.windows import metrics
     from weakclip.modeling import WeakCLIP, WeakCLIPOutput, build_weakclip, load_weakclip, losses, save_weakclip
     from weakclip.pipeline import RunResult, run_pipeline
     from weakclip.prediction import Prediction, Predictor, PredictSettings, load_predictor
@@ -68,23 +68,25 @@ __all__ = [
 ]
 
 _HOMES = {
-    "classes": ("IGNORE_INDEX", "ClassSet"),
+    "datasets.classes": ("IGNORE_INDEX", "ClassSet"),
     "clip": ("Encoder", "FrozenCLIP", "FrozenEncoder", "ImageFeatures", "load_clip"),
     "config": ("RunConfig", "load_config"),
     "crf": ("CRFParams", "Kernel", "dense_crf"),
     "errors": ("WeakCLIPError",),
-    "metrics": ("ConfusionMatrix",),
+    "inference.metrics": ("ConfusionMatrix",),
     "modeling": ("WeakCLIP", "WeakCLIPOutput", "build_weakclip", "load_weakclip", "save_weakclip"),
     "pipeline": ("RunResult", "run_pipeline"),
     "prediction": ("PredictSettings", "Prediction", "Predictor", "load_predictor"),
 }
+_MODULES = {"classes": "datasets.classes", "losses": "modeling.losses", "metrics": "inference.metrics"}
+"""Modules that lie in a room; the other names of `__all__` are rooms themselves."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'weakclip' has no attribute {name!r}")
     home = next((module for module, names in _HOMES.items() if name in names), None)
-    module = importlib.import_module(f"weakclip.{home or name}")
+    module = importlib.import_module(f"weakclip.{home or _MODULES.get(name, name)}")
     value = getattr(module, name) if home else module
     globals()[name] = value
     return value

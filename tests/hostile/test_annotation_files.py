@@ -18,7 +18,7 @@ from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import DataError
 from weakclip.pipeline.context import open_run
 from weakclip.store.untrusted_text import is_plain
-from weakclip.tools.export import import_masks
+from weakclip.tools.annotate import import_masks
 
 pytestmark = pytest.mark.timeout(60)
 

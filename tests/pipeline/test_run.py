@@ -240,7 +240,7 @@ def test_two_processes_share_a_training_and_nothing_else(config_file: Path, conf
 
     def torchrun(command: str) -> subprocess.CompletedProcess[str]:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "weakclip"]
-        environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
         arguments = [*launcher, command, str(config_file), "--out", str(out)]
         return subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
 

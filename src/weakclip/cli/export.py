@@ -1,4 +1,4 @@
-"""The commands `weakclip export …` and `weakclip import`. Heavy imports stand inside the commands, as in `cli.py`."""
+"""The commands `weakclip export …` and `weakclip import`."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def masks(
 ) -> None:
     """Write the pseudo masks of a run for an annotation tool; `weakclip import` reads them back, corrected."""
     from weakclip.annotations import Shapes
-    from weakclip.tools.export import export_masks
+    from weakclip.tools.annotate import export_masks
 
     written = Shapes(kind=shapes.value, tolerance=tolerance)
     count = finished(lambda: export_masks(run, out, tool.value, written, image_prefix=image_prefix))
@@ -92,7 +92,7 @@ def import_command(
 ) -> None:
     """Read masks that people corrected back in, as seeds for `seeds.method: imported_masks`."""
     from weakclip.store.marks import MARKS
-    from weakclip.tools.export import import_masks
+    from weakclip.tools.annotate import import_masks
 
     result = finished(lambda: import_masks(source, run, out))
     typer.echo(f"{out}: {result.drawn:,} masks of {source}, {result.kept:,} as {run} had them")

@@ -1,4 +1,4 @@
-"""The command `weakclip export dataset`. Heavy imports stand inside it, as in `cli.py`."""
+"""The command `weakclip export dataset`."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from weakclip.config import RunConfig
     from weakclip.report.chosen import Network
 
-SHIPPED = Path(__file__).parent / "configs"
+SHIPPED = Path(__file__).parents[1] / "configs"
 
 
 def _shipped_names(incomplete: str) -> list[str]:

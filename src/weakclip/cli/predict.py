@@ -1,4 +1,4 @@
-"""The command `weakclip predict`. Heavy imports stand inside the command, as in `cli.py`."""
+"""The command `weakclip predict`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `weakclip review`. Heavy imports stand inside it, as in `cli.py`."""
+"""The command `weakclip review`."""
 
 from __future__ import annotations
 

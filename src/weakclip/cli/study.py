@@ -1,4 +1,4 @@
-"""The commands `weakclip study …`. Heavy imports stand inside the commands, as in `cli.py`."""
+"""The commands `weakclip study …`."""
 
 from __future__ import annotations
 

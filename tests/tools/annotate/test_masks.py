@@ -16,7 +16,7 @@ from weakclip.errors import DataError, RunError
 from weakclip.pipeline.context import open_run
 from weakclip.seeds import ImportedMasks
 from weakclip.store.marks import MARKS, Mark, MarkFile
-from weakclip.tools.export import TOOLS, ImportResult, export_masks, import_masks
+from weakclip.tools.annotate import TOOLS, ImportResult, export_masks, import_masks
 
 NAMES = ("more/one", "one", "two")
 

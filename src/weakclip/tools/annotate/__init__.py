@@ -1,1 +1,6 @@
-"""Masks of a run as annotations, and corrected masks back again."""
+"""Masks of a run as annotations, and masks that people corrected, back again."""
+
+from weakclip.tools.annotate.corrected import ImportResult, import_masks
+from weakclip.tools.annotate.run_masks import TOOLS, export_masks
+
+__all__ = ["TOOLS", "ImportResult", "export_masks", "import_masks"]

@@ -10,13 +10,13 @@ import json
 import math
 import statistics
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
 from weakclip.config import ClipSettings, RunConfig, load_config
-from weakclip.config.reading import SHIPPED
 from weakclip.datasets.folder import FolderDataset
 from weakclip.datasets.images import reduced_size
 from weakclip.errors import ConfigError
@@ -150,8 +150,8 @@ def write_start(
         "run": f"runs/{out.stem}",
     }
     if class_file:
-        _write(class_file, _render("start_classes.yaml.j2", values))
-    _write(out, _render("start.yaml.j2", values))
+        _write(class_file, _render("classes.yaml.j2", values))
+    _write(out, _render("configuration.yaml.j2", values))
     return Start(survey=survey, config=out, class_file=class_file, loaded=load_config(out))
 
 
@@ -159,7 +159,9 @@ def _render(template: str, values: dict[str, Any]) -> str:
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     environment.filters["quoted"] = lambda value: json.dumps(str(value), ensure_ascii=False)  # JSON is YAML
     environment.filters["padded"] = lambda text: f"{text:<31}"
-    return environment.from_string((SHIPPED / template).read_text(encoding="utf-8")).render(values)
+    return environment.from_string(files("weakclip.tools.init").joinpath(template).read_text(encoding="utf-8")).render(
+        values
+    )
 
 
 def _write(path: Path, text: str) -> None:
