@@ -80,12 +80,12 @@ def test_a_batch_equals_its_images_one_by_one(backend: Backend, make_image: Make
 
 
 def test_threads_give_the_same_bytes_as_one_thread(make_image: Make, make_probs: Make) -> None:
-    from weakclip.crf import cpu
+    from weakclip.crf.cpu import inference
 
     images = np.stack([make_image(18, 22, seed) for seed in range(6)]).astype(np.float32)
     probs = np.stack([make_probs(5, 18, 22, seed) for seed in range(6)])
-    serial = cpu.infer_batch(images, probs, LOSS_CRF, threads=1)
-    np.testing.assert_array_equal(cpu.infer_batch(images, probs, LOSS_CRF, threads=4), serial)
+    serial = inference.infer_batch(images, probs, LOSS_CRF, threads=1)
+    np.testing.assert_array_equal(inference.infer_batch(images, probs, LOSS_CRF, threads=4), serial)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from weakclip.crf import Kernel, cpu_field, cpu_filter, features, simd, torch_backend, vector_math
-from weakclip.crf.cpu_lattice import BLOCK, Lattice, Place, Terms, build_lattice
+from weakclip.crf import Kernel, features, torch_backend
+from weakclip.crf.cpu import field as cpu_field
+from weakclip.crf.cpu import filter as cpu_filter
+from weakclip.crf.cpu import simd, vector_math
+from weakclip.crf.cpu.lattice import BLOCK, Lattice, Place, Terms, build_lattice
 
 GAUSSIAN = Kernel(sxy=3, weight=1)
 BILATERAL = Kernel(sxy=10, srgb=30, weight=1)

@@ -85,14 +85,14 @@ def _numba_backend(backend: Backend) -> Any:
     if backend == "torch":
         return None
     try:
-        from weakclip.crf import cpu
+        from weakclip.crf.cpu import inference
     except ImportError as error:
         if backend == "numba":
             raise ConfigError(
                 f"dense CRF: numba cannot be imported ({error}); install it, or take backend='torch'"
             ) from error
         return None
-    return cpu
+    return inference
 
 
 def _infer_numpy(

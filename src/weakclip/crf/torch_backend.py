@@ -1,6 +1,6 @@
 """Mean field in torch, batched, on any device: for GPUs, and for machines without numba. A CPU is faster with numba.
 
-The lattice is the one of `cpu_lattice`, found by sorting instead of hashing: each vertex is one integer, `unique`
+The lattice is the one of `cpu.lattice`, found by sorting instead of hashing: each vertex is one integer, `unique`
 numbers them, and `searchsorted` finds neighbours, whose integers differ by a constant. The images of a batch share
 one table of vertices; their number is part of the integer.
 """
@@ -127,7 +127,7 @@ def _find(codes: Tensor, steps: list[int]) -> Tensor:
 
 
 def _embed(features: Tensor, strides: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes of the vertices and barycentric weights of each pixel, both `(N, d+1)`; as `cpu_lattice`, all at once."""
+    """Codes of the vertices and barycentric weights of each pixel, both `(N, d+1)`; as `cpu.lattice`, all at once."""
     num_pixels, dimensions = features.shape
     size = dimensions + 1
     elevated = _elevate(features)

@@ -9,12 +9,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from weakclip.crf import cpu_filter, cpu_rows
-from weakclip.crf.cpu_lattice import BLOCK, Lattice, Place, Terms, build_lattice
+from weakclip.crf.cpu import filter as cpu_filter
+from weakclip.crf.cpu import rows as cpu_rows
+from weakclip.crf.cpu.lattice import BLOCK, Lattice, Place, Terms, build_lattice
+from weakclip.crf.cpu.simd import size_of
+from weakclip.crf.cpu.workspace import workspace
 from weakclip.crf.features import colour_widths, feature_array, feature_spans, position_widths
 from weakclip.crf.params import FeatureKernel, Kernel
-from weakclip.crf.simd import size_of
-from weakclip.crf.workspace import workspace
 from weakclip.errors import DataError
 
 _MOST_VALUES = 2**32

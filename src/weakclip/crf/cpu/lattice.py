@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from weakclip.crf.cpu_chains import HASH, HASH_SHIFT, fill_table, find_chains, find_slot
-from weakclip.crf.cpu_filter import blur
-from weakclip.crf.cpu_rows import normalise
-from weakclip.crf.features import has_phantom, key_strides, lattice_scale, neighbour_steps
-from weakclip.crf.simd import broadcast, constant, inner_jit, item, jit, load, put, size_of, store
-from weakclip.crf.vector_math import (
+from weakclip.crf.cpu.chains import HASH, HASH_SHIFT, fill_table, find_chains, find_slot
+from weakclip.crf.cpu.filter import blur
+from weakclip.crf.cpu.rows import normalise
+from weakclip.crf.cpu.simd import broadcast, constant, inner_jit, item, jit, load, put, size_of, store
+from weakclip.crf.cpu.vector_math import (
     add,
     bits_and,
     multiply,
@@ -34,7 +33,8 @@ from weakclip.crf.vector_math import (
     where_less,
     whole,
 )
-from weakclip.crf.workspace import workspace
+from weakclip.crf.cpu.workspace import workspace
+from weakclip.crf.features import has_phantom, key_strides, lattice_scale, neighbour_steps
 
 _LINK_BYTES = 29  # a vertex: its code, and what the chains are found with
 _SPARE_BYTES = 64

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from weakclip.crf.cpu_rows import fill_planes
-from weakclip.crf.simd import broadcast, constant, inner_jit, item, item_pair, jit, load, put, size_of, store
-from weakclip.crf.vector_math import add, divide, exp, multiply, multiply_add, sum_groups, sum_lanes
+from weakclip.crf.cpu.rows import fill_planes
+from weakclip.crf.cpu.simd import broadcast, constant, inner_jit, item, item_pair, jit, load, put, size_of, store
+from weakclip.crf.cpu.vector_math import add, divide, exp, multiply, multiply_add, sum_groups, sum_lanes
 
 _ZERO = np.float32(0.0)
 _CHUNK = 64  # pixels whose messages stay in the first cache; a multiple of 4

@@ -1,7 +1,7 @@
 """Mean field on the CPU: one image on one thread, the images of a batch on several.
 
-The compiled code lives in `cpu_lattice` and `cpu_chains` (which vertices there are, and how they are linked),
-`cpu_rows` (what is done once an image) and `cpu_filter` (the loops over labels). It runs without the GIL, so a plain
+The compiled code lives in `cpu.lattice` and `cpu.chains` (which vertices there are, and how they are linked),
+`cpu.rows` (what is done once an image) and `cpu.filter` (the loops over labels). It runs without the GIL, so a plain
 thread pool uses all cores; numba's own threading layer, which clashes with torch's, is not used. `NUMBA_NUM_THREADS`
 limits the threads.
 """
@@ -17,13 +17,14 @@ from typing import Any
 import numba
 import numpy as np
 
-from weakclip.crf import cpu_filter, cpu_rows
 from weakclip.crf.checks import check_range
-from weakclip.crf.cpu_field import Field, pixel_field, tile_order
+from weakclip.crf.cpu import filter as cpu_filter
+from weakclip.crf.cpu import rows as cpu_rows
+from weakclip.crf.cpu.field import Field, pixel_field, tile_order
+from weakclip.crf.cpu.simd import size_of
+from weakclip.crf.cpu.workspace import workspace
 from weakclip.crf.features import label_costs
 from weakclip.crf.params import CRFParams, FeatureKernel
-from weakclip.crf.simd import size_of
-from weakclip.crf.workspace import workspace
 
 _NUMBA_SETTINGS: Any = numba.config  # its attributes are made from the environment
 _WIDEST = 32  # labels that are worked on as one vector
