@@ -18,6 +18,7 @@ from weakclip.crf import Kernel, features, torch_backend
 from weakclip.crf.cpu import field as cpu_field
 from weakclip.crf.cpu import filter as cpu_filter
 from weakclip.crf.cpu import simd, vector_math
+from weakclip.crf.cpu.jit import jit
 from weakclip.crf.cpu.lattice import BLOCK, Lattice, Place, Terms, build_lattice
 
 GAUSSIAN = Kernel(sxy=3, weight=1)
@@ -111,7 +112,7 @@ def test_torch_lattice_filters_as_the_compiled_one(kernel: Kernel, make_image: C
 
 @pytest.mark.parametrize("lanes", [1, 4, 8, 24])
 def test_the_vector_exponential(lanes: int) -> None:
-    @simd.jit
+    @jit
     def exp_rows(values: np.ndarray, lanes: tuple[int, ...]) -> None:
         for start in range(0, len(values), simd.constant(lanes)):
             simd.store(values, start, vector_math.exp(simd.load(values, start, lanes)))
@@ -128,7 +129,7 @@ def test_the_vector_exponential(lanes: int) -> None:
 def test_code_without_a_place_for_its_cache_still_compiles() -> None:
     scope: dict[str, object] = {}
     exec("def double(x):\n    return 2 * x\n", scope)  # of no file: numba cannot cache it
-    assert simd.jit(scope["double"])(21) == 42
+    assert jit(scope["double"])(21) == 42
 
 
 _MARGINALS = """

@@ -1,9 +1,9 @@
-"""The door of the dense CRF: checks, containers and the choice of backend."""
+"""Public entry point of the dense CRF: checks, containers and the choice of backend."""
 
-# ruff: noqa: PLR0917
 from __future__ import annotations
 
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -64,15 +64,27 @@ def dense_crf(
         raise ConfigError(f"dense CRF: unknown backend {backend!r}, expected 'auto', 'numba' or 'torch'")
     if not isinstance(params, CRFParams):
         raise DataError(f"dense CRF: params is a {type(params).__name__}, expected CRFParams, e.g. LOSS_CRF")
-    backend = "torch" if exact else backend
-    if isinstance(probs, np.ndarray) and (image is None or isinstance(image, np.ndarray)):
-        return _infer_numpy(image, probs, params, backend, energies, exact)
-    if _is_tensor(probs) and (image is None or _is_tensor(image)):
-        return _infer_torch(image, probs, params, backend, energies, exact)
-    raise DataError(
-        f"dense CRF: the image is a {type(image).__name__} and the probabilities are a {type(probs).__name__}, "
-        "expected two numpy arrays or two torch tensors"
-    )
+    is_numpy = isinstance(probs, np.ndarray) and (image is None or isinstance(image, np.ndarray))
+    if not is_numpy and not (_is_tensor(probs) and (image is None or _is_tensor(image))):
+        raise DataError(
+            f"dense CRF: the image is a {type(image).__name__} and the probabilities are a {type(probs).__name__}, "
+            "expected two numpy arrays or two torch tensors"
+        )
+    _check(image, probs, params, channels_last=is_numpy)
+    compiled = None if exact else _compiled_backend(backend, on_cpu=is_numpy or str(probs.device) == "cpu")
+    problem = (image, probs, params, energies)
+    result: Any = _infer_torch(*problem, exact) if compiled is None else _infer_numba(*problem, compiled)
+    return _like(probs, result)
+
+
+def _like(probs: Any, result: Any) -> Any:
+    """The result in the shape, container and device of `probs`."""
+    result = result.reshape(probs.shape)
+    if isinstance(probs, np.ndarray):
+        return result if isinstance(result, np.ndarray) else result.numpy()
+    import torch
+
+    return torch.from_numpy(result).to(probs.device) if isinstance(result, np.ndarray) else result
 
 
 def _is_tensor(value: object) -> bool:
@@ -80,9 +92,23 @@ def _is_tensor(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _numba_backend(backend: Backend) -> Any:
-    """The compiled backend, or None where torch shall do it."""
-    if backend == "torch":
+def _check(image: Any, probs: Any, params: CRFParams, *, channels_last: bool) -> None:
+    """Everything that can be said before numbers are looked at, of arrays and tensors alike."""
+    check_shapes(image, probs, channels_last=channels_last)
+    if "float" not in str(probs.dtype):
+        raise DataError(f"dense CRF: the probabilities are {probs.dtype}, expected floating point")
+    if image is not None and str(image.dtype) not in ("uint8", "torch.uint8") and "float" not in str(image.dtype):
+        raise DataError(f"dense CRF: the image is {image.dtype}, expected uint8 or floating point")
+    if not channels_last and image is not None and image.device != probs.device:
+        raise DataError(f"dense CRF: the image is on {image.device} and the probabilities on {probs.device}; move one")
+    channels = None if image is None else image.shape[-1 if channels_last else -3]
+    batch = probs.shape[0] if probs.ndim == 4 else 1
+    check_kernels(params, probs.shape[-3], tuple(probs.shape[-2:]), channels, batch)
+
+
+def _compiled_backend(backend: Backend, on_cpu: bool) -> ModuleType | None:
+    """The compiled backend, or None where torch does the work."""
+    if backend == "torch" or (backend == "auto" and not on_cpu):
         return None
     try:
         from weakclip.crf.cpu import inference
@@ -95,27 +121,9 @@ def _numba_backend(backend: Backend) -> Any:
     return inference
 
 
-def _infer_numpy(
-    image: np.ndarray | None, probs: np.ndarray, params: CRFParams, backend: Backend, energies: bool, exact: bool
-) -> np.ndarray:
-    check_shapes(image, probs, channels_last=True)
-    _check_types(image, probs, np.issubdtype(probs.dtype, np.floating), image is None or image.dtype == np.uint8)
-    compiled = _numba_backend(backend)
-    if compiled is None:
-        import torch
-
-        tensor = None if image is None else torch.from_numpy(np.moveaxis(image, -1, -3).copy())
-        given = torch.from_numpy(np.array(probs, dtype=np.float32))
-        return _infer_torch(tensor, given, params, "torch", energies, exact).numpy()
-    size, batch = probs.shape[-2:], np.ascontiguousarray(probs, np.float32).reshape(-1, *probs.shape[-3:])
-    if image is None:
-        images = np.zeros((len(batch), *size, 1), np.float32)
-    else:
-        images = np.ascontiguousarray(image).reshape(-1, *size, image.shape[-1])
-        if image.dtype != np.uint8:
-            check_float_image(images)
-            images = images.astype(np.float32) * np.float32(255)
-    _check_kernels(params, probs, None if image is None else image.shape[-1])
+def _infer_numba(image: Any, probs: Any, params: CRFParams, energies: bool, compiled: Any) -> np.ndarray:
+    """Marginals `(B, K, H, W)` from arrays or tensors."""
+    images, batch = _as_arrays(image, probs)
     as_log = False
     if energies:
         check_energies(batch)
@@ -124,60 +132,60 @@ def _infer_numpy(
         if not as_log:
             batch = np.exp(batch)
             batch /= batch.sum(axis=1, keepdims=True)
-    result: np.ndarray = compiled.infer_batch(images, batch, params, log_probs=as_log)
-    return result.reshape(probs.shape)
+    marginals: np.ndarray = compiled.infer_batch(images, batch, params, log_probs=as_log)  # checks the probabilities
+    return marginals
 
 
-def _infer_torch(
-    image: torch.Tensor | None,
-    probs: torch.Tensor,
-    params: CRFParams,
-    backend: Backend,
-    energies: bool,
-    exact: bool,
-) -> torch.Tensor:
+def _infer_torch(image: Any, probs: Any, params: CRFParams, energies: bool, exact: bool) -> torch.Tensor:
+    """Marginals `(B, K, H, W)` from arrays or tensors, on the tensors' device."""
     import torch
 
-    check_shapes(image, probs, channels_last=False)
-    _check_types(image, probs, probs.is_floating_point(), image is None or image.dtype == torch.uint8)
-    if image is not None and image.device != probs.device:
-        raise DataError(f"dense CRF: the image is on {image.device} and the probabilities on {probs.device}; move one")
-    if (probs.device.type == "cpu" or backend == "numba") and _numba_backend(backend) is not None:
-        if image is not None and image.is_floating_point():
-            image = image.float()  # numpy knows no bfloat16
-        levels = None if image is None else np.moveaxis(image.detach().cpu().numpy(), -3, -1)
-        given = probs.detach().float().cpu().numpy()
-        return torch.from_numpy(_infer_numpy(levels, given, params, backend, energies, exact)).to(probs.device)
+    from weakclip.crf import exact as exact_backend
+    from weakclip.crf import torch_backend
+
     with torch.no_grad():
-        batch = probs.detach().to(torch.float32).reshape(-1, *probs.shape[-3:])
-        if image is None:
-            images = batch.new_zeros(len(batch), *batch.shape[-2:], 1)
-        else:
-            images = image.detach().to(torch.float32).reshape(-1, *image.shape[-3:]).permute(0, 2, 3, 1)
-            if image.is_floating_point():
-                check_float_image(images)
-                images = images * 255
-        _check_kernels(params, probs, None if image is None else image.shape[-3])
+        images, batch = _as_tensors(image, probs)
         if energies:
             check_energies(batch)
             log_probs = (-batch).log_softmax(dim=1)
         else:
             check_probs(batch)
             log_probs = (batch / batch.sum(dim=1, keepdim=True)).log()
-        from weakclip.crf import exact as exact_backend
-        from weakclip.crf import torch_backend
-
         infer = exact_backend.infer_batch if exact else torch_backend.infer_batch
-        return infer(images.contiguous(), log_probs, params).reshape(probs.shape)
+        return infer(images, log_probs, params)
 
 
-def _check_types(image: Any, probs: Any, probs_floating: bool, image_bytes: bool) -> None:
-    if not probs_floating:
-        raise DataError(f"dense CRF: the probabilities are {probs.dtype}, expected floating point")
-    if not image_bytes and "float" not in str(image.dtype):
-        raise DataError(f"dense CRF: the image is {image.dtype}, expected uint8 or floating point")
+def _as_arrays(image: Any, probs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Images `(B, H, W, C)`, uint8 or float32 in 0…255, and `probs` as `(B, K, H, W)` float32, all contiguous."""
+    if not isinstance(probs, np.ndarray):
+        probs = probs.detach().float().cpu().numpy()
+        if image is not None:
+            image = image.float() if image.is_floating_point() else image  # numpy knows no bfloat16
+            image = np.moveaxis(image.detach().cpu().numpy(), -3, -1)
+    batch = np.ascontiguousarray(probs, np.float32).reshape(-1, *probs.shape[-3:])
+    if image is None:
+        return np.zeros((len(batch), *batch.shape[-2:], 1), np.float32), batch
+    images = np.ascontiguousarray(image).reshape(-1, *image.shape[-3:])
+    if images.dtype != np.uint8:
+        check_float_image(images)
+        images = images.astype(np.float32) * np.float32(255)
+    return images, batch
 
 
-def _check_kernels(params: CRFParams, probs: Any, channels: int | None) -> None:
-    batch = probs.shape[0] if probs.ndim == 4 else 1
-    check_kernels(params, probs.shape[-3], tuple(probs.shape[-2:]), channels, batch)
+def _as_tensors(image: Any, probs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images `(B, H, W, C)` in 0…255 and `probs` as `(B, K, H, W)`, both float32 and contiguous."""
+    import torch
+
+    if isinstance(probs, np.ndarray):
+        probs = torch.from_numpy(np.array(probs, dtype=np.float32))
+        image = None if image is None else torch.from_numpy(image.copy())
+    elif image is not None:
+        image = image.detach().movedim(-3, -1)
+    batch = probs.detach().to(torch.float32).reshape(-1, *probs.shape[-3:])
+    if image is None:
+        return batch.new_zeros(len(batch), *batch.shape[-2:], 1), batch
+    images = image.to(torch.float32).reshape(-1, *image.shape[-3:])
+    if image.is_floating_point():
+        check_float_image(images)
+        images = images * 255
+    return images.contiguous(), batch

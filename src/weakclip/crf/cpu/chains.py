@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from weakclip.crf.cpu.simd import inner_jit, item, put
+from weakclip.crf.cpu.jit import inner_jit
+from weakclip.crf.cpu.simd import item, put
 
 HASH = np.int64(-7046029254386353131)
 """2⁶⁴ / golden ratio, odd, as a signed number: what codes are multiplied by."""

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from weakclip.crf.cpu.jit import inner_jit, jit
 from weakclip.crf.cpu.rows import fill_planes
-from weakclip.crf.cpu.simd import broadcast, constant, inner_jit, item, item_pair, jit, load, put, size_of, store
+from weakclip.crf.cpu.simd import broadcast, constant, item, item_pair, load, put, size_of, store
 from weakclip.crf.cpu.vector_math import add, divide, exp, multiply, multiply_add, sum_groups, sum_lanes
 
 _ZERO = np.float32(0.0)

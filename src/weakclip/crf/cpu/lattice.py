@@ -20,8 +20,9 @@ import numpy as np
 
 from weakclip.crf.cpu.chains import HASH, HASH_SHIFT, fill_table, find_chains, find_slot
 from weakclip.crf.cpu.filter import blur
+from weakclip.crf.cpu.jit import inner_jit, jit
 from weakclip.crf.cpu.rows import normalise
-from weakclip.crf.cpu.simd import broadcast, constant, inner_jit, item, jit, load, put, size_of, store
+from weakclip.crf.cpu.simd import broadcast, constant, item, load, put, size_of, store
 from weakclip.crf.cpu.vector_math import (
     add,
     bits_and,

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from weakclip.crf.cpu.simd import broadcast, constant, has_bytes, inner_jit, item, jit, load, put, store, transpose
+from weakclip.crf.cpu.jit import inner_jit, jit
+from weakclip.crf.cpu.simd import broadcast, constant, has_bytes, item, load, put, store, transpose
 from weakclip.crf.cpu.vector_math import lowest_lane, minimum, multiply, multiply_add, sum_lanes
 
 _CHUNK = 256  # rows that stay in the first cache while they are transposed

@@ -6,8 +6,6 @@ file: import it only from functions that need the compiled code.
 
 How many lanes a vector has, and how often a short loop runs, must be known when the code is compiled. Such numbers
 are passed as tuples of that length, `size_of(8)`, since a tuple's length is part of its type.
-
-numba's cache notices changes of a compiled function's own file only: after a change here, delete `__pycache__`.
 """
 
 from __future__ import annotations
@@ -16,28 +14,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import numba
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 _LITTLE_ENDIAN = sys.byteorder == "little"
-
-
-def jit(function: Callable[..., Any], *, called_from_python: bool = True) -> Any:
-    """Compile without the GIL and without fastmath; cached on disk where some cache directory can be written."""
-    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
-    settings["no_cpython_wrapper"] = not called_from_python
-    try:
-        return numba.njit(function, cache=True, **settings)
-    except RuntimeError:  # numba found no directory for its cache: compile anew in each process
-        return numba.njit(function, **settings)
-
-
-def inner_jit(function: Callable[..., Any]) -> Any:
-    """`jit` for what compiled code alone calls: it compiles sooner."""
-    return jit(function, called_from_python=False)
 
 
 def size_of(number: int) -> tuple[int, ...]:

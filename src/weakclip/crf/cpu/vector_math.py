@@ -10,7 +10,8 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 
-from weakclip.crf.cpu.simd import Vector, inner_jit, ints_of, lanes_of, like, operation
+from weakclip.crf.cpu.jit import inner_jit
+from weakclip.crf.cpu.simd import Vector, ints_of, lanes_of, like, operation
 
 
 def _lanewise(arity: int, emit_lanes: Callable[..., Any], element: Any = None) -> Any:
