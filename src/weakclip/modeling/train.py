@@ -24,6 +24,7 @@ from weakclip.modeling.losses import (
 from weakclip.training.dataset import TrainingPairs
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit
+from weakclip.training.processes import write_once
 from weakclip.training.settings import TrainResult, TrainSettings
 
 
@@ -144,5 +145,5 @@ def train_weakclip(
     """
     terms = WeakCLIPLoss(loss or LossSettings())
     result = fit(model, pairs, terms, settings, folder, device=device, seed=seed, description="training WeakCLIP")
-    save_weakclip(model, folder)
+    write_once(lambda: save_weakclip(model, folder), device)
     return result

@@ -39,6 +39,7 @@ from weakclip.report.worse_masks import change_record, seed_change, warning
 from weakclip.segmenters.train import WEAKCLIP, retrain
 from weakclip.store.files import append_json
 from weakclip.training.dataset import TrainingPairs
+from weakclip.training.processes import write_once
 
 logger = logging.getLogger("weakclip")
 
@@ -122,7 +123,7 @@ def retrain_on_pseudo_masks(context: RunContext, folder: Path) -> None:
     if bad:
         logger.info("retrain: %d of %d masks are marked bad and left out", len(bad), len(dataset))
         dataset = ReviewedImages(dataset, left_out=bad)
-        write_json(folder / LEFT_OUT, list(bad))
+        write_once(lambda: write_json(folder / LEFT_OUT, list(bad)), context.device)
     config = context.config
     pairs = TrainingPairs(dataset, context.folder("pseudo_masks") / MASKS, config.retrain.augment)
     start = None

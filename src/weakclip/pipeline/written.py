@@ -10,13 +10,14 @@ from weakclip.datasets.images import write_json
 from weakclip.inference.evaluation import Scores, write_scores
 from weakclip.pipeline.context import RunContext
 from weakclip.store.files import append_json
+from weakclip.training.processes import write_once
 from weakclip.training.settings import TrainResult
 
 
 def write_training(context: RunContext, folder: Path, result: TrainResult) -> None:
     """Write the `metrics.json` of a training."""
-    left_out = context.left_out(context.train.split)
-    write_json(folder / "metrics.json", {**dataclasses.asdict(result), **left_out})
+    metrics = {**dataclasses.asdict(result), **context.left_out(context.train.split)}
+    write_once(lambda: write_json(folder / "metrics.json", metrics), context.device)
 
 
 def finish_scores(context: RunContext, folder: Path, scores: Sequence[Scores]) -> None:

@@ -18,6 +18,7 @@ from weakclip.segmenters.segmenter import DEEPLAB, Segmenter, build_segmenter, s
 from weakclip.training.dataset import TrainingPairs
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit
+from weakclip.training.processes import write_once
 from weakclip.training.settings import TrainResult, TrainSettings
 
 WEAKCLIP = "weakclip"
@@ -105,9 +106,9 @@ def retrain(
     how, told = settings.train, "retraining"
     if start is not None:
         result = fit(start, pairs, weakclip_segmentation_loss, how, folder, device=device, seed=seed, description=told)
-        save_weakclip(start, folder)
+        write_once(lambda: save_weakclip(start, folder), device)
         return result
     network: Segmenter = build_segmenter(settings.model, pairs.dataset.class_set, pretrained=settings.pretrained)
     result = fit(network, pairs, segmentation_loss, how, folder, device=device, seed=seed, description=told)
-    save_segmenter(network, folder)
+    write_once(lambda: save_segmenter(network, folder), device)
     return result

@@ -134,6 +134,8 @@ class _Run:
         self.parameters = list(named.values())
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in named.items()}
         self.optimizer = build_optimizer(self.parameters, settings)
+        buffers = (tensor for tensor in self.tensors.values() if not tensor.requires_grad)
+        self.statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
         self.averages = AveragedWeights(self.tensors, settings.ema_decay)
         self.bad_steps = BadSteps(self.tensors.values())
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,6 +165,7 @@ class _Run:
             self._skip(named, batch)
         else:
             self.optimizer.step()
+            self.processes.average_statistics(self.statistics)
             self.averages.update(self.step)
             self.bad_steps.good()
             self.log.add(named, images=self.settings.batch_size)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -57,6 +58,22 @@ class Processes:
         torch.distributed.all_gather_object(found, names)
         return [name for part in found for name in part]
 
+    @torch.no_grad()
+    def average_statistics(self, statistics: Sequence[Tensor]) -> None:
+        """Give the statistics of batch norms their mean over all processes. Every process must ask.
+
+        Args:
+            statistics: floating-point buffers, changed in place. On an accelerator they are equal already: there the
+                batch norms are synchronised (`wrap`), for which torch has no form on CPUs.
+        """
+        if self.count == 1 or not statistics or self.device.type != "cpu":
+            return
+        flat = torch.cat([each.flatten() for each in statistics])
+        torch.distributed.all_reduce(flat)
+        parts = (flat / self.count).split([each.numel() for each in statistics])
+        for each, part in zip(statistics, parts, strict=True):
+            each.copy_(part.view_as(each))
+
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.count > 1:
@@ -74,6 +91,19 @@ def open_processes(device: str | torch.device) -> Processes:
         return Processes(0, 1, asked)
     accelerator = _accelerator(asked)
     return Processes(accelerator.process_index, accelerator.num_processes, accelerator.device)
+
+
+def write_once(write: Callable[[], object], device: str | torch.device) -> None:
+    """Write a result in process 0; its companions return when it is written.
+
+    Args:
+        write: writes files, and does nothing that the companions need in memory.
+        device: as for `open_processes`.
+    """
+    processes = open_processes(device)
+    if processes.is_main:
+        write()
+    processes.wait()
 
 
 def _accelerator(device: torch.device) -> Accelerator:

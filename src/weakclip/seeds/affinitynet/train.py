@@ -25,6 +25,7 @@ from weakclip.segmenters.trunk_files import start_from_imagenet
 from weakclip.training.dataset import TrainingPairs
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit
+from weakclip.training.processes import write_once
 from weakclip.training.settings import TrainResult, TrainSettings
 
 WEIGHTS_FILE = "affinitynet.safetensors"
@@ -193,5 +194,5 @@ def train_affinity(
     model, loss = settings.build(), AffinityLoss(settings.radius)
     pairs = TrainingPairs(dataset, label_folder, settings.augment)
     result = fit(model, pairs, loss, settings.train, folder, device=device, seed=seed, description="AffinityNet")
-    save_affinitynet(model, Path(folder) / WEIGHTS_FILE)
+    write_once(lambda: save_affinitynet(model, Path(folder) / WEIGHTS_FILE), device)
     return result

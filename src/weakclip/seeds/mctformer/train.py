@@ -26,6 +26,7 @@ from weakclip.seeds.mctformer.start import start_from_clip
 from weakclip.seeds.mctformer.storage import save_mctformer, start_from_deit
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit
+from weakclip.training.processes import write_once
 from weakclip.training.settings import TrainResult, TrainSettings
 
 WEIGHTS_FILE = "mctformer.safetensors"
@@ -203,5 +204,5 @@ def train_mctformer(
         start_from_clip(model, load_clip(settings.pretrained_clip), torch.cat(scaled))
     training, loss = LabelledImages(dataset, settings.augment), MCTformerLoss(settings.contrast_weight)
     result = fit(model, training, loss, settings.train, folder, device=device, seed=seed, description="MCTformer+")
-    save_mctformer(model, Path(folder) / WEIGHTS_FILE)
+    write_once(lambda: save_mctformer(model, Path(folder) / WEIGHTS_FILE), device)
     return result

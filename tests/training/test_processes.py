@@ -1,0 +1,93 @@
+"""Two processes that train together end with one network, and process 0 writes it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import weakclip
+
+_TRAINING = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import torch
+from conftest import *
+from weakclip.datasets.transforms import AugmentSettings
+from weakclip.modeling import build_weakclip
+from weakclip.clip import load_clip
+from weakclip.seeds.mctformer.model import MCTformerModelSettings
+from weakclip.segmenters import train as retraining
+from weakclip.segmenters.segmenter import build_segmenter
+from weakclip.training.dataset import TrainingPairs
+from weakclip.training.settings import TrainSettings
+from weakclip.seeds.affinitynet.train import AffinitySettings, train_affinity
+from weakclip.seeds.mctformer.train import MCTformerSettings, train_mctformer
+from weakclip.modeling.train import LossSettings, train_weakclip
+
+out, rank, opened = Path(sys.argv[2]), os.environ["RANK"], []
+
+def watch(event, details):
+    if event == "open" and str(out) in str(details[0]) and (details[2] or 0) & (os.O_WRONLY | os.O_RDWR):
+        opened.append(str(details[0]))
+
+sys.addaudithook(watch)
+torch.set_num_threads(1)
+squares, masks = Squares(), out / "seeds"
+train = TrainSettings(steps=3, batch_size=4, learning_rate=1e-2, ema_decay=0.5, precision="fp32")
+augment = AugmentSettings(crop_size=48)
+pairs = TrainingPairs(squares, masks, augment)
+torch.manual_seed(0)
+sizes = {"co_attention_width": 8, "co_attention_heads": 2, "co_attention_layers": 1, "decoder_channels": 8}
+model = build_weakclip(load_clip("demo"), squares.class_set, prompt_length=2, **sizes)
+train_weakclip(model, pairs, out / "weakclip", train, loss=LossSettings(size=8, crf=None))
+
+made = []
+retraining.build_segmenter = lambda *args, **kwargs: made.append(build_segmenter(*args, **kwargs)) or made[0]
+retraining.retrain(pairs, out / "small", retraining.RetrainSettings(model="small", train=train, augment=augment))
+again = retraining.RetrainSettings(model="weakclip", train=train, augment=augment)
+retraining.retrain(pairs, out / "further", again, start=model)
+small = MCTformerModelSettings(patch_size=8, width=16, depth=2, heads=2)
+train_mctformer(squares, out / "mctformer", MCTformerSettings(model=small, train=train, augment=augment))
+widths = (4, 4, 8, 8, 16, 16, 32)
+affinity = AffinitySettings(widths=widths, reductions=(4, 4, 8), radius=3, train=train, augment=augment)
+train_affinity(squares, masks, out / "affinity", affinity)
+known = list(opened)
+torch.save({"small": made[0].state_dict(), "weakclip": model.state_dict(), "opened": known}, out / f"{rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_process_0_writes_and_every_process_holds_what_it_wrote(seed_folder: Path, tmp_path: Path) -> None:
+    """Parameters, averages of them and the statistics of batch norms (there are some in the small network)."""
+    script = tmp_path / "script.py"
+    script.write_text(_TRAINING)
+    environment = {**os.environ, "PYTHONPATH": str(Path(weakclip.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    subprocess.run([*launch, str(Path(__file__).parent), str(seed_folder.parent)], env=environment, check=True)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert any(name.endswith("running_mean") for name in first["small"])
+    for network in ("small", "weakclip"):
+        for name, tensor in first[network].items():
+            assert torch.equal(tensor, second[network][name]), f"{network} {name}"
+    written = {Path(name).parent.name for name in first["opened"]}
+    assert {"weakclip", "small", "further", "mctformer", "affinity"} <= written
+    assert second["opened"] == []
+    assert (tmp_path / "small/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_mean_of_statistics_is_over_the_processes(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from weakclip.training.processes import Processes
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.mul_(2))  # as if all held 2/count as much
+    mean, spread = torch.tensor([3.0, 6.0]), torch.tensor([[9.0]])
+    Processes(0, count, torch.device("cpu")).average_statistics([mean, spread])
+    share = 1 if count == 1 else 2 / count
+    assert torch.equal(mean, torch.tensor([3.0, 6.0]) * share)
+    assert torch.equal(spread, torch.tensor([[9.0]]) * share)
