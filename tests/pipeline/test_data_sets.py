@@ -16,7 +16,14 @@ from weakclip.datasets.images import read_mask, write_mask, write_png
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.errors import ConfigError, DataError, WeightsError
 from weakclip.pipeline import run_pipeline
-from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, open_split, source_fingerprint
+from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.data import (
+    image_fingerprint,
+    mask_fingerprint,
+    open_split,
+    seed_fingerprint,
+    source_fingerprint,
+)
 from weakclip.report import read_images
 from weakclip.report.chosen import TITLES
 
@@ -176,3 +183,47 @@ def test_fingerprint_of_weights_follows_their_content(tmp_path: Path) -> None:
     weights.write_bytes(b"two")
     assert source_fingerprint(str(weights.parent), tmp_path) != first
     assert source_fingerprint(ClipSettings().source, tmp_path) != source_fingerprint(None, tmp_path)
+
+
+def test_fingerprint_of_imported_seeds_reads_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names, sizes and times say what there is, as of images: the maps of a large data set are many gigabytes."""
+    maps = tmp_path / "cams/one.npy"
+    maps.parent.mkdir()
+    maps.write_bytes(b"one")
+    os.utime(maps, (1, 1))
+    for name in ("open", "read_bytes"):
+        monkeypatch.setattr(Path, name, lambda path, *_, **__: pytest.fail(f"{path} is read"))
+    first = seed_fingerprint(str(maps.parent))
+    os.utime(maps, (2, 2))
+    assert seed_fingerprint(str(maps.parent)) != first
+    os.utime(maps, (1, 1))
+    assert seed_fingerprint(str(maps.parent)) == first
+    maps.rename(maps.with_name("two.npy"))
+    assert seed_fingerprint(str(maps.parent)) != first
+    assert seed_fingerprint(None) == source_fingerprint(None, tmp_path)
+    with pytest.raises(WeightsError, match="no such file or folder; bring it back"):
+        seed_fingerprint(str(tmp_path / "gone"))
+
+
+def test_changed_time_of_imported_seeds_changes_the_key_of_the_seeds(tiny_settings: Builder, tmp_path: Path) -> None:
+    folder = tmp_path / "cams"
+    folder.mkdir()
+    (folder / "one.npy").write_bytes(b"one")
+    config = parse_config(
+        {**tiny_settings(), "seeds": {"method": "imported_cams", "folder": str(folder)}}, origin="test"
+    )
+    before = RunContext(config, tmp_path / "out").fingerprint("imported seeds")
+    os.utime(folder / "one.npy", (1, 1))
+    assert RunContext(config, tmp_path / "out").fingerprint("imported seeds") != before
+
+
+@pytest.mark.parametrize("model", ["small", "deeplab_resnet38"])
+def test_a_folder_called_like_a_network_changes_no_key(
+    model: str, tiny_settings: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = parse_config({**tiny_settings(), "retrain": {"model": model}}, origin="test")
+    before = RunContext(config, tmp_path / "out").fingerprint("student weights")
+    (tmp_path / model).mkdir()
+    (tmp_path / model / "config.json").write_text("{}")
+    assert RunContext(config, tmp_path / "out").fingerprint("student weights") == before

@@ -20,7 +20,7 @@ from weakclip.config import RunConfig
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.images import write_json
 from weakclip.errors import DataError
-from weakclip.pipeline.data import SomeImages, digest_of, file_dataset, file_stat, open_split, source_fingerprint
+from weakclip.pipeline.data import SomeImages, digest_of, file_dataset, file_stat, open_split, seed_fingerprint
 from weakclip.report.folder import ERRORS
 from weakclip.seeds import ImportedCAMs, ImportedMasks
 from weakclip.store.files import atomic_write, writing
@@ -197,7 +197,7 @@ def _digest(config: RunConfig, role: Role, dataset: ImageLabelDataset) -> str:
         lines.append(repr((name, labels, file_stat(source.image_path(index)), mask and file_stat(mask))))
     if role == "train":
         lines.append(repr((config.seeds.method, config.seeds.first_class)))
-        lines.append(source_fingerprint(config.seeds.folder, Path()))
+        lines.append(seed_fingerprint(config.seeds.folder))
     return digest_of(one_line(line) for line in lines)
 
 

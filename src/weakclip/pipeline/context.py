@@ -18,10 +18,11 @@ from weakclip.config import RunConfig, flat, load_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, DataError, RunError, first_line
 from weakclip.pipeline.bad_files import BrokenImage, broken_of, open_sound
-from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, source_fingerprint
+from weakclip.pipeline.data import digest_of, image_fingerprint, mask_fingerprint, seed_fingerprint, source_fingerprint
 from weakclip.pipeline.given import Given, encoder_digest
 from weakclip.pipeline.verdicts import Review, ReviewedImages, read_review
 from weakclip.report import STAGE_FOLDERS
+from weakclip.segmenters.segmenter import BUILT_IN
 from weakclip.segmenters.train import WEAKCLIP
 from weakclip.store.files import expand_home
 from weakclip.store.marks import MARKS
@@ -145,11 +146,12 @@ class RunContext:
             return encoder_digest(self.clip)
         return source_fingerprint(self.config.clip.source, demo)
 
-    @property
-    def _student(self) -> str | None:
-        """Where the weights that retraining starts from are, unless they are the run's own."""
+    def _student_fingerprint(self, demo: Path) -> str:
+        """Digest of the weights that retraining starts from, unless they are the run's own."""
         model = self.config.retrain.model
-        return None if model == WEAKCLIP else model
+        if model in BUILT_IN:  # a folder of that name is not what it means
+            return digest_of([model])
+        return source_fingerprint(None if model == WEAKCLIP else model, demo)
 
     def _fingerprint_makers(self) -> dict[str, Callable[[], str]]:
         demo = Path(weakclip.clip.__file__).parent / "demo"
@@ -162,11 +164,11 @@ class RunContext:
             "val masks": lambda: mask_fingerprint(self.val) if self.val else "none",
             "CLIP weights": lambda: self._clip_fingerprint(demo),
             "seed method": lambda: self.given.seed_method_fingerprint,
-            "imported seeds": lambda: source_fingerprint(self.config.seeds.folder, demo),
+            "imported seeds": lambda: seed_fingerprint(self.config.seeds.folder),
             "MCTformer+ weights": lambda: source_fingerprint(self.config.seeds.mctformer.source, demo),
             "class attributes": lambda: self._attributes_fingerprint(demo),
             "ResNet38 weights": lambda: source_fingerprint(self._resnet38, demo),
-            "student weights": lambda: source_fingerprint(self._student, demo),
+            "student weights": lambda: self._student_fingerprint(demo),
             "student trunk": lambda: source_fingerprint(self.config.retrain.pretrained, demo),
         }
 

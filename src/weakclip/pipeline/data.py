@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +151,7 @@ def mask_fingerprint(dataset: ImageLabelDataset) -> str:
 
 
 def source_fingerprint(source: str | None, package_demo: Path) -> str:
-    """Digest of weights or imported seeds named in a configuration: a file, a folder, or else the name alone (hub id).
+    """Digest of weights that a configuration names: the content of a file or a folder, or else the name (hub id).
 
     Args:
         source: what the configuration says.
@@ -162,12 +162,25 @@ def source_fingerprint(source: str | None, package_demo: Path) -> str:
     """
     if not source:
         return "none"
-    path = package_demo if source == "demo" else expand_home(source)
+    return _digest_at(source, package_demo if source == "demo" else expand_home(source), _content)
+
+
+def seed_fingerprint(folder: str | None) -> str:
+    """Digest of the names, sizes and times of the files in a folder of imported seeds; no file is read.
+
+    Raises:
+        WeightsError: as `source_fingerprint`.
+    """
+    return _digest_at(folder, expand_home(folder), file_stat) if folder else "none"
+
+
+def _digest_at(source: str, path: Path, stamp: Callable[[Path], str]) -> str:
+    """Digest of the stamps of what lies at a path; of the source's name where nothing can lie there."""
     if path.is_file():
-        return digest_of([_content(path)])
+        return digest_of([stamp(path)])
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
-        return digest_of(f"{file.relative_to(path)} {_content(file)}" for file in files)
+        return digest_of(f"{file.relative_to(path)} {stamp(file)}" for file in files)
     if _is_path(source):
         raise WeightsError(
             f"{source}: no such file or folder; bring it back (is a disk missing?) or correct the configuration; "

@@ -33,6 +33,9 @@ SMALL = "small"
 DEEPLAB = "deeplab_resnet38"
 """Name of DeepLabV1 with a ResNet38, the paper's network on PASCAL VOC."""
 
+BUILT_IN = (SMALL, DEEPLAB)
+"""Names that mean a network of this package, whatever lies in the working directory."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Pixel statistics of ImageNet in 0…1, which networks without statistics of their own are given."""
