@@ -215,9 +215,7 @@ def test_files_and_functions_are_short(path: Path) -> None:
         arguments = function.args
         named = [arg.arg for arg in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
         count = len([name for name in named if name not in ("self", "cls")])
-        decorators = {ast.unparse(decorator) for decorator in function.decorator_list}
-        compiled = bool(decorators & {"jit", "inner_jit"})  # arrays, one by one
-        free = is_command(function) or function.name in BUILDERS or compiled
+        free = is_command(function) or function.name in BUILDERS
         assert count <= MAX_PARAMETERS or free, f"{place} has {count} parameters"
         assert arguments.kwarg is None, f"{place} takes **{arguments.kwarg and arguments.kwarg.arg}: typos vanish in it"
 

@@ -19,36 +19,38 @@ from weakclip.crf.cpu import field as cpu_field
 from weakclip.crf.cpu import filter as cpu_filter
 from weakclip.crf.cpu import simd, vector_math
 from weakclip.crf.cpu.jit import jit
-from weakclip.crf.cpu.lattice import BLOCK, Lattice, Place, Terms, build_lattice
+from weakclip.crf.cpu.lattice import BLOCK, build_lattice
+from weakclip.crf.cpu.structures import Lattice, PixelTerms, Target
 
 GAUSSIAN = Kernel(sxy=3, weight=1)
 BILATERAL = Kernel(sxy=10, srgb=30, weight=1)
 SIZE = (24, 31)
 
 
-def _built(image: np.ndarray, kernel: Kernel, spans: tuple[float, ...] | None = None) -> tuple[Lattice, Terms]:
+def _built(image: np.ndarray, kernel: Kernel, spans: tuple[float, ...] | None = None) -> tuple[Lattice, PixelTerms]:
     """The lattice before its normalisation, pixels row by row."""
     positions = np.mgrid[: SIZE[0], : SIZE[1]][::-1].reshape(2, -1).astype(np.float32) / np.float32(kernel.sxy)
     if kernel.srgb is not None:
         colours = image.reshape(-1, 3).T.astype(np.float32) / np.float32(kernel.srgb)
         positions = np.concatenate([positions, colours])
     spans = features.feature_spans(kernel, *SIZE, 3) if spans is None else spans
-    shape = (positions.shape[1], len(positions) + 1)
-    terms = Terms(np.empty(shape, np.uint32), np.empty(shape, np.float32))
-    padded = np.pad(positions, ((0, 0), (0, -shape[0] % BLOCK)))
-    lattice = build_lattice(padded, spans, terms, Place(column=0, first_vertex=0, width=1, strength=1.0))
-    terms.weights[:] /= terms.weights.sum(axis=1, keepdims=True)  # barycentric coordinates
-    return lattice, terms
+    number, size = positions.shape[1], len(positions) + 1
+    offsets, weights = np.empty(number * size, np.uint32), np.empty(number * size, np.float32)
+    padded = np.pad(positions, ((0, 0), (0, -number % BLOCK)))
+    lattice = build_lattice(padded, spans, Target(offsets, weights, size, 0, 0, 1, np.float32(1.0)))
+    shares = weights.reshape(number, size)
+    shares /= shares.sum(axis=1, keepdims=True)  # barycentric coordinates
+    return lattice, PixelTerms(offsets, weights, simd.size_of(size))
 
 
-def _filtered(lattice: Lattice, terms: Terms, signal: np.ndarray) -> np.ndarray:
+def _filtered(lattice: Lattice, terms: PixelTerms, signal: np.ndarray) -> np.ndarray:
     """Splat, blur and slice `signal`, `(N,)`."""
-    sizes, arrays = (simd.size_of(1), simd.size_of(1)), (terms.offsets.ravel(), terms.weights.ravel())
-    num_terms = simd.size_of(terms.offsets.shape[1])
+    one = simd.size_of(1)
+    shape, arrays = (one, one, one), tuple(terms)
     values, result = np.zeros(lattice.num_vertices, np.float32), np.empty_like(signal)
-    cpu_filter.splat_rows(values, *arrays, 0, len(signal), signal, 0, *sizes, num_terms)
-    cpu_filter.blur(values, 0, lattice.chain_vertices, lattice.chain_groups, simd.size_of(1), 1)
-    cpu_filter.slice_rows(values, *arrays, 0, len(signal), result, 0, *sizes, num_terms)
+    cpu_filter.splat_rows(values, arrays, 0, len(signal), signal, 0, shape)
+    cpu_filter.blur(values, tuple(lattice), one, 1)
+    cpu_filter.slice_rows(values, arrays, 0, len(signal), result, 0, shape)
     return result
 
 
@@ -68,10 +70,11 @@ def test_filter_of_ones_follows_brute_force(
 @pytest.mark.parametrize("kernel", [GAUSSIAN, BILATERAL])
 def test_pixels_lie_inside_their_simplex(kernel: Kernel, make_image: Callable[..., np.ndarray]) -> None:
     lattice, terms = _built(make_image(*SIZE), kernel)
+    size = len(terms.size)
     assert terms.weights.min() > -1e-5
-    np.testing.assert_allclose(terms.weights.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(terms.weights.reshape(-1, size).sum(axis=1), 1, atol=1e-5)
     assert set(np.unique(terms.offsets)) == set(range(lattice.num_vertices))
-    assert all(len(set(simplex)) == len(simplex) for simplex in terms.offsets)
+    assert all(len(set(simplex)) == len(simplex) for simplex in terms.offsets.reshape(-1, size))
 
 
 def test_chains_hold_each_vertex_once_an_axis(make_image: Callable[..., np.ndarray]) -> None:
@@ -105,7 +108,7 @@ def test_torch_lattice_filters_as_the_compiled_one(kernel: Kernel, make_image: C
     field = cpu_field.pixel_field(image.astype(np.float32), (kernel,), 1)
     order = cpu_field.tile_order(*SIZE)
     expected = np.empty_like(signal)
-    expected[order] = _filtered(field.lattices[0][0], field, signal[order])
+    expected[order] = _filtered(field.lattices[0], field.terms, signal[order])
     found = lattice.filter(torch.from_numpy(signal)[:, None])[:, 0].numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 

@@ -1,6 +1,6 @@
-"""Mean field in torch, batched, on any device: for GPUs, and for machines without numba. A CPU is faster with numba.
+"""Mean field in torch, batched, on any device: for GPUs, for machines without numba, and to read before `cpu/`.
 
-The lattice is the one of `cpu.lattice`, found by sorting instead of hashing: each vertex is one integer, `unique`
+The lattice is the one of `cpu/lattice.py`, found by sorting instead of hashing: each vertex is one integer, `unique`
 numbers them, and `searchsorted` finds neighbours, whose integers differ by a constant. The images of a batch share
 one table of vertices; their number is part of the integer.
 """
@@ -42,14 +42,24 @@ class Lattice:
 
     def filter(self, signal: Tensor) -> Tensor:
         """Splat, blur and slice `signal`, `(N, K)`."""
-        num_vertices = self.neighbours.shape[2]
-        values = signal.new_zeros(num_vertices + 1, signal.shape[1])
+        return self.slice(self.blur(self.splat(signal)))
+
+    def splat(self, signal: Tensor) -> Tensor:
+        """Write `signal`, `(N, K)`, to the vertices: a table `(V + 1, K)`."""
+        values = signal.new_zeros(self.neighbours.shape[2] + 1, signal.shape[1])
         for vertex, weight in zip(self.vertices.T, self.weights.T, strict=True):
             values.index_add_(0, vertex, weight[:, None] * signal)
+        return values
+
+    def blur(self, values: Tensor) -> Tensor:
+        """Blur a table `(V + 1, K)` with (½, 1, ½) along each axis in turn, in place."""
         for after, before in self.neighbours:
-            blurred = values[:num_vertices] + 0.5 * (values[after] + values[before])
-            values[:num_vertices] = blurred
-        result = torch.zeros_like(signal)
+            values[:-1] = values[:-1] + 0.5 * (values[after] + values[before])
+        return values
+
+    def slice(self, values: Tensor) -> Tensor:
+        """Read the pixels back from a table `(V + 1, K)`: `(N, K)`."""
+        result = values.new_zeros(len(self.vertices), values.shape[1])
         for vertex, weight in zip(self.vertices.T, self.weights.T, strict=True):
             result += weight[:, None] * values[vertex]
         return result
@@ -127,7 +137,7 @@ def _find(codes: Tensor, steps: list[int]) -> Tensor:
 
 
 def _embed(features: Tensor, strides: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes of the vertices and barycentric weights of each pixel, both `(N, d+1)`; as `cpu.lattice`, all at once."""
+    """Codes of the vertices and barycentric weights of each pixel, both `(N, d+1)`, as `cpu/lattice.py` finds them."""
     num_pixels, dimensions = features.shape
     size = dimensions + 1
     elevated = _elevate(features)

@@ -4,19 +4,18 @@ Arrays are flat. Labels lie last in memory, padded to `width = blocks · lanes`.
 kernels' lattices hold, one lattice below the other, `width` floats a vertex. `offsets` and `weights` hold the `terms`
 vertices of a pixel over all kernels, an offset being where in `values` a vertex begins. The weights have the symmetric
 normalisation and the square root of the kernel's strength in them, so that slicing with the weights that splatted
-gives the finished message. `lanes`, `blocks` and `terms` come from `size_of`.
+gives the finished message.
 """
 
-# ruff: noqa: PLR0917  (compiled functions take their arrays by position)
+# ruff: noqa: PLR0917  (compiled functions take their arguments by position)
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
 from weakclip.crf.cpu.jit import inner_jit, jit
 from weakclip.crf.cpu.rows import fill_planes
 from weakclip.crf.cpu.simd import broadcast, constant, item, item_pair, load, put, size_of, store
+from weakclip.crf.cpu.structures import F32, I32, U32, Float, Int, Lanes, Lattice, PixelTerms, Planes, RowShape, Size
 from weakclip.crf.cpu.vector_math import add, divide, exp, multiply, multiply_add, sum_groups, sum_lanes
 
 _ZERO = np.float32(0.0)
@@ -26,24 +25,25 @@ _16 = size_of(16)
 
 @jit
 def splat_rows(
-    values: Any, offsets: Any, weights: Any, first: Any, number: Any, rows: Any, first_row: Any, lanes: Any,
-    blocks: Any, terms: Any,
-) -> None:  # fmt: skip
+    values: F32, terms: PixelTerms, first: Int, number: Int, rows: F32, first_row: Int, shape: RowShape
+) -> None:
     """Write `number` pixels from `first` on to their vertices: `values += weight · probability`.
 
     Their label probabilities are the `rows` from `first_row` on.
     """
+    offsets, weights, size = terms
+    lanes, blocks, _ = shape
     width = constant(blocks) * constant(lanes)
     for pixel in range(number):
         for b in range(constant(blocks)):
             k = b * constant(lanes)
             probs = load(rows, (first_row + pixel) * width + k, lanes)
-            _splat_vector(values, offsets, weights, (first + pixel) * constant(terms), k, probs, lanes, terms)
+            _splat_vector(values, offsets, weights, (first + pixel) * constant(size), k, probs, lanes, size)
 
 
 @inner_jit
 def _splat_vector(
-    values: Any, offsets: Any, weights: Any, first: Any, k: Any, probs: Any, lanes: Any, terms: Any
+    values: F32, offsets: U32, weights: F32, first: Int, k: Int, probs: Lanes, lanes: Size, terms: Size
 ) -> None:
     """Write a pixel's labels from `k` on to its vertices; its terms begin at `first`."""
     for t in range(0, constant(terms) - 1, 2):
@@ -56,12 +56,12 @@ def _splat_vector(
 
 
 @inner_jit
-def _splat_term(values: Any, at: Any, weight: Any, probs: Any, lanes: Any) -> None:
+def _splat_term(values: F32, at: Int, weight: Float, probs: Lanes, lanes: Size) -> None:
     store(values, at, multiply_add(broadcast(weight, lanes), probs, load(values, at, lanes)))
 
 
 @inner_jit
-def _message(values: Any, offsets: Any, weights: Any, first: Any, k: Any, lanes: Any, terms: Any) -> Any:
+def _message(values: F32, offsets: U32, weights: F32, first: Int, k: Int, lanes: Size, terms: Size) -> Lanes:
     """What a pixel reads of the labels from `k` on; its terms begin at `first`."""
     message = broadcast(np.float32(0.0), lanes)
     for t in range(0, constant(terms) - 1, 2):
@@ -77,31 +77,33 @@ def _message(values: Any, offsets: Any, weights: Any, first: Any, k: Any, lanes:
 
 @jit
 def slice_rows(
-    values: Any, offsets: Any, weights: Any, first: Any, number: Any, rows: Any, first_row: Any, lanes: Any,
-    blocks: Any, terms: Any,
-) -> None:  # fmt: skip
+    values: F32, terms: PixelTerms, first: Int, number: Int, rows: F32, first_row: Int, shape: RowShape
+) -> None:
     """Read `number` pixels from `first` on back from their vertices, into the `rows` from `first_row` on."""
+    offsets, weights, size = terms
+    lanes, blocks, _ = shape
     width = constant(blocks) * constant(lanes)
     for pixel in range(number):
         for b in range(constant(blocks)):
             k = b * constant(lanes)
-            message = _message(values, offsets, weights, (first + pixel) * constant(terms), k, lanes, terms)
+            message = _message(values, offsets, weights, (first + pixel) * constant(size), k, lanes, size)
             store(rows, (first_row + pixel) * width + k, message)
 
 
 @inner_jit
-def clear(values: Any) -> None:
+def clear(values: F32) -> None:
     """Zeros throughout."""
     for at in range(len(values)):
         put(values, at, _ZERO)
 
 
 @jit
-def blur(values: Any, first_vertex: Any, chain_vertices: Any, chain_groups: Any, narrow: Any, width: Any) -> None:
+def blur(values: F32, lattice: Lattice, narrow: Size, width: Int) -> None:
     """Blur one lattice with (½, 1, ½) along all its chains in turn, in place.
 
     Labels are taken 16 at a time, and what is left of `width` at once: `narrow`, from `size_of`, is that many.
     """
+    _, first_vertex, chain_vertices, chain_groups = lattice
     rest, begin = constant(width) % 16, 0
     for group in range(len(chain_groups)):
         length, number = chain_groups[group]
@@ -115,7 +117,7 @@ def blur(values: Any, first_vertex: Any, chain_vertices: Any, chain_groups: Any,
 
 @inner_jit
 def _blur_chain(
-    values: Any, first_vertex: Any, chain_vertices: Any, start: Any, length: Any, k: Any, width: Any, lanes: Any
+    values: F32, first_vertex: Int, chain_vertices: I32, start: Int, length: Int, k: Int, width: Int, lanes: Size
 ) -> None:
     """Blur the labels from k on along the chain that begins at `start`."""
     half = broadcast(np.float32(0.5), lanes)
@@ -133,46 +135,60 @@ def _blur_chain(
 
 @jit
 def mean_field(
-    probs: Any, counts: Any, offsets: Any, weights: Any, chains: Any, groups: Any, first_vertices: Any, tables: Any,
-    iterations: Any, order: Any, distinct: Any, planes: Any, narrow: Any, lanes: Any, blocks: Any, terms: Any,
-) -> Any:  # fmt: skip
-    """All iterations of `p · exp(Σ messages)`, normalised; `probs` is `(N · width,)` and 16 more.
+    probs: F32,
+    counts: F32,
+    terms: PixelTerms,
+    lattices: tuple[Lattice, ...],
+    tables: tuple[F32, F32],
+    iterations: Int,
+    marginals: Planes,
+    shape: RowShape,
+) -> bool:
+    """All iterations of `p · exp(Σ messages)`, normalised, from `probs` to `marginals`.
 
-    The result goes to `planes` as in `fill_planes`. Messages are not negative, so that the sum which divides is at
-    least one; it is infinite, and False is returned, where a message is above 88. `counts` says how many equal labels
-    each column stands for, 0 for padding. `chains`, `groups` and `first_vertices` are of each lattice what `blur`
-    takes, `tables` two to hold the vertices' values. `narrow` is a vector's size for what is fastest in parts of 8
-    labels.
+    Messages are not negative, so that the sum which divides is at least one; it is infinite, and False is returned,
+    where a message is above 88.
+
+    Args:
+        probs: `(N · width,)` and 16 more.
+        counts: `(width,)`, how many equal labels each column stands for, 0 for padding.
+        terms: each pixel's vertices, over all lattices.
+        lattices: of each kernel.
+        tables: two tables of values, of any content.
+        iterations: 1 or more.
+        marginals: what is filled, as by `fill_planes`.
+        shape: of a row of labels.
     """
+    lanes, blocks, narrow = shape
     width = constant(blocks) * constant(lanes)
-    number = len(offsets) // constant(terms)
+    number = len(terms[0]) // constant(terms[2])
     messages, repeated = np.zeros(_CHUNK * width, np.float32), np.empty(width + 16, np.float32)
     for lane in range(len(repeated)):
         put(repeated, lane, item(counts, lane % width))
-    values, target = tables
+    values, following = tables
     clear(values)
     for start in range(0, number, _CHUNK):
-        splat_rows(values, offsets, weights, start, min(_CHUNK, number - start), probs, start, lanes, blocks, terms)
+        splat_rows(values, terms, start, min(_CHUNK, number - start), probs, start, shape)
     check = _ZERO  # becomes NaN with the first sum that is not finite
     for iteration in range(iterations):
-        for lattice in range(len(chains)):
-            blur(values, first_vertices[lattice], chains[lattice], groups[lattice], narrow, width)
+        for index in range(len(lattices)):
+            blur(values, lattices[index], narrow, width)
         last = iteration == iterations - 1
-        clear(target)
+        clear(following)
         for start in range(0, number, _CHUNK):
             count = min(_CHUNK, number - start)
-            slice_rows(values, offsets, weights, start, count, messages, 0, lanes, blocks, terms)
+            slice_rows(values, terms, start, count, messages, 0, shape)
             check += _softmax(probs, start * width, count, repeated, messages, narrow, width // len(narrow))
             if last:
-                fill_planes(messages, 0, start, count, order, distinct, planes, width)
+                fill_planes(messages, 0, start, count, marginals, width)
             else:
-                splat_rows(target, offsets, weights, start, count, messages, 0, lanes, blocks, terms)
-        values, target = target, values
+                splat_rows(following, terms, start, count, messages, 0, shape)
+        values, following = following, values
     return check == _ZERO
 
 
 @inner_jit
-def _softmax(probs: Any, first: Any, number: Any, counts: Any, messages: Any, lanes: Any, blocks: Any) -> Any:
+def _softmax(probs: F32, first: Int, number: Int, counts: F32, messages: F32, lanes: Size, blocks: Int) -> Float:
     """Turn the messages of `number` pixels, whose probabilities begin at `first`, into marginals, in place.
 
     `counts` is repeated to 16 lanes. Returns 0, or NaN if a sum is not finite.
@@ -190,7 +206,7 @@ def _softmax(probs: Any, first: Any, number: Any, counts: Any, messages: Any, la
 
 
 @inner_jit
-def _normalise(rows: Any, number: Any, counts: Any, lanes: Any, blocks: Any) -> Any:
+def _normalise(rows: F32, number: Int, counts: F32, lanes: Size, blocks: Int) -> Float:
     """Divide each of `number` rows by its sum, in place; returns as `_softmax`."""
     width = constant(blocks) * constant(lanes)
     check = _ZERO

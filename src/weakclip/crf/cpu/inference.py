@@ -1,9 +1,8 @@
 """Mean field on the CPU: one image on one thread, the images of a batch on several.
 
-The compiled code lives in `cpu.lattice` and `cpu.chains` (which vertices there are, and how they are linked),
-`cpu.rows` (what is done once an image) and `cpu.filter` (the loops over labels). It runs without the GIL, so a plain
-thread pool uses all cores; numba's own threading layer, which clashes with torch's, is not used. `NUMBA_NUM_THREADS`
-limits the threads.
+The compiled code runs without the GIL, so a plain thread pool uses all cores; numba's own threading layer, which
+clashes with torch's, is not used. `NUMBA_NUM_THREADS` limits the threads. README.md in this folder says which file
+does what.
 """
 
 from __future__ import annotations
@@ -18,10 +17,11 @@ import numba
 import numpy as np
 
 from weakclip.crf.checks import check_range
-from weakclip.crf.cpu import filter as cpu_filter
-from weakclip.crf.cpu import rows as cpu_rows
-from weakclip.crf.cpu.field import Field, pixel_field, tile_order
+from weakclip.crf.cpu.field import LatticeField, pixel_field, tile_order
+from weakclip.crf.cpu.filter import mean_field, slice_rows, splat_rows
+from weakclip.crf.cpu.rows import fill_planes, fill_probabilities, fill_rows, find_equal_planes
 from weakclip.crf.cpu.simd import size_of
+from weakclip.crf.cpu.structures import F32, I64, Planes, RowShape
 from weakclip.crf.cpu.workspace import workspace
 from weakclip.crf.features import label_costs
 from weakclip.crf.params import CRFParams, FeatureKernel
@@ -59,6 +59,7 @@ def infer_batch(
             except IndexError:  # another thread took the last one
                 return
             infer_image(images[index], probs[index], _of_image(params, index), log_probs=log_probs, out=result[index])
+            workspace.trim()
 
     workers = min(len(images), threads or _NUMBA_SETTINGS.NUMBA_NUM_THREADS)
     helpers = [_pool(workers - 1).submit(work) for _ in range(workers - 1)] if workers > 1 else []
@@ -95,92 +96,90 @@ def _of_image(params: CRFParams, index: int) -> CRFParams:
     return CRFParams(kernels=kernels, iterations=params.iterations)
 
 
-def infer_image(image: np.ndarray, probs: np.ndarray, params: CRFParams, *, log_probs: bool, out: np.ndarray) -> None:
+def infer_image(image: np.ndarray, probs: F32, params: CRFParams, *, log_probs: bool, out: F32) -> None:
     """Marginals of one image `(H, W, C)` into `out`, `(K, H, W)`; arguments as in `infer_batch`."""
     num_labels, height, width = probs.shape
     planes, result, order = probs.reshape(num_labels, -1), out.reshape(num_labels, -1), tile_order(height, width)
-    potts = all(not isinstance(kernel.weight, tuple) for kernel in params.kernels)
+    potts = _is_potts(params)
     distinct, column = _merge_equal_planes(planes) if potts else (np.arange(num_labels), np.arange(num_labels))
-    lanes = 4 if len(distinct) <= 4 else 8
-    padded = -(-len(distinct) // lanes) * lanes
+    shape = _row_shape(len(distinct))
+    padded = len(shape.lanes) * len(shape.blocks)
     counts = np.bincount(column, minlength=padded).astype(np.float32)
     number = len(order) * padded
     flat = workspace.take("rows", (number + _PADDING,), np.float32)
     flat[number:] = 1
     rows = flat[:number]
+    source = (planes.ravel(), distinct, order)
     if log_probs:
-        cpu_rows.fill_rows(planes.ravel(), distinct, order, rows, padded)
+        fill_rows(source, rows, padded)
     else:
-        sizes = (size_of(lanes), size_of(padded // lanes))
-        check_range(*cpu_rows.fill_probabilities(planes.ravel(), distinct, order, rows, counts, *sizes))
-    outcome = (order, distinct, result.ravel())
+        # In vectors of 8 at most, whatever the width: fewer variants to compile.
+        sizes = (size_of(min(padded, 8)), size_of(-(-padded // 8)))
+        check_range(*fill_probabilities(source, rows, counts, *sizes))
+    marginals = Planes(result.ravel(), distinct, order)
     done = potts and not log_probs and params.iterations > 0 and len(params.kernels) > 0
     if done:
         field = pixel_field(image, params.kernels, padded)
-        done = _potts_mean_field(flat, counts, field, params.iterations, outcome)
+        done = _potts_mean_field(flat, counts, field, iterations=params.iterations, marginals=marginals, shape=shape)
     if not done:
         table = rows.reshape(-1, padded)
-        marginals = _mean_field(table if log_probs else _log(table), counts, image, params, num_labels)
-        cpu_rows.fill_planes(marginals.ravel(), 0, 0, len(order), *outcome, padded)
+        found = _mean_field(table if log_probs else _log(table), counts, image, params, num_labels)
+        fill_planes(found.ravel(), 0, 0, len(order), tuple(marginals), padded)
     for label, first in enumerate(distinct[column].tolist()):
         if first != label:
             result[label] = result[first]
 
 
-def _merge_equal_planes(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _is_potts(params: CRFParams) -> bool:
+    return all(not isinstance(kernel.weight, tuple) for kernel in params.kernels)
+
+
+def _row_shape(num_labels: int) -> RowShape:
+    """Rows of 4 floats, or of the next multiple of 8, as one vector if that is not too wide."""
+    width = 4 if num_labels <= 4 else -(-num_labels // 8) * 8
+    whole = width if width <= _WIDEST else 8
+    return RowShape(lanes=size_of(whole), blocks=size_of(width // whole), narrow=size_of(min(width, 8)))
+
+
+def _merge_equal_planes(planes: F32) -> tuple[I64, I64]:
     """Labels whose planes, of `(K, N)`, are equal everywhere share one column of the mean field; this is exact.
 
     Their marginals stay equal in every iteration (Potts, the same messages), so one column counts several times in the
     softmax's sum. Classes absent from an image, held at a common floor, then cost next to nothing.
 
     Returns:
-        The first plane of each kind, `(D,)` int64 ascending, and which of the D kinds each plane is, `(K,)` int64.
+        The first plane of each kind, `(D,)` ascending, and which of the D kinds each plane is, `(K,)`.
     """
     distinct, column = np.empty(len(planes), np.int64), np.empty(len(planes), np.int64)
-    count = cpu_rows.find_equal_planes(planes.ravel(), distinct, column)
+    count = find_equal_planes(planes.ravel(), distinct, column)
     return distinct[:count], column
 
 
 def _potts_mean_field(
-    probs: np.ndarray, counts: np.ndarray, field: Field, iterations: int, outcome: tuple[np.ndarray, ...]
+    probs: F32, counts: F32, field: LatticeField, *, iterations: int, marginals: Planes, shape: RowShape
 ) -> bool:
-    """Marginals from `probs`, `(N · padded labels + _PADDING,)`, to `outcome`, the last arguments of `fill_planes`.
+    """Marginals from `probs`, `(N · padded labels + _PADDING,)`, to `marginals`.
 
     False where that overflowed: kernels so strong that a message exceeds 88.
     """
-    width = len(counts)
-    whole = width if width <= _WIDEST else 8
-    shape = (field.num_vertices * width,)
-    lattices, first_vertices = zip(*field.lattices, strict=True)
-    return bool(
-        cpu_filter.mean_field(
-            probs,
-            counts,
-            field.offsets.ravel(),
-            field.weights.ravel(),
-            tuple(lattice.chain_vertices for lattice in lattices),
-            tuple(lattice.chain_groups for lattice in lattices),
-            first_vertices,
-            (workspace.take("first", shape, np.float32), workspace.take("second", shape, np.float32)),
-            iterations,
-            *outcome,
-            *(size_of(min(width, 8)), size_of(whole), size_of(width // whole), size_of(field.offsets.shape[1])),
-        )
-    )
+    size = (field.num_vertices * field.width,)
+    tables = (workspace.take("values", size, np.float32), workspace.take("next values", size, np.float32))
+    lattices = tuple(tuple(lattice) for lattice in field.lattices)
+    groups = (tuple(field.terms), lattices, tables, iterations, tuple(marginals), tuple(shape))
+    return bool(mean_field(probs, counts, *groups))
 
 
-def _log(rows: np.ndarray) -> np.ndarray:
+def _log(rows: F32) -> F32:
     with np.errstate(divide="ignore"):
         return np.log(rows)  # −inf for padding and for impossible labels, whose marginal stays 0
 
 
-def _mean_field(
-    log_probs: np.ndarray, counts: np.ndarray, image: np.ndarray, params: CRFParams, num_labels: int
-) -> np.ndarray:
+def _mean_field(log_probs: F32, counts: F32, image: np.ndarray, params: CRFParams, num_labels: int) -> F32:
     """Any compatibility, and messages of any size: kernel by kernel, with the largest exponent subtracted."""
-    width, potts = len(counts), all(not isinstance(kernel.weight, tuple) for kernel in params.kernels)
-    sizes = (size_of(4 if width == 4 else 8), size_of(width // (4 if width == 4 else 8)))
-    fields = [pixel_field(image, (kernel,), width, normalised_only=True).kept() for kernel in params.kernels]
+    width, potts = len(counts), _is_potts(params)
+    part = size_of(min(width, 8))
+    shape = tuple(RowShape(lanes=part, blocks=size_of(width // len(part)), narrow=part))
+    fields = [pixel_field(image, (kernel,), width, normalised_only=True).copy() for kernel in params.kernels]
     costs = [np.zeros((width, width), np.float32) for _ in fields]
     for matrix, kernel in zip(costs, params.kernels, strict=True):
         if potts:
@@ -192,19 +191,16 @@ def _mean_field(
     for _ in range(params.iterations):
         energy = log_probs.copy()
         for field, matrix in zip(fields, costs, strict=True):
-            terms = (field.offsets.ravel(), field.weights.ravel())
-            values = np.zeros(field.num_vertices * width, np.float32)
-            term_size = size_of(field.offsets.shape[1])
-            everything = (0, len(field.offsets))
-            cpu_filter.splat_rows(values, *terms, *everything, marginals.ravel(), 0, *sizes, term_size)
+            values, terms = np.zeros(field.num_vertices * width, np.float32), tuple(field.terms)
+            splat_rows(values, terms, 0, len(marginals), marginals.ravel(), 0, shape)
             field.blur(values)
-            cpu_filter.slice_rows(values, *terms, *everything, message.ravel(), 0, *sizes, term_size)
+            slice_rows(values, terms, 0, len(marginals), message.ravel(), 0, shape)
             energy -= message @ matrix
         marginals = _softmax(energy, counts)
     return marginals
 
 
-def _softmax(energy: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _softmax(energy: F32, counts: F32) -> F32:
     """Over the last axis, each column standing for `counts` labels."""
     exponentials = np.exp(energy - energy.max(axis=1, keepdims=True))
     return exponentials / (exponentials @ counts)[:, None]

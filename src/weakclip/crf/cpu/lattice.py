@@ -8,13 +8,11 @@ References:
     Adams, Baek and Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", Eurographics 2010.
 """
 
-# ruff: noqa: PLR0917  (compiled functions take their arrays by position)
+# ruff: noqa: PLR0917  (compiled functions take their arguments by position)
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +21,7 @@ from weakclip.crf.cpu.filter import blur
 from weakclip.crf.cpu.jit import inner_jit, jit
 from weakclip.crf.cpu.rows import normalise
 from weakclip.crf.cpu.simd import broadcast, constant, item, load, put, size_of, store
+from weakclip.crf.cpu.structures import F32, I32, I64, Axes, Block, Int, Lattice, Points, Size, Target, Vertices
 from weakclip.crf.cpu.vector_math import (
     add,
     bits_and,
@@ -37,149 +36,96 @@ from weakclip.crf.cpu.vector_math import (
 from weakclip.crf.cpu.workspace import workspace
 from weakclip.crf.features import has_phantom, key_strides, lattice_scale, neighbour_steps
 
-_LINK_BYTES = 29  # a vertex: its code, and what the chains are found with
-_SPARE_BYTES = 64
 BLOCK = 8
 """Pixels that are embedded at once; features are padded to a multiple of it."""
 _BLOCK, _1 = size_of(BLOCK), size_of(1)
 
 
-@dataclass(frozen=True)
-class Lattice:
-    """The vertices of a lattice as the blur sees them.
-
-    Args:
-        num_vertices: V.
-        chain_vertices: `(·,)` int32, runs of vertices that follow each other along an axis; axis after axis, and
-            for each axis by ascending length. A vertex without a neighbour along an axis is in no run of that axis:
-            the blur leaves it as it is.
-        chain_groups: `(G, 2)` int64, `(length, number of runs)` for the runs of equal length that follow each other.
-    """
-
-    num_vertices: int
-    chain_vertices: np.ndarray
-    chain_groups: np.ndarray
-
-
-@dataclass(frozen=True)
-class Terms:
-    """The vertices to which a pixel is written and from which it is read, over all kernels.
-
-    Args:
-        offsets: `(N, terms)` uint32, where in the table of all lattices' values a vertex begins.
-        weights: `(N, terms)` float32.
-    """
-
-    offsets: np.ndarray
-    weights: np.ndarray
-
-
 @lru_cache(maxsize=64)
-def _axes(spans: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scale of the features, strides of the codes, and the steps to a vertex's neighbours."""
+def _axes(spans: tuple[float, ...]) -> Axes:
     strides = key_strides(spans)
-    return lattice_scale(len(spans)), strides, neighbour_steps(strides)
+    return Axes(lattice_scale(len(spans)), strides, neighbour_steps(strides))
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where among all kernels' terms and vertices those of one kernel are.
-
-    Args:
-        column: its first term.
-        first_vertex: its first vertex in the table of values.
-        width: floats that a vertex has in that table.
-        strength: √strength is in the weights.
-    """
-
-    column: int
-    first_vertex: int
-    width: int
-    strength: float
-
-
-def build_lattice(features: np.ndarray, spans: tuple[float, ...], terms: Terms, place: Place) -> Lattice:
-    """Find the lattice of N points; it lies in the thread's workspace.
+def build_lattice(features: F32, spans: tuple[float, ...], target: Target) -> Lattice:
+    """Find the lattice of N points; its chains lie in the thread's workspace.
 
     Args:
-        features: `(d, N padded to BLOCK)` float32 in standard deviations.
+        features: `(d, N padded to BLOCK)` in standard deviations.
         spans: range of each of the d features.
-        terms: filled, from `place.column` on, with the d + 1 vertices of each point's simplex as offsets in the table,
-            and with their weights: barycentric coordinates times `√(strength / norm)`, norm being the filter's
-            response to ones.
-        place: where they go.
+        target: gets, from its column on, the d + 1 vertices of each point's simplex as offsets in the table of values,
+            and their weights: barycentric coordinates times `√(strength / norm)`, norm being the filter's response
+            to ones.
 
     Returns:
         The lattice.
     """
-    (num_points, num_terms), size = terms.offsets.shape, len(spans) + 1
-    all_points = num_points + has_phantom(num_points)
-    most = all_points * size
-    memory = workspace.take("second", (-(-_LINK_BYTES * most // 8) * 8 + _SPARE_BYTES,), np.uint8)
-    name = f"chains {place.column} of {num_terms}"  # not those of another kernel of the image, or of a kept one
+    num_pixels, size = len(target.offsets) // target.num_terms, len(spans) + 1
+    num_points = num_pixels + has_phantom(num_pixels)
+    most = num_points * size
+    vertices = Vertices(
+        workspace.take("codes", (most,), np.int64, instead_of="next values"),
+        workspace.take("ones", (most,), np.float32),
+        workspace.take("table", (1 << max(12, (num_pixels - 1).bit_length()),), np.int32),
+    )
+    name = f"chains {target.column} of {target.num_terms}"  # those of the image's other kernels stay valid
     chain_vertices = workspace.take(name, (size * most,), np.int32)  # touched only as far as it is needed
-    groups = workspace.take("groups", (size * (2 + math.isqrt(2 * most)), 2), np.int64)
-    count, length, num_groups = _build(
-        features.ravel(), features.shape[1], num_points, all_points, *_axes(spans),
-        terms.offsets.ravel(), terms.weights.ravel(), num_terms,
-        place.column, place.first_vertex, place.width, np.float32(place.strength),
-        memory.view(np.int64), memory.view(np.int32), memory, workspace.take("ones", (most,), np.float32),
-        workspace.take("table", (1 << max(12, (num_points - 1).bit_length()),), np.int32),
-        chain_vertices, groups, size_of(size),
-    )  # fmt: skip
-    return Lattice(count, chain_vertices[:length], groups[:num_groups].copy())
+    chain_groups = workspace.take("groups", (size * (2 + math.isqrt(2 * most)), 2), np.int64)
+    points = Points(features.ravel(), features.shape[1], num_pixels, num_points)
+    groups = (tuple(points), tuple(_axes(spans)), tuple(target), tuple(vertices))
+    count, length, num_groups = _build(*groups, chain_vertices, chain_groups, size_of(size))
+    return Lattice(count, target.first_vertex, chain_vertices[:length], chain_groups[:num_groups].copy())
 
 
 @jit
 def _build(
-    features: Any, padded: Any, num_points: Any, all_points: Any, scale: Any, strides: Any, steps: Any,
-    vertices: Any, weights: Any, num_terms: Any, column: Any, first_vertex: Any, width: Any, strength: Any,
-    codes: Any, links: Any, memory: Any, ones: Any, table: Any, chain_vertices: Any, groups: Any, sides: Any,
-) -> Any:  # fmt: skip
+    points: Points,
+    axes: Axes,
+    target: Target,
+    vertices: Vertices,
+    chain_vertices: I32,
+    chain_groups: I64,
+    sides: Size,
+) -> tuple[Int, Int, Int]:
     """As `build_lattice`; returns the numbers of vertices, of entries of `chain_vertices` and of groups."""
+    given, lattice_axes, to, found = Points(*points), Axes(*axes), Target(*target), Vertices(*vertices)
+    codes, ones, table = found
     fill_table(table, codes, 0)
     start, count = np.int64(0), np.int64(0)
     while True:
-        start, count = _embed(
-            features, padded, num_points, all_points, scale, strides, start, count,
-            vertices, weights, num_terms, column, codes, ones, table, sides,
-        )  # fmt: skip
-        if start >= all_points:
+        start, count = _embed(given, lattice_axes, to, Vertices(codes, ones, table), start, count, sides)
+        if start >= given.num_points:
             break
         table = np.empty(2 * len(table), np.int32)
         fill_table(table, codes, count)
-    length, num_groups = find_chains(codes, links, memory, count, table, steps, chain_vertices, groups)
-    blur(ones, 0, chain_vertices, groups[:num_groups], _1, 1)
-    normalise(ones, vertices, weights, column, num_terms, sides, first_vertex, width, strength)
+    length, num_groups = find_chains(codes, table, count, lattice_axes.steps, chain_vertices, chain_groups)
+    blur(ones, Lattice(count, 0, chain_vertices, chain_groups[:num_groups]), _1, 1)
+    normalise(ones, to, sides)
     return count, length, num_groups
 
 
 @inner_jit
-def _embed_block(
-    features: Any, padded: Any, start: Any, scale: Any, points: Any, origins: Any, ranks: Any, sides: Any
-) -> None:
-    """The simplices of BLOCK pixels from `start` on. Every result is `((d+1) · BLOCK,)` float32.
-
-    `origins`: the simplex's vertex of remainder 0. `points`: the point's distance from it in sides of a simplex.
-    `ranks`: the order of the distances.
-    """
+def _embed_block(points: Points, scale: F32, start: Int, block: Block, sides: Size) -> None:
+    """The simplices of BLOCK pixels from `start` on: fill the block's `points`, `origins` and `ranks`."""
+    features, padded = points.features, points.padded
+    distances, origins, ranks = block.points, block.origins, block.ranks
     size = constant(sides)
     zero, one = broadcast(np.float32(0.0), _BLOCK), broadcast(np.float32(1.0), _BLOCK)
     side, per_side = broadcast(np.float32(size), _BLOCK), broadcast(np.float32(1.0) / np.float32(size), _BLOCK)
     total, excess = zero, zero
     for j in range(size - 1, 0, -1):  # onto the plane of d + 1 coordinates that sum to zero
         scaled = multiply(load(features, (j - 1) * padded + start, _BLOCK), broadcast(scale[j - 1], _BLOCK))
-        store(points, j * BLOCK, subtract(total, multiply(broadcast(np.float32(j), _BLOCK), scaled)))
+        store(distances, j * BLOCK, subtract(total, multiply(broadcast(np.float32(j), _BLOCK), scaled)))
         total = add(total, scaled)
-    store(points, 0, total)
+    store(distances, 0, total)
     for i in range(size):
-        whole_sides = nearest(multiply(load(points, i * BLOCK, _BLOCK), per_side))
+        whole_sides = nearest(multiply(load(distances, i * BLOCK, _BLOCK), per_side))
         excess = add(excess, whole_sides)
         store(origins, i * BLOCK, multiply(whole_sides, side))
     for i in range(size):
-        rank, distance = excess, subtract(load(points, i * BLOCK, _BLOCK), load(origins, i * BLOCK, _BLOCK))
+        rank, distance = excess, subtract(load(distances, i * BLOCK, _BLOCK), load(origins, i * BLOCK, _BLOCK))
         for j in range(size):
-            other = subtract(load(points, j * BLOCK, _BLOCK), load(origins, j * BLOCK, _BLOCK))
+            other = subtract(load(distances, j * BLOCK, _BLOCK), load(origins, j * BLOCK, _BLOCK))
             if j < i:  # of two equal ones, the later ranks higher
                 rank = add(rank, where_less(other, distance, zero, one))
             elif j > i:
@@ -191,17 +137,14 @@ def _embed_block(
         origin = add(load(origins, i * BLOCK, _BLOCK), wrap)
         store(ranks, i * BLOCK, add(rank, wrap))
         store(origins, i * BLOCK, origin)
-        store(points, i * BLOCK, multiply(subtract(load(points, i * BLOCK, _BLOCK), origin), per_side))
+        store(distances, i * BLOCK, multiply(subtract(load(distances, i * BLOCK, _BLOCK), origin), per_side))
 
 
 @inner_jit
-def _vertices_of_block(
-    points: Any, origins: Any, ranks: Any, strides: Any, table: Any, codes: Any, slots: Any, weights: Any, sides: Any
-) -> None:
-    """Of what `_embed_block` found: the vertices' codes and places in the table, int64, and the weights, float32.
-
-    All are `((d+1) · BLOCK,)`, remainder after remainder.
-    """
+def _vertices_of_block(block: Block, strides: I64, table: I32, sides: Size) -> None:
+    """From what `_embed_block` found: fill the block's `codes`, `slots` and `shares`, remainder after remainder."""
+    distances, origins, ranks = block.points, block.origins, block.ranks
+    codes, slots, shares = block.codes, block.slots, block.shares
     size, zero = constant(sides), broadcast(np.float32(0.0), _BLOCK)
     code, all_strides = broadcast(np.int64(0), _BLOCK), np.int64(0)
     for i in range(size - 1):
@@ -215,7 +158,7 @@ def _vertices_of_block(
         move = broadcast(np.int64(0), _BLOCK)
         for i in range(size):
             one = all_strides - (size * item(strides, i) if i + 1 < size else 0)
-            ranked = where_equal(load(ranks, i * BLOCK, _BLOCK), rank, load(points, i * BLOCK, _BLOCK), ranked)
+            ranked = where_equal(load(ranks, i * BLOCK, _BLOCK), rank, load(distances, i * BLOCK, _BLOCK), ranked)
             move = where_equal(load(ranks, i * BLOCK, _BLOCK), rank, broadcast(one, _BLOCK), move)
         store(codes, r * BLOCK, code)
         hashed = shift_right(multiply(code, broadcast(HASH, _BLOCK)), shift)
@@ -223,35 +166,38 @@ def _vertices_of_block(
         if r == 0:
             first = ranked
         else:
-            store(weights, r * BLOCK, subtract(ranked, previous))
+            store(shares, r * BLOCK, subtract(ranked, previous))
         code, previous = add(code, move), ranked
-    store(weights, 0, add(first, subtract(broadcast(np.float32(1.0), _BLOCK), previous)))
+    store(shares, 0, add(first, subtract(broadcast(np.float32(1.0), _BLOCK), previous)))
 
 
 @inner_jit
 def _embed(
-    features: Any, padded: Any, num_pixels: Any, all_pixels: Any, scale: Any, strides: Any, start: Any, count: Any,
-    vertices: Any, weights: Any, num_terms: Any, column: Any, codes: Any, ones: Any, table: Any, sides: Any,
-) -> Any:  # fmt: skip
+    points: Points, axes: Axes, target: Target, vertices: Vertices, start: Int, count: Int, sides: Size
+) -> tuple[Int, Int]:
     """Embed from pixel `start` on, `count` vertices being known, until the table is three fifths full or all is done.
 
     Returns the next `start` and `count`.
     """
-    size = constant(sides)
-    points, origins = np.empty(size * BLOCK, np.float32), np.empty(size * BLOCK, np.float32)
-    ranks, shares = np.empty(size * BLOCK, np.float32), np.empty(size * BLOCK, np.float32)
+    codes, ones, table = vertices
+    scale, strides, _ = axes
+    offsets, weights, num_terms, column = target.offsets, target.weights, target.num_terms, target.column
+    num_pixels, num_points, size = points.num_pixels, points.num_points, constant(sides)
     block_codes, slots = np.empty(size * BLOCK, np.int64), np.empty(size * BLOCK, np.int64)
-    while start < all_pixels and 5 * (count + size * BLOCK) <= 3 * len(table):
-        _embed_block(features, padded, start, scale, points, origins, ranks, sides)
-        _vertices_of_block(points, origins, ranks, strides, table, block_codes, slots, shares, sides)
-        for pixel in range(start, min(start + BLOCK, all_pixels)):
+    shares = np.empty(size * BLOCK, np.float32)
+    distances, origins = np.empty(size * BLOCK, np.float32), np.empty(size * BLOCK, np.float32)
+    block = Block(distances, origins, np.empty(size * BLOCK, np.float32), block_codes, slots, shares)
+    while start < num_points and 5 * (count + size * BLOCK) <= 3 * len(table):
+        _embed_block(points, scale, start, block, sides)
+        _vertices_of_block(block, strides, table, sides)
+        for pixel in range(start, min(start + BLOCK, num_points)):
             for r in range(size):
                 lane = r * BLOCK + pixel - start
                 code = item(block_codes, lane)
                 slot = find_slot(table, codes, code, item(slots, lane))
                 vertex = np.intp(item(table, slot))
                 if vertex < 0:
-                    vertex = count
+                    vertex = np.intp(count)
                     put(codes, vertex, code)
                     put(ones, vertex, np.float32(0.0))
                     put(table, slot, np.int32(vertex))
@@ -260,7 +206,7 @@ def _embed(
                     continue
                 weight = item(shares, lane)
                 put(ones, vertex, item(ones, vertex) + weight)
-                put(vertices, pixel * num_terms + column + r, np.uint32(vertex))
+                put(offsets, pixel * num_terms + column + r, np.uint32(vertex))
                 put(weights, pixel * num_terms + column + r, weight)
         start += BLOCK
     return start, count

@@ -1,62 +1,59 @@
 """What is done once for each image before and after the mean field: rows of labels, features and weights, compiled."""
 
-# ruff: noqa: PLR0917  (compiled functions take their arrays by position)
+# ruff: noqa: PLR0917  (compiled functions take their arguments by position)
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
 from weakclip.crf.cpu.jit import inner_jit, jit
 from weakclip.crf.cpu.simd import broadcast, constant, has_bytes, item, load, put, store, transpose
+from weakclip.crf.cpu.structures import F32, I32, I64, U8, Float, Int, PixelTerms, Planes, Size, Target
 from weakclip.crf.cpu.vector_math import lowest_lane, minimum, multiply, multiply_add, sum_lanes
 
 _CHUNK = 256  # rows that stay in the first cache while they are transposed
 
 
 @inner_jit
-def normalise(
-    ones: Any, offsets: Any, weights: Any, column: Any, terms: Any, size: Any, first_vertex: Any, width: Any,
-    strength: Any,
-) -> None:  # fmt: skip
-    """Finish the terms of one kernel, `size` of a pixel's `terms`, which begin at `column`.
+def normalise(ones: F32, target: Target, sides: Size) -> None:
+    """Finish the terms of one kernel, `sides` of a pixel's terms.
 
     Weights are multiplied by `√(strength / norm)`, norm being the filter's response to ones, of which `ones` is what
-    the vertices hold; vertices are turned into offsets in a table of `width` floats a vertex.
+    the vertices hold; vertices are turned into offsets in the table of values.
     """
-    for first in range(column, len(offsets), terms):
+    offsets, weights, num_terms, column, first_vertex, width, strength = target
+    for first in range(column, len(offsets), num_terms):
         norm = np.float32(1e-20)
-        for t in range(constant(size)):
+        for t in range(constant(sides)):
             norm += item(weights, first + t) * item(ones, np.intp(item(offsets, first + t)))
         factor = np.sqrt(strength / norm)
-        for t in range(constant(size)):
+        for t in range(constant(sides)):
             put(weights, first + t, item(weights, first + t) * factor)
             put(offsets, first + t, np.uint32((np.intp(item(offsets, first + t)) + first_vertex) * width))
 
 
 @jit
-def copy_terms(
-    kept_offsets: Any, kept_weights: Any, offsets: Any, weights: Any, column: Any, terms: Any, size: Any,
-    first_vertex: Any, width: Any, strength: Any,
-) -> None:  # fmt: skip
+def copy_terms(kept: PixelTerms, target: Target) -> None:
     """Write the terms of a kernel that was kept for later among those of all kernels, as `normalise` does."""
+    kept_offsets, kept_weights, sides = kept
+    offsets, weights, num_terms, column, first_vertex, width, strength = target
     factor = np.sqrt(strength)
-    for pixel in range(len(kept_offsets) // constant(size)):
-        for t in range(constant(size)):
-            source, place = pixel * constant(size) + t, pixel * terms + column + t
+    for pixel in range(len(kept_offsets) // constant(sides)):
+        for t in range(constant(sides)):
+            source, place = pixel * constant(sides) + t, pixel * num_terms + column + t
             put(offsets, place, np.uint32((np.intp(item(kept_offsets, source)) + first_vertex) * width))
             put(weights, place, item(kept_weights, source) * factor)
 
 
 @jit
-def fill_rows(planes: Any, distinct: Any, order: Any, rows: Any, width: Any) -> None:
+def fill_rows(source: Planes, rows: F32, width: Int) -> None:
     """`rows[i, k] = planes[distinct[k], order[i]]`, flat; the labels that pad `rows` become 0."""
+    planes, distinct, order = source
     for start in range(0, len(order), _CHUNK):
         _fill_chunk(planes, distinct, order, rows, width, start, min(start + _CHUNK, len(order)))
 
 
 @inner_jit
-def _fill_chunk(planes: Any, distinct: Any, order: Any, rows: Any, width: Any, start: Any, stop: Any) -> None:
+def _fill_chunk(planes: F32, distinct: I64, order: I32, rows: F32, width: Int, start: Int, stop: Int) -> None:
     """`fill_rows` for the pixels from `start` to `stop`."""
     for k in range(0, len(distinct), 4):
         a, b, c, d = _four_planes(distinct, k, len(order))
@@ -82,7 +79,7 @@ def _fill_chunk(planes: Any, distinct: Any, order: Any, rows: Any, width: Any, s
 
 
 @inner_jit
-def _four_planes(distinct: Any, k: Any, size: Any) -> Any:
+def _four_planes(distinct: I64, k: Int, size: Int) -> tuple[Int, Int, Int, Int]:
     """Where the planes of four labels from k on begin; those beyond the last are the first of the four again."""
     a = np.intp(item(distinct, k)) * size
     b = np.intp(item(distinct, k + 1)) * size if k + 1 < len(distinct) else a
@@ -92,11 +89,12 @@ def _four_planes(distinct: Any, k: Any, size: Any) -> Any:
 
 
 @jit
-def fill_probabilities(planes: Any, distinct: Any, order: Any, rows: Any, counts: Any, lanes: Any, blocks: Any) -> Any:
+def fill_probabilities(source: Planes, rows: F32, counts: F32, lanes: Size, blocks: Size) -> tuple[Float, Float, Float]:
     """`fill_rows`, and every row made to sum to one, each column counting `counts` times.
 
     Returns the lowest number of all, and the smallest and largest sum; one of them is not finite if any number is not.
     """
+    planes, distinct, order = source
     width = constant(blocks) * constant(lanes)
     lowest, all_totals = broadcast(np.float32(np.inf), lanes), np.float32(0.0)
     smallest, largest = np.float32(np.inf), np.float32(-np.inf)
@@ -120,10 +118,9 @@ def fill_probabilities(planes: Any, distinct: Any, order: Any, rows: Any, counts
 
 
 @jit
-def fill_planes(
-    rows: Any, first_row: Any, first: Any, number: Any, order: Any, distinct: Any, planes: Any, width: Any
-) -> None:
-    """`planes[distinct[k], order[first + i]] = rows[first_row + i, k]` for `number` pixels, flat."""
+def fill_planes(rows: F32, first_row: Int, first: Int, number: Int, target: Planes, width: Int) -> None:
+    """`planes[distinct[k], order[first + i]] = rows[first_row + i, k]` for `number` pixels."""
+    planes, distinct, order = target
     for k in range(0, len(distinct), 4):
         a, b, c, d = _four_planes(distinct, k, len(order))
         i = 0
@@ -145,7 +142,7 @@ def fill_planes(
 
 
 @jit
-def find_equal_planes(planes: Any, distinct: Any, column: Any) -> Any:
+def find_equal_planes(planes: F32, distinct: I64, column: I64) -> Int:
     """Fill in the first plane of each kind, and of which kind every plane is; returns the number of kinds."""
     count, size = 0, len(planes) // len(column)
     for label in range(len(column)):
@@ -160,7 +157,7 @@ def find_equal_planes(planes: Any, distinct: Any, column: Any) -> Any:
 
 
 @inner_jit
-def _equal(planes: Any, a: Any, b: Any, size: Any) -> Any:
+def _equal(planes: F32, a: Int, b: Int, size: Int) -> bool:
     """Whether `planes`, flat, holds the same `size` numbers from `a` and from `b` on."""
     middle = size // 2  # planes that differ mostly differ there
     if item(planes, a + middle) != item(planes, b + middle):
@@ -176,7 +173,7 @@ def _equal(planes: Any, a: Any, b: Any, size: Any) -> Any:
 
 @jit
 def fill_features(
-    columns: Any, rows: Any, image: Any, srgb: Any, levels: Any, features: Any, padded: Any, tile: Any
+    columns: F32, rows: F32, image: U8 | F32, srgb: F32, levels: F32, features: F32, padded: Int, tile: Int
 ) -> None:
     """Features, flat and of `padded` pixels each, in the order of tiles: x, y, and `image` over `srgb`, `(C,)`.
 
