@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weakclip import cli
+from weakclip.cli.app import Preset
 from weakclip.config import dump_config, load_config, load_crf
 from weakclip.crf import COCO_CRF, VOC_CRF, CRFParams, Kernel, dense_crf
 from weakclip.crf.files import crf_file, read_probs
@@ -138,7 +138,7 @@ def test_command_line_mistakes_are_code_2(
 
 
 def test_presets_of_the_command_line_are_those_of_the_package() -> None:
-    assert {preset.value for preset in cli.Preset} == set(PRESETS)
+    assert {preset.value for preset in Preset} == set(PRESETS)
 
 
 def test_importing_the_file_functions_imports_neither_numba_nor_torch() -> None:

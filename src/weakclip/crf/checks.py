@@ -1,4 +1,4 @@
-"""What `dense_crf` accepts: one clear line for everything else. Written for numpy arrays and torch tensors alike."""
+"""Checks of the input of `dense_crf`, numpy arrays or torch tensors: one clear line for what it does not accept."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_probs(probs: Any) -> None:
 
 
 def check_range(lowest: float, smallest: float, largest: float) -> None:
-    """What `check_probs` demands, of the lowest probability and of the smallest and largest sum over the labels."""
+    """As `check_probs`, from the lowest probability and the smallest and largest sum over the labels."""
     if not all(abs(number) < float("inf") for number in (lowest, smallest, largest)):
         raise DataError("dense CRF: the probabilities hold NaN or infinity, expected numbers from 0 to 1")
     if lowest < 0:

@@ -71,7 +71,7 @@ def dense_crf(
             "expected two numpy arrays or two torch tensors"
         )
     _check(image, probs, params, channels_last=is_numpy)
-    compiled = None if exact else _compiled_backend(backend, on_cpu=is_numpy or str(probs.device) == "cpu")
+    compiled = None if exact else _compiled_backend(backend, probs)
     problem = (image, probs, params, energies)
     result: Any = _infer_torch(*problem, exact) if compiled is None else _infer_numba(*problem, compiled)
     return _like(probs, result)
@@ -106,8 +106,9 @@ def _check(image: Any, probs: Any, params: CRFParams, *, channels_last: bool) ->
     check_kernels(params, probs.shape[-3], tuple(probs.shape[-2:]), channels, batch)
 
 
-def _compiled_backend(backend: Backend, on_cpu: bool) -> ModuleType | None:
+def _compiled_backend(backend: Backend, probs: Any) -> ModuleType | None:
     """The compiled backend, or None where torch does the work."""
+    on_cpu = isinstance(probs, np.ndarray) or probs.device.type == "cpu"
     if backend == "torch" or (backend == "auto" and not on_cpu):
         return None
     try:

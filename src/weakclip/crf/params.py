@@ -1,4 +1,4 @@
-"""What a dense CRF is told: its kernels, how often it is iterated, and the presets of the WeakCLIP recipe.
+"""Parameters of a dense CRF: its kernels, the number of iterations, and the presets of the WeakCLIP recipe.
 
 References:
     Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011.

@@ -90,7 +90,7 @@ def infer_batch(images: Tensor, log_probs: Tensor, params: CRFParams) -> Tensor:
 
 
 def kernel_features(images: Tensor, kernel: Kernel | FeatureKernel) -> tuple[Tensor, tuple[float, ...]]:
-    """What a kernel compares, `(B, H, W, d)` float32 in standard deviations, and the range of each feature."""
+    """The features of a kernel, `(B, H, W, d)` float32 in standard deviations, and the range of each feature."""
     batch, height, width, channels = images.shape
     if isinstance(kernel, FeatureKernel):
         given = kernel.features.detach() if torch.is_tensor(kernel.features) else feature_array(kernel).copy()

@@ -46,7 +46,7 @@ def _splat_vector(
     values: F32, offsets: U32, weights: F32, first: Int, k: Int, probs: Lanes, lanes: Size, terms: Size
 ) -> None:
     """Write a pixel's labels from `k` on to its vertices; its terms begin at `first`."""
-    for t in range(0, constant(terms) - 1, 2):
+    for t in range(0, constant(terms) - 1, 2):  # two offsets in one load of 64 bits
         a, b = item_pair(offsets, first + t)
         _splat_term(values, a + k, item(weights, first + t), probs, lanes)
         _splat_term(values, b + k, item(weights, first + t + 1), probs, lanes)
@@ -62,7 +62,7 @@ def _splat_term(values: F32, at: Int, weight: Float, probs: Lanes, lanes: Size) 
 
 @inner_jit
 def _message(values: F32, offsets: U32, weights: F32, first: Int, k: Int, lanes: Size, terms: Size) -> Lanes:
-    """What a pixel reads of the labels from `k` on; its terms begin at `first`."""
+    """The message to a pixel's labels from `k` on; its terms begin at `first`."""
     message = broadcast(np.float32(0.0), lanes)
     for t in range(0, constant(terms) - 1, 2):
         a, b = item_pair(offsets, first + t)
@@ -195,11 +195,11 @@ def _softmax(probs: F32, first: Int, number: Int, counts: F32, messages: F32, la
     """
     width = constant(blocks) * constant(lanes)
     check = broadcast(_ZERO, _16)
-    for at in range(0, number * width, 16):
+    for at in range(0, number * width, 16):  # 16 at once, also beyond the last pixel: there is room
         unnormalised = multiply(load(probs, first + at, _16), exp(load(messages, at, _16)))
         if width == 4:  # four pixels at once
             total = sum_groups(multiply(load(counts, 0, _16), unnormalised), lanes)
-            check = multiply_add(total, broadcast(_ZERO, _16), check)
+            check = multiply_add(total, broadcast(_ZERO, _16), check)  # infinity · 0 is NaN
             unnormalised = divide(unnormalised, total)
         store(messages, at, unnormalised)
     return sum_lanes(check) if width == 4 else _normalise(messages, number, counts, lanes, blocks)

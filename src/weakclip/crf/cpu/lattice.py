@@ -1,7 +1,9 @@
-"""The permutohedral lattice of one image, compiled by numba: which vertices there are, and how they are linked.
+"""The permutohedral lattice of one image, compiled by numba: its vertices, and how they are linked.
 
-Each pixel lies in a simplex of d + 1 vertices and is written to them with barycentric weights (splat); vertices are
-blurred with (½, 1, ½) along each of the d + 1 lattice axes; and pixels are read back with the same weights (slice).
+Each pixel lies in a simplex of d + 1 vertices. It is written to them with barycentric weights (splat). The vertices are
+blurred with (½, 1, ½) along each of the d + 1 lattice axes. The pixel is read back with the same weights (slice).
+A vertex has d + 1 whole coordinates that sum to zero and leave the same remainder modulo d + 1. A simplex has one
+vertex of each remainder.
 Arithmetic is float32 in the order of the original implementation, since rounding decides a pixel's simplex.
 
 References:
@@ -88,6 +90,7 @@ def _build(
     sides: Size,
 ) -> tuple[Int, Int, Int]:
     """As `build_lattice`; returns the numbers of vertices, of entries of `chain_vertices` and of groups."""
+    # From Python they come as plain tuples, without names.
     given, lattice_axes, to, found = Points(*points), Axes(*axes), Target(*target), Vertices(*vertices)
     codes, ones, table = found
     fill_table(table, codes, 0)
@@ -99,6 +102,7 @@ def _build(
         table = np.empty(2 * len(table), np.int32)
         fill_table(table, codes, count)
     length, num_groups = find_chains(codes, table, count, lattice_axes.steps, chain_vertices, chain_groups)
+    # A filter of ones gives the norm: they were splatted while the pixels were embedded, and `normalise` slices them.
     blur(ones, Lattice(count, 0, chain_vertices, chain_groups[:num_groups]), _1, 1)
     normalise(ones, to, sides)
     return count, length, num_groups
@@ -118,10 +122,12 @@ def _embed_block(points: Points, scale: F32, start: Int, block: Block, sides: Si
         store(distances, j * BLOCK, subtract(total, multiply(broadcast(np.float32(j), _BLOCK), scaled)))
         total = add(total, scaled)
     store(distances, 0, total)
+    # The nearest multiples of d + 1 are a vertex of remainder 0 if they sum to zero; `excess` sides too many otherwise.
     for i in range(size):
         whole_sides = nearest(multiply(load(distances, i * BLOCK, _BLOCK), per_side))
         excess = add(excess, whole_sides)
         store(origins, i * BLOCK, multiply(whole_sides, side))
+    # The number of coordinates that are further from that vertex.
     for i in range(size):
         rank, distance = excess, subtract(load(distances, i * BLOCK, _BLOCK), load(origins, i * BLOCK, _BLOCK))
         for j in range(size):
@@ -131,6 +137,7 @@ def _embed_block(points: Points, scale: F32, start: Int, block: Block, sides: Si
             elif j > i:
                 rank = add(rank, where_less(distance, other, one, zero))
         store(ranks, i * BLOCK, rank)
+    # Where the multiples do not sum to zero, those rounded furthest move by one side: their rank is not in 0…d.
     for i in range(size):
         rank, last = load(ranks, i * BLOCK, _BLOCK), subtract(side, one)
         wrap = where_less(rank, zero, side, where_less(last, rank, subtract(zero, side), zero))  # back onto the plane
@@ -151,6 +158,7 @@ def _vertices_of_block(block: Block, strides: I64, table: I32, sides: Size) -> N
         all_strides += item(strides, i)
         stride = broadcast(item(strides, i), _BLOCK)
         code = add(code, multiply(whole(load(origins, i * BLOCK, _BLOCK)), stride))
+    # Sorted by rank, the differences of neighbouring distances are the barycentric weights.
     mask, shift = broadcast(np.int64(len(table) - 1), _BLOCK), broadcast(HASH_SHIFT, _BLOCK)
     first, previous = zero, zero
     for r in range(size):  # from the vertex of one remainder to the next: by one along all axes, back along one

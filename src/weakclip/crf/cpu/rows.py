@@ -1,4 +1,4 @@
-"""What is done once for each image before and after the mean field: rows of labels, features and weights, compiled."""
+"""Work that is done once an image, before and after the mean field: rows of labels, features and weights; compiled."""
 
 # ruff: noqa: PLR0917  (compiled functions take their arguments by position)
 from __future__ import annotations
@@ -17,12 +17,12 @@ _CHUNK = 256  # rows that stay in the first cache while they are transposed
 def normalise(ones: F32, target: Target, sides: Size) -> None:
     """Finish the terms of one kernel, `sides` of a pixel's terms.
 
-    Weights are multiplied by `√(strength / norm)`, norm being the filter's response to ones, of which `ones` is what
-    the vertices hold; vertices are turned into offsets in the table of values.
+    Weights are multiplied by `√(strength / norm)`. The norm is the filter's response to ones: `ones` is what the
+    vertices hold after the blur, and it is sliced here. Vertices become offsets in the table of values.
     """
     offsets, weights, num_terms, column, first_vertex, width, strength = target
     for first in range(column, len(offsets), num_terms):
-        norm = np.float32(1e-20)
+        norm = np.float32(1e-20)  # never a division by zero
         for t in range(constant(sides)):
             norm += item(weights, first + t) * item(ones, np.intp(item(offsets, first + t)))
         factor = np.sqrt(strength / norm)
@@ -55,7 +55,7 @@ def fill_rows(source: Planes, rows: F32, width: Int) -> None:
 @inner_jit
 def _fill_chunk(planes: F32, distinct: I64, order: I32, rows: F32, width: Int, start: Int, stop: Int) -> None:
     """`fill_rows` for the pixels from `start` to `stop`."""
-    for k in range(0, len(distinct), 4):
+    for k in range(0, len(distinct), 4):  # four labels at a time: where four pixels lie side by side, 4×4 at once
         a, b, c, d = _four_planes(distinct, k, len(order))
         index = start
         while index < stop:
@@ -80,7 +80,11 @@ def _fill_chunk(planes: F32, distinct: I64, order: I32, rows: F32, width: Int, s
 
 @inner_jit
 def _four_planes(distinct: I64, k: Int, size: Int) -> tuple[Int, Int, Int, Int]:
-    """Where the planes of four labels from k on begin; those beyond the last are the first of the four again."""
+    """Where the planes of four labels from k on begin.
+
+    Beyond the last label it is the first of the four again: such lanes read something valid, and are written first, so
+    that the right value overwrites them.
+    """
     a = np.intp(item(distinct, k)) * size
     b = np.intp(item(distinct, k + 1)) * size if k + 1 < len(distinct) else a
     c = np.intp(item(distinct, k + 2)) * size if k + 2 < len(distinct) else a
@@ -112,7 +116,7 @@ def fill_probabilities(source: Planes, rows: F32, counts: F32, lanes: Size, bloc
             factor = broadcast(np.float32(1.0) / total, lanes)
             for k in range(start, start + width, constant(lanes)):
                 store(rows, k, multiply(factor, load(rows, k, lanes)))
-    if not np.isfinite(all_totals):
+    if not np.isfinite(all_totals):  # min and max pass NaN over; a sum does not
         largest = np.float32(np.inf)
     return lowest_lane(lowest), smallest, largest
 

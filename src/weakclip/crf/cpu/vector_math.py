@@ -11,46 +11,60 @@ from numba import types
 from numba.core import cgutils
 
 from weakclip.crf.cpu.jit import inner_jit
-from weakclip.crf.cpu.simd import Vector, ints_of, lanes_of, like, operation
+from weakclip.crf.cpu.simd import (
+    Builder,
+    Context,
+    NumbaType,
+    Signature,
+    Typing,
+    Value,
+    Values,
+    Vector,
+    ints_of,
+    lanes_of,
+    like,
+    operation,
+)
+from weakclip.crf.cpu.structures import Lanes
 
 
-def _lanewise(arity: int, emit_lanes: Callable[..., Any], element: Any = None) -> Any:
+def _lanewise(arity: int, emit_lanes: Callable[..., Value], element: NumbaType = None) -> Any:
     """An operation on `arity` vectors that yields a vector of the last one's type, or of other elements."""
 
-    def result(last: Any) -> Any:
+    def result(last: Vector) -> Vector:
         return last if element is None else Vector(element, last.lanes)
 
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, args: Values) -> Value:
         return emit_lanes(builder, signature.return_type, *args)
 
-    def unary(typing_context: Any, a: Any) -> Any:
+    def unary(typing_context: Context, a: NumbaType) -> Typing:
         return result(a)(a), emit
 
-    def binary(typing_context: Any, a: Any, b: Any) -> Any:
+    def binary(typing_context: Context, a: NumbaType, b: NumbaType) -> Typing:
         return result(b)(a, b), emit
 
-    def ternary(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+    def ternary(typing_context: Context, a: NumbaType, b: NumbaType, c: NumbaType) -> Typing:
         return result(c)(a, b, c), emit
 
-    def quaternary(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    def quaternary(typing_context: Context, a: NumbaType, b: NumbaType, c: NumbaType, d: NumbaType) -> Typing:
         return result(d)(a, b, c, d), emit
 
     return operation((unary, binary, ternary, quaternary)[arity - 1])
 
 
-def _by_element(floats: str, longs: str) -> Callable[..., Any]:
+def _by_element(floats: str, longs: str) -> Callable[..., Value]:
     """An instruction of LLVM by its name for either kind of element."""
 
-    def emit(builder: Any, vector: Vector, *args: Any) -> Any:
+    def emit(builder: Builder, vector: Vector, *args: Value) -> Value:
         return getattr(builder, floats if vector.element == types.float32 else longs)(*args)
 
     return emit
 
 
-def _call(name: str) -> Callable[..., Any]:
+def _call(name: str) -> Callable[..., Value]:
     """LLVM's own function `name` on vectors of float32."""
 
-    def emit(builder: Any, vector: Vector, *args: Any) -> Any:
+    def emit(builder: Builder, vector: Vector, *args: Value) -> Value:
         function_type = ir.FunctionType(lanes_of(vector), [lanes_of(vector)] * len(args))
         full_name = f"llvm.{name}.v{vector.lanes}f32"
         return builder.call(cgutils.get_or_insert_function(builder.module, function_type, full_name), args)
@@ -58,20 +72,20 @@ def _call(name: str) -> Callable[..., Any]:
     return emit
 
 
-def _emit_exponent(builder: Any, vector: Vector, number: Any) -> Any:
+def _emit_exponent(builder: Builder, vector: Vector, number: Value) -> Value:
     bits = builder.bitcast(number, ints_of(vector.lanes))
     shifted = builder.shl(bits, ir.Constant(ints_of(vector.lanes), [23] * vector.lanes))
     return builder.bitcast(shifted, lanes_of(vector))
 
 
-def _emit_choose(operator: str) -> Callable[..., Any]:
-    def emit(builder: Any, vector: Vector, *args: Any) -> Any:
+def _emit_choose(operator: str) -> Callable[..., Value]:
+    def emit(builder: Builder, vector: Vector, *args: Value) -> Value:
         return builder.select(builder.fcmp_ordered(operator, *args[:2]), *args[2:])
 
     return emit
 
 
-def _emit_whole(builder: Any, vector: Vector, number: Any) -> Any:
+def _emit_whole(builder: Builder, vector: Vector, number: Value) -> Value:
     return builder.sext(builder.fptosi(number, ints_of(vector.lanes)), lanes_of(vector))
 
 
@@ -91,12 +105,13 @@ _exponent = _lanewise(1, _emit_exponent)  # a float32's last bits as its exponen
 
 
 @operation
-def sum_groups(typing_context: Any, vector: Any, size: Any) -> Any:
+def sum_groups(typing_context: Context, vector: NumbaType, size: NumbaType) -> Typing:
     """In every lane, the sum of the `size` lanes of its group, a power of two; from `size_of`."""
 
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, args: Values) -> Value:
         total, half = args[0], len(size) // 2
         while half:
+            # A butterfly: each lane adds the one `half` away, so that after all halves every lane has the whole sum.
             moved = ir.Constant(ints_of(vector.lanes), [lane ^ half for lane in range(vector.lanes)])
             total = builder.fadd(total, builder.shuffle_vector(total, total, moved))
             half //= 2
@@ -106,10 +121,10 @@ def sum_groups(typing_context: Any, vector: Any, size: Any) -> Any:
 
 
 @operation
-def sum_lanes(typing_context: Any, vector: Any) -> Any:
+def sum_lanes(typing_context: Context, vector: NumbaType) -> Typing:
     """The sum of a vector's 1, 2, 4 or 8·n lanes."""
 
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, args: Values) -> Value:
         part = min(vector.lanes, 8)
         picks = [ir.Constant(ints_of(part), list(range(at, at + part))) for at in range(0, vector.lanes, part)]
         total, *others = (builder.shuffle_vector(args[0], args[0], pick) for pick in picks)
@@ -126,10 +141,10 @@ def sum_lanes(typing_context: Any, vector: Any) -> Any:
 
 
 @operation
-def lowest_lane(typing_context: Any, vector: Any) -> Any:
+def lowest_lane(typing_context: Context, vector: NumbaType) -> Typing:
     """The lowest of a vector's lanes."""
 
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def emit(context: Context, builder: Builder, signature: Signature, args: Values) -> Value:
         lowest, *others = (builder.extract_element(args[0], ir.IntType(32)(lane)) for lane in range(vector.lanes))
         for other in others:
             lowest = builder.select(builder.fcmp_ordered("<", other, lowest), other, lowest)
@@ -148,7 +163,7 @@ _C3, _C2 = _F(0.16666576266288757), _F(0.5)
 
 
 @inner_jit
-def exp(x: Any) -> Any:
+def exp(x: Lanes) -> Lanes:
     """Exponential of each lane to about 1e-7, for x ≥ −87; infinity above 88.4.
 
     `exp(x) = 2ⁿ · exp(r)` with `|r| ≤ ln 2 / 2`; there a polynomial through the Chebyshev nodes of
