@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from weakclip.errors import ConfigError
 from weakclip.inference.evaluation import Scores
 from weakclip.modeling import load_weakclip
 from weakclip.pipeline import run_pipeline, run_stage, stages
+from weakclip.pipeline.networks import load_network
 from weakclip.prediction import find_model
 from weakclip.report.chosen import ChosenNetwork, read_chosen, write_chosen
 from weakclip.store.files import atomic_write
@@ -50,6 +53,20 @@ def test_without_retraining_the_run_ends_with_weakclip(
     assert result.chosen.why in (ran / "report.html").read_text()
     caplog.set_level(logging.INFO, "weakclip")
     assert run_pipeline(alone, ran, full=True).ran == ()
+
+
+def test_evaluation_holds_one_network_at_a_time(config_file: Path, ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[weakref.ref[Any]] = []
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        assert not [network for network in loaded if network() is not None]
+        network = load_network(*args, **kwargs)
+        loaded.append(weakref.ref(network))
+        return network
+
+    monkeypatch.setattr(stages, "load_network", load)
+    run_stage(load_config(config_file, ["evaluate.pictures=1"]), ran, "evaluate")
+    assert len(loaded) == 3  # each is scored, and the chosen one is loaded again
 
 
 def test_the_command_to_retrain_says_what_to_set(

@@ -140,17 +140,12 @@ def evaluate(context: RunContext, folder: Path) -> None:
     seeds, pseudo = context.folder("seeds"), context.folder("pseudo_masks") / MASKS
     scores = _score_masks(context) if dataset.has_masks else []
     there = [network for network in NETWORKS if network == "weakclip" or context.config.retrain.model is not None]
-    settings = {network: network_settings(context.config, network) for network in there}
-    logits_of: dict[Network, LogitsFunction] = {
-        network: load_network(context, context.folder(TRAINED_BY[network]), match_share=settings[network].match_share)
-        for network in there
-    }
-    rows = {
-        network: score_on_val(context, network, logits_of[network], folder / network, subject=TITLES[network])
+    rows = {  # one after the other: no network is in memory beside another
+        network: score_on_val(context, network, _load(context, network), folder / network, subject=TITLES[network])
         for network in there
     }
     chosen = choose_network(rows)
-    taken, how = logits_of[chosen.network], settings[chosen.network]
+    taken, how = _load(context, chosen.network), network_settings(context.config, chosen.network)
     if chosen.crf is False:
         how = dataclasses.replace(how, crf=None)
     splits = {dataset.split: dataset} | ({val.split: val} if val else {})
@@ -162,6 +157,12 @@ def evaluate(context: RunContext, folder: Path) -> None:
     write_chosen(context.out, chosen)
     logger.info("evaluate: the network of this run is its %s", chosen.line)
     finish_scores(context, folder, [*scores, *(row for network in rows for row in rows[network])])
+
+
+def _load(context: RunContext, network: Network) -> LogitsFunction:
+    """A network of the run, as it predicts images whose labels nobody knows."""
+    share = network_settings(context.config, network).match_share
+    return load_network(context, context.folder(TRAINED_BY[network]), match_share=share)
 
 
 def _score_masks(context: RunContext) -> list[Scores]:
