@@ -24,7 +24,7 @@ NAMES = (HOSTILE, "cats/one", "cats/two", "dogs/three")
 LABELS = (HOSTILE_CLASS, "cat", "cat", "dog")
 """In the order of the data set; classes are in the order of their names: the hostile one, cat, dog."""
 
-STAGES = {"1_seeds/masks": 255, "3_pseudo_masks/masks": 1, "5_evaluate/weakclip/masks": 2}
+STAGES = {"1_seeds/masks": 255, "3_pseudo_masks/masks": 1, "5_evaluate/train_predictions/masks": 2}
 """Folder of masks → the class of their right half."""
 
 
@@ -52,7 +52,7 @@ def make_review_run(folder: Path) -> Path:
             write_mask(run / stage / f"{name}.png", mask, VOC12.palette)
     rows = [f"{name}.png,{label}" for name, label in zip(NAMES, LABELS, strict=True)]
     (root / "labels.csv").write_text("\n".join(["image,labels", *rows]))
-    data = {"dataset": "folder", "root": str(root), "val_split": "train"}
+    data = {"dataset": "folder", "root": str(root)}
     (run / "config.yaml").write_text(yaml.safe_dump({"data": data, "clip": {"source": "demo"}}))
     write_manifest(run, "first")
     return run

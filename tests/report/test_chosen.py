@@ -10,7 +10,7 @@ import pytest
 from weakclip.errors import RunError
 from weakclip.inference.evaluation import Scores
 from weakclip.report import render_report
-from weakclip.report.chosen import ChosenNetwork, choose_network, chosen_masks, read_chosen, write_chosen
+from weakclip.report.chosen import ChosenNetwork, choose_network, read_chosen, write_chosen
 
 
 def row(mean_iou: float, crf: str = "no") -> Scores:
@@ -48,11 +48,10 @@ def test_without_true_masks_it_is_weakclip() -> None:
 
 def test_the_choice_is_kept(tmp_path: Path) -> None:
     assert read_chosen(tmp_path).network == "weakclip" and "not compared" in read_chosen(tmp_path).why
-    for crf, masks in ((True, "masks"), (False, "masks_without_crf"), (None, "masks")):
+    for crf in (True, False, None):
         chosen = ChosenNetwork(network="retrained", crf=crf, why="two <b>\n lines")
         write_chosen(tmp_path, chosen)
         assert read_chosen(tmp_path) == ChosenNetwork(network="retrained", crf=crf, why="two <b> lines")
-        assert chosen_masks(tmp_path) == tmp_path / "5_evaluate/retrained" / masks
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_link_out_of_the_run_folder_is_not_followed(client: TestClient, review_r
     assert client.get("/layer/0/pseudo mask").status_code == 404
     assert client.get("/thumb/0").status_code == 200  # with the seed
     path.unlink()
-    path.symlink_to(review_run / "5_evaluate/weakclip/masks" / f"{name}.png")
+    path.symlink_to(review_run / "5_evaluate/train_predictions/masks" / f"{name}.png")
     assert client.get("/layer/0/pseudo mask").status_code == 200
 
 

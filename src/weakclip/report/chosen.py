@@ -9,8 +9,7 @@ from typing import Any, Literal, get_args
 
 from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
-from weakclip.inference.evaluation import NOT_USED, WITHOUT_CRF, Scores
-from weakclip.inference.pseudo_masks import MASKS
+from weakclip.inference.evaluation import NOT_USED, Scores
 from weakclip.report.figures import percent
 from weakclip.report.folder import STAGE_FOLDERS, read_json
 from weakclip.store.untrusted_text import one_line, short
@@ -87,12 +86,6 @@ def read_chosen(run: Path) -> ChosenNetwork:
     if network not in NETWORKS or not (crf is None or isinstance(crf, bool)) or not isinstance(why, str):
         raise RunError(f"{path}: {short(value)}; expected network, crf and why; delete its folder and run `evaluate`")
     return ChosenNetwork(network=network, crf=crf, why=one_line(why))
-
-
-def chosen_masks(run: Path) -> Path:
-    """The folder of the chosen network's predictions of the validation split."""
-    chosen = read_chosen(run)
-    return run / STAGE_FOLDERS["evaluate"] / chosen.network / (WITHOUT_CRF if chosen.crf is False else MASKS)
 
 
 def _path(run: Path) -> Path:

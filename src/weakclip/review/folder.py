@@ -21,8 +21,8 @@ from weakclip.pipeline.context import mark_files
 from weakclip.pipeline.manifest import Manifest
 from weakclip.pipeline.seed_stage import SEEDS
 from weakclip.pipeline.verdicts import mark_labels, merged_marks
-from weakclip.report import STAGE_FOLDERS, read_images
-from weakclip.report.chosen import chosen_masks, read_chosen
+from weakclip.report import PREDICTIONS, STAGE_FOLDERS, read_images
+from weakclip.report.chosen import read_chosen
 from weakclip.report.doubts import figures_of
 from weakclip.store.marks import MARKS, Mark, MarkFile, now
 
@@ -74,11 +74,10 @@ class ReviewFolder:
         self.folders = {
             SEED: self.run / STAGE_FOLDERS["seeds"] / SEEDS,
             PSEUDO: self.run / STAGE_FOLDERS["pseudo_masks"] / MASKS,
+            PREDICTION: self.run / STAGE_FOLDERS["evaluate"] / PREDICTIONS / MASKS,
         }
-        if not any(next(folder.rglob("*.png"), None) for folder in self.folders.values()):
+        if not any(next(self.folders[layer].rglob("*.png"), None) for layer in (SEED, PSEUDO)):
             raise RunError(f"{run}: no masks are made yet; `weakclip run` makes them")
-        if data.val_split == data.train_split:
-            self.folders[PREDICTION] = chosen_masks(self.run)
         self.dataset: ImageLabelDataset = open_sound(config, "train", broken_of(config, self.run))
         self.layers = [*self.folders, *([TRUTH] if self.dataset.has_masks else [])]
         self.given = [self.dataset.labels(index) for index in range(len(self.dataset))]

@@ -18,10 +18,11 @@ from weakclip.config import dump_config, parse_config
 from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import read_mask
 from weakclip.errors import ConfigError, DataError, RunError, WeightsError
+from weakclip.inference.evaluation import WITHOUT_CRF
 from weakclip.modeling import ModelSettings, save_weakclip
 from weakclip.pipeline import run_pipeline
 from weakclip.pipeline.manifest import Manifest, StageKey
-from weakclip.report.chosen import chosen_masks
+from weakclip.report.chosen import read_chosen
 from weakclip.segmenters.segmenter import SMALL, build_segmenter, save_segmenter
 from weakclip.tools.submit.predictions import submit
 
@@ -103,8 +104,10 @@ def test_predictions_are_those_that_evaluate_scores(voc_root: Path, tiny_setting
     run_pipeline(parse_config(tiny_settings(dataset="voc12", root=str(voc_root)), origin="test"), run)
     submit(run, tmp_path / "val.tgz", split="val")
     assert names(tmp_path / "val.tgz", split="val") == ["2007_000004", "2007_000005"]
+    chosen = read_chosen(run)
+    scored = run / "5_evaluate" / chosen.network / (WITHOUT_CRF if chosen.crf is False else "masks")
     for path in (run / "submission/val/masks").iterdir():
-        assert np.array_equal(read_mask(path), read_mask(chosen_masks(run) / path.name))
+        assert np.array_equal(read_mask(path), read_mask(scored / path.name))
     assert Manifest.open(run).records["evaluate"]["done"]
 
 
