@@ -20,8 +20,8 @@ from weakclip.datasets import COCO14Dataset, FolderDataset, VOC12Dataset
 from weakclip.datasets.classes import voc_palette
 from weakclip.datasets.images import write_mask
 from weakclip.errors import DataError, WeakCLIPError
-from weakclip.pipeline import run_pipeline, run_stage
-from weakclip.pipeline.bad_files import CHECKED, _check, read_errors, screen
+from weakclip.pipeline import run, run_pipeline, run_stage
+from weakclip.pipeline.bad_files import CHECKED, Screening, _check, read_errors, screen
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, open_split
 from weakclip.report.folder import ERRORS
@@ -234,6 +234,24 @@ def test_stop_is_one_line_that_counts_all_and_costs_nothing(
     result = run_pipeline(config, run)
     assert result.left_out == 0 and not (run / ERRORS).exists()
     assert set(made) < set(masks(run, "1_seeds/masks"))
+
+
+def test_stop_says_that_it_reads_all_the_data_before_it_does(
+    data: Path, config_of: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """On a large data set that takes minutes."""
+    said: list[str] = []
+
+    def watched(*args: Any, **kwargs: Any) -> Screening:
+        said.append(caplog.messages[-1])
+        return screen(*args, **kwargs)
+
+    add_broken(data)
+    caplog.set_level("INFO", "weakclip")
+    monkeypatch.setattr(run, "screen", watched)
+    with pytest.raises(DataError, match="of 13 images 5 cannot be used"):
+        run_pipeline(config_of(on_error="stop"), tmp_path / "run")
+    assert len(said) == 1 and "bomb.png: more than" in said[0] and "all the data is read now" in said[0]
 
 
 def test_a_true_mask_is_counted_apart_from_the_images(

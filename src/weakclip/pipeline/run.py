@@ -163,6 +163,7 @@ def _run_all(context: RunContext, wanted: Sequence[str], ran: list[str]) -> bool
                 ran.append(stage)
         return True
     except BrokenFileError as error:
+        logger.info("%s; all the data is read now, to find every such file", error)
         try:
             found = screen(context.config, context.out, whole=True)
         except DataError:  # not one file alone: the disk, or the whole folder
