@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,8 +69,7 @@ def test_unfinished_stage_keeps_its_work_and_loses_torn_files(tmp_path: Path) ->
 
 def test_finished_stage_whose_folder_is_gone_is_made_again(tmp_path: Path) -> None:
     manifest = finished(tmp_path / "run")
-    (tmp_path / "run/1_seeds/mask.png").unlink()
-    (tmp_path / "run/1_seeds").rmdir()
+    shutil.rmtree(tmp_path / "run/1_seeds")
     assert manifest.state("seeds", KEY) == "unfinished"
 
 
@@ -78,6 +78,39 @@ def test_finished_stage_that_lost_a_file_is_not_done(tmp_path: Path) -> None:
     assert manifest.state("seeds", KEY) == "done"
     (tmp_path / "run/1_seeds/mask.png").unlink()
     assert manifest.state("seeds", KEY) == "unfinished"
+
+
+def test_a_stray_file_does_not_stand_for_a_lost_one(tmp_path: Path) -> None:
+    manifest = finished(tmp_path / "run")
+    (tmp_path / "run/1_seeds/notes.txt").write_text("a person's")
+    assert manifest.state("seeds", KEY) == "done"
+    (tmp_path / "run/1_seeds/mask.png").unlink()
+    assert manifest.state("seeds", KEY) == "unfinished"
+
+
+def test_a_stage_of_a_version_that_counted_its_files_stays_done(tmp_path: Path) -> None:
+    manifest = finished(tmp_path / "run")
+    (tmp_path / "run/1_seeds/files.json").unlink()
+    assert manifest.state("seeds", KEY) == "done"
+    (tmp_path / "run/1_seeds/mask.png").unlink()
+    assert manifest.state("seeds", KEY) == "unfinished"
+
+
+@pytest.mark.parametrize("content", ["", "3", "[[]]", '["mask.png", "gone.png"]'])
+def test_a_damaged_list_of_files_is_no_proof(tmp_path: Path, content: str) -> None:
+    manifest = finished(tmp_path / "run")
+    (tmp_path / "run/1_seeds/files.json").write_text(content)
+    assert manifest.state("seeds", KEY) == "unfinished"
+    manifest.start("seeds", KEY)
+    manifest.finish("seeds", 1.0)
+    assert manifest.state("seeds", KEY) == "done"
+
+
+@pytest.mark.parametrize("known", ['"format": 2, ', '"format": "1", ', ""])
+def test_a_manifest_of_another_format_is_one_clear_line(tmp_path: Path, known: str) -> None:
+    (tmp_path / "manifest.json").write_text(f'{{{known}"stages": {{}}}}')
+    with pytest.raises(RunError, match=r"manifest\.json: of format (2|'1'|None), and this version .* reads format 1"):
+        Manifest.open(tmp_path)
 
 
 def test_files_without_a_record_do_not_enter_a_new_stage(tmp_path: Path) -> None:

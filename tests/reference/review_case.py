@@ -30,7 +30,7 @@ STAGES = {"1_seeds/masks": 255, "3_pseudo_masks/masks": 1, "5_evaluate/train_pre
 
 def write_manifest(run: Path, key: str) -> None:
     """A manifest in which the pseudo masks were made under `key`."""
-    write_json(run / "manifest.json", {"stages": {"pseudo_masks": {"key": key, "done": True}}})
+    write_json(run / "manifest.json", {"format": 1, "stages": {"pseudo_masks": {"key": key, "done": True}}})
 
 
 def make_review_run(folder: Path) -> Path:

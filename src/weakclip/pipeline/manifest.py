@@ -20,15 +20,21 @@ from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
 from weakclip.report import STAGE_FOLDERS
 from weakclip.report.folder import are_records
-from weakclip.store.files import remove_leftovers, writing
+from weakclip.store.files import atomic_write, remove_leftovers, writing
 from weakclip.store.lock import LOCK
-from weakclip.store.untrusted_text import parse_json
+from weakclip.store.untrusted_text import parse_json, short
 
 logger = logging.getLogger("weakclip")
 
 State = Literal["done", "unfinished", "changed", "new"]
 
 MANIFEST = "manifest.json"
+
+FORMAT = 1
+"""Of the manifest; raised when its records mean something else than before."""
+
+FILES = "files.json"
+"""In the folder of a finished stage: the names of its files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +100,7 @@ class Manifest:
         Raises:
             StorageError: the folder cannot be written.
         """
-        write_json(self.folder / MANIFEST, {"format": 1, "stages": self.records})
+        write_json(self.folder / MANIFEST, {"format": FORMAT, "stages": self.records})
 
     def stage_folder(self, stage: str) -> Path:
         """The folder of a stage's artefacts."""
@@ -107,12 +113,24 @@ class Manifest:
             return "new"
         if record.get("key") != key.digest:
             return "changed"
-        complete = record.get("done") and self._count_files(stage) >= record.get("files", 0)
-        return "done" if complete and self.stage_folder(stage).is_dir() else "unfinished"
+        complete = record.get("done") and self.stage_folder(stage).is_dir() and self._is_whole(stage)
+        return "done" if complete else "unfinished"
 
-    def _count_files(self, stage: str) -> int:
-        """Files of a stage: fewer than it had when it was done, and some of its result was lost."""
-        return sum(path.is_file() for path in self.stage_folder(stage).rglob("*"))
+    def _is_whole(self, stage: str) -> bool:
+        """Whether every file is there that the stage had when it was done; others may have come."""
+        there = self._files(stage)
+        listed = self.stage_folder(stage) / FILES
+        if not listed.is_file():  # of a version that counted only
+            return len(there) >= self.records[stage].get("files", 0)
+        try:
+            return there.issuperset(parse_json(listed.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return False
+
+    def _files(self, stage: str) -> set[str]:
+        """The names of a stage's files, without the list of them."""
+        folder = self.stage_folder(stage)
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {FILES}
 
     def differences(self, stage: str, key: StageKey) -> list[str]:
         """What changed since the stage last ran, in words: keys with old and new value, data, upstream stages, code."""
@@ -147,7 +165,10 @@ class Manifest:
 
     def finish(self, stage: str, seconds: float) -> None:
         """Note that the stage's result is complete."""
-        self.records[stage].update(done=True, seconds=round(seconds, 2), files=self._count_files(stage))
+        files = sorted(self._files(stage))
+        with atomic_write(self.stage_folder(stage) / FILES, "w") as file:
+            json.dump(files, file, indent=0)  # ASCII: a name may hold bytes that are no UTF-8
+        self.records[stage].update(done=True, seconds=round(seconds, 2), files=len(files))
         self.save()
 
 
@@ -166,6 +187,11 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         stages = content["stages"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: cannot be read ({error}); it is no manifest of weakclip") from None
+    if content.get("format") != FORMAT:
+        raise RunError(
+            f"{path}: of format {short(content.get('format'))}, and this version of weakclip reads format {FORMAT}; "
+            "go on with the version that wrote it, or choose another folder"
+        )
     if not are_records(stages):
         raise RunError(f"{path}: has no records of stages; it is no manifest of weakclip")
     return stages
