@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from weakclip.clip.vocabulary import tokenizer_from_merges
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
 from weakclip.modeling import ModelSettings, WeakCLIP, WeakCLIPOutput, build_weakclip
+from weakclip.modeling import weakclip as weakclip_module
 from weakclip.modeling.losses import boundary_loss, grid_probabilities, matching_loss, seeding_loss
 
 SMALL = ModelSettings(
@@ -228,13 +230,26 @@ def test_settings_and_builder_name_the_same_numbers() -> None:
         {"decoder_channels": 0},
         {"prompt_length": -1},
         {"dropout": 1.0},
+        {"temperature_init": float("nan")},
         {"tap_layers": (1, 2)},
     ],
 )
-def test_numbers_out_of_range_are_named(wrong: dict[str, object]) -> None:
+def test_numbers_out_of_range_are_named(wrong: dict[str, Any], make_tiny_clip: Callable[..., FrozenCLIP]) -> None:
+    """By the settings, and by the builder on its own."""
     assert set(wrong) <= {field.name for field in fields(ModelSettings)}
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
+    (name,) = wrong
+    with pytest.raises(ConfigError, match=name):
         replace(ModelSettings(), **wrong)
+    taps, numbers = wrong.get("tap_layers"), {key: wrong[key] for key in wrong if key != "tap_layers"}
+    with pytest.raises(ConfigError, match=name):
+        build_weakclip(make_tiny_clip(tap_layers=taps), ANIMALS, **numbers)
+
+
+def test_neither_settings_nor_builder_goes_through_the_other(
+    tiny_clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weakclip_module, "build_weakclip", lambda *_, **__: pytest.fail("the builder is called"))
+    assert SMALL.build(tiny_clip, ANIMALS).co_attention.alpha.numel() == tiny_clip.embed_dim
 
 
 def test_the_clip_must_tap_the_layers_of_the_settings(make_tiny_clip: Callable[..., FrozenCLIP]) -> None:

@@ -10,8 +10,9 @@ Source: Zhu et al., "WeakCLIP: Adapting CLIP for Weakly-Supervised Semantic Segm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Self, cast
 
 import torch
@@ -196,6 +197,8 @@ class ModelSettings:
             raise ConfigError(f"prompt_length is at least 0; found {self.prompt_length}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout lies between 0 and 1; found {self.dropout}")
+        if not math.isfinite(self.temperature_init):
+            raise ConfigError(f"temperature_init is a finite number; found {self.temperature_init}")
         if self.co_attention_width % self.co_attention_heads:
             heads, width = self.co_attention_heads, self.co_attention_width
             raise ConfigError(f"co_attention_heads divides co_attention_width; found {heads} heads for width {width}")
@@ -204,12 +207,10 @@ class ModelSettings:
 
     def build(self, clip: Encoder, class_set: ClassSet) -> WeakCLIP:
         """`build_weakclip` with these numbers; `clip` was loaded with these `tap_layers`."""
-        numbers = asdict(self)
-        taps = numbers.pop("tap_layers")
-        found = getattr(clip, "tap_layers", None)
+        taps, found = self.tap_layers, getattr(clip, "tap_layers", None)
         if taps is not None and tuple(taps) != found:
             raise ConfigError(f"tap_layers {list(taps)} differ from those of the encoder, {found}; null takes those")
-        return build_weakclip(clip, class_set, **numbers)
+        return _composed(clip, class_set, replace(self, tap_layers=found))
 
 
 def build_weakclip(
@@ -245,7 +246,7 @@ def build_weakclip(
         DataError: prompt and class name together longer than CLIP's context.
         EncoderError: `clip` is no `Encoder`.
     """
-    ModelSettings(
+    settings = ModelSettings(
         prompt_length=prompt_length,
         tap_layers=getattr(clip, "tap_layers", None),
         co_attention_width=co_attention_width,
@@ -253,21 +254,27 @@ def build_weakclip(
         co_attention_layers=co_attention_layers,
         decoder_channels=decoder_channels,
         dropout=dropout,
+        temperature_init=temperature_init,
     )
+    return _composed(clip, class_set, settings)
+
+
+def _composed(clip: Encoder, class_set: ClassSet, numbers: ModelSettings) -> WeakCLIP:
+    channels, dropout = numbers.decoder_channels, numbers.dropout
     model = WeakCLIP(
         clip=clip,
         class_set=class_set,
-        prompt=LearnablePrompt.for_classes(clip, class_set, length=prompt_length),
+        prompt=LearnablePrompt.for_classes(clip, class_set, length=numbers.prompt_length),
         pyramid_adapter=PyramidAdapter(clip.layer_widths, scales=clip.layer_scales),
         co_attention=CoAttention(
             clip.embed_dim,
-            width=co_attention_width,
-            heads=co_attention_heads,
-            num_layers=co_attention_layers,
+            width=numbers.co_attention_width,
+            heads=numbers.co_attention_heads,
+            num_layers=numbers.co_attention_layers,
             dropout=dropout,
-            temperature_init=temperature_init,
+            temperature_init=numbers.temperature_init,
         ),
-        decoder=TextGuidedDecoder(clip.layer_widths, class_set.num_classes, channels=decoder_channels, dropout=dropout),
+        decoder=TextGuidedDecoder(clip.layer_widths, class_set.num_classes, channels=channels, dropout=dropout),
     )
     return model.to(clip.device)
 
