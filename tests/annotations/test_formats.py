@@ -218,7 +218,7 @@ def test_later_and_higher_shapes_of_cvat_lie_above(tmp_path: Path) -> None:
         (read_label_studio, "{}", "not a JSON list of Label Studio's tasks"),
         (read_label_studio, '[{"a": 1}]', "a task lacks 'data'"),
         (read_label_studio, '[{"data": {"image": "a"}', "cut off"),
-        (read_cvat, "{}", "not an XML file"),
+        (read_cvat, "{}", "cannot be read as XML"),
         (read_cvat, "<a/>", "its root is <a>"),
         (read_cvat, "<annotations><track/></annotations>", "annotations of a video"),
         (

@@ -14,6 +14,7 @@ import yaml
 from harm import is_one_clear_line
 from PIL import Image
 
+from weakclip.annotations import read_cvat
 from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import DataError
 from weakclip.pipeline.context import open_run
@@ -155,6 +156,7 @@ def polygon(points: str = "0,0;9,0;9,9", more: str = "") -> str:
 BOMB = "<!DOCTYPE a [<!ENTITY a0 'dog'>" + "".join(f"<!ENTITY a{n} '{f'&a{n - 1};' * 10}'>" for n in range(1, 30))
 CVAT = {
     "a billion laughs": cvat(name="&a29;", head=f"{BOMB}]>"),
+    "a document type": cvat(polygon(), head="<!DOCTYPE annotations>"),
     "a file of elsewhere": cvat("&x;", head='<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'),
     **{
         f"written in {encoding}": cvat(head=f'<?xml version="1.0" encoding="{encoding}"?>')
@@ -192,6 +194,14 @@ def test_a_hostile_annotation_file_is_refused_in_one_line(run: Path, tmp_path: P
     with pytest.raises(DataError) as caught:
         import_masks(path, run, tmp_path / "out")
     assert is_one_clear_line(caught.value, path) and is_plain(str(caught.value))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_annotations_of_cvat_define_no_entities(tmp_path: Path, encoding: str) -> None:
+    declared = f'<?xml version="1.0" encoding="{encoding}"?><!--{"x" * 10_000}--><!DOCTYPE annotations>'
+    (tmp_path / "a.xml").write_bytes(cvat(polygon(), head=declared).encode(encoding))
+    with pytest.raises(DataError, match=r"a\.xml: cannot be read as XML \(it has a document type declaration; refused"):
+        next(read_cvat(tmp_path / "a.xml"))
 
 
 @pytest.mark.parametrize(("name", "text"), [("a.json", task()), ("a.json", coco()), ("a.xml", cvat(polygon()))])

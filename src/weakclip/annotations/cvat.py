@@ -30,6 +30,7 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.regions import encode_runs, fill_polygon
 from weakclip.errors import DataError
 from weakclip.store.files import atomic_write
+from weakclip.store.untrusted_text import refuse_doctype
 
 _OTHER_SHAPES = ("box", "ellipse", "polyline", "points", "cuboid", "skeleton")
 
@@ -90,9 +91,12 @@ def read_cvat(path: Path | str) -> Iterator[AnnotatedImage]:
     """The images of an XML file of CVAT, one at a time; a higher `z_order` lies above, and of equals the later one.
 
     Raises:
-        DataError: not such a file, or a shape of another kind than mask and polygon.
+        DataError: not such a file, a document type declaration (which could define entities), or a shape of another
+            kind than mask and polygon.
     """
     try:
+        with open(path, "rb") as file:
+            refuse_doctype(file)
         events = ElementTree.iterparse(str(path), events=("start", "end"))
         _, root = next(events)
         if root.tag != "annotations":
@@ -107,7 +111,7 @@ def read_cvat(path: Path | str) -> Iterator[AnnotatedImage]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except (ElementTree.ParseError, StopIteration, LookupError, ValueError) as error:  # the last two: of its encoding
-        raise DataError(f"{path}: not an XML file ({shown(error)})") from None
+        raise DataError(f"{path}: cannot be read as XML ({shown(error)})") from None
 
 
 def _annotated(image: ElementTree.Element, path: Path | str) -> AnnotatedImage:

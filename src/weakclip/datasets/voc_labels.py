@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from weakclip.datasets.classes import VOC12
 from weakclip.datasets.label_files import noting, reading_text
 from weakclip.errors import BrokenFileError, DataError
 from weakclip.store.untrusted_npy import read_npy
-from weakclip.store.untrusted_text import short
+from weakclip.store.untrusted_text import refuse_doctype, short
 
 CSV, NPY, XML = "image_labels.csv", "cls_labels.npy", "Annotations"
 """The sources in the order in which they are preferred, as they are called in the VOC2012 folder."""
@@ -138,13 +139,6 @@ def _indices(path: Path, key: Any, value: Any) -> tuple[int, ...]:
     return tuple((np.flatnonzero(value) + 1).tolist())
 
 
-class _PlainTree(ElementTree.TreeBuilder):
-    """Refuses a document type, in which entities are defined, before expat has read it, in whatever encoding."""
-
-    def doctype(self, *_: object) -> None:
-        raise DataError("a VOC annotation has no document type declaration; refused")
-
-
 def read_xml_labels(path: Path) -> tuple[int, ...]:
     """Image-level labels from an XML annotation: the class of every object.
 
@@ -159,7 +153,8 @@ def read_xml_labels(path: Path) -> tuple[int, ...]:
     except OSError as error:
         raise BrokenFileError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        tree = ElementTree.fromstring(data, ElementTree.XMLParser(target=_PlainTree()))
+        refuse_doctype(io.BytesIO(data))
+        tree = ElementTree.fromstring(data)
         return VOC12.foreground_indices(name.text or "" for name in tree.findall("object/name"))
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise BrokenFileError(f"{path}: not a well-formed XML annotation ({error})") from None

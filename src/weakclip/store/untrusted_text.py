@@ -1,21 +1,25 @@
-"""YAML, JSON and messages that somebody else may have written: no objects, no bombs, no control characters. No torch.
+"""YAML, JSON, XML and messages that somebody else may have written: no objects, bombs or control characters. No torch.
 
 What such text can do beside being wrong: name Python objects (`!!python/object/apply`), grow without bounds where
-aliases are written out ("billion laughs"), nest so deeply that Python gives up, or steer a terminal. Each of these is a
-`ValueError` of one line here.
+aliases or entities are written out ("billion laughs"), nest so deeply that Python gives up, or steer a terminal. Each
+of these is a `ValueError` of one line here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import reprlib
 import unicodedata
-from typing import Any
+from typing import IO, Any
+from xml.parsers import expat
 
 import yaml
 
 MOST_NODES = 100_000
 """Values in a YAML text, each alias counted as often as it is used; a configuration has some hundreds."""
+
+_XML_CHUNK = 4096
 
 _CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, line and paragraph separators
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # make text read backwards
@@ -79,6 +83,32 @@ def _check_keys(mapping: yaml.MappingNode) -> None:
                 line = key.start_mark.line + 1
                 raise ValueError(f"line {line}: the key {short(key.value)} is there already; keep one of the two")
             seen.add((key.tag, key.value))
+
+
+def refuse_doctype(file: IO[bytes]) -> None:
+    """Refuse XML with a document type declaration, which can define entities and name other files.
+
+    Args:
+        file: read from its beginning, as far as the root element, before which alone such a declaration may stand. What
+            else is wrong there is left to the reader.
+
+    Raises:
+        ValueError: there is one.
+
+    >>> import io
+    >>> refuse_doctype(io.BytesIO(b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>"))
+    Traceback (most recent call last):
+    ValueError: it has a document type declaration; refused, write it without
+    """
+    found: list[str] = []
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = lambda *_: found.append("document type")
+    parser.StartElementHandler = lambda *_: found.append("root")
+    with contextlib.suppress(expat.ExpatError, LookupError, ValueError):  # the last two: of its encoding
+        while not found and (chunk := file.read(_XML_CHUNK)):
+            parser.Parse(chunk)
+    if found[:1] == ["document type"]:
+        raise ValueError("it has a document type declaration; refused, write it without")
 
 
 def parse_json(text: str | bytes) -> Any:
