@@ -8,8 +8,7 @@ import numpy as np
 def strong_boxes(scores: np.ndarray, threshold: float) -> list[tuple[int, int, int, int]]:
     """Bounding boxes of the connected parts of a map that exceed a share of its maximum.
 
-    As in the released CLIP-ES: scores count in steps of 1/255, parts touch over corners too, and a box that reaches
-    the last row or column ends one before it, so that a part of that row or column alone has an empty box.
+    As in the released CLIP-ES: scores count in steps of 1/255, and parts touch over corners too.
 
     Args:
         scores: `(h, w)`, 0…1.
@@ -30,6 +29,8 @@ def strong_boxes(scores: np.ndarray, threshold: float) -> list[tuple[int, int, i
             continue
         part = _flood(start, left_over)
         rows, columns = [row for row, _ in part], [column for _, column in part]
+        # As the authors' code: a box that reaches the last row or column ends one before it, and a part that lies
+        # within the last row or column has an empty box.
         boxes.append((min(rows), min(columns), min(max(rows) + 1, last_row), min(max(columns) + 1, last_column)))
     return boxes
 
