@@ -167,3 +167,8 @@ def test_a_section_is_changed_key_by_key() -> None:
         changed_settings(settings, ["inference.scale=1"], origin="x")
     with pytest.raises(ConfigError, match=r"expected KEY\.PATH=VALUE, for instance inference\.crop=512"):
         changed_settings(settings, ["inference"], origin="x")
+
+
+def test_the_first_class_of_imported_maps_is_0_or_1() -> None:
+    with pytest.raises(ConfigError, match="first_class: 0 or 1 expected; found 2"):
+        load_config("demo", ["seeds.first_class=2"])

@@ -113,6 +113,16 @@ def test_a_wrapped_network_is_not_wrapped_again(image: np.ndarray) -> None:
     assert network.limit.largest == 2
 
 
+def test_what_fits_is_not_copied() -> None:
+    made: list[Tensor] = []
+
+    def network(images: Tensor) -> Tensor:
+        made.append(images + 1)
+        return made[-1]
+
+    assert WithinMemory(network)(torch.zeros(2, 3, 4, 4)) is made[0]
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, 8, 9])
 def test_parts_of_a_batch_are_all_of_it_in_order(count: int) -> None:
     def network(images: Tensor) -> Tensor:

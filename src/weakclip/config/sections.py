@@ -119,6 +119,8 @@ class SeedStageSettings:
         if imported != (self.folder is not None):
             expected = "the folder of the imported seeds" if imported else "null"
             raise ConfigError(f"folder: {expected} expected for {self.method}; found {self.folder!r}")
+        if self.first_class not in (0, 1):
+            raise ConfigError(f"first_class: 0 or 1 expected; found {self.first_class}")
         if self.method == "imported_masks" and self.affinity is not None:
             raise ConfigError(
                 "affinity: null expected for imported_masks, which are no activation maps; found settings"

@@ -91,7 +91,8 @@ class WithinMemory:
 
     def __call__(self, images: Tensor) -> Tensor:
         """`(B, 3, h, w)` to `(B, K, h', w')`."""
-        return torch.cat(self.limit.run(self.logits_of, images))
+        parts = self.limit.run(self.logits_of, images)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @dataclass(frozen=True, kw_only=True)
