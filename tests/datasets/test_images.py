@@ -20,6 +20,7 @@ from PIL import Image
 import weakclip
 from weakclip.datasets.classes import VOC12, voc_palette
 from weakclip.datasets.images import (
+    FORMATS,
     atomic_write,
     image_size,
     overlay,
@@ -209,6 +210,23 @@ def test_100_megapixels_are_read_small_in_bounded_memory_and_without_a_warning(
     assert answer.stderr == ""
     assert answer.stdout.startswith("(328, 512, 3) (8000, 12500) ")
     assert int(answer.stdout.split()[-1]) < mebibytes
+
+
+def test_the_import_leaves_the_filters_of_warnings_as_they_are() -> None:
+    script = "import warnings, PIL.Image,  weakclip.datasets.images\n"
+    script += "assert not [each for each in warnings.filters if each[2] is PIL.Image.DecompressionBombWarning]"
+    environment = {**os.environ, "PYTHONPATH": str(Path(weakclip.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_read_as_pillow_reads_it(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "image.any"
+    Image.fromarray(np.repeat(np.repeat(RGB, 9, axis=0), 7, axis=1)).save(path, kind)
+    with Image.open(path) as image:
+        expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(read_rgb(path), expected)
+    assert image_size(path) == expected.shape[:2]
 
 
 def test_more_pixels_than_pillow_takes_are_refused_with_the_limit(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from weakclip.datasets.images import read_mask, write_mask
 LONGEST_SIDE = 48
 MASKED = ("turned", "huge")
 
-pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest has filters of its own
+pytestmark = pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
 
 
 def noise(height: int, width: int, *channels: int) -> np.ndarray:

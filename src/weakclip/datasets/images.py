@@ -6,7 +6,8 @@ import contextlib
 import io
 import json
 import math
-import warnings
+import os
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -20,9 +21,6 @@ from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.errors import BrokenFileError, DataError
 from weakclip.store.files import atomic_write
 from weakclip.store.untrusted_text import one_line
-
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# Pillow warns from 89 megapixels and refuses from twice as many: only the second is a limit, and `_opened` explains it.
 
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What is decoded, told from a file's content, whatever its name says. Pillow knows many more: of some the decoder is
@@ -153,8 +151,9 @@ def _opened(path: Path | str | IO[bytes]) -> Iterator[Image.Image]:
             raise BrokenFileError(
                 f"{path}: cannot be read as an image (it is a folder, pipe or device)"
             )  # a pipe would never end
-        with Image.open(path, formats=FORMATS) as image:
-            yield image
+        name = os.fspath(path) if isinstance(path, Path | str) else ""
+        with open(path, "rb") if isinstance(path, Path | str) else contextlib.nullcontext(path) as file:
+            yield _identified(file, name)
     except (DataError, MemoryError):
         raise
     except FileNotFoundError:
@@ -171,6 +170,30 @@ def _opened(path: Path | str | IO[bytes]) -> Iterator[Image.Image]:
         raise BrokenFileError(
             f"{path}: cannot be read as an image ({reason}); save it anew from the original"
         ) from None
+
+
+def _identified(file: IO[bytes], name: str) -> Image.Image:
+    """`Image.open` without its warning: Pillow warns from 89 megapixels and refuses from twice as many, and only the
+    second is a limit. A filter of warnings would be one of the whole program.
+
+    Args:
+        file: read from its beginning; it stays open.
+        name: its path, from which Pillow maps uncompressed pixels into memory; empty where there is none.
+    """
+    Image.preinit()  # registers the common formats; the others are imported above
+    file.seek(0)
+    start = file.read(16)
+    for kind in FORMATS:
+        factory, accept = Image.OPEN[kind]
+        with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # so the readers say: it is none
+            if accept is not None and accept(start) is not True:
+                continue
+            file.seek(0)
+            image = factory(file, name)
+            if image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Image.DecompressionBombError
+            return image
+    raise UnidentifiedImageError
 
 
 def _what_else(path: Path | str | IO[bytes]) -> str:
