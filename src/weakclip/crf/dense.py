@@ -95,15 +95,19 @@ def _is_tensor(value: object) -> bool:
 def _check(image: Any, probs: Any, params: CRFParams, *, channels_last: bool) -> None:
     """Everything that can be said before numbers are looked at, of arrays and tensors alike."""
     check_shapes(image, probs, channels_last=channels_last)
-    if "float" not in str(probs.dtype):
+    if not _is_floating(probs):
         raise DataError(f"dense CRF: the probabilities are {probs.dtype}, expected floating point")
-    if image is not None and str(image.dtype) not in ("uint8", "torch.uint8") and "float" not in str(image.dtype):
+    if image is not None and not (image.dtype == np.uint8 or _is_floating(image) or str(image.dtype) == "torch.uint8"):
         raise DataError(f"dense CRF: the image is {image.dtype}, expected uint8 or floating point")
     if not channels_last and image is not None and image.device != probs.device:
         raise DataError(f"dense CRF: the image is on {image.device} and the probabilities on {probs.device}; move one")
     channels = None if image is None else image.shape[-1 if channels_last else -3]
     batch = probs.shape[0] if probs.ndim == 4 else 1
     check_kernels(params, probs.shape[-3], tuple(probs.shape[-2:]), channels, batch)
+
+
+def _is_floating(array: Any) -> bool:
+    return array.dtype.kind == "f" if isinstance(array, np.ndarray) else array.is_floating_point()
 
 
 def _compiled_backend(backend: Backend, probs: Any) -> ModuleType | None:

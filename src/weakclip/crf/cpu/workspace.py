@@ -60,27 +60,28 @@ class Workspace(threading.local):
             dtype: its type.
             instead_of: the name of an array that is never in use at the same time; they share their memory.
         """
-        name = instead_of or name
+        name, own = instead_of or name, self._own
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        block = self._own.blocks.get(name)
+        block = own.blocks.get(name)
         if block is None or block.size < size:
             block = None
-            self._own.blocks.pop(name, None)  # before the larger one is made
+            own.blocks.pop(name, None)  # before the larger one is made
             memory = np.empty(size + 2 * _PAGE, np.uint8)
-            place = self._own.places.setdefault(name, len(self._own.places)) * _STAGGER
+            place = own.places.setdefault(name, len(own.places)) * _STAGGER
             begin = (place - memory.ctypes.data) % _PAGE
-            block = self._own.blocks[name] = memory[begin : begin + size]
+            block = own.blocks[name] = memory[begin : begin + size]
         return block[:size].view(dtype).reshape(shape)
 
     def trim(self) -> None:
         """Give the thread's largest arrays back until the others reserve `MOST_RESERVED` bytes or fewer."""
-        blocks = list(self._own.blocks.items())  # in one step: another thread may call `release` meanwhile
-        blocks.sort(key=lambda item: item[1].size)
-        reserved = sum(block.size for _, block in blocks)
+        own = self._own
+        sizes = [(block.size, name) for name, block in own.blocks.copy().items()]  # others may call `release` meanwhile
+        reserved = sum(size for size, _ in sizes)
         while reserved > MOST_RESERVED:
-            name, block = blocks.pop()
-            self._own.blocks.pop(name, None)
-            reserved -= block.size
+            size, name = max(sizes)
+            sizes.remove((size, name))
+            own.blocks.pop(name, None)
+            reserved -= size
 
 
 class Cache:
