@@ -67,7 +67,8 @@ def infer_batch(
         work()
     finally:
         pending.clear()
-        wait(helpers)
+        if helpers:  # to wait for nobody takes longer than to ask
+            wait(helpers)
     for helper in helpers:
         helper.result()
     return result
