@@ -16,17 +16,17 @@ from pathlib import Path
 
 from weakclip.config import RunConfig, limit_training, load_config
 from weakclip.datasets import ImageLabelDataset, Sample
-from weakclip.datasets.images import read_mask, write_json
+from weakclip.datasets.images import read_mask
 from weakclip.inference.metrics import ConfusionMatrix
 from weakclip.pipeline import run_stage
 from weakclip.pipeline.affinity_stage import AFFINITYNET, CAMS
 from weakclip.pipeline.data import open_split
-from weakclip.pipeline.seed_stage import DENSE
-from weakclip.report import STAGE_FOLDERS
 from weakclip.seeds import AffinityRefiner, SeedMasks, seed_masks, sharpened_masks
 from weakclip.seeds.affinitynet.storage import load_affinitynet
 from weakclip.seeds.affinitynet.train import WEIGHTS_FILE
 from weakclip.seeds.cam_files import read_cam
+from weakclip.store.files import write_json
+from weakclip.store.layout import DENSE, STAGE_FOLDERS
 from weakclip.store.progress import track
 
 AFFINITY = """seeds.affinity={

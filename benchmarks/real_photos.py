@@ -25,13 +25,14 @@ from stand_in import CosineMaps, StandIn, fit_projection, load_trunk
 from weakclip.config import RunConfig, limit_training, load_config
 from weakclip.datasets import ImageLabelDataset, VOC12Dataset
 from weakclip.datasets.classes import VOC12
-from weakclip.datasets.images import write_json, write_mask
+from weakclip.datasets.images import write_mask
 from weakclip.datasets.voc import find_voc_root
-from weakclip.inference.pseudo_masks import MASKS, write_pseudo_masks
+from weakclip.inference.pseudo_masks import write_pseudo_masks
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline import run_stage
-from weakclip.report import STAGE_FOLDERS
 from weakclip.seeds import seed_masks
+from weakclip.store.files import write_json
+from weakclip.store.layout import MASKS, STAGE_FOLDERS
 from weakclip.store.progress import track
 
 RECIPE = (

@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 
 from weakclip.datasets import ScenesDataset
-from weakclip.datasets.images import write_json
 from weakclip.inference.mask_statistics import STATISTICS, StatisticsLog, class_means, compare_masks
 from weakclip.pipeline.pictures import class_entries, laid_over, write_strip
-from weakclip.report import CAPTIONS, STAGE_FOLDERS, STRIPS, strip_path, write_report
+from weakclip.report import write_report
+from weakclip.store.files import write_json
+from weakclip.store.layout import CAPTIONS, STAGE_FOLDERS, STRIPS, strip_path
 from weakclip.store.progress import track
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"

@@ -191,13 +191,14 @@ def _coco_file(path: Path) -> None:
 
 
 def _manifest(path: Path) -> None:
-    from weakclip.pipeline.manifest import Manifest, StageKey
     from weakclip.report import render_report
+    from weakclip.store.keys import ResultKey
+    from weakclip.store.manifest import Manifest
 
     manifest = Manifest.open(path.parent)
     for stage in ("seeds", "train"):
-        if manifest.state(stage, StageKey()) == "changed":
-            manifest.differences(stage, StageKey())
+        if manifest.state(stage, ResultKey()) == "changed":
+            manifest.differences(stage, ResultKey())
     render_report(path.parent)
 
 

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from weakclip.cli import app
 from weakclip.datasets import coco, voc
 from weakclip.datasets.classes import COCO14, VOC12
-from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.segmenters.segmenter import SMALL, build_segmenter, save_segmenter
+from weakclip.store.keys import ResultKey
+from weakclip.store.manifest import Manifest
 from weakclip.tools.init.folder import write_start
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
@@ -57,7 +58,7 @@ def place(voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     (tmp_path / "my_photos/labels.csv").write_text("image,labels\ntwo,cat\n")
     run = tmp_path / "runs" / "voc12"
     manifest = Manifest.open(run)
-    save_segmenter(build_segmenter(SMALL, VOC12), manifest.start("retrain", StageKey()))
+    save_segmenter(build_segmenter(SMALL, VOC12), manifest.start("retrain", ResultKey()))
     manifest.finish("retrain", 1.0)
     (run / "config.yaml").write_text(VOC_CONFIG)
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import weakclip
-from weakclip.config import flat, load_config, shipped_configs
+from weakclip.config import load_config, shipped_configs
+from weakclip.store.keys import flat
 
 PROGRAM = "from weakclip.cli import app; app(prog_name='weakclip')"
 

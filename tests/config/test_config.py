@@ -13,14 +13,13 @@ from weakclip.config import (
     changed_settings,
     config_path,
     dump_config,
-    flat,
     limit_training,
     load_config,
     parse_config,
-    plain,
     shipped_configs,
 )
 from weakclip.errors import ConfigError
+from weakclip.store.keys import flat, plain
 
 
 def parse(text: str) -> RunConfig:

@@ -29,11 +29,11 @@ from weakclip.datasets.images import (
     reduced_size,
     resize_mask,
     resize_rgb,
-    write_json,
     write_mask,
     write_png,
 )
 from weakclip.errors import DataError
+from weakclip.store.files import write_json
 
 RGB = np.random.default_rng(0).integers(0, 256, (7, 11, 3), dtype=np.uint8)
 

@@ -36,11 +36,11 @@ from weakclip.datasets.label_files import read_label_rows
 from weakclip.errors import DataError, WeakCLIPError, WeightsError
 from weakclip.modeling import ModelSettings, load_weakclip, save_weakclip
 from weakclip.modeling.state_files import read_state
-from weakclip.pipeline.manifest import Manifest
 from weakclip.report import render_report
 from weakclip.seeds.affinitynet.storage import load_affinitynet
 from weakclip.seeds.attributes import read_attributes
 from weakclip.seeds.mctformer.storage import load_mctformer
+from weakclip.store.manifest import Manifest
 from weakclip.store.marks import read_marks
 from weakclip.store.untrusted_npy import read_npy, read_npz
 from weakclip.store.untrusted_text import is_plain, one_line, parse_json, parse_yaml, short

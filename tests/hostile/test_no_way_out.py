@@ -266,7 +266,7 @@ MANIFESTS: list[Callable[[dict[str, Any]], object]] = [
 
 @pytest.mark.parametrize("change", MANIFESTS)
 def test_a_manifest_of_odd_values_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    from weakclip.pipeline.manifest import Manifest
+    from weakclip.store.manifest import Manifest
 
     record: dict[str, Any] = {"done": True, "key": "x", "seconds": 1.5, "files": 1, "inputs": {}, "settings": {}}
     change(record)

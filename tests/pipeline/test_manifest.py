@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from weakclip.errors import RunError
-from weakclip.pipeline.manifest import Manifest, StageKey
+from weakclip.store.keys import ResultKey
+from weakclip.store.manifest import Manifest
 
-KEY = StageKey(settings={"seeds.power": 1.0}, inputs={"data (train)": "abc"}, code=1)
+KEY = ResultKey(settings={"seeds.power": 1.0}, inputs={"data (train)": "abc"}, code=1)
 
 
 def finished(folder: Path) -> Manifest:
@@ -33,17 +34,17 @@ def test_states_of_a_stage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (StageKey(settings={"seeds.power": 2.0}, inputs=KEY.inputs), "seeds.power: 1.0 → 2.0"),
-        (StageKey(settings={**KEY.settings, "seeds.new": [1]}, inputs=KEY.inputs), "seeds.new: null → [1]"),
-        (StageKey(settings=KEY.settings, inputs={"data (train)": "other"}), "data (train) changed"),
-        (StageKey(settings=KEY.settings, inputs={**KEY.inputs, "train": "x"}), "train is new"),
+        (ResultKey(settings={"seeds.power": 2.0}, inputs=KEY.inputs), "seeds.power: 1.0 → 2.0"),
+        (ResultKey(settings={**KEY.settings, "seeds.new": [1]}, inputs=KEY.inputs), "seeds.new: null → [1]"),
+        (ResultKey(settings=KEY.settings, inputs={"data (train)": "other"}), "data (train) changed"),
+        (ResultKey(settings=KEY.settings, inputs={**KEY.inputs, "train": "x"}), "train is new"),
         (
-            StageKey(settings=KEY.settings, inputs=KEY.inputs, code=2),
+            ResultKey(settings=KEY.settings, inputs=KEY.inputs, code=2),
             "this version of weakclip computes it differently",
         ),
     ],
 )
-def test_any_change_makes_another_key_and_is_named(tmp_path: Path, other: StageKey, words: str) -> None:
+def test_any_change_makes_another_key_and_is_named(tmp_path: Path, other: ResultKey, words: str) -> None:
     manifest = finished(tmp_path / "run")
     assert manifest.state("seeds", other) == "changed"
     assert manifest.differences("seeds", other) == [words]
@@ -51,7 +52,7 @@ def test_any_change_makes_another_key_and_is_named(tmp_path: Path, other: StageK
 
 def test_stale_result_is_removed_only_when_the_stage_starts(tmp_path: Path) -> None:
     manifest = finished(tmp_path / "run")
-    other = StageKey(settings={"seeds.power": 2.0}, inputs=KEY.inputs)
+    other = ResultKey(settings={"seeds.power": 2.0}, inputs=KEY.inputs)
     assert manifest.state("seeds", other) == "changed"
     assert (tmp_path / "run/1_seeds/mask.png").exists()
     manifest.start("seeds", other)
@@ -147,7 +148,7 @@ def test_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_key_does_not_depend_on_order_and_survives_json() -> None:
-    there = StageKey(settings={"a": (1.0, 2), "b": None}, inputs={"x": "1", "y": "2"})
-    back = StageKey(settings={"b": None, "a": [1, 2]}, inputs={"y": "2", "x": "1"})
+    there = ResultKey(settings={"a": (1.0, 2), "b": None}, inputs={"x": "1", "y": "2"})
+    back = ResultKey(settings={"b": None, "a": [1, 2]}, inputs={"y": "2", "x": "1"})
     assert there.digest == back.digest
     assert there.record()["settings"] == json.loads(json.dumps(there.record()))["settings"]

@@ -24,7 +24,7 @@ from weakclip.pipeline import run, run_pipeline, run_stage
 from weakclip.pipeline.bad_files import CHECKED, Screening, _check, read_errors, screen
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, open_split
-from weakclip.report.folder import ERRORS
+from weakclip.store.layout import ERRORS
 
 SIZE = (40, 56)
 

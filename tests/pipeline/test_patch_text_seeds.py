@@ -89,7 +89,7 @@ def test_affinitynet_takes_the_maps_too(config: RunConfig, tmp_path: Path) -> No
     train = {"steps": 2, "batch_size": 2, "warmup_steps": 1}
     affinity = {"widths": [4, 4, 8, 8, 16, 16, 32], "reductions": [4, 4, 8], "radius": 3, "train": train}
     affinity |= {"augment": {"crop_size": 64}, "walk": {"log_steps": 2}}
-    from weakclip.config.reading import plain
+    from weakclip.store.keys import plain
 
     values = plain(config)
     values["seeds"]["affinity"] = affinity

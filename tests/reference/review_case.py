@@ -13,10 +13,11 @@ import yaml
 from PIL import Image
 
 from weakclip.datasets.classes import VOC12
-from weakclip.datasets.images import write_json, write_mask
+from weakclip.datasets.images import write_mask
 from weakclip.inference.mask_statistics import STATISTICS, StatisticsLog, compare_masks
 from weakclip.review.folder import ReviewFolder
 from weakclip.review.serving import listening
+from weakclip.store.files import write_json
 
 HOSTILE = "<script>window.broken = 1<script>"
 HOSTILE_CLASS = "<img src=x onerror=window.broken=1>"

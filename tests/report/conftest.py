@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weakclip.datasets.images import write_jpeg, write_json, write_png
+from weakclip.datasets.images import write_jpeg, write_png
 from weakclip.inference.mask_statistics import STATISTICS, StatisticsLog, compare_masks
-from weakclip.report import CAPTIONS, STRIPS, strip_path
+from weakclip.store.files import write_json
+from weakclip.store.layout import CAPTIONS, STRIPS, strip_path
 
 HOSTILE = '<script>alert("1")</script>'
 CLASSES = [

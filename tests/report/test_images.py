@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
 from weakclip.inference.mask_statistics import STATISTICS, ImageStatistics, StatisticsLog
 from weakclip.report import read_images, render_report
 from weakclip.report.class_table import class_figures
 from weakclip.report.doubts import KINDS, UNUSUAL, area_scores, figures_of, worst
+from weakclip.store.files import write_json
 
 KIND = {kind.key: kind for kind in KINDS}
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weakclip.datasets.images import write_json, write_png
+from weakclip.datasets.images import write_png
 from weakclip.errors import RunError
 from weakclip.report import read_run, render_report, write_report
 from weakclip.report.figures import loss_curves, nice_ticks
 from weakclip.report.folder import Curves
+from weakclip.store.files import write_json
 
 HOSTILE = '<script>alert("1")</script>'
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
 from weakclip.inference.mask_statistics import compare_masks
 from weakclip.report import render_report
 from weakclip.report.sure_seeds import FEW_UNDECIDED, SureSeeds, contradicted, sure_seeds
 from weakclip.report.worse_masks import Change, seed_change
+from weakclip.store.files import write_json
 
 NOTHING = seed_change([])
 

@@ -45,6 +45,10 @@ data = typer.Typer(no_args_is_help=True, help="Look at the images, labels and ma
 app.add_typer(data, name="data")
 
 Out = Annotated[Path, typer.Option(help="The run folder; a run that is there already is continued.")]
+Redo = Annotated[
+    bool,
+    typer.Option("--redo", help="Make finished results again where settings or data changed; the old stay until then."),
+]
 
 
 class Preset(StrEnum):
@@ -76,6 +80,7 @@ def run(
     out: Out,
     *,
     full: Annotated[bool, typer.Option("--full", help="Also train on the true masks, as an upper bound.")] = False,
+    redo: Redo = False,
     limit_steps: Limit = None,
     set_: Set = None,
     json: Json = False,
@@ -83,37 +88,47 @@ def run(
     """Do the whole job: seeds, training, pseudo masks, retraining, evaluation, report."""
     from weakclip.pipeline import run_pipeline
 
-    _answer(lambda: run_pipeline(load(config, set_, limit_steps), out, full=full), json=json)
+    _answer(lambda: run_pipeline(load(config, set_, limit_steps), out, full=full, redo=redo), json=json)
 
 
 @app.command()
-def seeds(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None, json: Json = False) -> None:
+def seeds(
+    config: Config, out: Out, *, redo: Redo = False, limit_steps: Limit = None, set_: Set = None, json: Json = False
+) -> None:
     """Stage 1: class activation maps and seed masks from the frozen CLIP, or from elsewhere."""
-    _one_stage("seeds", config, out, set_, limit_steps, json=json)
+    _one_stage("seeds", config, out, set_, limit_steps, redo=redo, json=json)
 
 
 @app.command()
-def train(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None, json: Json = False) -> None:
+def train(
+    config: Config, out: Out, *, redo: Redo = False, limit_steps: Limit = None, set_: Set = None, json: Json = False
+) -> None:
     """Stage 2: train WeakCLIP on the seeds."""
-    _one_stage("train", config, out, set_, limit_steps, json=json)
+    _one_stage("train", config, out, set_, limit_steps, redo=redo, json=json)
 
 
 @app.command()
-def pseudo_masks(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None, json: Json = False) -> None:
+def pseudo_masks(
+    config: Config, out: Out, *, redo: Redo = False, limit_steps: Limit = None, set_: Set = None, json: Json = False
+) -> None:
     """Stage 3: pixel masks of the training images from the trained WeakCLIP."""
-    _one_stage("pseudo_masks", config, out, set_, limit_steps, json=json)
+    _one_stage("pseudo_masks", config, out, set_, limit_steps, redo=redo, json=json)
 
 
 @app.command()
-def retrain(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None, json: Json = False) -> None:
+def retrain(
+    config: Config, out: Out, *, redo: Redo = False, limit_steps: Limit = None, set_: Set = None, json: Json = False
+) -> None:
     """Stage 4: train an ordinary segmentation network on the pseudo masks."""
-    _one_stage("retrain", config, out, set_, limit_steps, json=json)
+    _one_stage("retrain", config, out, set_, limit_steps, redo=redo, json=json)
 
 
 @app.command()
-def evaluate(config: Config, out: Out, limit_steps: Limit = None, set_: Set = None, json: Json = False) -> None:
+def evaluate(
+    config: Config, out: Out, *, redo: Redo = False, limit_steps: Limit = None, set_: Set = None, json: Json = False
+) -> None:
     """Stage 5: score seeds and pseudo masks on the training split, the network on the validation split."""
-    _one_stage("evaluate", config, out, set_, limit_steps, json=json)
+    _one_stage("evaluate", config, out, set_, limit_steps, redo=redo, json=json)
 
 
 @app.command()
@@ -192,20 +207,26 @@ def data_check(
 
 @app.command("config")
 def show_config(config: Config, set_: Set = None) -> None:
-    """Check a configuration and print its text, to start one's own from: `weakclip config voc12 > mine.yaml`."""
-    from weakclip.config import config_path, dump_config
+    """Check a configuration and print all of it, with where each value comes from: `weakclip config voc12 > mine.yaml`
+    is one to start from."""
+    from weakclip.config import explain_config
 
-    checked = load(config, set_, None)
-    text = dump_config(checked) if set_ else config_path(config).read_text(encoding="utf-8")
-    typer.echo(text, nl=False)
+    typer.echo(explain_config(config, set_ or ()), nl=False)
 
 
 def _one_stage(
-    stage: str, source: str, out: Path, overrides: Sequence[str] | None, limit_steps: int | None, *, json: bool
+    stage: str,
+    source: str,
+    out: Path,
+    overrides: Sequence[str] | None,
+    limit_steps: int | None,
+    *,
+    redo: bool,
+    json: bool,
 ) -> None:
     from weakclip.pipeline import run_stage
 
-    _answer(lambda: run_stage(load(source, overrides, limit_steps), out, stage), json=json)
+    _answer(lambda: run_stage(load(source, overrides, limit_steps), out, stage, redo=redo), json=json)
 
 
 def _answer(work: Callable[[], RunResult], *, json: bool) -> None:

@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
 
 def run_record(result: RunResult) -> dict[str, Any]:
     """A run: its folder and report, stages that ran now and that were skipped, warnings, scores, chosen network."""
-    from weakclip.report import STAGE_FOLDERS
+    from weakclip.store.layout import STAGE_FOLDERS
 
     stages = [stage for stage in STAGE_FOLDERS if stage in (*result.ran, *result.skipped)]
     return {

@@ -1,39 +1,57 @@
 """The configuration of a run: `RunConfig`, read from YAML."""
 
+from weakclip.config.data import AnyData, COCO14Data, DataSettings, FolderData, ScenesData, StoredData, VOC12Data
+from weakclip.config.layers import config_path, shipped_configs
 from weakclip.config.reading import (
     changed_settings,
-    config_path,
     dump_config,
-    flat,
+    explain_config,
     load_config,
     load_crf,
     parse_config,
-    plain,
-    shipped_configs,
 )
-from weakclip.config.sections import (
-    ClipSettings,
-    DataSettings,
-    EvaluateSettings,
-    RunConfig,
+from weakclip.config.sections import ClipSettings, EvaluateSettings, RunConfig, limit_training
+from weakclip.config.seeds import (
+    AnySeeds,
+    CAMSeeds,
+    ClipGradCAMSeeds,
+    CosineSeedSettings,
+    ImportedCAMSeeds,
+    ImportedMaskSeeds,
+    MCTformerSeeds,
+    OwnSeeds,
+    PatchTextSeeds,
     SeedStageSettings,
-    limit_training,
 )
 
 __all__ = [
+    "AnyData",
+    "AnySeeds",
+    "CAMSeeds",
+    "COCO14Data",
+    "ClipGradCAMSeeds",
     "ClipSettings",
+    "CosineSeedSettings",
     "DataSettings",
     "EvaluateSettings",
+    "FolderData",
+    "ImportedCAMSeeds",
+    "ImportedMaskSeeds",
+    "MCTformerSeeds",
+    "OwnSeeds",
+    "PatchTextSeeds",
     "RunConfig",
+    "ScenesData",
     "SeedStageSettings",
+    "StoredData",
+    "VOC12Data",
     "changed_settings",
     "config_path",
     "dump_config",
-    "flat",
+    "explain_config",
     "limit_training",
     "load_config",
     "load_crf",
     "parse_config",
-    "plain",
     "shipped_configs",
 ]

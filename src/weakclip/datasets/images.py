@@ -1,16 +1,14 @@
-"""Images, masks and JSON on disk. No torch here."""
+"""Images and masks on disk. No torch here."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
-import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -31,23 +29,6 @@ LONGEST_ASPECT = 8
 
 _DEEP_MODES = ("I", "F")  # and I;16 in either byte order: more than 8 bits
 _EXIF_ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 256, 257
-
-
-def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all; numpy values as numbers, NaN and infinity as null."""
-    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_write(path, "w") as file:
-        file.write(text + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_rgb(path: Path | str, *, longest_side: int | None = None) -> np.ndarray:

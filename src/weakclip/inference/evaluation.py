@@ -17,11 +17,13 @@ import torch
 from weakclip.crf import CRFParams
 from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.classes import IGNORE_INDEX
-from weakclip.datasets.images import read_mask, write_json, write_mask
+from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import DataError
 from weakclip.inference.metrics import ConfusionMatrix
-from weakclip.inference.pseudo_masks import MASKS, PseudoMaskSettings, RefinedMask, write_pseudo_masks
+from weakclip.inference.pseudo_masks import PseudoMaskSettings, RefinedMask, write_pseudo_masks
 from weakclip.inference.windows import InferenceSettings, LogitsFunction
+from weakclip.store.files import write_json
+from weakclip.store.layout import MASKS
 from weakclip.store.progress import track
 
 NOT_USED = "no"

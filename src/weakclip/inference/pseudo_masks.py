@@ -14,11 +14,10 @@ from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.images import write_mask, write_png
 from weakclip.errors import ConfigError
 from weakclip.inference.windows import InferenceSettings, LogitsFunction, WithinMemory, predict_probs
+from weakclip.store.keys import MORE_OUTPUT
+from weakclip.store.layout import CONFIDENCE, MASKS
 from weakclip.store.progress import track
 from weakclip.store.threads import in_threads
-
-MASKS, CONFIDENCE = "masks", "confidence"
-"""Folders of the masks and the confidence maps, one PNG an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,7 @@ class PseudoMaskSettings:
     match_share: float = 0.0
     keep_foreground: bool = False
     temperature: float = 1.0
-    confidence: bool = False
+    confidence: bool = field(default=False, metadata=MORE_OUTPUT)
 
     def __post_init__(self) -> None:
         if not 0 <= self.match_share <= 1:

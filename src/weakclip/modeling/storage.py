@@ -15,7 +15,6 @@ from safetensors.torch import save as save_tensors
 from weakclip.clip import Encoder, FrozenCLIP, check_encoder, load_clip
 from weakclip.clip.own import is_code
 from weakclip.datasets.classes import ClassSet
-from weakclip.datasets.images import write_json
 from weakclip.errors import WeakCLIPError, WeightsError
 from weakclip.modeling.co_attention import CoAttention
 from weakclip.modeling.decoder import TextGuidedDecoder
@@ -23,7 +22,7 @@ from weakclip.modeling.loading_note import loading_note
 from weakclip.modeling.official.checkpoint import load_released
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
 from weakclip.modeling.weakclip import ModelSettings, WeakCLIP
-from weakclip.store.files import atomic_write, expand_home
+from weakclip.store.files import atomic_write, expand_home, write_json
 from weakclip.store.untrusted_text import parse_json, short
 from weakclip.store.untrusted_weights import check_room, load_safetensors
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from weakclip.config import CAMSeeds
 from weakclip.datasets import Sample
 from weakclip.datasets.images import write_mask
 from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.views import SeedsView
 from weakclip.seeds import AffinityRefiner, SeedMasks, SeedMethod, affinity_label, seed_masks, sharpened_masks
 from weakclip.seeds.affinitynet.storage import load_affinitynet
 from weakclip.seeds.affinitynet.train import WEIGHTS_FILE, AffinitySettings, train_affinity
@@ -19,21 +21,24 @@ CAMS, LABELS, AFFINITYNET = "cams", "affinity_labels", "affinitynet"
 
 
 def affinity_seeds(
-    context: RunContext, folder: Path, settings: AffinitySettings, make_method: Callable[[], SeedMethod]
+    context: RunContext, view: SeedsView, folder: Path, make_method: Callable[[], SeedMethod]
 ) -> Callable[[Sample], SeedMasks]:
     """The function from a sample to its refined masks; maps are made and AffinityNet is trained first.
 
     Args:
         context: the run.
+        view: settings of the stage, with those of AffinityNet.
         folder: the stage's folder.
-        settings: of AffinityNet.
         make_method: what makes the maps; called where maps are missing.
     """
+    assert isinstance(view.seeds, CAMSeeds)
+    settings, masks, seed = view.seeds.affinity, view.seeds.masks, view.seed
+    assert settings is not None
+    assert seed is not None
     _write_labels(context, folder, settings, make_method)
-    seed = context.config.seed
     train_affinity(context.train, folder / LABELS, folder / AFFINITYNET, settings, device=context.device, seed=seed)
     model = load_affinitynet(folder / AFFINITYNET / WEIGHTS_FILE, device=context.device)
-    refiner, masks = AffinityRefiner(model, settings.walk), context.config.seeds.masks
+    refiner = AffinityRefiner(model, settings.walk)
 
     def refined(sample: Sample) -> SeedMasks:
         cam = read_cam(folder / CAMS / f"{sample.name}.png", sample)

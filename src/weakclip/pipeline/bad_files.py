@@ -18,12 +18,11 @@ from typing import Literal
 
 from weakclip.config import RunConfig
 from weakclip.datasets import ImageLabelDataset
-from weakclip.datasets.images import write_json
 from weakclip.errors import DataError
 from weakclip.pipeline.data import SomeImages, digest_of, file_dataset, file_stat, open_split, seed_fingerprint
-from weakclip.report.folder import ERRORS
 from weakclip.seeds import ImportedCAMs, ImportedMasks
-from weakclip.store.files import atomic_write, writing
+from weakclip.store.files import atomic_write, write_json, writing
+from weakclip.store.layout import ERRORS
 from weakclip.store.progress import track
 from weakclip.store.threads import in_threads
 from weakclip.store.untrusted_text import one_line, parse_json
@@ -196,8 +195,8 @@ def _digest(config: RunConfig, role: Role, dataset: ImageLabelDataset) -> str:
         mask = source.mask_path(index)
         lines.append(repr((name, labels, file_stat(source.image_path(index)), mask and file_stat(mask))))
     if role == "train":
-        lines.append(repr((config.seeds.method, config.seeds.first_class)))
-        lines.append(seed_fingerprint(config.seeds.folder))
+        lines.append(repr((config.seeds.method, getattr(config.seeds, "first_class", 0))))
+        lines.append(seed_fingerprint(config.seeds.sources.get("imported seeds")))
     return digest_of(one_line(line) for line in lines)
 
 

@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -14,26 +14,20 @@ from torch import nn
 import weakclip.clip
 from weakclip.clip import Encoder, load_clip, load_encoder
 from weakclip.clip.own import is_code
-from weakclip.config import RunConfig, flat, load_config
+from weakclip.config import RunConfig, load_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, DataError, RunError, first_line
 from weakclip.pipeline.bad_files import BrokenImage, broken_of, open_sound
 from weakclip.pipeline.data import digest_of, image_fingerprint, mask_fingerprint, seed_fingerprint, source_fingerprint
 from weakclip.pipeline.given import Given, encoder_digest
 from weakclip.pipeline.verdicts import Review, ReviewedImages, read_review
-from weakclip.report import STAGE_FOLDERS
 from weakclip.segmenters.segmenter import BUILT_IN
 from weakclip.segmenters.train import WEAKCLIP
 from weakclip.store.files import expand_home
+from weakclip.store.layout import CONFIG, STAGE_FOLDERS
 from weakclip.store.marks import MARKS
 
 logger = logging.getLogger("weakclip")
-
-CONFIG = "config.yaml"
-"""In a run folder: its settings."""
-
-NO_EFFECT = ("workers", "checkpoint_every", "log_every", "max_bad_steps")
-"""Settings that change how a result is made, or whether there is one, but not the result: they enter no stage's key."""
 
 
 class RunContext:
@@ -111,13 +105,6 @@ class RunContext:
             vocabulary=settings.vocabulary,
         )
 
-    def settings(self, sections: Iterable[str]) -> dict[str, Any]:
-        """Flat settings of some sections, without those that change no result."""
-        values: dict[str, Any] = {}
-        for section in sections:
-            values |= flat(getattr(self.config, section), section)
-        return {name: value for name, value in values.items() if name.rsplit(".", 1)[-1] not in NO_EFFECT}
-
     def fingerprints(self, sources: Iterable[str]) -> dict[str, str]:
         """Digests of sources of data by their names; a review that changes nothing is left out."""
         digests = {source: self.fingerprint(source) for source in sources}
@@ -128,18 +115,6 @@ class RunContext:
         if source not in self._fingerprints:
             self._fingerprints[source] = self._fingerprint_makers()[source]()
         return self._fingerprints[source]
-
-    @property
-    def _resnet38(self) -> str | None:
-        """The checkpoint that AffinityNet starts from, where there is one."""
-        affinity = self.config.seeds.affinity
-        return affinity.pretrained if affinity else None
-
-    def _attributes_fingerprint(self, demo: Path) -> str:
-        """Nothing where the seeds read no such file."""
-        seeds = self.config.seeds
-        file = seeds.patch_text.attributes if seeds.method == "patch_text" else None
-        return source_fingerprint(file, demo) if file else ""
 
     def _clip_fingerprint(self, demo: Path) -> str:
         if self.given.clip is not None or is_code(self.config.clip.source):
@@ -155,7 +130,13 @@ class RunContext:
 
     def _fingerprint_makers(self) -> dict[str, Callable[[], str]]:
         demo = Path(weakclip.clip.__file__).parent / "demo"
-        return {
+        seeds: dict[str, Callable[[], str]] = {
+            name: functools.partial(source_fingerprint, source, demo)
+            for name, source in self.config.seeds.sources.items()
+        }
+        if "imported seeds" in seeds:
+            seeds["imported seeds"] = lambda: seed_fingerprint(self.config.seeds.sources["imported seeds"])
+        return seeds | {
             "train images": lambda: image_fingerprint(self._given_train),
             "train masks": lambda: mask_fingerprint(self._given_train),
             "labels from the review": lambda: self.review.labels_fingerprint,
@@ -164,10 +145,6 @@ class RunContext:
             "val masks": lambda: mask_fingerprint(self.val) if self.val else "none",
             "CLIP weights": lambda: self._clip_fingerprint(demo),
             "seed method": lambda: self.given.seed_method_fingerprint,
-            "imported seeds": lambda: seed_fingerprint(self.config.seeds.folder),
-            "MCTformer+ weights": lambda: source_fingerprint(self.config.seeds.mctformer.source, demo),
-            "class attributes": lambda: self._attributes_fingerprint(demo),
-            "ResNet38 weights": lambda: source_fingerprint(self._resnet38, demo),
             "student weights": lambda: self._student_fingerprint(demo),
             "student trunk": lambda: source_fingerprint(self.config.retrain.pretrained, demo),
         }

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import cast
 
 from torch import nn
 
 from weakclip.clip import Encoder, check_encoder
 from weakclip.clip.frozen_encoder import weights_fingerprint
-from weakclip.config import ClipSettings, RunConfig
+from weakclip.config import CAMSeeds, ClipSettings, OwnSeeds, RunConfig
 from weakclip.errors import ConfigError
 from weakclip.pipeline.data import digest_of
 from weakclip.seeds import SeedMethod
 from weakclip.store.untrusted_text import one_line
-
-OWN: Final = "own"
-"""The seed method of `run_pipeline(seed_method=…)`, as settings name it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,9 @@ class Given:
         if self.clip is not None:
             config = dataclasses.replace(config, clip=ClipSettings(source=one_line(self.clip.source)))
         if self.seed_method is not None:
-            config = dataclasses.replace(config, seeds=dataclasses.replace(config.seeds, method=OWN, folder=None))
+            seeds = config.seeds
+            own = OwnSeeds(affinity=seeds.affinity, masks=seeds.masks) if isinstance(seeds, CAMSeeds) else OwnSeeds()
+            config = dataclasses.replace(config, seeds=own)
         return config
 
     @property

@@ -9,12 +9,13 @@ import numpy as np
 
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.datasets.classes import IGNORE_INDEX
-from weakclip.datasets.images import read_mask, write_json
+from weakclip.datasets.images import read_mask
 from weakclip.inference.mask_statistics import STATISTICS, StatisticsLog, class_means, compare_masks
-from weakclip.inference.pseudo_masks import MASKS, PseudoMaskSettings, RefinedMask, write_pseudo_masks
+from weakclip.inference.pseudo_masks import PseudoMaskSettings, RefinedMask, write_pseudo_masks
 from weakclip.inference.windows import InferenceSettings, LogitsFunction
 from weakclip.pipeline.pictures import laid_over, write_strip
-from weakclip.report import CAPTIONS, PREDICTIONS, STRIPS, strip_path
+from weakclip.store.files import write_json
+from weakclip.store.layout import CAPTIONS, MASKS, PREDICTIONS, STRIPS, strip_path
 from weakclip.store.progress import track
 
 

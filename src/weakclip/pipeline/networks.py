@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
-from weakclip.config import RunConfig
 from weakclip.datasets import ImageLabelDataset
 from weakclip.inference.evaluation import Scores, score_network
 from weakclip.inference.pseudo_masks import PseudoMaskSettings
@@ -13,7 +11,6 @@ from weakclip.inference.windows import LogitsFunction
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.modeling.storage import DESCRIPTION_FILE
 from weakclip.pipeline.context import RunContext
-from weakclip.report.chosen import Network
 from weakclip.segmenters.segmenter import load_segmenter
 
 
@@ -34,28 +31,19 @@ def load_network(context: RunContext, folder: Path, *, match_share: float = 0.0)
     return lambda images: mixed_logits(model(images), match_share)
 
 
-def network_settings(config: RunConfig, network: Network) -> PseudoMaskSettings:
-    """How a network of a run predicts images whose labels nobody knows: WeakCLIP as it makes pseudo masks, another one
-    as `evaluate` says."""
-    if network == "weakclip":
-        return dataclasses.replace(config.pseudo_masks, restrict_to_labels=False, confidence=False)
-    return PseudoMaskSettings(inference=config.evaluate.inference, crf=config.evaluate.crf, restrict_to_labels=False)
-
-
 def score_on_val(
-    context: RunContext, network: Network, logits_of: LogitsFunction, folder: Path, *, subject: str
+    context: RunContext, logits_of: LogitsFunction, folder: Path, settings: PseudoMaskSettings, *, subject: str
 ) -> tuple[Scores, ...]:
     """A network on the validation split, without and with dense CRF; nothing where the split has no pixel labels.
 
     Args:
         context: of the run.
-        network: whose settings are used.
-        logits_of: the network itself.
+        logits_of: the network.
         folder: gets the predictions.
+        settings: how it predicts.
         subject: what is scored, in words.
     """
     val: ImageLabelDataset | None = context.val
     if val is None or not val.has_masks:
         return ()
-    settings = network_settings(context.config, network)
     return score_network(logits_of, val, folder, settings, subject=subject, device=context.device)

@@ -9,9 +9,10 @@ import numpy as np
 
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
-from weakclip.datasets.images import overlay, read_mask, resize_rgb, write_jpeg, write_json, write_png
+from weakclip.datasets.images import overlay, read_mask, resize_rgb, write_jpeg, write_png
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, pseudo_mask
 from weakclip.inference.windows import LogitsFunction, WithinMemory, predict_probs
+from weakclip.store.files import write_json
 
 PICTURES = "pictures"
 LONGEST_SIDE = 192

@@ -10,21 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weakclip.clip import Encoder
-from weakclip.config import RunConfig, dump_config
+from weakclip.config import RunConfig
 from weakclip.errors import BrokenFileError, ConfigError, DataError, RunError, first_line
 from weakclip.inference.evaluation import Scores
 from weakclip.inference.windows import is_out_of_memory
-from weakclip.pipeline.bad_files import Screening, forget, keep, screen, write_errors
+from weakclip.pipeline.bad_files import keep, screen, write_errors
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.given import Given
-from weakclip.pipeline.keys import stage_keys
-from weakclip.pipeline.manifest import MANIFEST, Manifest, StageKey, announce, complain
+from weakclip.pipeline.planning import Plan, make_plan
 from weakclip.pipeline.stages import stages_of
 from weakclip.report import read_run, write_report
 from weakclip.report.chosen import ChosenNetwork, read_chosen
-from weakclip.report.folder import ERRORS
 from weakclip.seeds import SeedMethod
-from weakclip.store.files import atomic_write, remove_leftovers
+from weakclip.store.layout import ERRORS, MANIFEST
 from weakclip.store.lock import FolderInUseError, FolderLock
 from weakclip.training.processes import Processes, open_processes
 
@@ -64,18 +62,21 @@ def run_pipeline(
     out: Path | str,
     *,
     full: bool = False,
+    redo: bool = False,
     clip: Encoder | None = None,
     seed_method: SeedMethod | None = None,
 ) -> RunResult:
     """The whole job: seeds, training, pseudo masks, retraining, evaluation, report.
 
-    A folder of an earlier run is continued: what was made with the same settings and data is kept, the rest is made
-    again. What is done and why is told through the logger "weakclip".
+    A folder of an earlier run is continued: what was made with the same settings and data is kept. A finished result
+    that was made otherwise is replaced only with `redo`. The logger "weakclip" tells what is done and why.
 
     Args:
         config: what to run.
         out: the run folder; made where it does not exist.
         full: also train the same network on the true masks, as an upper bound.
+        redo: whether finished results that were made with other settings or data are made again; each old one stays
+            until the new one is done.
         clip: an encoder in place of the one that `config` names; its `source` takes the place of `clip.source`.
         seed_method: anything with `cam(sample) -> CAM`, in place of the seed method that `config` names. A run is done
             anew when its class has another name, or its `fingerprint()`, if it has one, another value.
@@ -86,6 +87,7 @@ def run_pipeline(
     Raises:
         DataError: an image, a label or an imported seed that cannot be used, and how many more there are; with
             `data.on_error: skip` such images are left out instead.
+        RunError: finished results would have to make way, and `redo` is false.
         FolderInUseError: another process works in the folder, and not all that is wanted is done.
         EncoderError: an encoder that lacks what a stage needs.
         StorageError: the disk is full or read-only; with room again, the same call goes on.
@@ -93,7 +95,7 @@ def run_pipeline(
     """
     stages = MAIN_STAGES + (UPPER_BOUND_STAGES if full else ())
     wanted = [stage for stage in stages if stage in stages_of(config)]
-    return _run(config, Path(out), wanted, Given(clip, seed_method))
+    return _run(config, Path(out), wanted, Given(clip, seed_method), redo=redo)
 
 
 def run_stage(
@@ -101,6 +103,7 @@ def run_stage(
     out: Path | str,
     stage: str,
     *,
+    redo: bool = False,
     clip: Encoder | None = None,
     seed_method: SeedMethod | None = None,
 ) -> RunResult:
@@ -110,11 +113,13 @@ def run_stage(
         config: what to run.
         out: the run folder.
         stage: "seeds", "train", "pseudo_masks", "retrain" or "evaluate".
+        redo: as for `run_pipeline`.
         clip: as for `run_pipeline`.
         seed_method: as for `run_pipeline`.
 
     Raises:
-        RunError: a stage before it is missing, or was made with other settings.
+        RunError: a stage before it is missing, or was made with other settings; or its own finished result would have
+            to make way, and `redo` is false.
         ConfigError: "retrain" where the settings name no network to retrain.
         WeakCLIPError: as `run_pipeline`.
     """
@@ -123,10 +128,10 @@ def run_stage(
             "retrain.model: is null, and WeakCLIP the only network; to train another one on the masks set it to "
             "weakclip, small, deeplab_resnet38, or a network of transformers: --set retrain.model=weakclip"
         )
-    return _run(config, Path(out), (stage,), Given(clip, seed_method))
+    return _run(config, Path(out), (stage,), Given(clip, seed_method), redo=redo)
 
 
-def _run(config: RunConfig, out: Path, wanted: Sequence[str], given: Given) -> RunResult:
+def _run(config: RunConfig, out: Path, wanted: Sequence[str], given: Given, *, redo: bool) -> RunResult:
     def fresh() -> RunContext:
         return RunContext(config, out, given=given, trusted=True)
 
@@ -134,22 +139,23 @@ def _run(config: RunConfig, out: Path, wanted: Sequence[str], given: Given) -> R
     processes = open_processes(context.device)
     if processes.count > 1:
         with FolderLock(out) if processes.is_main else contextlib.nullcontext():
-            return _train_together(context, wanted, processes)
+            return _train_together(context, wanted, processes, redo=redo)
     try:
         with FolderLock(out):
             ran: list[str] = []
-            while not _run_all(fresh(), wanted, ran):
+            while not _run_all(fresh(), wanted, ran, redo=redo):
                 ran.clear()  # an image has turned out to be broken: without it, everything is planned again
+                redo = True
             return _result(out, wanted, ran)
     except FolderInUseError as error:
-        manifest, keys = Manifest.open(out), stage_keys(context, wanted)
-        if any(manifest.state(stage, keys[stage]) != "done" for stage in wanted):
+        plan = Plan.of(context, wanted)
+        if any(plan.state(stage) != "done" for stage in wanted):
             raise
         logger.info("%s; what was asked for is done already", str(error).partition(";")[0])
         return _result(out, wanted, ())
 
 
-def _run_all(context: RunContext, wanted: Sequence[str], ran: list[str]) -> bool:
+def _run_all(context: RunContext, wanted: Sequence[str], ran: list[str], *, redo: bool) -> bool:
     """Run all that is wanted and not done, each stage added to `ran`; False where images have to be left out first.
 
     Raises:
@@ -157,9 +163,9 @@ def _run_all(context: RunContext, wanted: Sequence[str], ran: list[str]) -> bool
             file that was bad when it was read and is good now.
     """
     try:
-        manifest, keys = _plan(context, wanted)
+        plan = make_plan(context, wanted, redo=redo)
         for stage in wanted:
-            if _run_one(context, manifest, stage, keys[stage]):
+            if _run_one(plan, stage):
                 ran.append(stage)
         return True
     except BrokenFileError as error:
@@ -194,98 +200,41 @@ def _result(out: Path, wanted: Sequence[str], ran: Sequence[str]) -> RunResult:
     return RunResult(out, report, run.scores, tuple(ran), skipped, run.left_out, chosen, run.warnings)
 
 
-def _plan(context: RunContext, wanted: Sequence[str]) -> tuple[Manifest, dict[str, StageKey]]:
-    """Check what is there, say what will be done, and write `config.yaml`."""
-    manifest = Manifest.open(context.out)
-    screening = _screened(context)
-    if "retrain_truth" in wanted and not context.train.has_masks:
-        raise DataError(f"split {context.train.split!r} has no true masks; the upper bound of --full needs them")
-    remove_leftovers(context.out)
-    keys = stage_keys(context, wanted)
-    for stage in wanted:
-        for upstream in stages_of(context.config)[stage].upstream:
-            if upstream not in wanted and manifest.state(upstream, keys[upstream]) != "done":
-                complain(manifest, stage, upstream, keys[upstream])
-    if "retrain" in wanted:
-        _check_bad_masks(context, keys["pseudo_masks"])
-    elif "evaluate" in wanted and context.config.retrain.model is None and context.review.bad:
-        bad = len(context.review.bad)
-        logger.info("%d masks are marked bad, and no stage trains on masks: retrain.model is null", bad)
-    manifest.save()
-    keep(context.out, screening) if screening else forget(context.out)
-    for stage in wanted:
-        announce(manifest, stage, keys[stage])
-    with atomic_write(context.out / "config.yaml", "w") as file:
-        file.write(dump_config(context.config))
-    return manifest, keys
-
-
-def _screened(context: RunContext) -> Screening | None:
-    """What of the data cannot be used, where that is to be left out: `context` leaves it out from here on."""
-    if context.config.data.on_error == "stop":
-        return None
-    screening = screen(context.config, context.out)
-    context.broken = screening.broken
-    if screening.broken:
-        logger.warning(
-            "%d of %d images are left out, %d more of the scores alone; %s lists them",
-            screening.left_out,
-            screening.images,
-            len(screening.broken) - screening.left_out,
-            context.out / ERRORS,
-        )
-    return screening
-
-
-def _check_bad_masks(context: RunContext, masks: StageKey) -> None:
-    """Refuse a training on no masks before anything is removed; say which marks are on masks of the past."""
-    bad, images = context.review.bad, len(context.train)
-    if len(bad) == images:
-        raise DataError(
-            f"all {images} masks are marked bad, and none is left to train on; `weakclip review` changes marks"
-        )
-    earlier = sum(key not in (None, masks.digest) for key in bad.values())
-    if earlier:
-        logger.info(
-            "retrain: %d of %d bad marks were made on other masks than this run's; `weakclip review` shows them",
-            earlier,
-            len(bad),
-        )
-
-
-def _train_together(context: RunContext, wanted: Sequence[str], processes: Processes) -> RunResult:
-    """One training stage in all the processes that `torchrun` started; process 0 alone keeps the manifest."""
+def _train_together(context: RunContext, wanted: Sequence[str], processes: Processes, *, redo: bool) -> RunResult:
+    """One training stage in all the processes that `torchrun` started; process 0 keeps the manifest."""
     if len(wanted) > 1 or wanted[0] not in ("train", "retrain"):
         raise RunError(
             "several processes share the training stages alone; start `weakclip train` and `retrain` with "
             "torchrun, the other stages without"
         )
     (stage,) = wanted
-    manifest, keys = _plan(context, wanted) if processes.is_main else (None, {})
+    plan = make_plan(context, wanted, redo=redo) if processes.is_main else None
     started = time.perf_counter()
-    to_do = manifest is not None and manifest.state(stage, keys[stage]) != "done"
-    if manifest is not None and to_do:
-        manifest.start(stage, keys[stage])
+    to_do = plan is not None and plan.state(stage) != "done"
+    if plan is not None and to_do:
+        plan.start(stage)
     if processes.any(to_do):
-        stages_of(context.config)[stage].run(context, context.folder(stage))
+        spec = stages_of(context.config)[stage]
+        spec.run(context, spec.view(context.config), context.folder(stage))
         processes.wait()
-    if manifest is not None and to_do:
-        manifest.finish(stage, time.perf_counter() - started)
+    if plan is not None and to_do:
+        plan.finish(stage, time.perf_counter() - started)
         write_report(context.out)
     ran = (stage,) if to_do else ()
     return RunResult(context.out, context.out / "report.html", (), ran, () if ran else (stage,))
 
 
-def _run_one(context: RunContext, manifest: Manifest, stage: str, key: StageKey) -> bool:
+def _run_one(plan: Plan, stage: str) -> bool:
     """Run a stage unless it is done; whether it ran."""
-    if manifest.state(stage, key) == "done":
+    if plan.state(stage) == "done":
         return False
-    spec = stages_of(context.config)[stage]
-    logger.info("%s: %s", stage, spec.purpose)
     started = time.perf_counter()
-    folder = manifest.start(stage, key)
+    plan.start(stage)
+    if plan.state(stage) == "done":  # its previous result has these settings
+        return False
+    logger.info("%s: %s", stage, plan.stages[stage].purpose)
     try:
-        spec.run(context, folder)
+        plan.run(stage)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -293,5 +242,5 @@ def _run_one(context: RunContext, manifest: Manifest, stage: str, key: StageKey)
             f"{stage}: out of memory ({first_line(error)}); lower the batch_size, the crop or the image sizes "
             "of this stage's settings, or free memory, and give the same command again"
         ) from None
-    manifest.finish(stage, time.perf_counter() - started)
+    plan.finish(stage, time.perf_counter() - started)
     return True

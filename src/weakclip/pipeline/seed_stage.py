@@ -10,14 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from weakclip.config import SeedStageSettings
+from weakclip.config import (
+    ClipGradCAMSeeds,
+    CosineSeedSettings,
+    ImportedCAMSeeds,
+    ImportedMaskSeeds,
+    MCTformerSeeds,
+    OwnSeeds,
+    PatchTextSeeds,
+)
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.datasets.classes import IGNORE_INDEX
-from weakclip.datasets.images import write_json, write_mask
+from weakclip.datasets.images import write_mask
 from weakclip.errors import ConfigError
 from weakclip.pipeline.affinity_stage import affinity_seeds
 from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.given import OWN
+from weakclip.pipeline.views import SeedsView
 from weakclip.seeds import (
     BatchedSeedMethod,
     ClipGradCAM,
@@ -31,13 +39,11 @@ from weakclip.seeds import (
     seed_masks,
 )
 from weakclip.seeds.mctformer.storage import load_mctformer
-from weakclip.seeds.mctformer.train import WEIGHTS_FILE, train_mctformer
-from weakclip.store.files import append_json, expand_home
+from weakclip.seeds.mctformer.train import WEIGHTS_FILE, MCTformerSettings, train_mctformer
+from weakclip.store.files import append_json, expand_home, write_json
+from weakclip.store.layout import DENSE, SEEDS
 from weakclip.store.progress import track
 from weakclip.store.untrusted_text import parse_json
-
-SEEDS, DENSE = "masks", "dense"
-"""Folders in the stage's folder: seed masks with 255 between, and the most probable class everywhere."""
 
 MCTFORMER = "mctformer"
 """The folder beside them in which an MCTformer+ is trained, where the settings ask for one."""
@@ -78,12 +84,12 @@ class SeedShares:
     missing: tuple[str, ...]
 
 
-def make_seeds(context: RunContext, folder: Path) -> None:
+def make_seeds(context: RunContext, view: SeedsView, folder: Path) -> None:
     """Write `masks/NAME.png` and `dense/NAME.png`; images that have both are passed over."""
     dataset = context.train
     left = [index for index, name in enumerate(dataset.names) if not _is_done(folder, name)]
     if left:
-        made = _made(dataset, left, seed_maker(context, folder))
+        made = _made(dataset, left, seed_maker(context, view, folder))
         log = folder / "log.jsonl"
         for sample, masks in track(made, "seeds", total=len(dataset), done=len(dataset) - len(left)):
             append_json(log, asdict(_shares(sample, masks.seed, dataset)))
@@ -105,14 +111,14 @@ def _made(dataset: ImageLabelDataset, left: Sequence[int], maker: SeedMaker) -> 
                 yield sample, masks
 
 
-def seed_maker(context: RunContext, folder: Path) -> SeedMaker:
+def seed_maker(context: RunContext, view: SeedsView, folder: Path) -> SeedMaker:
     """The function from samples to their masks that the settings ask for; what it needs to learn first, it learns."""
-    settings: SeedStageSettings = context.config.seeds
-    if settings.method == "imported_masks":
-        return _one_by_one(ImportedMasks(str(settings.folder), context.train.class_set).masks)
+    settings = view.seeds
+    if isinstance(settings, ImportedMaskSeeds):
+        return _one_by_one(ImportedMasks(settings.folder, context.train.class_set).masks)
     if settings.affinity is not None:
-        return _one_by_one(affinity_seeds(context, folder, settings.affinity, lambda: _seed_method(context, folder)))
-    method = _seed_method(context, folder)
+        return _one_by_one(affinity_seeds(context, view, folder, lambda: _seed_method(context, view, folder)))
+    method = _seed_method(context, view, folder)
     if not isinstance(method, BatchedSeedMethod):
         return _one_by_one(lambda sample: seed_masks(sample, method.cam(sample), settings.masks))
     cams, masks = method.cams, settings.masks
@@ -126,32 +132,33 @@ def _one_by_one(masks_of: Callable[[Sample], SeedMasks]) -> SeedMaker:
     return SeedMaker(lambda samples: map(masks_of, samples))
 
 
-def _seed_method(context: RunContext, folder: Path) -> SeedMethod:
+def _seed_method(context: RunContext, view: SeedsView, folder: Path) -> SeedMethod:
     """What makes class activation maps; an MCTformer+ is trained first, where the settings ask for one."""
-    settings: SeedStageSettings = context.config.seeds
-    class_set = context.train.class_set
-    if settings.method == OWN:
+    settings, class_set = view.seeds, context.train.class_set
+    if isinstance(settings, OwnSeeds):
         if context.given.seed_method is None:
             raise ConfigError("seeds.method own: names an object of a Python program; pass run_pipeline(seed_method=…)")
         return context.given.seed_method
-    if settings.method == "imported_cams":
-        return ImportedCAMs(str(settings.folder), class_set, first_class=settings.first_class)
-    if settings.method == "mctformer":
-        model = load_mctformer(_mctformer_weights(context, folder / MCTFORMER), device=context.device)
+    if isinstance(settings, ImportedCAMSeeds):
+        return ImportedCAMs(settings.folder, class_set, first_class=settings.first_class)
+    if isinstance(settings, MCTformerSeeds):
+        weights = _mctformer_weights(context, settings.mctformer, view.seed, folder / MCTFORMER)
+        model = load_mctformer(weights, device=context.device)
         return MCTformerCAM(model, class_set, settings.mctformer.cams)
-    if settings.method == "cosine":
+    if isinstance(settings, CosineSeedSettings):
         return CosineSeeds(context.clip, class_set, settings.cosine)
-    if settings.method == "patch_text":
-        return PatchText(context.clip, class_set, settings.patch_text, seed=context.config.seed)
+    if isinstance(settings, PatchTextSeeds):
+        return PatchText(context.clip, class_set, settings.patch_text, seed=view.seed or 0)
+    assert isinstance(settings, ClipGradCAMSeeds)
     return ClipGradCAM(context.clip, class_set, settings.gradcam)
 
 
-def _mctformer_weights(context: RunContext, folder: Path) -> Path:
+def _mctformer_weights(context: RunContext, settings: MCTformerSettings, seed: int | None, folder: Path) -> Path:
     """The file that the settings name; without one, an MCTformer+ is trained in `folder` (or its training finished)."""
-    settings = context.config.seeds.mctformer
     if settings.checkpoint is not None:
         return expand_home(settings.checkpoint)
-    train_mctformer(context.train, folder, settings, device=context.device, seed=context.config.seed)
+    assert seed is not None
+    train_mctformer(context.train, folder, settings, device=context.device, seed=seed)
     return folder / WEIGHTS_FILE
 
 

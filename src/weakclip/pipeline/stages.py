@@ -13,31 +13,39 @@ import torch
 
 from weakclip.config import RunConfig
 from weakclip.datasets import ImageLabelDataset
-from weakclip.datasets.images import write_json
 from weakclip.inference.evaluation import (
-    NOT_USED,
     Scores,
     describe_crf,
     describe_scales,
     score_masks,
 )
 from weakclip.inference.mask_statistics import STATISTICS, read_statistics
-from weakclip.inference.pseudo_masks import MASKS, write_pseudo_masks
+from weakclip.inference.pseudo_masks import write_pseudo_masks
 from weakclip.inference.windows import LogitsFunction
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.modeling.train import train_weakclip
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.mask_records import MaskRecorder, compare_stages
-from weakclip.pipeline.networks import load_network, network_settings, score_on_val
+from weakclip.pipeline.networks import load_network, score_on_val
 from weakclip.pipeline.pictures import class_entries, write_pictures
-from weakclip.pipeline.seed_stage import DENSE, SEEDS, make_seeds
+from weakclip.pipeline.seed_stage import make_seeds
 from weakclip.pipeline.upper_bound import evaluate_upper_bound, retrain_on_truth, train_weakclip_on_truth
 from weakclip.pipeline.verdicts import ReviewedImages
+from weakclip.pipeline.views import (
+    EvaluateView,
+    MasksView,
+    RetrainView,
+    SeedsView,
+    TrainView,
+    TruthView,
+    View,
+)
 from weakclip.pipeline.written import finish_scores, write_training
-from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, Network, choose_network, write_chosen
+from weakclip.report.chosen import TITLES, TRAINED_BY, Network, choose_network, write_chosen
 from weakclip.report.worse_masks import change_record, seed_change, warning
 from weakclip.segmenters.train import WEAKCLIP, retrain
-from weakclip.store.files import append_json
+from weakclip.store.files import append_json, write_json
+from weakclip.store.layout import DENSE, MASKS, SEEDS
 from weakclip.training.dataset import TrainingPairs
 from weakclip.training.processes import write_once
 
@@ -53,37 +61,34 @@ class Stage:
 
     Args:
         purpose: in words, for the user.
-        run: from the run's context and the stage's folder, which exists, to the result in that folder.
-        sections: the settings that it reads.
+        view: the settings that it reads, of those of the run.
+        run: from the run's context, the view and the stage's folder, which exists, to the result in that folder.
         data: the sources of data that it reads, as `RunContext.fingerprint` names them.
         upstream: the stages whose results it reads.
         code: raised when the same inputs give another result than in the version before.
     """
 
     purpose: str
-    run: Callable[[RunContext, Path], None]
-    sections: tuple[str, ...]
+    view: Callable[[RunConfig], View]
+    run: Callable[[RunContext, Any, Path], None]
     data: tuple[str, ...]
     upstream: tuple[str, ...] = ()
     code: int = 1
 
 
-def train_on_seeds(context: RunContext, folder: Path) -> None:
+def train_on_seeds(context: RunContext, view: TrainView, folder: Path) -> None:
     """Train WeakCLIP on the seed masks."""
-    config = context.config
-    pairs = TrainingPairs(context.train, context.folder("seeds") / SEEDS, config.augment)
-    torch.manual_seed(config.seed)
-    model = config.model.build(context.clip, context.train.class_set)
-    result = train_weakclip(
-        model, pairs, folder, config.train, loss=config.loss, device=context.device, seed=config.seed
-    )
+    pairs = TrainingPairs(context.train, context.folder("seeds") / SEEDS, view.augment)
+    torch.manual_seed(view.seed)
+    model = view.model.build(context.clip, context.train.class_set)
+    result = train_weakclip(model, pairs, folder, view.train, loss=view.loss, device=context.device, seed=view.seed)
     write_training(context, folder, result)
 
 
-def make_pseudo_masks(context: RunContext, folder: Path) -> None:
+def make_pseudo_masks(context: RunContext, view: MasksView, folder: Path) -> None:
     """Predict every training image with WeakCLIP, and sharpen it with the dense CRF."""
     model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device)
-    settings, dataset = context.config.pseudo_masks, context.train
+    settings, dataset = view.pseudo_masks, context.train
     seeds = context.folder("seeds")
     recorder = MaskRecorder(dataset, seeds=seeds / SEEDS, dense=seeds / DENSE, folder=folder)
     made = write_pseudo_masks(
@@ -117,61 +122,60 @@ def _seed_change(dataset: ImageLabelDataset, folder: Path) -> dict[str, Any]:
     return {"warnings": [said] if said else [], "seed_change": change_record(change, names)}
 
 
-def retrain_on_pseudo_masks(context: RunContext, folder: Path) -> None:
+def retrain_on_pseudo_masks(context: RunContext, view: RetrainView, folder: Path) -> None:
     """Train a segmentation network on the pseudo masks; those that a review marked bad are left out."""
     bad, dataset = context.review.bad, context.train
     if bad:
         logger.info("retrain: %d of %d masks are marked bad and left out", len(bad), len(dataset))
         dataset = ReviewedImages(dataset, left_out=bad)
         write_once(lambda: write_json(folder / LEFT_OUT, list(bad)), context.device)
-    config = context.config
-    pairs = TrainingPairs(dataset, context.folder("pseudo_masks") / MASKS, config.retrain.augment)
+    pairs = TrainingPairs(dataset, context.folder("pseudo_masks") / MASKS, view.retrain.augment)
     start = None
-    if config.retrain.model == WEAKCLIP:
+    if view.retrain.model == WEAKCLIP:
         start = load_weakclip(context.folder("train"), clip=context.clip, device=context.device)
-    result = retrain(pairs, folder, config.retrain, start=start, device=context.device, seed=config.seed)
+    result = retrain(pairs, folder, view.retrain, start=start, device=context.device, seed=view.seed)
     write_training(context, folder, result)
 
 
-def evaluate(context: RunContext, folder: Path) -> None:
+def evaluate(context: RunContext, view: EvaluateView, folder: Path) -> None:
     """Score seeds and pseudo masks on the training split and the networks on the validation split; choose the network
     that the run hands over; compare what seeds, masks and that network say of every training image; draw pictures."""
     dataset, val = context.train, context.val
     seeds, pseudo = context.folder("seeds"), context.folder("pseudo_masks") / MASKS
-    scores = _score_masks(context) if dataset.has_masks else []
-    there = [network for network in NETWORKS if network == "weakclip" or context.config.retrain.model is not None]
+    scores = _score_masks(context, view) if dataset.has_masks else []
+    settings = {network: view.prediction(network) for network in view.networks}
     rows = {  # one after the other: no network is in memory beside another
-        network: score_on_val(context, network, _load(context, network), folder / network, subject=TITLES[network])
-        for network in there
+        network: score_on_val(
+            context, _load(context, view, network), folder / network, settings[network], subject=TITLES[network]
+        )
+        for network in view.networks
     }
     chosen = choose_network(rows)
-    taken, how = _load(context, chosen.network), network_settings(context.config, chosen.network)
+    taken, how = _load(context, view, chosen.network), settings[chosen.network]
     if chosen.crf is False:
         how = dataclasses.replace(how, crf=None)
     splits = {dataset.split: dataset} | ({val.split: val} if val else {})
     mask_folders: dict[str, dict[str, Path]] = {split: {} for split in splits}
     mask_folders[dataset.split] = {"seed": seeds / SEEDS, "pseudo mask": pseudo}
-    count = context.config.evaluate.pictures
-    write_pictures(folder, splits, mask_folders, taken, how, count=count, device=context.device)
+    write_pictures(folder, splits, mask_folders, taken, how, count=view.pictures, device=context.device)
     compare_stages(dataset, folder, taken, how.inference, seeds=seeds / SEEDS, masks=pseudo, device=context.device)
     write_chosen(context.out, chosen)
     logger.info("evaluate: the network of this run is its %s", chosen.line)
     finish_scores(context, folder, [*scores, *(row for network in rows for row in rows[network])])
 
 
-def _load(context: RunContext, network: Network) -> LogitsFunction:
+def _load(context: RunContext, view: EvaluateView, network: Network) -> LogitsFunction:
     """A network of the run, as it predicts images whose labels nobody knows."""
-    share = network_settings(context.config, network).match_share
+    share = view.prediction(network).match_share
     return load_network(context, context.folder(TRAINED_BY[network]), match_share=share)
 
 
-def _score_masks(context: RunContext) -> list[Scores]:
+def _score_masks(context: RunContext, view: EvaluateView) -> list[Scores]:
     """Seeds and pseudo masks on the training split."""
-    dataset, config = context.train, context.config
-    crf = describe_crf(config.seeds.masks.crf) if config.seeds.method != "imported_masks" else NOT_USED
-    made = {"crf": describe_crf(config.pseudo_masks.crf), "multi_scale": describe_scales(config.pseudo_masks.inference)}
+    dataset, masks = context.train, view.pseudo_masks
+    made = {"crf": describe_crf(masks.crf), "multi_scale": describe_scales(masks.inference)}
     return [
-        score_masks(context.folder("seeds") / DENSE, dataset, subject="seeds", crf=crf),
+        score_masks(context.folder("seeds") / DENSE, dataset, subject="seeds", crf=view.seed_crf),
         score_masks(context.folder("pseudo_masks") / MASKS, dataset, subject="pseudo masks", **made),
     ]
 
@@ -183,52 +187,49 @@ def _log(folder: Path, entry: dict[str, Any]) -> None:
 STAGES = {
     "seeds": Stage(
         purpose="where the classes are, told from the image-level labels",
+        view=SeedsView.of,
         run=make_seeds,
-        sections=("clip", "seeds", "seed"),
-        data=(
-            *("train images", "labels from the review", "CLIP weights"),
-            *("imported seeds", "seed method", "class attributes", "MCTformer+ weights", "ResNet38 weights"),
-        ),
+        data=("train images", "labels from the review"),
     ),
     "train": Stage(
         purpose="training WeakCLIP on the seeds",
+        view=TrainView.of,
         run=train_on_seeds,
-        sections=("clip", "model", "augment", "loss", "train", "seed"),
         data=("train images", "CLIP weights"),
         upstream=("seeds",),
     ),
     "pseudo_masks": Stage(
         purpose="pixel masks of the training images",
+        view=MasksView.of,
         run=make_pseudo_masks,
-        sections=("pseudo_masks",),
         data=("train images", "labels from the review"),
         upstream=("train",),
     ),
     "retrain": Stage(
         purpose="training a segmentation network on the pseudo masks",
+        view=RetrainView.of,
         run=retrain_on_pseudo_masks,
-        sections=("retrain", "seed"),
         data=("train images", "masks marked bad", "student weights", "student trunk"),
         upstream=("pseudo_masks",),
     ),
     "evaluate": Stage(
         purpose="scores against the true masks, where there are any",
+        view=EvaluateView.of,
         run=evaluate,
-        sections=("evaluate",),
         data=("train images", "train masks", "val images", "val masks"),
         upstream=("seeds", "train", "pseudo_masks", "retrain"),
         code=4,
     ),
     "retrain_truth": Stage(
         purpose="training the same network on the true masks, the upper bound",
+        view=RetrainView.of,
         run=retrain_on_truth,
-        sections=("retrain", "seed"),
         data=("train images", "train masks", "labels from the review", "student weights", "student trunk"),
     ),
     "evaluate_truth": Stage(
         purpose="scores of the upper bound",
+        view=EvaluateView.of,
         run=evaluate_upper_bound,
-        sections=("evaluate",),
         data=("val images", "val masks"),
         upstream=("retrain_truth",),
         code=3,
@@ -240,19 +241,22 @@ STAGES = {
 def stages_of(config: RunConfig) -> dict[str, Stage]:
     """The stages that a configuration has, by their names and in their order.
 
-    Without a network to retrain there is no such stage. WeakCLIP's own upper bound repeats the stages that train it.
+    The seed stage reads what its method reads. Without a network to retrain there is no such stage. WeakCLIP's own
+    upper bound repeats the stages that train it.
     """
     stages, model = dict(STAGES), config.retrain.model
+    clip = ("CLIP weights",) if config.seeds.reads_clip else ()
+    read = (*stages["seeds"].data, *clip, "seed method", *config.seeds.sources)
+    stages["seeds"] = dataclasses.replace(stages["seeds"], data=read)
     if model is None:
         del stages["retrain"]
         upstream = tuple(name for name in stages["evaluate"].upstream if name != "retrain")
         stages["evaluate"] = dataclasses.replace(stages["evaluate"], upstream=upstream)
     if model in (None, WEAKCLIP):
-        again = ("retrain",) if model else ()
         stages["retrain_truth"] = dataclasses.replace(
             stages["retrain_truth"],
+            view=TruthView.of,
             run=train_weakclip_on_truth,
-            sections=(*STAGES["train"].sections, *again),
             data=("train images", "train masks", "CLIP weights"),
         )
     return stages

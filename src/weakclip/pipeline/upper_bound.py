@@ -12,11 +12,11 @@ from weakclip.datasets.images import write_mask
 from weakclip.errors import DataError
 from weakclip.modeling.train import train_weakclip
 from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.networks import load_network, network_settings, score_on_val
+from weakclip.pipeline.networks import load_network, score_on_val
 from weakclip.pipeline.verdicts import ReviewedImages
+from weakclip.pipeline.views import EvaluateView, RetrainView, TruthView
 from weakclip.pipeline.written import finish_scores, write_training
-from weakclip.report.chosen import Network
-from weakclip.segmenters.train import WEAKCLIP, retrain
+from weakclip.segmenters.train import retrain
 from weakclip.store.progress import track
 from weakclip.training.dataset import TrainingPairs
 
@@ -26,38 +26,36 @@ TRUE_MASKS, FIRST = "true_masks", "first_training"
 """In the stage's folder: the masks; and, where WeakCLIP is trained twice, what the first training ends with."""
 
 
-def retrain_on_truth(context: RunContext, folder: Path) -> None:
+def retrain_on_truth(context: RunContext, view: RetrainView, folder: Path) -> None:
     """Train the network of the stage `retrain` on the true masks, in the same way."""
     dataset, masks = _true_masks(context, folder)
-    settings = context.config.retrain
-    pairs = TrainingPairs(dataset, masks, settings.augment)
-    result = retrain(pairs, folder, settings, device=context.device, seed=context.config.seed)
+    pairs = TrainingPairs(dataset, masks, view.retrain.augment)
+    result = retrain(pairs, folder, view.retrain, device=context.device, seed=view.seed)
     write_training(context, folder, result)
 
 
-def train_weakclip_on_truth(context: RunContext, folder: Path) -> None:
+def train_weakclip_on_truth(context: RunContext, view: TruthView, folder: Path) -> None:
     """Train WeakCLIP on the true masks as the run trains it: in place of the seeds and, where it is trained further, in
     place of the pseudo masks; from the same start, with the same steps and losses."""
     dataset, masks = _true_masks(context, folder)
-    config, device, seed = context.config, context.device, context.config.seed
-    further = config.retrain.model == WEAKCLIP
-    pairs = TrainingPairs(dataset, masks, config.augment)
+    device, seed = context.device, view.seed
+    pairs = TrainingPairs(dataset, masks, view.augment)
     torch.manual_seed(seed)
-    model = config.model.build(context.clip, dataset.class_set)
-    first = folder / FIRST if further else folder
-    result = train_weakclip(model, pairs, first, config.train, loss=config.loss, device=device, seed=seed)
-    if further:
-        pairs = TrainingPairs(dataset, masks, config.retrain.augment)
-        result = retrain(pairs, folder, config.retrain, start=model, device=device, seed=seed)
+    model = view.model.build(context.clip, dataset.class_set)
+    first = folder / FIRST if view.retrain else folder
+    result = train_weakclip(model, pairs, first, view.train, loss=view.loss, device=device, seed=seed)
+    if view.retrain:
+        pairs = TrainingPairs(dataset, masks, view.retrain.augment)
+        result = retrain(pairs, folder, view.retrain, start=model, device=device, seed=seed)
     write_training(context, folder, result)
 
 
-def evaluate_upper_bound(context: RunContext, folder: Path) -> None:
+def evaluate_upper_bound(context: RunContext, view: EvaluateView, folder: Path) -> None:
     """Score the network that was trained on the true masks."""
-    network: Network = "weakclip" if context.config.retrain.model is None else "retrained"
-    share = network_settings(context.config, network).match_share
-    logits_of = load_network(context, context.folder("retrain_truth"), match_share=share)
-    finish_scores(context, folder, score_on_val(context, network, logits_of, folder, subject="network (true masks)"))
+    settings = view.prediction(view.networks[-1])
+    logits_of = load_network(context, context.folder("retrain_truth"), match_share=settings.match_share)
+    scores = score_on_val(context, logits_of, folder, settings, subject="network (true masks)")
+    finish_scores(context, folder, scores)
 
 
 def _true_masks(context: RunContext, folder: Path) -> tuple[ImageLabelDataset, Path]:

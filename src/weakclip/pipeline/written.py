@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from weakclip.datasets.images import write_json
 from weakclip.inference.evaluation import Scores, write_scores
 from weakclip.pipeline.context import RunContext
-from weakclip.store.files import append_json
+from weakclip.store.files import append_json, write_json
 from weakclip.training.processes import write_once
 from weakclip.training.settings import TrainResult
 

@@ -11,15 +11,14 @@ import numpy as np
 from PIL import Image
 
 from weakclip.annotations import MaskEntry, Shapes, write_coco
-from weakclip.config import flat
 from weakclip.datasets.base import check_name
 from weakclip.datasets.images import overlay, read_mask, read_rgb, write_mask
 from weakclip.errors import DataError, RunError
-from weakclip.pipeline.manifest import StageKey
 from weakclip.prediction.folder import PredictionFolder
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction, Predictor
 from weakclip.store.files import atomic_write
+from weakclip.store.keys import ResultKey, flat
 from weakclip.store.progress import track
 from weakclip.store.threads import in_threads
 from weakclip.store.untrusted_text import is_plain
@@ -101,7 +100,7 @@ def predict_files(
     folder = PredictionFolder(Path(out))
     settings = flat(predictor.settings, "predict")
     del settings["predict.device"]
-    folder.open(StageKey(settings=settings, inputs={"network": fingerprint}), redo=redo)
+    folder.open(ResultKey(settings=settings, inputs={"network": fingerprint}), redo=redo)
     work = _Work(predictor, folder, products or Products(), labels, redo=redo)
     try:
         return work.run(images)

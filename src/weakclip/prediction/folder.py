@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from weakclip.datasets.classes import ClassSet
-from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
-from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction
-from weakclip.report.folder import are_records
-from weakclip.store.files import append_json
+from weakclip.store.files import append_json, write_json
+from weakclip.store.keys import ResultKey
+from weakclip.store.manifest import Manifest, are_records
 from weakclip.store.untrusted_text import one_line, parse_json
 
 MASKS, OVERLAYS, FACTS = "masks", "overlays", "json"
@@ -48,7 +47,7 @@ class PredictionFolder:
         """What was found in the image; written last, so that it says that the rest is done."""
         return self.path / FACTS / f"{image.name}.json"
 
-    def open(self, key: StageKey, *, redo: bool) -> None:
+    def open(self, key: ResultKey, *, redo: bool) -> None:
         """Make the folder, or check that what is in it has the same key; with `redo`, remove what has another.
 
         Raises:

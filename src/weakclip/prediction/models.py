@@ -14,11 +14,10 @@ from weakclip.config import RunConfig, load_config
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, WeakCLIPError, WeightsError
 from weakclip.modeling.storage import DESCRIPTION_FILE, WEIGHTS_FILE, read_class_set
-from weakclip.pipeline.context import CONFIG
 from weakclip.pipeline.data import source_fingerprint
-from weakclip.report import STAGE_FOLDERS
 from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, ChosenNetwork, Network, read_chosen
 from weakclip.store.files import expand_home
+from weakclip.store.layout import CONFIG, STAGE_FOLDERS
 
 logger = logging.getLogger("weakclip")
 

@@ -1,14 +1,10 @@
 """One page about a run: a pure function of the run folder, self-contained and readable offline."""
 
-from weakclip.report.folder import STAGE_FOLDERS, Curves, PictureRow, RunSummary, StageSummary, read_run
-from weakclip.report.images import CAPTIONS, PREDICTIONS, STRIPS, RunImages, Strips, read_images, strip_path
+from weakclip.report.folder import Curves, PictureRow, RunSummary, StageSummary, read_run
+from weakclip.report.images import RunImages, Strips, read_images
 from weakclip.report.page import render_report, write_report
 
 __all__ = [
-    "CAPTIONS",
-    "PREDICTIONS",
-    "STAGE_FOLDERS",
-    "STRIPS",
     "Curves",
     "PictureRow",
     "RunImages",
@@ -18,6 +14,5 @@ __all__ = [
     "read_images",
     "read_run",
     "render_report",
-    "strip_path",
     "write_report",
 ]

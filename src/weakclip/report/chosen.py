@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
 from weakclip.inference.evaluation import NOT_USED, Scores
 from weakclip.report.figures import percent
-from weakclip.report.folder import STAGE_FOLDERS, read_json
+from weakclip.report.folder import read_json
+from weakclip.store.files import write_json
+from weakclip.store.layout import STAGE_FOLDERS
 from weakclip.store.untrusted_text import one_line, short
 
 Network = Literal["weakclip", "retrained"]

@@ -6,26 +6,14 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from weakclip.errors import DataError, RunError
 from weakclip.inference.evaluation import Scores
 from weakclip.store.files import check_inside
+from weakclip.store.layout import ERRORS, STAGE_FOLDERS
+from weakclip.store.manifest import are_records
 from weakclip.store.untrusted_text import parse_json
-
-STAGE_FOLDERS = {
-    "seeds": "1_seeds",
-    "train": "2_train",
-    "pseudo_masks": "3_pseudo_masks",
-    "retrain": "4_retrain",
-    "evaluate": "5_evaluate",
-    "retrain_truth": "4_retrain_truth",
-    "evaluate_truth": "5_evaluate_truth",
-}
-"""The folder of each stage, in the order in which stages run."""
-
-ERRORS = "errors.jsonl"
-"""In a run folder: what of the data cannot be used, a line an image."""
 
 CURVE_POINTS = 300
 
@@ -119,15 +107,6 @@ def _warnings(note: Mapping[str, Any]) -> tuple[str, ...]:
     """The lines under `warnings` in a stage's metrics; anything else there is passed over."""
     lines = note.get("warnings")
     return tuple(line for line in lines if isinstance(line, str)) if isinstance(lines, list) else ()
-
-
-def are_records(value: object) -> TypeGuard[dict[str, dict[str, Any]]]:
-    """Whether a value is what `manifest.json` keeps under `stages`: a record a stage, its entries of their kinds."""
-    kinds = {"key": str, "done": bool, "files": int, "seconds": int | float, "settings": dict, "inputs": dict}
-    return isinstance(value, dict) and all(
-        isinstance(record, dict) and all(name not in record or isinstance(record[name], kinds[name]) for name in kinds)
-        for record in value.values()
-    )
 
 
 def _text(path: Path, folder: Path) -> str:

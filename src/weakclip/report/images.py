@@ -8,14 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from weakclip.errors import RunError
 from weakclip.inference.mask_statistics import STATISTICS, ImageStatistics, read_statistics
-from weakclip.report.folder import STAGE_FOLDERS, RunSummary, read_run
+from weakclip.report.folder import RunSummary, read_run
+from weakclip.store.layout import CAPTIONS, STAGE_FOLDERS, STRIPS
 from weakclip.store.untrusted_text import parse_json
-
-STRIPS, CAPTIONS = "strips", "captions.json"
-"""Folder in a stage's folder: `NAME.jpg`, small pictures of one image side by side, and what each of them is."""
-
-PREDICTIONS = "train_predictions"
-"""Folder in the evaluation's folder: what the run's network says of the training images, in `masks/NAME.png`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +39,6 @@ class RunImages:
     classes: tuple[tuple[str, str], ...]
     images: tuple[ImageStatistics, ...]
     strips: tuple[Strips, ...]
-
-
-def strip_path(folder: Path, name: str) -> Path:
-    """The strip of an image in a stage's folder."""
-    return folder / STRIPS / f"{name}.jpg"
 
 
 def read_images(folder: Path | str, run: RunSummary | None = None) -> RunImages:

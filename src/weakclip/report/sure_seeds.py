@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weakclip.report.folder import STAGE_FOLDERS, read_json
+from weakclip.report.folder import read_json
 from weakclip.report.worse_masks import LIMITS, Change, ClassChange
+from weakclip.store.layout import STAGE_FOLDERS
 
 FEW_UNDECIDED = 0.1
 """Seeds that leave less than this share of the pixels undecided are called over-sure."""

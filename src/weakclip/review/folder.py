@@ -15,15 +15,14 @@ from weakclip.config import load_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.images import read_mask
 from weakclip.errors import DataError, RunError
-from weakclip.inference.pseudo_masks import MASKS
 from weakclip.pipeline.bad_files import broken_of, open_sound
 from weakclip.pipeline.context import mark_files
-from weakclip.pipeline.manifest import Manifest
-from weakclip.pipeline.seed_stage import SEEDS
 from weakclip.pipeline.verdicts import mark_labels, merged_marks
-from weakclip.report import PREDICTIONS, STAGE_FOLDERS, read_images
+from weakclip.report import read_images
 from weakclip.report.chosen import read_chosen
 from weakclip.report.doubts import figures_of
+from weakclip.store.layout import MASKS, PREDICTIONS, SEEDS, STAGE_FOLDERS
+from weakclip.store.manifest import Manifest
 from weakclip.store.marks import MARKS, Mark, MarkFile, now
 
 SEED, PSEUDO, PREDICTION, TRUTH = LAYERS = ("seed", "pseudo mask", "prediction", "truth")

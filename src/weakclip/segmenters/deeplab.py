@@ -19,11 +19,10 @@ import torch.nn.functional as F
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from weakclip.datasets.images import write_json
 from weakclip.errors import ConfigError, WeightsError, first_line
 from weakclip.modeling.state_files import check_fit, fill, read_state
 from weakclip.segmenters.resnet38 import PUBLISHED_WIDTHS, ResNet38
-from weakclip.store.files import atomic_write
+from weakclip.store.files import atomic_write, write_json
 from weakclip.store.untrusted_text import parse_json
 
 MODEL_TYPE = "weakclip_deeplab_resnet38"

@@ -19,11 +19,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from weakclip.datasets.classes import ClassSet
-from weakclip.datasets.images import write_json
 from weakclip.errors import WeightsError, first_line
 from weakclip.segmenters.deeplab import DeepLabResNet38, is_deeplab, load_deeplab
 from weakclip.segmenters.trunk_files import start_from_imagenet
-from weakclip.store.files import atomic_write, temporary_name, writing
+from weakclip.store.files import atomic_write, temporary_name, write_json, writing
 from weakclip.store.untrusted_text import parse_json
 from weakclip.store.untrusted_weights import check_config
 

@@ -17,12 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from weakclip.config import plain
-from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
 from weakclip.pipeline.context import usable_device
-from weakclip.pipeline.manifest import StageKey
-from weakclip.store.files import remove_leftovers
+from weakclip.store.files import remove_leftovers, write_json
+from weakclip.store.keys import ResultKey, plain
 from weakclip.store.lock import FolderLock
 from weakclip.store.progress import track
 from weakclip.study.cost_pages import write_cost_pages
@@ -93,7 +91,7 @@ def study_cost(out: Path | str, sides: Sequence[Side], settings: CostSettings) -
     out = Path(out)
     usable_device(settings.device)
     described = {type(side).__name__: plain(side) for side in sides}
-    key = StageKey(settings={"sides": described, "machine": machine(), **asdict(settings)})
+    key = ResultKey(settings={"sides": described, "machine": machine(), **asdict(settings)})
     with FolderLock(out):
         check_folder(out, key)
         remove_leftovers(out)
@@ -180,7 +178,7 @@ def _in_fresh_process(side: Side, settings: CostSettings) -> Measurement:
             ) from None
 
 
-def _save(out: Path, key: StageKey, found: Sequence[Measurement]) -> None:
+def _save(out: Path, key: ResultKey, found: Sequence[Measurement]) -> None:
     write_json(out / RECORD, {"key": key.record(), "measurements": [asdict(each) for each in found]})
 
 

@@ -18,8 +18,8 @@ from weakclip.errors import ConfigError, DataError
 from weakclip.inference.metrics import ConfusionMatrix
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, pseudo_mask
 from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.manifest import StageKey
 from weakclip.store.files import remove_leftovers
+from weakclip.store.keys import ResultKey, result_settings
 from weakclip.store.lock import FolderLock
 from weakclip.store.progress import track
 from weakclip.store.threads import in_threads
@@ -177,11 +177,15 @@ def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
     return float(f"{low * (high / low) ** rng.random():.3g}")
 
 
-def _study_key(context: RunContext, source: str, candidates: int) -> StageKey:
+def _study_key(context: RunContext, source: str, candidates: int) -> ResultKey:
     """All that the result depends on: settings, images, masks and probabilities."""
-    settings = context.settings(("pseudo_masks", "seed")) | {"candidates": candidates}
+    settings = {
+        **result_settings(context.config.pseudo_masks, "pseudo_masks"),
+        "seed": context.config.seed,
+        "candidates": candidates,
+    }
     inputs = context.fingerprints(("train images", "train masks", "labels from the review"))
-    return StageKey(settings=settings, inputs=inputs | {"probabilities": source})
+    return ResultKey(settings=settings, inputs=inputs | {"probabilities": source})
 
 
 def _with_masks(dataset: ImageLabelDataset) -> list[int]:

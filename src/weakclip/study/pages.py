@@ -7,10 +7,10 @@ import math
 import yaml
 from markupsafe import Markup
 
-from weakclip.config import plain
 from weakclip.inference.evaluation import describe_crf
 from weakclip.report.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, nice_ticks, percent
 from weakclip.store.files import atomic_write
+from weakclip.store.keys import plain
 from weakclip.study.halving import Rung
 from weakclip.study.record import CRFStudy
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weakclip.config import plain
 from weakclip.crf import CRFParams
-from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
-from weakclip.pipeline.manifest import Manifest, StageKey
+from weakclip.store.files import write_json
+from weakclip.store.keys import ResultKey, plain
+from weakclip.store.manifest import Manifest
 from weakclip.store.untrusted_text import parse_json
 from weakclip.study.halving import Rung
 
@@ -57,7 +57,7 @@ class CRFStudy:
         return next(rung for rung in reversed(self.rungs) if number in rung.scores)
 
 
-def check_folder(folder: Path, key: StageKey) -> None:
+def check_folder(folder: Path, key: ResultKey) -> None:
     """Raise a `RunError` unless the folder is new, empty, or holds this very study."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file; give a folder for the study")
@@ -80,7 +80,7 @@ def finished_rungs(folder: Path) -> tuple[Rung, ...]:
     )
 
 
-def save(study: CRFStudy, key: StageKey) -> None:
+def save(study: CRFStudy, key: ResultKey) -> None:
     """Write `study.json`."""
     value = {
         "key": key.record(),

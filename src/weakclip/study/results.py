@@ -8,9 +8,9 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from weakclip.datasets.images import write_json
 from weakclip.errors import RunError
-from weakclip.pipeline.manifest import StageKey
+from weakclip.store.files import write_json
+from weakclip.store.keys import ResultKey
 from weakclip.study.record import RECORD, read_record
 
 
@@ -88,7 +88,7 @@ def finished_results(folder: Path) -> tuple[Result, ...]:
         raise RunError(f"{folder / RECORD}: damaged results ({error}); choose a new folder") from None
 
 
-def save_results(study: VariantStudy, key: StageKey) -> None:
+def save_results(study: VariantStudy, key: ResultKey) -> None:
     """Write `study.json`.
 
     Raises:

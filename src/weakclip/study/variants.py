@@ -23,16 +23,16 @@ from weakclip.config import RunConfig
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
 from weakclip.inference.evaluation import score_masks
-from weakclip.inference.pseudo_masks import MASKS, write_pseudo_masks
+from weakclip.inference.pseudo_masks import write_pseudo_masks
 from weakclip.modeling import ModelSettings, WeakCLIP
 from weakclip.modeling.train import WeakCLIPLoss
 from weakclip.pipeline import run_stage
 from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.manifest import StageKey
-from weakclip.pipeline.seed_stage import DENSE, SEEDS
-from weakclip.report import STAGE_FOLDERS
+from weakclip.pipeline.stages import stages_of
 from weakclip.report.figures import percent
 from weakclip.store.files import remove_leftovers
+from weakclip.store.keys import ResultKey, result_settings
+from weakclip.store.layout import DENSE, MASKS, SEEDS, STAGE_FOLDERS
 from weakclip.store.lock import FolderLock
 from weakclip.study.record import check_folder
 from weakclip.study.results import Result, VariantStudy, finished_results, save_results
@@ -126,27 +126,19 @@ def study_variants(
         return study
 
 
-def _study_key(context: RunContext, subject: str) -> StageKey:
+def _study_key(context: RunContext, subject: str) -> ResultKey:
     """All that the variants have in common; which variants and random seeds there are is open."""
-    sections = ("clip", "seeds", "model", "augment", "loss", "train", "pseudo_masks", "seed")
-    sources = (
-        "train images",
-        "train masks",
-        "labels from the review",
-        "CLIP weights",
-        "imported seeds",
-        "MCTformer+ weights",
-        "ResNet38 weights",
-    )
-    inputs = context.fingerprints(sources)
-    return StageKey(settings=context.settings(sections) | {"study": subject}, inputs=inputs)
+    stages = stages_of(context.config)
+    read = [stages[name] for name in ("seeds", "train", "pseudo_masks")]
+    settings = {key: value for stage in read for key, value in result_settings(stage.view(context.config)).items()}
+    inputs = context.fingerprints(dict.fromkeys(["train masks", *(source for stage in read for source in stage.data)]))
+    return ResultKey(settings=settings | {"study": subject}, inputs=inputs)
 
 
 def _make_seeds(context: RunContext, seed: int) -> Path:
     """Stage 1; once for all random seeds where nothing in it is drawn at random."""
     config = context.config
-    trained = config.seeds.method == "mctformer" or config.seeds.affinity is not None
-    seed = seed if trained else config.seed
+    seed = seed if config.seeds.is_random else config.seed
     folder = context.out / "seeds" / f"seed_{seed}"
     run_stage(dataclasses.replace(config, seed=seed), folder, "seeds")
     return folder / STAGE_FOLDERS["seeds"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from weakclip.errors import ConfigError, DataError, RunError, WeakCLIPError, WeightsError
+from weakclip.store.keys import result_settings
 from weakclip.store.progress import track
 from weakclip.training import checkpoint as checkpoints
 from weakclip.training.averaging import AveragedWeights
@@ -140,9 +140,7 @@ class _Run:
         self.bad_steps = BadSteps(self.tensors.values())
         folder.mkdir(parents=True, exist_ok=True)
         self.log = TrainLog(folder / LOG_NAME if processes.is_main else None, settings.log_every)
-        changeless = ("checkpoint_every", "log_every", "workers", "max_bad_steps")
-        chosen = {key: value for key, value in dataclasses.asdict(settings).items() if key not in changeless}
-        self.origin = {**chosen, **origin}
+        self.origin = {**result_settings(settings), **origin}
         self.dtype = autocast_dtype(settings.precision, processes.device)
 
     def take_step(self, model: nn.Module, loss_fn: LossFunction, batch: Batch) -> None:

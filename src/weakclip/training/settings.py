@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from weakclip.errors import ConfigError
+from weakclip.store.keys import NO_EFFECT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +40,10 @@ class TrainSettings:
     clip_grad_norm: float | None = 1.0
     ema_decay: float = 0.999
     precision: str = "auto"
-    checkpoint_every: int = 500
-    log_every: int = 20
-    workers: int = 0
-    max_bad_steps: int = 10
+    checkpoint_every: int = field(default=500, metadata=NO_EFFECT)
+    log_every: int = field(default=20, metadata=NO_EFFECT)
+    workers: int = field(default=0, metadata=NO_EFFECT)
+    max_bad_steps: int = field(default=10, metadata=NO_EFFECT)
     repeat_threshold: float | None = None
 
     def __post_init__(self) -> None:

@@ -17,7 +17,8 @@ from weakclip.datasets import ScenesDataset
 from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import ConfigError, DataError, RunError
-from weakclip.pipeline.manifest import Manifest, StageKey
+from weakclip.store.keys import ResultKey
+from weakclip.store.manifest import Manifest
 from weakclip.tools.export import hf_dataset
 from weakclip.tools.export.hf_dataset import ExportedDataset, export_hf_dataset
 
@@ -28,7 +29,7 @@ Builder = Callable[..., dict[str, Any]]
 def make_run(folder: Path, settings: dict[str, Any], masks: dict[str, np.ndarray], key: str = "one") -> Path:
     """A run folder that has pseudo masks and nothing else."""
     manifest = Manifest.open(folder)
-    stage = manifest.start("pseudo_masks", StageKey(settings={"key": key}))
+    stage = manifest.start("pseudo_masks", ResultKey(settings={"key": key}))
     for name, mask in masks.items():
         write_mask(stage / "masks" / f"{name}.png", mask, VOC12.palette)
     manifest.finish("pseudo_masks", 1.0)

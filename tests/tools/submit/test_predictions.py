@@ -21,9 +21,10 @@ from weakclip.errors import ConfigError, DataError, RunError, WeightsError
 from weakclip.inference.evaluation import WITHOUT_CRF
 from weakclip.modeling import ModelSettings, save_weakclip
 from weakclip.pipeline import run_pipeline
-from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.report.chosen import read_chosen
 from weakclip.segmenters.segmenter import SMALL, build_segmenter, save_segmenter
+from weakclip.store.keys import ResultKey
+from weakclip.store.manifest import Manifest
 from weakclip.tools.submit.predictions import submit
 
 Builder = Callable[..., dict[str, Any]]
@@ -42,7 +43,7 @@ def voc_run(voc_root: Path, tiny_settings: Builder, tmp_path: Path) -> Path:
 def train(run: Path, seed: int) -> None:
     manifest = Manifest.open(run)
     torch.manual_seed(seed)
-    save_segmenter(build_segmenter(SMALL, VOC12), manifest.start("retrain", StageKey(settings={"seed": seed})))
+    save_segmenter(build_segmenter(SMALL, VOC12), manifest.start("retrain", ResultKey(settings={"seed": seed})))
     manifest.finish("retrain", 1.0)
 
 
@@ -116,7 +117,7 @@ def test_a_weakclip_on_an_encoder_of_ones_own_is_packed_with_that_encoder(voc_ru
         Manifest.open(voc_run),
         ModelSettings(prompt_length=2, co_attention_width=8, decoder_channels=8),
     )
-    save_weakclip(settings.build(RandomEncoder(), VOC12), manifest.start("train", StageKey()))
+    save_weakclip(settings.build(RandomEncoder(), VOC12), manifest.start("train", ResultKey()))
     manifest.finish("train", 1.0)
     config = (voc_run / "config.yaml").read_text().splitlines()
     named = "  source: python:random_encoder:RandomEncoder"

@@ -16,11 +16,11 @@ from weakclip.annotations import (
     read_label_studio,
 )
 from weakclip.datasets import ImageLabelDataset
-from weakclip.datasets.images import resize_mask, write_json, write_mask
+from weakclip.datasets.images import resize_mask, write_mask
 from weakclip.errors import DataError, RunError
-from weakclip.inference.pseudo_masks import MASKS
 from weakclip.pipeline.context import open_run
-from weakclip.store.files import atomic_write, check_inside
+from weakclip.store.files import atomic_write, check_inside, write_json
+from weakclip.store.layout import MASKS
 from weakclip.store.progress import track
 
 MARK = "import.json"

@@ -13,8 +13,8 @@ from weakclip.annotations.label_studio import LOCAL_FILES
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.images import read_mask, resize_mask
 from weakclip.errors import RunError
-from weakclip.inference.pseudo_masks import MASKS
 from weakclip.pipeline.context import open_run
+from weakclip.store.layout import MASKS
 from weakclip.store.progress import track
 
 Tool = Literal["coco", "label-studio", "cvat"]

@@ -15,10 +15,10 @@ from rich.table import Table
 
 from weakclip.config import DataSettings
 from weakclip.datasets import ImageLabelDataset
-from weakclip.datasets.images import write_json
 from weakclip.datasets.label_files import LabelError
 from weakclip.errors import ConfigError
 from weakclip.pipeline.data import open_split
+from weakclip.store.files import write_json
 from weakclip.tools.check.dataset import Finding, Kind, SplitCheck, check_split, shared_images
 
 EXAMPLES = 3

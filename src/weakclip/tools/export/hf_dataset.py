@@ -25,13 +25,14 @@ from PIL import Image
 from weakclip import __version__
 from weakclip.config import load_config
 from weakclip.datasets import ImageLabelDataset
-from weakclip.datasets.images import mask_png, read_mask, resize_mask, write_json
+from weakclip.datasets.images import mask_png, read_mask, resize_mask
 from weakclip.errors import ConfigError, DataError, RunError
-from weakclip.inference.pseudo_masks import MASKS
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import image_fingerprint
-from weakclip.pipeline.manifest import Manifest, StageKey
-from weakclip.store.files import atomic_write
+from weakclip.store.files import atomic_write, write_json
+from weakclip.store.keys import ResultKey
+from weakclip.store.layout import MASKS
+from weakclip.store.manifest import Manifest
 from weakclip.store.progress import track
 
 logger = logging.getLogger("weakclip")
@@ -79,7 +80,7 @@ def export_hf_dataset(run: Path | str, out: Path | str, *, root: str | None = No
     schema_of = _schema_maker()
     context, made = _context(run, root)
     dataset = context.train
-    _prepare(out, StageKey(inputs={"pseudo_masks": made, "images": image_fingerprint(dataset)}))
+    _prepare(out, ResultKey(inputs={"pseudo_masks": made, "images": image_fingerprint(dataset)}))
     shards = math.ceil(len(dataset) / SHARD_IMAGES)
     paths = [out / "data" / f"{dataset.split}-{number:05d}-of-{shards:05d}.parquet" for number in range(shards)]
     missing = [number for number, path in enumerate(paths) if not path.is_file()]
@@ -118,7 +119,7 @@ def _context(run: Path, root: str | None) -> tuple[RunContext, str]:
     return RunContext(config, run), str(record.get("key"))
 
 
-def _prepare(out: Path, key: StageKey) -> None:
+def _prepare(out: Path, key: ResultKey) -> None:
     """Make the folder ours; what lies there under another key is removed."""
     known = out / KEY
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not known.is_file()):

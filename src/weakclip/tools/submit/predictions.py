@@ -8,21 +8,21 @@ import shutil
 from pathlib import Path
 
 from weakclip.clip import Encoder
-from weakclip.config import flat
 from weakclip.datasets import ImageLabelDataset
-from weakclip.datasets.images import write_json
 from weakclip.errors import ConfigError, RunError
-from weakclip.inference.pseudo_masks import MASKS, PseudoMaskSettings, write_pseudo_masks
+from weakclip.inference.pseudo_masks import PseudoMaskSettings, write_pseudo_masks
 from weakclip.pipeline.context import RunContext, open_run
 from weakclip.pipeline.data import image_fingerprint
 from weakclip.pipeline.given import Given
-from weakclip.pipeline.manifest import Manifest, StageKey
 from weakclip.pipeline.networks import load_network
 from weakclip.prediction.models import find_model
 from weakclip.prediction.predictor import default_settings
 from weakclip.report.chosen import TRAINED_BY, Network
-from weakclip.store.files import remove_leftovers, writing
+from weakclip.store.files import remove_leftovers, write_json, writing
+from weakclip.store.keys import ResultKey, flat
+from weakclip.store.layout import MASKS
 from weakclip.store.lock import FolderLock
+from weakclip.store.manifest import Manifest
 from weakclip.store.untrusted_text import parse_json
 from weakclip.tools.submit.archive import write_archive
 
@@ -113,7 +113,7 @@ def _prediction_folder(
 ) -> Path:
     """The folder of the predictions; what lies there under another key is removed."""
     inputs = {"network": trained, "images": image_fingerprint(dataset)}
-    key = StageKey(settings=flat(masks, "submission"), inputs=inputs)
+    key = ResultKey(settings=flat(masks, "submission"), inputs=inputs)
     folder = context.out / FOLDER / dataset.split
     with writing(folder):
         if folder.exists() and _stored_key(folder) != key.digest:

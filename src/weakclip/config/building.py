@@ -1,0 +1,110 @@
+"""Dataclasses of settings from nested mappings, checked key by key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pydantic
+
+from weakclip.errors import ConfigError, WeakCLIPError
+from weakclip.store.untrusted_text import is_plain, short
+
+KIND_KEYS = {"dataset", "method"}
+"""Fields whose value tells which kind of section it is."""
+
+
+def build(kind: type[Any], values: Any, origin: str, path: tuple[str, ...] = ()) -> Any:
+    """An instance of the dataclass `kind`; nested dataclasses are built first, so that each error knows its key."""
+    where = ".".join(path)
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{origin}: {where}: expected keys and values; found {short(values)}")
+    hints = typing.get_type_hints(kind)
+    known = [entry.name for entry in dataclasses.fields(kind)]
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        here = (*path, str(name))
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            raise ConfigError(f"unknown key {'.'.join(here)!r} in {origin}; {hint}")
+        required = _is_required(next(entry for entry in dataclasses.fields(kind) if entry.name == name))
+        built[name] = _build_parts(hints[name], value, origin, here, required=required)
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(built)
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{origin}: {_first_problem(error, path)}") from None
+    except WeakCLIPError as error:
+        raise ConfigError(f"{origin}: {where + ': ' if where else ''}{error}") from None
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _build_parts(hint: Any, value: Any, origin: str, path: tuple[str, ...], *, required: bool) -> Any:
+    """The value of one field: a dataclass, a list of them, or what is left to pydantic."""
+    kinds = dataclasses_in(hint)
+    if kinds and value is not None:
+        return build(_kind_of(kinds, value, origin, path, required=required), value, origin, path)
+    items = dataclasses_in(next(iter(typing.get_args(hint)), None))
+    if isinstance(value, str) and not is_plain(value):
+        raise ConfigError(f"{origin}: {'.'.join(path)}: text without control characters expected; found {short(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{origin}: {'.'.join(path)}: a finite number expected; found {value}")
+    if items and isinstance(value, list):
+        return tuple(build(items[0], part, origin, (*path, str(index))) for index, part in enumerate(value))
+    return value
+
+
+def _kind_of(
+    kinds: Sequence[type[Any]], value: Any, origin: str, path: tuple[str, ...], *, required: bool
+) -> type[Any]:
+    """The class of a section, of those that it can have; the first one where the section may be left out, too."""
+    if len(kinds) == 1 or not isinstance(value, Mapping):
+        return kinds[0]
+    key = kind_key(kinds)
+    where, names = ".".join((*path, key)), ", ".join(_name_of(kind) for kind in kinds)
+    if key not in value and not required:
+        return kinds[0]
+    if key not in value:
+        raise ConfigError(f"{origin}: {where}: this key is required and missing; one of {names}")
+    kind = chosen_kind(kinds, value[key])
+    if kind is None:
+        raise ConfigError(f"{origin}: {where}: one of {names} expected; found {short(value[key])}")
+    return kind
+
+
+def kind_key(kinds: Sequence[type[Any]]) -> str:
+    """The name of the field that tells kinds of a section apart."""
+    return next(iter(KIND_KEYS & {entry.name for entry in dataclasses.fields(kinds[0])}))
+
+
+def _name_of(kind: type[Any]) -> str:
+    return next(str(entry.default) for entry in dataclasses.fields(kind) if entry.name in KIND_KEYS)
+
+
+def chosen_kind(kinds: Sequence[type[Any]], name: Any) -> type[Any] | None:
+    return next((kind for kind in kinds if _name_of(kind) == name), None)
+
+
+def dataclasses_in(hint: Any) -> tuple[type[Any], ...]:
+    """The dataclasses that a type hint names, alternatives of one section."""
+    optional = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    candidates = typing.get_args(hint) if optional else (hint,)
+    return tuple(part for part in candidates if isinstance(part, type) and dataclasses.is_dataclass(part))
+
+
+def _first_problem(error: pydantic.ValidationError, path: tuple[str, ...]) -> str:
+    """One line for the first of pydantic's errors: the key path, what is wrong, what was found."""
+    problem = error.errors(include_url=False)[0]
+    name = ".".join([*path, *map(str, problem["loc"])])
+    if problem["type"].startswith("missing") and len(problem["loc"]) == 1:
+        return f"{name}: this key is required and missing"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{name}: {problem['msg']}; found {short(problem['input'])}{more}"

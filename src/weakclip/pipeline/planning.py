@@ -1,0 +1,182 @@
+"""Before anything runs: what is there already, what will be done and why, and what must not be done unasked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from weakclip.config import dump_config
+from weakclip.errors import DataError, RunError
+from weakclip.pipeline.bad_files import Screening, forget, keep, screen
+from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.keys import stage_keys
+from weakclip.pipeline.stages import Stage, stages_of
+from weakclip.store.files import atomic_write, remove_leftovers
+from weakclip.store.keys import ResultKey, output_settings
+from weakclip.store.layout import CONFIG, ERRORS
+from weakclip.store.manifest import Manifest, State
+
+logger = logging.getLogger("weakclip")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the stages of a run stand.
+
+    Args:
+        context: the run.
+        manifest: what its folder has.
+        stages: the stages of its settings.
+        keys: of the wanted stages and of all that they build on.
+    """
+
+    context: RunContext
+    manifest: Manifest
+    stages: Mapping[str, Stage]
+    keys: Mapping[str, ResultKey]
+
+    @classmethod
+    def of(cls, context: RunContext, wanted: Sequence[str]) -> Plan:
+        """What the folder has of the wanted stages; nothing is written."""
+        return cls(context, Manifest.open(context.out), stages_of(context.config), stage_keys(context, wanted))
+
+    def state(self, stage: str) -> State:
+        """How a stage stands; a result without files that the settings ask for is unfinished."""
+        return self.manifest.state(stage, self.keys[stage], self._outputs(stage))
+
+    def start(self, stage: str) -> Path:
+        """Note that a stage begins, or continues; its folder."""
+        return self.manifest.start(stage, self.keys[stage], self._outputs(stage))
+
+    def run(self, stage: str) -> None:
+        """Make a stage's result."""
+        spec = self.stages[stage]
+        spec.run(self.context, spec.view(self.context.config), self.context.folder(stage))
+
+    def finish(self, stage: str, seconds: float) -> None:
+        """Note that a stage's result is complete."""
+        self.manifest.finish(stage, seconds, self._outputs(stage))
+
+    def _outputs(self, stage: str) -> dict[str, object]:
+        return output_settings(self.stages[stage].view(self.context.config))
+
+
+def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan:
+    """Check what is there, say what will be done, and write `config.yaml`.
+
+    Args:
+        context: the run.
+        wanted: the stages that are asked for.
+        redo: whether finished results may make way for new ones.
+
+    Raises:
+        RunError: a stage that a wanted one builds on is missing; or a finished result would have to make way.
+        DataError: data that a wanted stage cannot work on.
+    """
+    screening = _screened(context)
+    plan = Plan.of(context, wanted)
+    if "retrain_truth" in wanted and not context.train.has_masks:
+        raise DataError(f"split {context.train.split!r} has no true masks; the upper bound of --full needs them")
+    for stage in wanted:
+        for upstream in plan.stages[stage].upstream:
+            if upstream not in wanted and plan.state(upstream) != "done":
+                _complain(plan, stage, upstream)
+    if not redo:
+        _refuse_to_replace(plan, wanted)
+    if "retrain" in wanted:
+        _check_bad_masks(context, plan.keys["pseudo_masks"])
+    elif "evaluate" in wanted and context.config.retrain.model is None and context.review.bad:
+        bad = len(context.review.bad)
+        logger.info("%d masks are marked bad, and no stage trains on masks: retrain.model is null", bad)
+    remove_leftovers(context.out)
+    plan.manifest.save()
+    keep(context.out, screening) if screening else forget(context.out)
+    for stage in wanted:
+        _announce(plan, stage)
+    with atomic_write(context.out / CONFIG, "w") as file:
+        file.write(dump_config(context.config))
+    return plan
+
+
+def _screened(context: RunContext) -> Screening | None:
+    """Unusable files, where they are to be left out: `context` leaves them out from here on."""
+    if context.config.data.on_error == "stop":
+        return None
+    screening = screen(context.config, context.out)
+    context.broken = screening.broken
+    if screening.broken:
+        logger.warning(
+            "%d of %d images are left out, %d more of the scores alone; %s lists them",
+            screening.left_out,
+            screening.images,
+            len(screening.broken) - screening.left_out,
+            context.out / ERRORS,
+        )
+    return screening
+
+
+def _refuse_to_replace(plan: Plan, wanted: Sequence[str]) -> None:
+    """Refuse where finished results would have to make way for new ones: nobody has asked for that.
+
+    Raises:
+        RunError: there is such a result.
+    """
+    replaced = [stage for stage in wanted if plan.manifest.replaces_a_result(stage, plan.keys[stage])]
+    if not replaced:
+        return
+    reasons, said = [], {f"{name} is new" for name in replaced}
+    for stage in replaced:
+        own = [reason for reason in plan.manifest.differences(stage, plan.keys[stage]) if reason not in said]
+        said.update(own)
+        reasons.append(f"{stage} ({'; '.join(own)})" if own else stage)
+    raise RunError(
+        f"{plan.manifest.folder}: finished, and would be made anew: {', '.join(reasons)}; add --redo to do so (the old "
+        "results stay until the new ones are done), give another --out, or take the change back"
+    )
+
+
+def _check_bad_masks(context: RunContext, masks: ResultKey) -> None:
+    """Refuse a training on no masks before anything is removed; say which marks are on masks of the past."""
+    bad, images = context.review.bad, len(context.train)
+    if len(bad) == images:
+        raise DataError(
+            f"all {images} masks are marked bad, and none is left to train on; `weakclip review` changes marks"
+        )
+    earlier = sum(key not in (None, masks.digest) for key in bad.values())
+    if earlier:
+        logger.info(
+            "retrain: %d of %d bad marks were made on other masks than this run's; `weakclip review` shows them",
+            earlier,
+            len(bad),
+        )
+
+
+def _complain(plan: Plan, stage: str, upstream: str) -> None:
+    """Say why a stage cannot run: the one before it has no result under its key.
+
+    Raises:
+        RunError: always.
+    """
+    state = plan.state(upstream)
+    why = {"new": "has not been run", "unfinished": "is not finished"}.get(state, "was made with other settings")
+    differences = plan.manifest.differences(upstream, plan.keys[upstream]) if state == "changed" else []
+    details = f" ({'; '.join(differences)})" if differences else ""
+    command = upstream.replace("_", "-") + (" --redo" if state == "changed" else "")
+    raise RunError(
+        f"{plan.manifest.folder}: {stage} needs {upstream}, which {why}{details}; "
+        f"run `weakclip {command}` or `weakclip run`"
+    )
+
+
+def _announce(plan: Plan, stage: str) -> None:
+    """Tell the log what will be done about a stage, and why."""
+    state = plan.state(stage)
+    if state == "done":
+        logger.info("%s: done already with the same settings and data; skipped", stage)
+    elif state == "unfinished":
+        logger.info("%s: not finished; continues", stage)
+    elif state == "changed":
+        why = plan.manifest.differences(stage, plan.keys[stage])
+        logger.info("%s: runs again, because %s", stage, "; ".join(why))
