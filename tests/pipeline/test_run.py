@@ -107,8 +107,8 @@ def test_run_stopped_in_every_stage_ends_the_same(
 def stopping(run: Any) -> Any:
     """A stage that does its work, loses the last file of it, and is stopped before it can say that it is done."""
 
-    def work_and_stop(context: Any, folder: Path) -> None:
-        run(context, folder)
+    def work_and_stop(context: Any, view: Any, folder: Path) -> None:
+        run(context, view, folder)
         last = max(folder.rglob("*.*"), key=lambda path: path.stat().st_mtime_ns)
         last.unlink()
         raise KeyboardInterrupt
@@ -164,12 +164,17 @@ def test_weights_and_masks_that_were_lost_are_made_again(config: RunConfig, ran:
 def test_changed_setting_redoes_its_stage_and_those_after(
     config_file: Path, ran: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = times(ran)
+    before, changed_config = times(ran), load_config(config_file, ["pseudo_masks.restrict_to_labels=false"])
+    with pytest.raises(
+        RunError, match=r"pseudo_masks \(pseudo_masks.restrict_to_labels: true → false\), retrain, .*--redo"
+    ):
+        run_pipeline(changed_config, ran)
+    assert times(ran) == before
     with caplog.at_level(logging.INFO, "weakclip"):
-        run_pipeline(load_config(config_file, ["pseudo_masks.restrict_to_labels=false"]), ran)
+        run_pipeline(changed_config, ran, redo=True)
     assert "pseudo_masks: runs again, because pseudo_masks.restrict_to_labels: true → false" in caplog.text
     assert "retrain: runs again, because pseudo_masks is new" in caplog.text
-    assert "evaluate: runs again, because pseudo_masks is new; retrain is new" in caplog.text
+    assert "evaluate: runs again, because pseudo_masks.restrict_to_labels: true → false; pseudo_masks" in caplog.text
     changed = {name.split("/")[0] for name, time in times(ran).items() if before.get(name) != time}
     assert changed == {"3_pseudo_masks", "4_retrain", "5_evaluate"}
     assert "restrict_to_labels: false" in (ran / "config.yaml").read_text()
@@ -222,7 +227,7 @@ def test_command_line_runs_shows_the_table_and_the_report(
 ) -> None:
     """The finished run is continued with a shorter training, stage by stage, and then as a whole."""
     monkeypatch.setenv("COLUMNS", "100")
-    common = [str(config_file), "--out", str(ran), "--limit-steps", "2"]
+    common = [str(config_file), "--out", str(ran), "--limit-steps", "2", "--redo"]
     for command in ("train", "pseudo-masks", "run"):
         monkeypatch.setattr("sys.argv", ["weakclip", command, *common])
         with pytest.raises(SystemExit) as stop:
@@ -255,9 +260,9 @@ def test_two_processes_share_a_training_and_nothing_else(config_file: Path, conf
 
 
 def test_stage_without_memory_is_one_clear_line(config: RunConfig, ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def starved(context: Any, folder: Path) -> None:
+    def starved(context: Any, view: Any, folder: Path) -> None:
         raise MemoryError
 
     monkeypatch.setitem(STAGES, "evaluate", dataclasses.replace(STAGES["evaluate"], run=starved, code=9))
     with pytest.raises(RunError, match=r"evaluate: out of memory .*batch_size.* give the same command again"):
-        run_pipeline(config, ran)
+        run_pipeline(config, ran, redo=True)

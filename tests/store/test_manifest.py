@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,13 +53,89 @@ def test_any_change_makes_another_key_and_is_named(tmp_path: Path, other: Result
     assert manifest.differences("seeds", other) == [words]
 
 
-def test_stale_result_is_removed_only_when_the_stage_starts(tmp_path: Path) -> None:
-    manifest = finished(tmp_path / "run")
-    other = ResultKey(settings={"seeds.power": 2.0}, inputs=KEY.inputs)
-    assert manifest.state("seeds", other) == "changed"
-    assert (tmp_path / "run/1_seeds/mask.png").exists()
-    manifest.start("seeds", other)
-    assert list((tmp_path / "run/1_seeds").iterdir()) == []
+OTHER = ResultKey(settings={"seeds.power": 2.0}, inputs=KEY.inputs)
+THIRD = ResultKey(settings={"seeds.power": 3.0}, inputs=KEY.inputs)
+
+
+def content(run: Path) -> dict[str, str]:
+    """Text files of the stages and of what was set aside."""
+    return {str(path.relative_to(run)): path.read_text() for path in sorted(run.glob("*/*.png"))}
+
+
+def test_result_under_another_key_is_set_aside_and_removed_when_the_new_one_is_done(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    manifest = finished(run)
+    assert manifest.replaces_a_result("seeds", OTHER)
+    (manifest.start("seeds", OTHER) / "mask.png").write_text("new")
+    assert content(run) == {"1_seeds/mask.png": "new", "1_seeds.previous/mask.png": "work"}
+    Manifest.open(run).finish("seeds", 1.0)
+    assert content(run) == {"1_seeds/mask.png": "new"}
+    assert Manifest.open(run).state("seeds", OTHER) == "done"
+    assert not Manifest.open(run).previous
+
+
+def test_previous_result_is_taken_back_when_its_settings_are(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (finished(run).start("seeds", OTHER) / "mask.png").write_text("begun by mistake")
+    manifest = Manifest.open(run)
+    assert not manifest.replaces_a_result("seeds", KEY)
+    manifest.start("seeds", KEY)
+    assert content(run) == {"1_seeds/mask.png": "work"}
+    assert Manifest.open(run).state("seeds", KEY) == "done"
+
+
+def test_of_several_changes_the_finished_result_is_the_one_that_is_kept(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (finished(run).start("seeds", OTHER) / "mask.png").write_text("begun")
+    (Manifest.open(run).start("seeds", THIRD) / "mask.png").write_text("third")
+    assert content(run) == {"1_seeds/mask.png": "third", "1_seeds.previous/mask.png": "work"}
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("wanted", [[OTHER], [OTHER, KEY], [OTHER, THIRD]], ids=["change", "and back", "and on"])
+@pytest.mark.parametrize("operation", [0, 1, 2, 3, 4, 5, 6])
+def test_a_kill_at_any_operation_loses_no_finished_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: list[ResultKey], operation: int
+) -> None:
+    """Before every write of the manifest, every renaming and every removal, in each of the starts."""
+    run, left = tmp_path / "run", operation
+    finished(run)
+
+    def counted(do: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KilledError
+            return do(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Manifest, "save", counted(Manifest.save))
+        patched.setattr(Path, "rename", counted(Path.rename))
+        patched.setattr("weakclip.store.manifest.shutil.rmtree", counted(shutil.rmtree))
+        with contextlib.suppress(KilledError):
+            for key in wanted:
+                Manifest.open(run).start("seeds", key)
+    Manifest.open(run).start("seeds", KEY)
+    assert Manifest.open(run).state("seeds", KEY) == "done"
+    assert content(run) == {"1_seeds/mask.png": "work"}
+
+
+def test_more_output_is_no_other_result(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    manifest = finished(run)
+    assert manifest.state("seeds", KEY, {"seeds.confidence": False}) == "done"
+    assert manifest.state("seeds", KEY, {"seeds.confidence": True}) == "unfinished"
+    manifest.start("seeds", KEY, {"seeds.confidence": True})
+    assert content(run) == {"1_seeds/mask.png": "work"}
+    manifest.finish("seeds", 1.0, {"seeds.confidence": True})
+    assert Manifest.open(run).state("seeds", KEY, {"seeds.confidence": True}) == "done"
+    assert Manifest.open(run).state("seeds", KEY, {"seeds.confidence": False}) == "done"
 
 
 def test_unfinished_stage_keeps_its_work_and_loses_torn_files(tmp_path: Path) -> None:
@@ -89,14 +168,6 @@ def test_a_stray_file_does_not_stand_for_a_lost_one(tmp_path: Path) -> None:
     assert manifest.state("seeds", KEY) == "unfinished"
 
 
-def test_a_stage_of_a_version_that_counted_its_files_stays_done(tmp_path: Path) -> None:
-    manifest = finished(tmp_path / "run")
-    (tmp_path / "run/1_seeds/files.json").unlink()
-    assert manifest.state("seeds", KEY) == "done"
-    (tmp_path / "run/1_seeds/mask.png").unlink()
-    assert manifest.state("seeds", KEY) == "unfinished"
-
-
 @pytest.mark.parametrize("content", ["", "3", "[[]]", '["mask.png", "gone.png"]'])
 def test_a_damaged_list_of_files_is_no_proof(tmp_path: Path, content: str) -> None:
     manifest = finished(tmp_path / "run")
@@ -107,10 +178,10 @@ def test_a_damaged_list_of_files_is_no_proof(tmp_path: Path, content: str) -> No
     assert manifest.state("seeds", KEY) == "done"
 
 
-@pytest.mark.parametrize("known", ['"format": 2, ', '"format": "1", ', ""])
+@pytest.mark.parametrize("known", ['"format": 1, ', '"format": "2", ', ""])
 def test_a_manifest_of_another_format_is_one_clear_line(tmp_path: Path, known: str) -> None:
     (tmp_path / "manifest.json").write_text(f'{{{known}"stages": {{}}}}')
-    with pytest.raises(RunError, match=r"manifest\.json: of format (2|'1'|None), and this version .* reads format 1"):
+    with pytest.raises(RunError, match=r"manifest\.json: format 2 expected; found (1|'2'|None), .*another --out"):
         Manifest.open(tmp_path)
 
 
