@@ -1,7 +1,8 @@
-"""Shared fixtures: the device, a tiny CLIP with random weights, the fixtures folder; no network, one torch thread."""
+"""Shared fixtures: the device, a tiny CLIP with random weights, a tiny run's settings; no network, one torch thread."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import random
@@ -166,6 +167,35 @@ def clip_folder(make_tiny_clip: Callable[..., FrozenCLIP], kept: Path) -> Path:
         clip.model.save_pretrained(folder)
         clip.tokenizer.save_pretrained(folder)
     return folder
+
+
+def _settings(clip_folder: Path, **data: Any) -> dict[str, Any]:
+    """Nested settings of a run of some seconds; `data` replaces the Scenes."""
+    inference = {"scales": [1.0], "flip": False, "crop": 64, "stride": 64}
+    train = {"steps": 4, "batch_size": 2, "warmup_steps": 1, "checkpoint_every": 2, "log_every": 1}
+    return {
+        "data": data or {"dataset": "scenes", "train_limit": 6, "val_limit": 3, "scene_size": 64},
+        "clip": {"source": str(clip_folder)},
+        "model": {
+            "co_attention_width": 8,
+            "co_attention_heads": 2,
+            "co_attention_layers": 1,
+            "decoder_channels": 8,
+        },
+        "augment": {"crop_size": 64},
+        "loss": {"size": 16},
+        "train": train,
+        "pseudo_masks": {"inference": inference},
+        "retrain": {"model": "small", "train": train, "augment": {"crop_size": 64}},
+        "evaluate": {"inference": inference, "pictures": 2},
+        "device": "cpu",
+    }
+
+
+@pytest.fixture
+def tiny_settings(clip_folder: Path) -> Callable[..., dict[str, Any]]:
+    """Builder of nested settings: `tiny_settings(dataset="folder", root=…)`; Scenes where nothing is given."""
+    return functools.partial(_settings, clip_folder)
 
 
 @pytest.fixture

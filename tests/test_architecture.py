@@ -19,6 +19,9 @@ ROOMS = (
 ENTRANCES = {"__init__", "__main__"}
 """Above all rooms: the lazy public API and `python -m weakclip`."""
 
+STAGE_FILES = ("stages", "seed_stage", "affinity_stage", "upper_bound", "networks", "mask_records", "pictures")
+"""In the room `pipeline`: what the stages do."""
+
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 50
 MAX_PARAMETERS = 8
@@ -159,6 +162,14 @@ def test_the_store_and_the_command_line_start_without_torch() -> None:
                 assert str(name).split(".")[0] not in heavy, f"{at(path, node)}: {name} is heavy; import it where used"
 
 
+@pytest.mark.parametrize("name", STAGE_FILES)
+def test_a_stage_sees_its_view_of_the_settings_only(name: str) -> None:
+    """Its key follows from the view: a setting that is read elsewhere would be in no key."""
+    path = SOURCE / "pipeline" / f"{name}.py"
+    for node in ast.walk(tree_of(path)):
+        assert not (isinstance(node, ast.Attribute) and node.attr == "config"), f"{at(path, node)}: .config"
+
+
 @pytest.mark.parametrize("path", FILES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_device_is_written_into_the_code(path: Path) -> None:
     for node in ast.walk(tree_of(path)):
@@ -236,3 +247,12 @@ def test_the_rules_are_broken_by_what_breaks_them(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     with pytest.raises(AssertionError, match=r"datasets imports weakclip\.modeling\.weakclip, which comes after it"):
         test_nobody_imports_upwards("weakclip.datasets.late")
+
+
+def test_a_stage_that_reads_the_configuration_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline/stages.py").write_text("def train(context):\n    return context.config.seed\n")
+    monkeypatch.setitem(globals(), "SOURCE", tmp_path)
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    with pytest.raises(AssertionError, match=r"stages\.py:2: \.config"):
+        test_a_stage_sees_its_view_of_the_settings_only("stages")

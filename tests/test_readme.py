@@ -34,7 +34,7 @@ def test_every_make_target_exists():
 
 def test_the_commands_for_own_images_run(tmp_path, monkeypatch, clip_folder):
     """In the README's order, with a tiny CLIP and two steps in place of the download and the training."""
-    from weakclip.cli import app
+    from weakclip.cli.app import app
 
     for place in ("my_images/images", "photos"):
         folder = tmp_path / place
@@ -78,7 +78,7 @@ def test_other_commands_name_what_exists():
 
 
 def test_the_crf_command_runs(tmp_path, monkeypatch):
-    from weakclip.cli import app
+    from weakclip.cli.app import app
 
     (command,) = [line for line in commands("weakclip") if line.startswith("weakclip crf")]
     Image.new("RGB", (12, 9), (200, 30, 30)).save(tmp_path / "photo.jpg")
@@ -91,7 +91,7 @@ def test_the_crf_command_runs(tmp_path, monkeypatch):
 
 
 def test_stage_commands_of_the_table_exist():
-    from weakclip.cli import app
+    from weakclip.cli.app import app
 
     for command in re.findall(r"`weakclip ([a-z-]+)[^`]*`", README):
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0, command

@@ -12,8 +12,8 @@ import yaml
 
 import weakclip.study
 import weakclip.study.numbers
-from weakclip import cli
 from weakclip.cli import json_output as cli_json
+from weakclip.cli.app import app
 from weakclip.crf import VOC_CRF
 from weakclip.study import Candidate, CRFStudy, Result, VariantStudy
 from weakclip.study.halving import Rung
@@ -147,7 +147,7 @@ def test_every_command_that_answers_with_results_takes_json() -> None:
             k: v for part, each in command.commands.items() for k, v in leaves(each, f"{name} {part}".strip()).items()
         }
 
-    commands = leaves(typer.main.get_command(cli.app), "")
+    commands = leaves(typer.main.get_command(app), "")
     taking = {name for name, each in commands.items() if any("--json" in parameter.opts for parameter in each.params)}
     wanted = {"run", "seeds", "train", "pseudo-masks", "retrain", "evaluate", "report", "data check"}
     wanted |= {name for name in commands if name.startswith("study ")} - {"study cost"}

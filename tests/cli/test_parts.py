@@ -13,7 +13,7 @@ import weakclip
 from weakclip.config import load_config, shipped_configs
 from weakclip.store.keys import flat
 
-PROGRAM = "from weakclip.cli import app; app(prog_name='weakclip')"
+PROGRAM = "from weakclip.cli.app import app; app(prog_name='weakclip')"
 
 
 def complete(words: str, *options: str) -> subprocess.CompletedProcess[str]:

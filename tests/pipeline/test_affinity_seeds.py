@@ -17,7 +17,7 @@ import weakclip.seeds.affinitynet.train as training
 from weakclip.config import RunConfig, limit_training, load_config, parse_config
 from weakclip.datasets.images import read_mask
 from weakclip.datasets.scenes import ScenesDataset
-from weakclip.errors import ConfigError
+from weakclip.errors import ConfigError, RunError
 from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.segmenters.resnet38 import ResNet38
 
@@ -126,7 +126,7 @@ def test_maps_of_mctformer_are_refined(settings: dict[str, Any], tmp_path: Path)
 
 
 def test_imported_masks_cannot_be_refined(settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="affinity: null expected for imported_masks"):
+    with pytest.raises(ConfigError, match=r"unknown key 'seeds\.affinity'"):
         parse(settings, method="imported_masks", folder="masks")
 
 
@@ -138,11 +138,13 @@ def test_changed_settings_and_weights_run_the_stage_again(
     torch.save(ResNet38(tuple(WIDTHS)).state_dict(), weights)
     run_stage(parse(settings), out, "seeds")
     torch.save(ResNet38(tuple(WIDTHS)).state_dict(), weights)
-    with caplog.at_level(logging.INFO, "weakclip"):
+    with pytest.raises(RunError, match=r"seeds \(data \(ResNet38 weights\) changed\); add --redo"):
         run_stage(parse(settings), out, "seeds")
+    with caplog.at_level(logging.INFO, "weakclip"):
+        run_stage(parse(settings), out, "seeds", redo=True)
         assert "seeds: runs again, because data (ResNet38 weights) changed" in caplog.text
         settings["seeds"]["affinity"]["walk"]["beta"] = 4.0
-        run_stage(parse(settings), out, "seeds")
+        run_stage(parse(settings), out, "seeds", redo=True)
     assert "seeds.affinity.walk.beta" in caplog.text
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from weakclip.config import ClipSettings, DataSettings, load_config, parse_config
+from weakclip.config import ClipSettings, FolderData, load_config, parse_config
 from weakclip.datasets.images import read_mask, write_mask, write_png
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.errors import ConfigError, DataError, WeightsError
@@ -113,8 +113,8 @@ def test_what_is_missing_is_one_clear_line(
     assert "\n" not in str(caught.value)
 
 
-def open_folder(root: Path, limit: int | None = None) -> DataSettings:
-    return DataSettings(dataset="folder", root=str(root), val_split=None, train_limit=limit)
+def open_folder(root: Path, limit: int | None = None) -> FolderData:
+    return FolderData(root=str(root), val_split=None, train_limit=limit)
 
 
 def test_limited_data_set_is_its_beginning(tagged_folder: Path) -> None:
@@ -150,7 +150,7 @@ def test_fingerprint_follows_what_changes_images_and_labels_and_nothing_else(
     def fingerprint(text: str, longest_side: int | None = None) -> str:
         (tmp_path / "mine.yaml").write_text(text)
         files = {"class_file": str(tmp_path / "mine.yaml"), "label_file": str(tmp_path / "labels.csv")}
-        settings = DataSettings(dataset="folder", root=str(tagged_folder), longest_side=longest_side, **files)
+        settings = FolderData(root=str(tagged_folder), longest_side=longest_side, **files)
         return image_fingerprint(open_split(settings, "train", None))
 
     plain = fingerprint(f"names: {names}")

@@ -19,7 +19,7 @@ from weakclip.config import RunConfig, load_config
 from weakclip.datasets import COCO14Dataset, FolderDataset, VOC12Dataset
 from weakclip.datasets.classes import voc_palette
 from weakclip.datasets.images import write_mask
-from weakclip.errors import DataError, WeakCLIPError
+from weakclip.errors import DataError, RunError, WeakCLIPError
 from weakclip.pipeline import run, run_pipeline, run_stage
 from weakclip.pipeline.bad_files import CHECKED, Screening, _check, read_errors, screen
 from weakclip.pipeline.context import RunContext
@@ -158,7 +158,10 @@ def test_broken_files_are_left_out_of_all_stages_and_mended_ones_are_taken_in(
     assert again.ran == () and again.left_out == 10
 
     Image.fromarray(noise(40)).save(data / "images" / "empty.png")
-    mended = run_pipeline(config_of(), run)
+    with pytest.raises(RunError, match=r"seeds \(data \(train images\) changed\), train, .*--redo"):
+        run_pipeline(config_of(), run)
+    assert "empty" not in masks(run, "3_pseudo_masks/masks")
+    mended = run_pipeline(config_of(), run, redo=True)
     assert mended.ran == ("seeds", "train", "pseudo_masks", "retrain", "evaluate")
     assert "empty" in masks(run, "3_pseudo_masks/masks") and "empty" not in entries(run)
 
@@ -172,7 +175,7 @@ def test_a_true_mask_that_is_mended_is_scored_and_trains_nothing_anew(
     before = run_pipeline(config_of(), run)
     weights = (run / "4_retrain/model.safetensors").read_bytes()
     (data / "masks/n1.png").write_bytes(good)
-    after = run_pipeline(config_of(), run)
+    after = run_pipeline(config_of(), run, redo=True)
     assert after.ran == ("evaluate",) and after.left_out == 0 and not (run / ERRORS).exists()
     assert [score.images for score in before.scores] == [5, 5, 2, 2, 2, 2]
     assert [score.images for score in after.scores] == [6, 6, 2, 2, 2, 2]

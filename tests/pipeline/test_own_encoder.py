@@ -104,13 +104,13 @@ def test_a_run_with_an_encoder_and_a_seed_method_of_ones_own(
     again = run_pipeline(config, run, clip=encoder(), seed_method=Gradient())
     assert not again.ran, "equal objects, equal keys"
     with caplog.at_level(logging.INFO, "weakclip"):
-        other = run_stage(config, run, "seeds", clip=encoder(), seed_method=Gradient(2.0))
+        other = run_stage(config, run, "seeds", redo=True, clip=encoder(), seed_method=Gradient(2.0))
     assert other.ran == ("seeds",) and "because data (seed method) changed" in caplog.text
-    caplog.clear()
-    with caplog.at_level(logging.INFO, "weakclip"):
-        other = run_stage(config, run, "seeds", clip=encoder(1), seed_method=Gradient(2.0))
-    assert other.ran == ("seeds",) and "data (CLIP weights) changed" in caplog.text
-    with pytest.raises(RunError, match=r"train needs seeds, which was made with other settings .*clip\.source"):
+    other = run_stage(config, run, "seeds", clip=encoder(1), seed_method=Gradient(2.0))
+    assert other.ran == (), "the method says itself what its maps depend on"
+    with pytest.raises(RunError, match=r"train \(clip\.source: .*data \(CLIP weights\) changed.*--redo"):
+        run_pipeline(config, run, clip=encoder(1), seed_method=Gradient(2.0))
+    with pytest.raises(RunError, match=r"train needs seeds, which was made with other settings .*seeds\.method"):
         run_stage(config, run, "train")
 
 

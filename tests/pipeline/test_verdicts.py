@@ -15,7 +15,7 @@ import pytest
 from weakclip.config import RunConfig, load_config
 from weakclip.datasets.images import read_mask
 from weakclip.datasets.scenes import ScenesDataset
-from weakclip.errors import DataError
+from weakclip.errors import DataError, RunError
 from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.pipeline.verdicts import ReviewedImages, read_review
 from weakclip.store.marks import MARKS, Mark, MarkFile
@@ -64,14 +64,23 @@ def changed(folder: Path, run: Callable[[], object]) -> set[str]:
     return {path.relative_to(folder).parts[0] for path, time in after.items() if before.get(path) != time}
 
 
+def refused(config: RunConfig, folder: Path, what: str) -> None:
+    """Nobody has asked for new results."""
+    with pytest.raises(RunError, match=what + ".*--redo"):
+        run_pipeline(config, folder)
+
+
 def test_bad_masks_are_left_out_of_the_last_training_alone(
     config: RunConfig, ran: Path, trained_on: Trained, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in NAMES[:4]:
         mark(ran / MARKS, name, "bad")
     mark(ran / MARKS, NAMES[4], "good")
+    assert (
+        changed(ran, lambda: refused(config, ran, r"retrain \(data \(masks marked bad\) changed\), evaluate;")) == set()
+    )
     with caplog.at_level(logging.INFO, "weakclip"):
-        assert changed(ran, lambda: run_pipeline(config, ran)) == {"4_retrain", "5_evaluate"}
+        assert changed(ran, lambda: run_pipeline(config, ran, redo=True)) == {"4_retrain", "5_evaluate"}
     assert trained_on == {"3_pseudo_masks": set(NAMES[4:])}
     assert "retrain: runs again, because data (masks marked bad) changed" in caplog.text
     assert "retrain: 4 of 6 masks are marked bad and left out" in caplog.text
@@ -87,8 +96,11 @@ def test_relabelled_images_are_seeded_and_masked_by_their_new_labels(
     other = next(number for number in range(1, 13) if number not in given)
     seeds = {name: (ran / f"1_seeds/dense/{name}.png").read_bytes() for name in NAMES}
     mark(ran / MARKS, NAMES[0], "relabel", (dataset.class_set.names[other],))
+    assert (
+        changed(ran, lambda: refused(config, ran, r"seeds \(data \(labels from the review\) changed\), train")) == set()
+    )
     with caplog.at_level(logging.INFO, "weakclip"):
-        assert changed(ran, lambda: run_pipeline(config, ran)) == set(FOLDERS)
+        assert changed(ran, lambda: run_pipeline(config, ran, redo=True)) == set(FOLDERS)
     for stage in ("seeds", "pseudo_masks"):
         assert f"{stage}: runs again, because data (labels from the review) changed" in caplog.text
     for folder in ("1_seeds/dense", "3_pseudo_masks/masks"):
@@ -99,7 +111,7 @@ def test_relabelled_images_are_seeded_and_masked_by_their_new_labels(
 
 def test_image_that_shows_no_class_becomes_background(config: RunConfig, ran: Path) -> None:
     mark(ran / MARKS, NAMES[2], "relabel", ())
-    run_stage(config, ran, "seeds")
+    run_stage(config, ran, "seeds", redo=True)
     assert not read_mask(ran / f"1_seeds/masks/{NAMES[2]}.png").any()
 
 
@@ -116,10 +128,10 @@ def test_marks_that_change_nothing_redo_nothing(config: RunConfig, ran: Path) ->
 def test_taken_back_marks_give_the_first_result_again(config: RunConfig, ran: Path) -> None:
     weights = (ran / "4_retrain/model.safetensors").read_bytes()
     mark(ran / MARKS, NAMES[0], "bad")
-    run_pipeline(config, ran)
+    run_pipeline(config, ran, redo=True)
     assert (ran / "4_retrain/model.safetensors").read_bytes() != weights
     mark(ran / MARKS, NAMES[0], None)
-    run_pipeline(config, ran)
+    run_pipeline(config, ran, redo=True)
     assert (ran / "4_retrain/model.safetensors").read_bytes() == weights
     assert not (ran / "4_retrain/left_out.json").exists()
 
@@ -132,7 +144,7 @@ def test_marks_of_another_run_are_used_and_the_own_ones_win(
         mark(other, name, "bad")
     mark(ran / MARKS, NAMES[0], "good")
     data = dataclasses.replace(config.data, marks=str(other))
-    run_pipeline(dataclasses.replace(config, data=data), ran)
+    run_pipeline(dataclasses.replace(config, data=data), ran, redo=True)
     assert trained_on == {"3_pseudo_masks": {NAMES[0], *NAMES[3:]}}
 
 
@@ -168,7 +180,7 @@ def test_marks_on_masks_of_the_past_hold_and_are_named(
     mark(ran / MARKS, NAMES[0], "bad", masks="another")
     mark(ran / MARKS, NAMES[1], "bad", masks=key)
     with caplog.at_level(logging.INFO, "weakclip"):
-        run_pipeline(config, ran)
+        run_pipeline(config, ran, redo=True)
     assert trained_on == {"3_pseudo_masks": set(NAMES[2:])}
     assert "retrain: 1 of 2 bad marks were made on other masks than this run's" in caplog.text
 

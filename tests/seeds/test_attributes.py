@@ -17,9 +17,9 @@ import yaml
 from weakclip.clip import FrozenCLIP
 from weakclip.config import parse_config
 from weakclip.datasets.classes import ClassSet
-from weakclip.errors import ConfigError, DataError
+from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.pipeline import run_stage
-from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.stages import stages_of
 from weakclip.seeds import PatchText, PatchTextSettings
 from weakclip.seeds.attributes import (
     LARGEST_FILE,
@@ -192,10 +192,12 @@ def test_the_stage_is_made_anew_where_the_file_changes(
     assert run_stage(config, tmp_path / "run", "seeds").ran == ("seeds",)
     assert run_stage(config, tmp_path / "run", "seeds").skipped == ("seeds",)
     written(path, {name: [f"it looks like a {name}"] for name in names})
-    assert run_stage(config, tmp_path / "run", "seeds").ran == ("seeds",)
-    values["seeds"]["method"] = "clip_gradcam"
-    unread = RunContext(parse_config(values, origin="test"), tmp_path / "other")
-    assert unread.fingerprints(["class attributes"]) == {}
+    with pytest.raises(RunError, match=r"seeds \(data \(class attributes\) changed\); add --redo"):
+        run_stage(config, tmp_path / "run", "seeds")
+    assert run_stage(config, tmp_path / "run", "seeds", redo=True).ran == ("seeds",)
+    unread = parse_config({**values, "seeds": {"method": "clip_gradcam"}}, origin="test")
+    assert "class attributes" in stages_of(config)["seeds"].data
+    assert "class attributes" not in stages_of(unread)["seeds"].data
 
 
 @pytest.mark.parametrize("wrong", [{"attribute_centers": 0}, {"attribute_centers": 2000}, {"attribute_scale": -1.0}])

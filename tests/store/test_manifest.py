@@ -13,7 +13,7 @@ import pytest
 
 from weakclip.errors import RunError
 from weakclip.store.keys import ResultKey
-from weakclip.store.manifest import Manifest
+from weakclip.store.manifest import Manifest, read_records
 
 KEY = ResultKey(settings={"seeds.power": 1.0}, inputs={"data (train)": "abc"}, code=1)
 
@@ -185,6 +185,17 @@ def test_a_manifest_of_another_format_is_one_clear_line(tmp_path: Path, known: s
         Manifest.open(tmp_path)
 
 
+def test_records_of_an_earlier_format_are_read_and_those_of_a_later_one_are_not(tmp_path: Path) -> None:
+    assert read_records(tmp_path) == {}
+    for made_by in (1, 2):
+        record = {"seeds": {"key": "abc", "done": True}}
+        (tmp_path / "manifest.json").write_text(json.dumps({"format": made_by, "stages": record}))
+        assert read_records(tmp_path) == record
+    (tmp_path / "manifest.json").write_text('{"format": 3, "stages": {}}')
+    with pytest.raises(RunError, match=r"manifest\.json: one of the formats \(1, 2\) expected; found 3"):
+        read_records(tmp_path)
+
+
 def test_files_without_a_record_do_not_enter_a_new_stage(tmp_path: Path) -> None:
     manifest = Manifest.open(tmp_path / "run")
     folder = tmp_path / "run/1_seeds"
@@ -208,8 +219,10 @@ def test_empty_folder_and_leftovers_of_a_first_write_are_accepted(tmp_path: Path
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"stages": 3}', '{"stages": {"seeds": 1}}', '{"name": "other"}'])
 def test_manifest_of_something_else_is_one_clear_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(RunError, match=r"manifest\.json"):
-        Manifest.open(tmp_path)
+    for read in (Manifest.open, read_records):
+        with pytest.raises(RunError, match=r"manifest\.json") as error:
+            read(tmp_path)
+        assert "\n" not in str(error.value)
 
 
 def test_file_in_the_place_of_the_folder(tmp_path: Path) -> None:

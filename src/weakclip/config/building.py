@@ -90,6 +90,7 @@ def _name_of(kind: type[Any]) -> str:
 
 
 def chosen_kind(kinds: Sequence[type[Any]], name: Any) -> type[Any] | None:
+    """The class of a section whose kind has this name; None where there is none."""
     return next((kind for kind in kinds if _name_of(kind) == name), None)
 
 

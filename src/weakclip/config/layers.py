@@ -82,6 +82,16 @@ def _drop_other_kinds(values: dict[str, Any], path: tuple[str, ...], kept: Mappi
 
 
 def put_all(values: dict[str, Any], overrides: Sequence[str], example: str) -> None:
+    """Put `KEY.PATH=VALUE` settings over those of a configuration; keys that tell the kind of a section come first.
+
+    Args:
+        values: the configuration, changed in place.
+        overrides: the settings, the value in YAML.
+        example: a setting for the message about one that cannot be read.
+
+    Raises:
+        ConfigError: no `=`, or a value that is no YAML.
+    """
     given: list[tuple[tuple[str, ...], Any]] = []
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -105,6 +115,11 @@ def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, A
 
 
 def read_text(path: Path) -> str:
+    """The content of a text file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -112,6 +127,11 @@ def read_text(path: Path) -> str:
 
 
 def read_yaml(text: str, origin: str) -> dict[str, Any]:
+    """The keys and values of a YAML document.
+
+    Raises:
+        ConfigError: no YAML, or no keys and values.
+    """
     try:
         values = parse_yaml(text)
     except ValueError as error:
@@ -129,6 +149,7 @@ def _read_scalar(text: str, origin: str) -> Any:
 
 
 def paths_of(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The key paths of nested values: `train.steps`, …"""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from paths_of(value, f"{prefix}{name}.")

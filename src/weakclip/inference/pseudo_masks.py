@@ -150,7 +150,7 @@ def write_pseudo_masks(
 ) -> int:
     """Write `masks/NAME.png` (palette), and `confidence/NAME.png` if asked for, for every image of a data set.
 
-    Images that have their files already are passed over, so that a stopped run goes on. The network predicts the next
+    Images that have their files already are passed over, so that a stopped run goes on; a mask that is there stays. The network predicts the next
     images while threads do the dense CRFs of those before; never more than a few images are in memory.
 
     Args:
@@ -160,7 +160,7 @@ def write_pseudo_masks(
         settings: inference, restriction and dense CRF.
         device: where the network is.
         description: shown before the progress bar.
-        observe: told of every mask that is made in this call.
+        observe: told of every mask that is written in this call.
 
     Returns:
         How many images were predicted in this call.
@@ -173,9 +173,14 @@ def write_pseudo_masks(
     def finish(predicted: tuple[Sample, np.ndarray]) -> None:
         sample, probs = predicted
         refined = refine_mask(probs, sample, settings)
+        if settings.confidence:
+            write_png(folder / CONFIDENCE / f"{sample.name}.png", np.rint(refined.confidence * 255).astype(np.uint8))
+        path = folder / MASKS / f"{sample.name}.png"
+        if path.is_file():  # of a call that did not ask for confidence
+            return
         if observe is not None:
             observe(sample, refined)
-        _write(folder, sample.name, refined, settings, dataset.class_set.palette)
+        write_mask(path, refined.mask, dataset.class_set.palette)
 
     left = [index for index, name in enumerate(dataset.names) if not _is_done(folder, name, settings)]
     predictions = _predictions(WithinMemory(logits_of), dataset, left, settings.inference, device)
@@ -200,9 +205,3 @@ def _predictions(
 def _is_done(folder: Path, name: str, settings: PseudoMaskSettings) -> bool:
     parts = (MASKS, CONFIDENCE) if settings.confidence else (MASKS,)
     return all((folder / part / f"{name}.png").is_file() for part in parts)
-
-
-def _write(folder: Path, name: str, refined: RefinedMask, settings: PseudoMaskSettings, palette: np.ndarray) -> None:
-    if settings.confidence:
-        write_png(folder / CONFIDENCE / f"{name}.png", np.rint(refined.confidence * 255).astype(np.uint8))
-    write_mask(folder / MASKS / f"{name}.png", refined.mask, palette)

@@ -83,13 +83,13 @@ def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan
         for upstream in plan.stages[stage].upstream:
             if upstream not in wanted and plan.state(upstream) != "done":
                 _complain(plan, stage, upstream)
-    if not redo:
-        _refuse_to_replace(plan, wanted)
     if "retrain" in wanted:
         _check_bad_masks(context, plan.keys["pseudo_masks"])
     elif "evaluate" in wanted and context.config.retrain.model is None and context.review.bad:
         bad = len(context.review.bad)
         logger.info("%d masks are marked bad, and no stage trains on masks: retrain.model is null", bad)
+    if not redo:
+        _refuse_to_replace(plan, wanted)
     remove_leftovers(context.out)
     plan.manifest.save()
     keep(context.out, screening) if screening else forget(context.out)

@@ -143,9 +143,9 @@ def _run(config: RunConfig, out: Path, wanted: Sequence[str], given: Given, *, r
     try:
         with FolderLock(out):
             ran: list[str] = []
-            while not _run_all(fresh(), wanted, ran, redo=redo):
+            while (redo_next := _run_all(fresh(), wanted, ran, redo=redo)) is not None:
                 ran.clear()  # an image has turned out to be broken: without it, everything is planned again
-                redo = True
+                redo = redo_next
             return _result(out, wanted, ran)
     except FolderInUseError as error:
         plan = Plan.of(context, wanted)
@@ -155,19 +155,24 @@ def _run(config: RunConfig, out: Path, wanted: Sequence[str], given: Given, *, r
         return _result(out, wanted, ())
 
 
-def _run_all(context: RunContext, wanted: Sequence[str], ran: list[str], *, redo: bool) -> bool:
-    """Run all that is wanted and not done, each stage added to `ran`; False where images have to be left out first.
+def _run_all(context: RunContext, wanted: Sequence[str], ran: list[str], *, redo: bool) -> bool | None:
+    """Run all that is wanted and not done, each stage added to `ran`.
+
+    Returns:
+        None when all is done. Where images have to be left out first, whether the next plan may replace finished
+        results: yes, once this plan has found nothing else to replace.
 
     Raises:
         DataError: with `data.on_error: stop`, the first file that cannot be used, and how many there are; otherwise a
             file that was bad when it was read and is good now.
     """
+    plan: Plan | None = None
     try:
         plan = make_plan(context, wanted, redo=redo)
         for stage in wanted:
             if _run_one(plan, stage):
                 ran.append(stage)
-        return True
+        return None
     except BrokenFileError as error:
         logger.info("%s; all the data is read now, to find every such file", error)
         try:
@@ -189,7 +194,7 @@ def _run_all(context: RunContext, wanted: Sequence[str], ran: list[str], *, redo
             ) from None
         keep(context.out, found)
         logger.info("%s; it and %d more are left out from here on", error, len(new) - 1)
-        return False
+        return redo or plan is not None
 
 
 def _result(out: Path, wanted: Sequence[str], ran: Sequence[str]) -> RunResult:

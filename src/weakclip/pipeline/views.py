@@ -95,7 +95,7 @@ class EvaluateView:
     """Settings of the stages that score: how WeakCLIP predicts, and how the retrained network does, where there is one.
 
     Args:
-        pseudo_masks: WeakCLIP predicts as it makes pseudo masks.
+        pseudo_masks: WeakCLIP predicts as it makes pseudo masks; confidence maps are not scored.
         evaluate: how the retrained network predicts; None where there is none.
         seed_crf: the dense CRF of the seeds, in words.
         pictures: rows of the picture sheet, of either split.
@@ -111,7 +111,7 @@ class EvaluateView:
         """The view of a configuration."""
         seeds = config.seeds
         return cls(
-            pseudo_masks=config.pseudo_masks,
+            pseudo_masks=dataclasses.replace(config.pseudo_masks, confidence=False),
             evaluate=config.evaluate if config.retrain.model is not None else None,
             seed_crf=describe_crf(seeds.masks.crf) if isinstance(seeds, CAMSeeds) else NOT_USED,
             pictures=config.evaluate.pictures,
@@ -125,7 +125,7 @@ class EvaluateView:
     def prediction(self, network: Network) -> PseudoMaskSettings:
         """How a network predicts images whose labels nobody knows."""
         if self.evaluate is None or network == "weakclip":
-            return dataclasses.replace(self.pseudo_masks, restrict_to_labels=False, confidence=False)
+            return dataclasses.replace(self.pseudo_masks, restrict_to_labels=False)
         return PseudoMaskSettings(inference=self.evaluate.inference, crf=self.evaluate.crf, restrict_to_labels=False)
 
 

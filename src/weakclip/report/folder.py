@@ -11,8 +11,8 @@ from typing import Any
 from weakclip.errors import DataError, RunError
 from weakclip.inference.evaluation import Scores
 from weakclip.store.files import check_inside
-from weakclip.store.layout import ERRORS, STAGE_FOLDERS
-from weakclip.store.manifest import are_records
+from weakclip.store.layout import ERRORS, MANIFEST, STAGE_FOLDERS
+from weakclip.store.manifest import read_records
 from weakclip.store.untrusted_text import parse_json
 
 CURVE_POINTS = 300
@@ -77,11 +77,9 @@ def read_run(folder: Path | str) -> RunSummary:
         RunError: the folder is no run folder, or one of its JSON files cannot be read.
     """
     folder = Path(folder)
-    if not (folder / "manifest.json").is_file():
-        raise RunError(f"{folder}: not a run folder (no manifest.json); give the folder of `weakclip run --out`")
-    records = read_json(folder / "manifest.json").get("stages")
-    if not are_records(records):
-        raise RunError(f"{folder}/manifest.json: not written by weakclip (no stages); give the folder of a run")
+    if not (folder / MANIFEST).is_file():
+        raise RunError(f"{folder}: not a run folder (no {MANIFEST}); give the folder of `weakclip run --out`")
+    records = read_records(folder)
     present = [stage for stage in STAGE_FOLDERS if stage in records]
     sheet = folder / STAGE_FOLDERS["evaluate"] / "pictures.json"
     note = read_json(folder / STAGE_FOLDERS["pseudo_masks"] / "metrics.json")

@@ -22,7 +22,7 @@ from weakclip.report import read_images
 from weakclip.report.chosen import read_chosen
 from weakclip.report.doubts import figures_of
 from weakclip.store.layout import MASKS, PREDICTIONS, SEEDS, STAGE_FOLDERS
-from weakclip.store.manifest import Manifest
+from weakclip.store.manifest import read_records
 from weakclip.store.marks import MARKS, Mark, MarkFile, now
 
 SEED, PSEUDO, PREDICTION, TRUTH = LAYERS = ("seed", "pseudo mask", "prediction", "truth")
@@ -95,7 +95,7 @@ class ReviewFolder:
 
     def masks_key(self) -> str | None:
         """The key under which the manifest knows the pseudo masks; None where there are none."""
-        key = Manifest.open(self.run).records.get("pseudo_masks", {}).get("key")
+        key = read_records(self.run).get("pseudo_masks", {}).get("key")
         return key if isinstance(key, str) else None
 
     def describe(self) -> dict[str, Any]:

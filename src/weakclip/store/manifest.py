@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
-from weakclip.errors import RunError
+from weakclip.errors import RunError, first_line
 from weakclip.store.files import atomic_write, remove_leftovers, write_json, writing
 from weakclip.store.keys import ResultKey
 from weakclip.store.layout import MANIFEST, STAGE_FOLDERS
 from weakclip.store.lock import LOCK
-from weakclip.store.untrusted_text import parse_json
+from weakclip.store.untrusted_text import parse_json, short
 
 logger = logging.getLogger("weakclip")
 
@@ -26,6 +26,8 @@ State = Literal["done", "unfinished", "changed", "new"]
 Record = dict[str, Any]
 
 FORMAT = 2
+READABLE = (1, FORMAT)
+"""Formats whose records can be read; only a run of `FORMAT` is continued."""
 FILES = "files.json"
 """In the folder of a finished stage: the names of its files."""
 PREVIOUS = ".previous"
@@ -63,7 +65,13 @@ class Manifest:
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{folder}: is a file; give a folder for the run")
         if path.is_file():
-            return cls(folder, *_read(path))
+            stages, previous, made_by = _read(path)
+            if made_by != FORMAT:
+                raise RunError(
+                    f"{path}: format {FORMAT} expected; found {short(made_by)}, of another version of weakclip; its "
+                    "masks and its report can be used, but the run cannot be continued: give another --out"
+                )
+            return cls(folder, stages, previous)
         if folder.is_dir() and any(not _is_leftover(entry) for entry in folder.iterdir()):
             raise RunError(
                 f"{folder}: is not empty and no run of weakclip (no {MANIFEST}); choose a new or empty folder"
@@ -191,20 +199,36 @@ class Manifest:
         self.save()
 
 
-def _read(path: Path) -> tuple[dict[str, Record], dict[str, Record]]:
+def read_records(folder: Path | str) -> dict[str, Record]:
+    """The records of a run's stages, for those who read results and make none; runs of earlier formats are read too.
+
+    Returns:
+        Stage → record of its result; empty where there is no manifest.
+
+    Raises:
+        RunError: the manifest cannot be read, or is of an unknown format.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        return {}
+    stages, _, made_by = _read(path)
+    if made_by not in READABLE:
+        raise RunError(
+            f"{path}: one of the formats {READABLE} expected; found {short(made_by)}, of another version of weakclip"
+        )
+    return stages
+
+
+def _read(path: Path) -> tuple[dict[str, Record], dict[str, Record], object]:
+    """The records, those of previous results, and the format."""
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
         stages, previous, made_by = content["stages"], content.get("previous", {}), content.get("format")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); it is no manifest of weakclip") from None
-    if made_by != FORMAT:
-        raise RunError(
-            f"{path}: format {FORMAT} expected; found {made_by!r}, of another version of weakclip; its masks, networks "
-            "and report can be used, but the run cannot be continued: give another --out"
-        )
+        raise RunError(f"{path}: cannot be read ({first_line(error)}); it is no manifest of weakclip") from None
     if not are_records(stages) or not are_records(previous):
         raise RunError(f"{path}: has no records of stages; it is no manifest of weakclip")
-    return stages, previous
+    return stages, previous, made_by
 
 
 def are_records(value: object) -> TypeGuard[dict[str, dict[str, Any]]]:

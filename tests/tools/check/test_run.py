@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from weakclip.config import DataSettings
+from weakclip.config import ScenesData, VOC12Data
 from weakclip.tools.check.dataset import Kind
 from weakclip.tools.check.run import check_data, finding_lines
 
@@ -73,7 +73,7 @@ def test_a_validation_image_among_the_training_images_is_found(voc_root: Path) -
     shutil.copy(voc_root / "JPEGImages/2007_000001.jpg", voc_root / "JPEGImages/2007_000004.jpg")
     shutil.copy(voc_root / "SegmentationClass/2007_000001.png", voc_root / "SegmentationClass/2007_000004.png")
     shutil.copy(voc_root / "Annotations/2007_000001.xml", voc_root / "Annotations/2007_000004.xml")
-    settings = DataSettings(dataset="voc12", root=str(voc_root), train_split="train_aug")
+    settings = VOC12Data(root=str(voc_root), train_split="train_aug")
     (finding,) = check_data(settings).findings
     assert (finding.split, finding.image, finding.detail) == ("val", "2007_000004", "is 2007_000001 of train_aug")
 
@@ -145,7 +145,7 @@ def test_many_findings_are_three_and_a_number(voc_root: Path) -> None:
     for photo in (voc_root / "JPEGImages").iterdir():
         photo.write_bytes(b"")
     (voc_root / "ImageSets/Segmentation/mine.txt").write_text("\n".join(f"2007_00000{n}" for n in range(1, 6)))
-    lines = finding_lines(check_data(DataSettings(dataset="voc12", root=str(voc_root)), ["mine"]))
+    lines = finding_lines(check_data(VOC12Data(root=str(voc_root)), ["mine"]))
     assert lines[0] == "mine: image that cannot be read: 5"
     assert lines[-2].startswith("    … and 2 more")
     assert lines[-1].startswith("    → save it anew")
@@ -153,7 +153,7 @@ def test_many_findings_are_three_and_a_number(voc_root: Path) -> None:
 
 
 def test_scenes_are_checked_too() -> None:
-    check = check_data(DataSettings(dataset="scenes", scene_size=64, train_limit=2, val_limit=2), ["val"])
+    check = check_data(ScenesData(scene_size=64, train_limit=2, val_limit=2), ["val"])
     assert [len(each.facts) for each in check.splits] == [200]
 
 

@@ -32,7 +32,7 @@ from weakclip.pipeline.data import image_fingerprint
 from weakclip.store.files import atomic_write, write_json
 from weakclip.store.keys import ResultKey
 from weakclip.store.layout import MASKS
-from weakclip.store.manifest import Manifest
+from weakclip.store.manifest import read_records
 from weakclip.store.progress import track
 
 logger = logging.getLogger("weakclip")
@@ -113,7 +113,7 @@ def _context(run: Path, root: str | None) -> tuple[RunContext, str]:
     if not (run / "config.yaml").is_file():
         raise RunError(f"{run}: not a run folder (no config.yaml); give the folder of `weakclip run --out`")
     config = load_config(run / "config.yaml", [f"data.root={json.dumps(root)}"] if root else [])
-    record = Manifest.open(run).records.get("pseudo_masks", {})
+    record = read_records(run).get("pseudo_masks", {})
     if not record.get("done"):
         raise RunError(f"{run}: its pseudo masks are not made; run `weakclip pseudo-masks` or `weakclip run` first")
     return RunContext(config, run), str(record.get("key"))

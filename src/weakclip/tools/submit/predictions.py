@@ -22,7 +22,7 @@ from weakclip.store.files import remove_leftovers, write_json, writing
 from weakclip.store.keys import ResultKey, flat
 from weakclip.store.layout import MASKS
 from weakclip.store.lock import FolderLock
-from weakclip.store.manifest import Manifest
+from weakclip.store.manifest import read_records
 from weakclip.store.untrusted_text import parse_json
 from weakclip.tools.submit.archive import write_archive
 
@@ -102,7 +102,7 @@ def _context(run: Path, split: str, root: str | None, given: Given) -> RunContex
 def _trained(run: Path, network: Network) -> str:
     """The key under which a network was trained."""
     stage = TRAINED_BY[network]
-    record = Manifest.open(run).records.get(stage, {})
+    record = read_records(run).get(stage, {})
     if not record.get("done"):
         raise RunError(f"{run}: its network is not trained; run `weakclip {stage}` or `weakclip run` first")
     return str(record.get("key"))
