@@ -150,8 +150,9 @@ def write_pseudo_masks(
 ) -> int:
     """Write `masks/NAME.png` (palette), and `confidence/NAME.png` if asked for, for every image of a data set.
 
-    Images that have their files already are passed over, so that a stopped run goes on; a mask that is there stays. The network predicts the next
-    images while threads do the dense CRFs of those before; never more than a few images are in memory.
+    Images that have their files already are passed over, so that a stopped run goes on; a mask that is there stays.
+    The network predicts the next images while threads do the dense CRFs of those before; never more than a few images
+    are in memory.
 
     Args:
         logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 to logits `(B, K, h', w')`.
