@@ -14,7 +14,7 @@ def review(
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     host: Annotated[str, typer.Option(help="Listen on another address than this machine's own.")] = "127.0.0.1",
 ) -> None:
-    """Look at the masks of a run in a browser and mark them good, bad or relabelled; the next run uses the marks."""
+    """Look at the masks of a run in a browser and mark them good, bad or relabelled; `run --redo` uses the marks."""
     from weakclip.review.guard import is_loopback
     from weakclip.review.serving import serve
 
