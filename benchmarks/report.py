@@ -26,7 +26,8 @@ from weakclip.inference.mask_statistics import STATISTICS, StatisticsLog, class_
 from weakclip.pipeline.pictures import class_entries, laid_over, write_strip
 from weakclip.report import write_report
 from weakclip.store.files import write_json
-from weakclip.store.layout import CAPTIONS, STAGE_FOLDERS, STRIPS, strip_path
+from weakclip.store.layout import CAPTIONS, MANIFEST, STAGE_FOLDERS, STRIPS, strip_path
+from weakclip.store.manifest import FORMAT
 from weakclip.store.progress import track
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -59,7 +60,8 @@ def fabricate(out: Path, count: int) -> None:
     write_json(folders["evaluate"] / STRIPS / CAPTIONS, ["prediction", "truth"])
     write_json(folders["pseudo_masks"] / "metrics.json", {"classes": class_entries(dataset.class_set)})
     record = {"inputs": {}, "done": True, "seconds": 0.0}
-    write_json(out / "manifest.json", {"stages": {stage: {"key": stage, **record} for stage in folders}})
+    stages = {stage: {"key": stage, **record} for stage in folders}
+    write_json(out / MANIFEST, {"format": FORMAT, "stages": stages})
 
 
 def _fabricate_image(

@@ -244,7 +244,7 @@ def _calling(module: str, name: str) -> Callable[[Path], object]:
 _CONFIG = "data: {dataset: scenes, train_limit: 6}\ntrain: {steps: 4}\npseudo_masks:\n  crf: null\nseed: 1\n"
 _CLASSES = "names: [cat, dog]\nsynonyms: {cat: [kitty]}\nprompts: {dog: a dog}\ncolors: {cat: [1, 2, 3]}\n"
 _XML = "<annotation><object><name>dog</name></object></annotation>"
-_RECORD = '{"format": 1, "stages": {"seeds": {"key": "a", "settings": {"b": 1}, "inputs": {"train": "c"}, "code": 1}}}'
+_RECORD = '{"format": 2, "stages": {"seeds": {"key": "a", "settings": {"b": 1}, "inputs": {"train": "c"}, "code": 1}}}'
 
 TARGETS = {
     "image": Target("x.png", _calling("weakclip.datasets.images", "read_rgb"), _images, ("PIL",)),

@@ -193,7 +193,9 @@ def test_a_home_that_is_not_there_is_one_line(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-RECORDS = json.dumps({"stages": {stage: {"done": True} for stage in ("train", "pseudo_masks", "evaluate")}})
+RECORDS = json.dumps(
+    {"format": 2, "stages": {stage: {"done": True} for stage in ("train", "pseudo_masks", "evaluate")}}
+)
 NESTED = ("3_pseudo_masks/strips/captions.json", "5_evaluate/metrics.json")
 PASSED_OVER = ("3_pseudo_masks/images.jsonl", "2_train/log.jsonl")
 

@@ -233,7 +233,9 @@ def test_a_cache_that_is_a_link_is_not_written_to(tmp_path: Path, monkeypatch: p
 
 def report_run(folder: Path) -> Path:
     (folder / "5_evaluate" / "pictures").mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"stages": {"evaluate": {"done": True, "seconds": 1}}}))
+    (folder / "manifest.json").write_text(
+        json.dumps({"format": 2, "stages": {"evaluate": {"done": True, "seconds": 1}}})
+    )
     sheet = {
         "classes": [{"name": "<script>alert(1)</script>", "color": [1, 2, 3]}],
         "rows": [{"name": "<img onerror=x>", "split": "a&b", "labels": ["\"'<"], "pictures": {"image": "0.png"}}],
@@ -270,7 +272,7 @@ def test_a_manifest_of_odd_values_is_refused(tmp_path: Path, change: Callable[[d
 
     record: dict[str, Any] = {"done": True, "key": "x", "seconds": 1.5, "files": 1, "inputs": {}, "settings": {}}
     change(record)
-    (tmp_path / "manifest.json").write_text(json.dumps({"stages": {"seeds": record, "../../x": record}}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 2, "stages": {"seeds": record, "../../x": record}}))
     for read in (Manifest.open, render_report):
         with pytest.raises(WeakCLIPError) as caught:
             read(tmp_path)
@@ -278,7 +280,7 @@ def test_a_manifest_of_odd_values_is_refused(tmp_path: Path, change: Callable[[d
 
 
 def test_an_unknown_stage_in_a_manifest_names_no_folder(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(json.dumps({"stages": {"../../etc": {"done": True}}}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 2, "stages": {"../../etc": {"done": True}}}))
     assert "etc" not in render_report(tmp_path)
 
 

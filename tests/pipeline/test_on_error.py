@@ -465,7 +465,9 @@ def test_a_damaged_list_costs_nothing(data: Path, config_of: Callable[..., RunCo
     for text in ("", "no JSON\n", '{"image": 5}\n[]\n', "[" * 10**5):
         (run / ERRORS).write_text(text)
         assert read_errors(run) == []
-        run_stage(config, run, "seeds")
+        assert len(RunContext(config, run).train) == 6
+        assert run_stage(config, run, "seeds").ran == ()
+        assert sorted(entries(run)) == broken
     (run / CHECKED).unlink()
     run_stage(config, run, "seeds")
     assert sorted(entries(run)) == broken

@@ -71,7 +71,7 @@ def make_run(folder: Path) -> Path:
         "train": {"key": "b", "inputs": {"seeds": "a"}, "done": True, "seconds": 5.0},
         "evaluate": {"key": "c", "inputs": {"seeds": "older"}, "done": True, "seconds": 1.0},
     }
-    write_json(folder / "manifest.json", {"stages": stages})
+    write_json(folder / "manifest.json", {"format": 2, "stages": stages})
     write_json(folder / "5_evaluate/metrics.json", {"scores": [score("seeds", "train", 0.512)]})
     write_png(folder / "5_evaluate/pictures/0_image.png", np.zeros((4, 4, 3), np.uint8))
     row = {"name": HOSTILE, "split": "train", "labels": [HOSTILE], "pictures": {"image": "0_image.png"}}

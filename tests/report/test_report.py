@@ -92,7 +92,7 @@ def test_report_is_a_pure_function_of_the_folder(run_folder: Path) -> None:
 
 
 def test_run_that_has_just_begun_has_a_report(tmp_path: Path) -> None:
-    write_json(tmp_path / "manifest.json", {"stages": {}})
+    write_json(tmp_path / "manifest.json", {"format": 2, "stages": {}})
     assert "Nothing has been scored" in render_report(tmp_path)
 
 
@@ -105,7 +105,7 @@ def test_foreign_folder_is_one_clear_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[]", '{"stages": []}', '{"stages": {"seeds": 5}}'])
 def test_manifest_of_something_else_is_one_clear_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(RunError, match="not written by weakclip"):
+    with pytest.raises(RunError, match="no manifest of weakclip"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
 

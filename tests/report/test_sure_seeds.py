@@ -31,7 +31,7 @@ def change_of(kept: list[float], label: int = 1) -> Change:
 
 
 def run_with(folder: Path, shares: object) -> Path:
-    write_json(folder / "manifest.json", {"stages": {"seeds": {"key": "a", "done": True, "seconds": 1.0}}})
+    write_json(folder / "manifest.json", {"format": 2, "stages": {"seeds": {"key": "a", "done": True, "seconds": 1.0}}})
     write_json(folder / "1_seeds/metrics.json", {"mean_shares": shares})
     return folder
 

@@ -30,7 +30,8 @@ from weakclip.store.untrusted_text import one_line, parse_json
 logger = logging.getLogger("weakclip")
 
 CHECKED = "checked.json"
-"""Beside `errors.jsonl`: a digest a split of the sizes and times of the files that were read."""
+"""Beside `errors.jsonl`: a digest a split of the sizes and times of the files that were read, and one of that list."""
+LIST = "list"
 
 Role = Literal["train", "val"]
 FIRST_STAGE: dict[Role, str] = {"train": "seeds", "val": "evaluate"}
@@ -207,7 +208,7 @@ def keep(out: Path, screening: Screening) -> None:
         StorageError: they cannot be written.
     """
     write_errors(out, screening.broken)
-    write_json(out / CHECKED, screening.digests)
+    write_json(out / CHECKED, {**screening.digests, LIST: _list_digest(out)})
 
 
 def broken_of(config: RunConfig, out: Path) -> tuple[BrokenImage, ...]:
@@ -218,7 +219,7 @@ def broken_of(config: RunConfig, out: Path) -> tuple[BrokenImage, ...]:
     """
     if config.data.on_error == "stop":
         return ()
-    return tuple(read_errors(out)) if (out / CHECKED).is_file() else screen(config, out).broken
+    return tuple(read_errors(out)) if _read_digests(out) else screen(config, out).broken
 
 
 def forget(out: Path) -> None:
@@ -245,7 +246,7 @@ def write_errors(out: Path, broken: Sequence[BrokenImage]) -> None:
 
 
 def read_errors(out: Path) -> list[BrokenImage]:
-    """The lines of `errors.jsonl`; what is no such line is passed over, for all that is listed is read again anyway."""
+    """The lines of `errors.jsonl`; what is no such line is passed over: a changed list has all the data read again."""
     try:
         lines = (out / ERRORS).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -264,9 +265,17 @@ def _entry(line: str) -> BrokenImage | None:
     return None
 
 
+def _list_digest(out: Path) -> str:
+    try:
+        return digest_of([one_line((out / ERRORS).read_text(encoding="utf-8", errors="replace"))])
+    except OSError:
+        return "none"
+
+
 def _read_digests(out: Path) -> dict[str, object]:
+    """What was read; nothing where the list of what was broken then is not the one that was written."""
     try:
         found = parse_json((out / CHECKED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and found.get(LIST) == _list_digest(out) else {}
