@@ -1,5 +1,6 @@
 """WeakCLIP: one file for each box of the paper's figure, composed in `weakclip.py`."""
 
+from weakclip.modeling import losses
 from weakclip.modeling.co_attention import CoAttention, match_pixels
 from weakclip.modeling.decoder import FeaturePyramid, SemanticHead, TextGuidedDecoder
 from weakclip.modeling.output import WeakCLIPOutput, mixed_logits
@@ -24,6 +25,7 @@ __all__ = [
     "WeakCLIPOutput",
     "build_weakclip",
     "load_weakclip",
+    "losses",
     "match_pixels",
     "mixed_logits",
     "save_weakclip",
