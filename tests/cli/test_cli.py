@@ -74,11 +74,13 @@ def test_foreign_folder_is_left_alone(
     assert "not a run folder" in capsys.readouterr().err
 
 
-def test_config_prints_what_is_shipped(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("config", "voc12") == 0
-    assert capsys.readouterr().out.startswith("# PASCAL VOC 2012")
-    assert call("config", "voc12", "--set", "train.steps=7") == 0
-    assert "steps: 7" in capsys.readouterr().out
+def test_config_prints_the_whole_and_where_it_comes_from(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("config", "coco14", "--set", "train.batch_size=7") == 0
+    told = capsys.readouterr().out
+    assert told.startswith("data:\n  dataset: coco14  # coco14\n")
+    assert "  steps: 40000  # coco14\n" in told and "  batch_size: 7  # --set\n" in told and "  # voc12\n" in told
 
 
 @pytest.mark.parametrize("arguments", [("run",), ("run", "demo"), ("run", "demo", "--out"), ("runn",), ("--verion",)])

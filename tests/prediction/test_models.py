@@ -64,7 +64,7 @@ def test_a_run_means_the_chosen_network_or_the_only_one(trained_run: Path, tmp_p
 def test_the_run_says_how_its_networks_are_used(trained_run: Path) -> None:
     retrained, weakclip = (default_settings(find_model(trained_run / part)) for part in ("4_retrain", "2_train"))
     assert retrained.inference.flip and retrained.crf is None
-    assert not weakclip.inference.windows.flip and weakclip.crf is not None
+    assert not weakclip.inference.flip and weakclip.crf is not None
 
 
 @pytest.mark.parametrize("crf", [True, False, None])

@@ -124,9 +124,19 @@ class EvaluateView:
 
     def prediction(self, network: Network) -> PseudoMaskSettings:
         """How a network predicts images whose labels nobody knows."""
-        if self.evaluate is None or network == "weakclip":
-            return dataclasses.replace(self.pseudo_masks, restrict_to_labels=False)
-        return PseudoMaskSettings(inference=self.evaluate.inference, crf=self.evaluate.crf, restrict_to_labels=False)
+        return _prediction(self.pseudo_masks, self.evaluate if network == "retrained" else None)
+
+
+def prediction_settings(config: RunConfig, network: Network) -> PseudoMaskSettings:
+    """How a network of a run predicts images whose labels nobody knows; a retrained one may be there, of an earlier
+    configuration, where this one retrains none."""
+    return _prediction(config.pseudo_masks, config.evaluate if network == "retrained" else None)
+
+
+def _prediction(weakclip: PseudoMaskSettings, retrained: EvaluateSettings | None) -> PseudoMaskSettings:
+    if retrained is None:
+        return dataclasses.replace(weakclip, restrict_to_labels=False)
+    return PseudoMaskSettings(inference=retrained.inference, crf=retrained.crf, restrict_to_labels=False)
 
 
 View = SeedsView | TrainView | MasksView | RetrainView | TruthView | EvaluateView

@@ -17,7 +17,7 @@ from weakclip.inference.pseudo_masks import PseudoMaskSettings, pseudo_mask
 from weakclip.inference.windows import InferenceSettings, LogitsFunction, predict_batch
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import usable_device
-from weakclip.pipeline.views import EvaluateView
+from weakclip.pipeline.views import prediction_settings
 from weakclip.prediction.models import ModelSource, find_model
 from weakclip.report.chosen import Network
 from weakclip.segmenters.segmenter import load_segmenter
@@ -162,7 +162,7 @@ def default_settings(model: ModelSource) -> PredictSettings:
     """
     if model.config is None:
         return PredictSettings()
-    how = EvaluateView.of(model.config).prediction(model.network)
+    how = prediction_settings(model.config, model.network)
     without = model.chosen is not None and model.chosen.crf is False
     return PredictSettings(
         inference=how.inference,

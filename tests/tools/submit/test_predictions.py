@@ -137,15 +137,17 @@ def test_another_root_may_be_given(voc_run: Path, voc_root: Path, tmp_path: Path
 
 
 def test_what_is_wrong_is_said_before_anything_is_predicted(
-    voc_run: Path, ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    voc_run: Path, tiny_settings: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("predicted")
 
     monkeypatch.setattr(submit_module, "write_pseudo_masks", refuse)
-    out = tmp_path / "results.tgz"
+    out, drawn = tmp_path / "results.tgz", tmp_path / "drawn"
+    drawn.mkdir()
+    (drawn / "config.yaml").write_text(dump_config(parse_config(tiny_settings(), origin="test")))
     with pytest.raises(ConfigError, match="a run on scenes; the evaluation server is PASCAL VOC's"):
-        submit(ran, out)
+        submit(drawn, out)
     with pytest.raises(RunError, match="not a run folder"):
         submit(tmp_path / "nowhere", out)
     with pytest.raises(RunError, match=r"is a folder; name the archive, for instance .*results\.tgz"):
