@@ -230,4 +230,4 @@ def test_a_section_is_changed_key_by_key() -> None:
 
 def test_the_first_class_of_imported_maps_is_0_or_1() -> None:
     with pytest.raises(ConfigError, match="first_class: 0 or 1 expected; found 2"):
-        load_config("demo", ["seeds.first_class=2"])
+        load_config("demo", ["seeds.method=imported_cams", "seeds.folder=cams", "seeds.first_class=2"])

@@ -11,7 +11,7 @@ import pytest
 
 from weakclip.config import AnySeeds, RunConfig, load_config, shipped_configs
 from weakclip.pipeline.stages import stages_of
-from weakclip.store.keys import result_settings
+from weakclip.store.keys import output_settings, result_settings
 
 METHODS = {
     "clip_gradcam": (),
@@ -96,6 +96,14 @@ def test_evaluation_names_the_dense_crf_of_the_seeds() -> None:
         settings_of(load_config("folder", [f"seeds.masks.crf={crf}"])) for crf in ("null", "{kernels: []}")
     )
     assert {stage for stage in first if first[stage] != second[stage]} == {"seeds", "evaluate", "evaluate_truth"}
+
+
+def test_every_setting_that_asks_for_more_output_is_one_of_a_stage() -> None:
+    config = load_config("voc12")
+    stages = stages_of(config)
+    asked = {name for stage in stages.values() for name in output_settings(stage.view(config))}
+    assert {name for stage in stages.values() for name in stage.outputs} == asked
+    assert (stages["pseudo_masks"].outputs, stages["evaluate"].outputs) == (("pseudo_masks.confidence",), ("pictures",))
 
 
 def test_every_kind_of_seeds_is_looked_at() -> None:

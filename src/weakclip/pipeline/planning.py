@@ -60,7 +60,9 @@ class Plan:
         self.manifest.finish(stage, seconds, self._outputs(stage))
 
     def _outputs(self, stage: str) -> dict[str, object]:
-        return output_settings(self.stages[stage].view(self.context.config))
+        spec = self.stages[stage]
+        asked = output_settings(spec.view(self.context.config))
+        return {name: asked[name] for name in spec.outputs}
 
 
 def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan:

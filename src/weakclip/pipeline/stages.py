@@ -65,6 +65,7 @@ class Stage:
         run: from the run's context, the view and the stage's folder, which exists, to the result in that folder.
         data: the sources of data that it reads, as `RunContext.fingerprint` names them.
         upstream: the stages whose results it reads.
+        outputs: settings of the view that ask this stage for more files beside its result.
         code: raised when the same inputs give another result than in the version before.
     """
 
@@ -73,6 +74,7 @@ class Stage:
     run: Callable[[RunContext, Any, Path], None]
     data: tuple[str, ...]
     upstream: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
     code: int = 1
 
 
@@ -204,6 +206,7 @@ STAGES = {
         run=make_pseudo_masks,
         data=("train images", "labels from the review"),
         upstream=("train",),
+        outputs=("pseudo_masks.confidence",),
     ),
     "retrain": Stage(
         purpose="training a segmentation network on the pseudo masks",
@@ -218,6 +221,7 @@ STAGES = {
         run=evaluate,
         data=("train images", "train masks", "val images", "val masks"),
         upstream=("seeds", "train", "pseudo_masks", "retrain"),
+        outputs=("pictures",),
         code=4,
     ),
     "retrain_truth": Stage(

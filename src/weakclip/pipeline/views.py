@@ -95,7 +95,7 @@ class EvaluateView:
     """Settings of the stages that score: how WeakCLIP predicts, and how the retrained network does, where there is one.
 
     Args:
-        pseudo_masks: WeakCLIP predicts as it makes pseudo masks; confidence maps are not scored.
+        pseudo_masks: WeakCLIP predicts as it makes pseudo masks.
         evaluate: how the retrained network predicts; None where there is none.
         seed_crf: the dense CRF of the seeds, in words.
         pictures: rows of the picture sheet, of either split.
@@ -111,7 +111,7 @@ class EvaluateView:
         """The view of a configuration."""
         seeds = config.seeds
         return cls(
-            pseudo_masks=dataclasses.replace(config.pseudo_masks, confidence=False),
+            pseudo_masks=config.pseudo_masks,
             evaluate=config.evaluate if config.retrain.model is not None else None,
             seed_crf=describe_crf(seeds.masks.crf) if isinstance(seeds, CAMSeeds) else NOT_USED,
             pictures=config.evaluate.pictures,
@@ -135,7 +135,7 @@ def prediction_settings(config: RunConfig, network: Network) -> PseudoMaskSettin
 
 def _prediction(weakclip: PseudoMaskSettings, retrained: EvaluateSettings | None) -> PseudoMaskSettings:
     if retrained is None:
-        return dataclasses.replace(weakclip, restrict_to_labels=False)
+        return dataclasses.replace(weakclip, restrict_to_labels=False, confidence=False)
     return PseudoMaskSettings(inference=retrained.inference, crf=retrained.crf, restrict_to_labels=False)
 
 
