@@ -36,7 +36,7 @@ from weakclip.store.layout import MASKS, STAGE_FOLDERS
 from weakclip.store.progress import track
 
 RECIPE = (
-    "data.dataset=voc12", "data.train_split=train_aug", "data.val_split=null", "data.longest_side=null",
+    "data.dataset=voc12", "data.train_split=train_aug", "data.val_split=null",
     "seeds.masks.background_power=3",
     "model={co_attention_width: 128, co_attention_layers: 2, decoder_channels: 64}",
     "augment={crop_size: 288, scale: [0.9, 1.5], photometric: true}",

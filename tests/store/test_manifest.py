@@ -151,6 +151,7 @@ def test_finished_stage_whose_folder_is_gone_is_made_again(tmp_path: Path) -> No
     manifest = finished(tmp_path / "run")
     shutil.rmtree(tmp_path / "run/1_seeds")
     assert manifest.state("seeds", KEY) == "unfinished"
+    assert manifest.state("seeds", OTHER) == "changed" and not manifest.replaces_a_result("seeds", OTHER)
 
 
 def test_finished_stage_that_lost_a_file_is_not_done(tmp_path: Path) -> None:

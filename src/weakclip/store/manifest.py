@@ -117,8 +117,9 @@ class Manifest:
         return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {FILES}
 
     def replaces_a_result(self, stage: str, key: ResultKey) -> bool:
-        """Whether a finished result of the stage would make way for one under `key`."""
-        return self.state(stage, key) == "changed" and bool(self.records[stage].get("done"))
+        """Whether a finished result of the stage, whose folder is there, would make way for one under `key`."""
+        changed = self.state(stage, key) == "changed" and bool(self.records[stage].get("done"))
+        return changed and self.stage_folder(stage).is_dir()
 
     def differences(self, stage: str, key: ResultKey) -> list[str]:
         """What changed since the stage last ran, in words."""
