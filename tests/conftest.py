@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from squares import Squares
 from transformers import CLIPConfig, CLIPModel
 
 from weakclip.clip import FrozenCLIP
 from weakclip.clip.vocabulary import tokenizer_from_merges
-from weakclip.datasets.base import ImageLabelDataset
-from weakclip.datasets.classes import VOC12, ClassSet
+from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import write_mask
 
 DEFAULT_FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
@@ -222,35 +222,6 @@ def voc_root(tmp_path: Path) -> Path:
     for split, listed in (("train", names[:3]), ("train_aug", names[:3]), ("val", names[3:5]), ("test", names[5:])):
         (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(listed) + "\n")
     return root
-
-
-class Squares(ImageLabelDataset):
-    """A red (class 1) or blue (class 2) square on grey; whoever asks for its pixel labels fails."""
-
-    def __init__(self, count: int = 6, size: int = 48) -> None:
-        names = [f"sub/{index}" if index % 2 else str(index) for index in range(count)]
-        super().__init__(ClassSet.from_foreground(["red", "blue"]), "train", names)
-        self.pixels = size
-
-    def truth(self, index: int) -> np.ndarray:
-        mask = np.zeros((self.pixels, self.pixels), dtype=np.uint8)
-        start = 4 + 3 * index
-        mask[start : start + 20, start : start + 20] = 1 + index % 2
-        return mask
-
-    def image(self, index: int) -> np.ndarray:
-        noise = np.random.default_rng(index).integers(0, 40, (self.pixels, self.pixels, 3))
-        colors = np.array([[110, 110, 110], [200, 20, 20], [20, 20, 200]])
-        return (colors[self.truth(index)] + noise).astype(np.uint8)
-
-    def labels(self, index: int) -> tuple[int, ...]:
-        return (1 + index % 2,)
-
-    def size(self, index: int) -> tuple[int, int]:
-        return self.pixels, self.pixels
-
-    def mask(self, index: int) -> np.ndarray | None:
-        raise AssertionError("training asked for pixel labels")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import os, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import torch
-from conftest import *
+from squares import Squares
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.modeling import build_weakclip
 from weakclip.clip import load_clip
@@ -69,7 +69,9 @@ def test_process_0_writes_and_every_process_holds_what_it_wrote(seed_folder: Pat
     script.write_text(_TRAINING)
     environment = {**os.environ, "PYTHONPATH": str(Path(weakclip.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    subprocess.run([*launch, str(Path(__file__).parent), str(seed_folder.parent)], env=environment, check=True)
+    subprocess.run(
+        [*launch, str(Path(__file__).parents[1] / "reference"), str(seed_folder.parent)], env=environment, check=True
+    )
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert any(name.endswith("running_mean") for name in first["small"])
     for network in ("small", "weakclip"):
