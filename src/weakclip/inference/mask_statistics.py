@@ -7,8 +7,6 @@ that a stopped run goes on, and no more than an index of the lines is in memory.
 from __future__ import annotations
 
 import dataclasses
-import json
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +16,7 @@ import numpy as np
 
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.errors import RunError
-from weakclip.store.files import atomic_write, no_link, writing
-from weakclip.store.untrusted_text import parse_json
+from weakclip.store.lines import LineLog, read_lines
 
 STATISTICS = "statistics.jsonl"
 """The file in a stage's folder, one line an image."""
@@ -173,9 +170,7 @@ def _rounded(value: float) -> float:
 
 
 class StatisticsLog:
-    """The lines of one stage: added in any order by any thread, ordered and written whole by `finish`.
-
-    A line torn by a stop is passed over; of two lines on one image the last one counts.
+    """The figures of the images of one stage, a line each; see `LineLog`.
 
     Args:
         path: the file; it need not exist.
@@ -183,35 +178,19 @@ class StatisticsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.Lock()
-        self._places = _index_lines(path)
-        self._torn = _is_torn(path)
+        self._lines = LineLog(path)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self._lines
 
     def add(self, statistics: ImageStatistics) -> None:
-        """Append one line; it is on its way to the disk when this returns."""
-        line = json.dumps(_plain(statistics), ensure_ascii=False) + "\n"
-        with self._lock:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with writing(self.path), open(self.path, "ab", opener=no_link) as file:
-                if self._torn:
-                    file.write(b"\n")
-                    self._torn = False
-                self._places[statistics.name] = file.tell()
-                file.write(line.encode())
+        """Append the line of one image; any thread may call this."""
+        entries = dataclasses.asdict(statistics)
+        self._lines.add({key: value for key, value in entries.items() if value is not None and value != {}})
 
     def finish(self, names: Iterable[str]) -> None:
-        """Write the lines of `names` in their order, whole or not at all; names without a line are left out."""
-        if not self._places:
-            return
-        with self.path.open("rb") as lines, atomic_write(self.path) as ordered:
-            for name in names:
-                if name in self._places:
-                    lines.seek(self._places[name])
-                    ordered.write(lines.readline())
-        self._places = _index_lines(self.path)
+        """Put the lines into the order of `names`, which leaves others out."""
+        self._lines.finish(names)
 
 
 def read_statistics(path: Path | str) -> Iterator[ImageStatistics]:
@@ -222,18 +201,8 @@ def read_statistics(path: Path | str) -> Iterator[ImageStatistics]:
     Raises:
         RunError: lines of another version.
     """
-    path = Path(path)
-    if path.is_file():
-        with path.open("rb") as file:
-            for line in file:
-                entry = _parsed(line)
-                if entry is not None:
-                    yield _from_plain(entry, path)
-
-
-def _plain(statistics: ImageStatistics) -> dict[str, Any]:
-    entries = dataclasses.asdict(statistics)
-    return {key: value for key, value in entries.items() if value is not None and value != {}}
+    for entry in read_lines(Path(path)):
+        yield _from_plain(entry, Path(path))
 
 
 def _from_plain(entry: dict[str, Any], path: Path) -> ImageStatistics:
@@ -249,36 +218,3 @@ def _from_plain(entry: dict[str, Any], path: Path) -> ImageStatistics:
         raise RunError(
             f"{path}: no statistics of this version ({error}); delete {path.parent}, and run again"
         ) from None
-
-
-def _index_lines(path: Path) -> dict[str, int]:
-    """Image name → where its last whole line begins, bytes."""
-    places: dict[str, int] = {}
-    if path.is_file():
-        place = 0
-        with path.open("rb") as file:
-            for line in file:
-                entry = _parsed(line)
-                if entry is not None:
-                    places[entry["name"]] = place
-                place += len(line)
-    return places
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The entry of a whole line, or None."""
-    try:
-        entry = parse_json(line)
-    except ValueError:
-        return None
-    whole = isinstance(entry, dict) and isinstance(entry.get("name"), str) and line.endswith(b"\n")
-    return entry if whole else None
-
-
-def _is_torn(path: Path) -> bool:
-    """Whether a stop cut the last line short."""
-    if not path.is_file() or not path.stat().st_size:
-        return False
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) != b"\n"

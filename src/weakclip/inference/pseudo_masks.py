@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +14,9 @@ from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.images import write_mask, write_png
 from weakclip.errors import ConfigError
 from weakclip.inference.windows import InferenceSettings, LogitsFunction, WithinMemory, predict_probs
+from weakclip.store.jobs import work_through
 from weakclip.store.keys import MORE_OUTPUT
 from weakclip.store.layout import CONFIDENCE, MASKS
-from weakclip.store.progress import track
-from weakclip.store.threads import in_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,24 +182,21 @@ def write_pseudo_masks(
             observe(sample, refined)
         write_mask(path, refined.mask, dataset.class_set.palette)
 
-    left = [index for index, name in enumerate(dataset.names) if not _is_done(folder, name, settings)]
-    predictions = _predictions(WithinMemory(logits_of), dataset, left, settings.inference, device)
-    shown = track(predictions, description, total=len(dataset), done=len(dataset) - len(left))
-    for _ in in_threads(finish, shown):
-        pass
-    return len(left)
+    network = WithinMemory(logits_of)
 
+    def predicted(indices: Sequence[int]) -> Iterator[tuple[Sample, np.ndarray]]:
+        for index in indices:
+            sample = dataset[index]
+            yield sample, predict_probs(network, sample.image, settings.inference, device=device)
 
-def _predictions(
-    logits_of: LogitsFunction,
-    dataset: ImageLabelDataset,
-    indices: list[int],
-    settings: InferenceSettings,
-    device: str | torch.device,
-) -> Iterator[tuple[Sample, np.ndarray]]:
-    for index in indices:
-        sample = dataset[index]
-        yield sample, predict_probs(logits_of, sample.image, settings, device=device)
+    made = work_through(
+        range(len(dataset)),
+        is_done=lambda index: _is_done(folder, dataset.names[index], settings),
+        make=predicted,
+        finish=finish,
+        description=description,
+    )
+    return made
 
 
 def _is_done(folder: Path, name: str, settings: PseudoMaskSettings) -> bool:

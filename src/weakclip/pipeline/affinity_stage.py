@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from weakclip.config import CAMSeeds
@@ -14,7 +14,7 @@ from weakclip.seeds import AffinityRefiner, SeedMasks, SeedMethod, affinity_labe
 from weakclip.seeds.affinitynet.storage import load_affinitynet
 from weakclip.seeds.affinitynet.train import WEIGHTS_FILE, AffinitySettings, train_affinity
 from weakclip.seeds.cam_files import read_cam, write_cam
-from weakclip.store.progress import track
+from weakclip.store.jobs import work_through
 
 CAMS, LABELS, AFFINITYNET = "cams", "affinity_labels", "affinitynet"
 """Folders in the stage's folder: class activation maps, what AffinityNet learns from, and its training."""
@@ -55,13 +55,25 @@ def _write_labels(
     """`cams/NAME.png` and `affinity_labels/NAME.png`; maps are used as they are read back, so that a resume differs
     in nothing."""
     dataset = context.train
-    left = [index for index, name in enumerate(dataset.names) if not (folder / LABELS / f"{name}.png").is_file()]
-    method: SeedMethod | None = None
-    for index in track(left, "class activation maps", total=len(dataset), done=len(dataset) - len(left)):
-        sample = dataset[index]
-        path = folder / CAMS / f"{sample.name}.png"
-        if sample.labels and not path.is_file():
-            method = method or make_method()
-            write_cam(path, sample, method.cam(sample))
-        label = affinity_label(sample, read_cam(path, sample), settings.labels)
+
+    def mapped(left: Sequence[int]) -> Iterator[Sample]:
+        method: SeedMethod | None = None
+        for index in left:
+            sample = dataset[index]
+            path = folder / CAMS / f"{sample.name}.png"
+            if sample.labels and not path.is_file():
+                method = method or make_method()
+                write_cam(path, sample, method.cam(sample))
+            yield sample
+
+    def finish(sample: Sample) -> None:
+        label = affinity_label(sample, read_cam(folder / CAMS / f"{sample.name}.png", sample), settings.labels)
         write_mask(folder / LABELS / f"{sample.name}.png", label, dataset.class_set.palette)
+
+    work_through(
+        range(len(dataset)),
+        is_done=lambda index: (folder / LABELS / f"{dataset.names[index]}.png").is_file(),
+        make=mapped,
+        finish=finish,
+        description="class activation maps",
+    )

@@ -15,8 +15,8 @@ from weakclip.inference.pseudo_masks import PseudoMaskSettings, RefinedMask, wri
 from weakclip.inference.windows import InferenceSettings, LogitsFunction
 from weakclip.pipeline.pictures import laid_over, write_strip
 from weakclip.store.files import write_json
+from weakclip.store.jobs import work_through
 from weakclip.store.layout import CAPTIONS, MASKS, PREDICTIONS, STRIPS, strip_path
-from weakclip.store.progress import track
 
 
 class MaskRecorder:
@@ -92,11 +92,17 @@ def compare_stages(
     folders = {"seed": seeds, "mask": masks, "prediction": predictions / MASKS}
     log = StatisticsLog(folder / STATISTICS)
     write_json(folder / STRIPS / CAPTIONS, ["prediction", "truth"] if dataset.has_masks else ["prediction"])
-    left = [
-        index for index, name in enumerate(dataset.names) if name not in log or not strip_path(folder, name).is_file()
-    ]
-    for index in track(left, "comparing", total=len(dataset), done=len(dataset) - len(left)):
-        _compare(dataset, index, folders, log)
+
+    def is_done(index: int) -> bool:
+        return dataset.names[index] in log and strip_path(folder, dataset.names[index]).is_file()
+
+    work_through(
+        range(len(dataset)),
+        is_done=is_done,
+        make=iter,
+        finish=lambda index: _compare(dataset, index, folders, log),
+        description="comparing",
+    )
     log.finish(dataset.names)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from weakclip.pipeline.affinity_stage import affinity_seeds
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.views import SeedsView
 from weakclip.seeds import (
+    CAM,
     BatchedSeedMethod,
     ClipGradCAM,
     CosineSeeds,
@@ -36,15 +37,17 @@ from weakclip.seeds import (
     PatchText,
     SeedMasks,
     SeedMethod,
+    SeedSettings,
     seed_masks,
 )
 from weakclip.seeds.mctformer.storage import load_mctformer
 from weakclip.seeds.mctformer.train import WEIGHTS_FILE, MCTformerSettings, train_mctformer
-from weakclip.store.files import append_json, expand_home, write_json
+from weakclip.store.files import expand_home, write_json
+from weakclip.store.jobs import work_through
 from weakclip.store.layout import DENSE, SEEDS
-from weakclip.store.progress import track
-from weakclip.store.untrusted_text import parse_json
+from weakclip.store.lines import LineLog, read_lines
 
+LOG = "log.jsonl"
 MCTFORMER = "mctformer"
 """The folder beside them in which an MCTformer+ is trained, where the settings ask for one."""
 
@@ -57,11 +60,12 @@ class SeedMaker:
     """What turns samples into masks.
 
     Args:
-        masks: of several samples, in their order.
+        masks: for each of several samples, in their order, the rest of the work: from its maps, which are there, to its
+            masks.
         batch_size: how many samples are worth giving to it at once.
     """
 
-    masks: Callable[[Sequence[Sample]], Iterable[SeedMasks]]
+    masks: Callable[[Sequence[Sample]], Iterable[Callable[[], SeedMasks]]]
     batch_size: int = 1
 
 
@@ -86,29 +90,44 @@ class SeedShares:
 
 def make_seeds(context: RunContext, view: SeedsView, folder: Path) -> None:
     """Write `masks/NAME.png` and `dense/NAME.png`; images that have both are passed over."""
-    dataset = context.train
-    left = [index for index, name in enumerate(dataset.names) if not _is_done(folder, name)]
-    if left:
-        made = _made(dataset, left, seed_maker(context, view, folder))
-        log = folder / "log.jsonl"
-        for sample, masks in track(made, "seeds", total=len(dataset), done=len(dataset) - len(left)):
-            append_json(log, asdict(_shares(sample, masks.seed, dataset)))
-            write_mask(folder / SEEDS / f"{sample.name}.png", masks.seed, dataset.class_set.palette)
-            write_mask(folder / DENSE / f"{sample.name}.png", masks.dense, dataset.class_set.palette)
-    left_out = context.left_out(dataset.split)
-    write_json(folder / "metrics.json", {**_summary(folder / "log.jsonl", dataset), **left_out})
+    dataset, log, palette = context.train, LineLog(folder / LOG), context.train.class_set.palette
+
+    def made(left: Sequence[int]) -> Iterator[Callable[[], tuple[Sample, SeedMasks]]]:
+        return _made(dataset, left, seed_maker(context, view, folder))
+
+    def finish(masks_of: Callable[[], tuple[Sample, SeedMasks]]) -> None:
+        sample, masks = masks_of()
+        log.add(asdict(_shares(sample, masks.seed, dataset)))
+        write_mask(folder / SEEDS / f"{sample.name}.png", masks.seed, palette)
+        write_mask(folder / DENSE / f"{sample.name}.png", masks.dense, palette)
+
+    work_through(
+        range(len(dataset)),
+        is_done=lambda index: _is_done(folder, dataset.names[index]),
+        make=made,
+        finish=finish,
+        description="seeds",
+    )
+    log.finish(dataset.names)
+    write_json(folder / "metrics.json", {**_summary(log.path, dataset), **context.left_out(dataset.split)})
 
 
-def _made(dataset: ImageLabelDataset, left: Sequence[int], maker: SeedMaker) -> Iterator[tuple[Sample, SeedMasks]]:
-    """The samples that are left, with their masks. Batches are cut from the whole data set, so that a run that goes on
-    has the same ones as a run that nobody disturbed."""
+def _made(
+    dataset: ImageLabelDataset, left: Sequence[int], maker: SeedMaker
+) -> Iterator[Callable[[], tuple[Sample, SeedMasks]]]:
+    """The rest of the work on each sample that is left, when its maps are there. Batches are cut from the whole data set:
+    a run that goes on has the same ones as a run that nobody disturbed."""
     size, wanted = maker.batch_size, set(left)
     for first in sorted({index // size * size for index in left}):
         batch = range(first, min(first + size, len(dataset)))
         samples = [dataset[index] for index in batch]
-        for index, sample, masks in zip(batch, samples, maker.masks(samples), strict=True):
+        for index, sample, masks_of in zip(batch, samples, maker.masks(samples), strict=True):
             if index in wanted:
-                yield sample, masks
+                yield functools.partial(_with_sample, sample, masks_of)
+
+
+def _with_sample(sample: Sample, masks_of: Callable[[], SeedMasks]) -> tuple[Sample, SeedMasks]:
+    return sample, masks_of()
 
 
 def seed_maker(context: RunContext, view: SeedsView, folder: Path) -> SeedMaker:
@@ -120,16 +139,20 @@ def seed_maker(context: RunContext, view: SeedsView, folder: Path) -> SeedMaker:
         return _one_by_one(affinity_seeds(context, view, folder, lambda: _seed_method(context, view, folder)))
     method = _seed_method(context, view, folder)
     if not isinstance(method, BatchedSeedMethod):
-        return _one_by_one(lambda sample: seed_masks(sample, method.cam(sample), settings.masks))
+        return SeedMaker(lambda samples: (_sharpening(each, method.cam(each), settings.masks) for each in samples))
     cams, masks = method.cams, settings.masks
     return SeedMaker(
-        lambda samples: (seed_masks(*each, masks) for each in zip(samples, cams(samples), strict=True)),
+        lambda samples: (_sharpening(*each, masks) for each in zip(samples, cams(samples), strict=True)),
         method.batch_size,
     )
 
 
 def _one_by_one(masks_of: Callable[[Sample], SeedMasks]) -> SeedMaker:
-    return SeedMaker(lambda samples: map(masks_of, samples))
+    return SeedMaker(lambda samples: (functools.partial(masks_of, each) for each in samples))
+
+
+def _sharpening(sample: Sample, cam: CAM, settings: SeedSettings) -> Callable[[], SeedMasks]:
+    return functools.partial(seed_masks, sample, cam, settings)
 
 
 def _seed_method(context: RunContext, view: SeedsView, folder: Path) -> SeedMethod:
@@ -178,15 +201,13 @@ def _summary(log: Path, dataset: ImageLabelDataset) -> dict[str, Any]:
     """Mean shares over the images, null where the log is gone; a torn line is passed over, and of two lines on an image
     the last one counts."""
     wanted, shares, missing = set(dataset.names), dict[str, tuple[float, ...]](), dict[str, bool]()
-    with log.open("rb") if log.is_file() else nullcontext(()) as lines:
-        for line in lines:
-            try:
-                entry = parse_json(line.decode())
-                if entry["name"] in wanted:
-                    shares[entry["name"]] = tuple(float(entry[key]) for key in SHARES)
-                    missing[entry["name"]] = bool(entry["missing"])
-            except (ValueError, KeyError, TypeError):
-                continue
+    for entry in read_lines(log):
+        try:
+            if entry["name"] in wanted:
+                shares[entry["name"]] = tuple(float(entry[key]) for key in SHARES)
+                missing[entry["name"]] = bool(entry["missing"])
+        except (ValueError, KeyError, TypeError):
+            continue
     known = [shares[name] for name in dataset.names if name in shares]
     means = np.mean(known, axis=0).round(5).tolist() if known else [None] * len(SHARES)
     return {

@@ -17,7 +17,7 @@ from weakclip.pipeline.verdicts import ReviewedImages
 from weakclip.pipeline.views import EvaluateView, RetrainView, TruthView
 from weakclip.pipeline.written import finish_scores, write_training
 from weakclip.segmenters.train import retrain
-from weakclip.store.progress import track
+from weakclip.store.jobs import work_through
 from weakclip.training.dataset import TrainingPairs
 
 logger = logging.getLogger("weakclip")
@@ -70,11 +70,21 @@ def _true_masks(context: RunContext, folder: Path) -> tuple[ImageLabelDataset, P
         logger.info("retrain_truth: %d true masks cannot be read; their images are left out", len(unscored))
         dataset = ReviewedImages(dataset, left_out=unscored)
     masks = folder / TRUE_MASKS
-    for index in track(range(len(dataset)), "true masks", total=len(dataset)):
+
+    def path_of(index: int) -> Path:
+        return masks / f"{dataset.names[index]}.png"
+
+    def write(index: int) -> None:
         mask = dataset.mask(index)
         if mask is None:
             raise DataError(f"{dataset.names[index]}: has no true mask; the upper bound of --full needs one an image")
-        path = masks / f"{dataset.names[index]}.png"
-        if not path.is_file():
-            write_mask(path, mask, dataset.class_set.palette)
+        write_mask(path_of(index), mask, dataset.class_set.palette)
+
+    work_through(
+        range(len(dataset)),
+        is_done=lambda index: path_of(index).is_file(),
+        make=iter,
+        finish=write,
+        description="true masks",
+    )
     return dataset, masks

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from weakclip.crf.files import read_probs
-from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.errors import DataError, WeightsError
 from weakclip.inference.pseudo_masks import label_probabilities
 from weakclip.inference.windows import WithinMemory, predict_probs
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext
 from weakclip.store.files import atomic_write
-from weakclip.store.progress import track
 
 
 class ProbabilityFolder:
@@ -106,20 +105,32 @@ def write_probabilities(context: RunContext, folder: Path, indices: Sequence[int
     dataset, settings = context.train, context.config.pseudo_masks
     folder.mkdir(parents=True, exist_ok=True)
     known = ProbabilityFolder(folder, dataset)
-    left = [index for index in indices if known.find(dataset.names[index]) is None]
-    if not left:
+    if all(known.find(dataset.names[index]) is not None for index in indices):
         return
     model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device)
     if model.class_set.names != dataset.class_set.names:
         raise WeightsError(f"{context.folder('train')}: trained for other classes than those of the data set")
     network = WithinMemory(lambda images: mixed_logits(model(images), settings.match_share))
-    for index in track(left, "probabilities", total=len(indices), done=len(indices) - len(left)):
-        sample = dataset[index]
-        probs = predict_probs(network, sample.image, settings.inference, device=context.device)
+
+    def predicted(left: Sequence[int]) -> Iterator[tuple[Sample, np.ndarray]]:
+        for index in left:
+            sample = dataset[index]
+            yield sample, predict_probs(network, sample.image, settings.inference, device=context.device)
+
+    def finish(made: tuple[Sample, np.ndarray]) -> None:
+        sample, probs = made
         if settings.restrict_to_labels:
             probs = _restricted(probs, sample.labels, keep_foreground=settings.keep_foreground)
         with atomic_write(folder / f"{sample.name}.npz") as file:
             np.savez_compressed(file, probs=probs.astype(np.float16))
+
+    work_through(
+        indices,
+        is_done=lambda index: known.find(dataset.names[index]) is not None,
+        make=predicted,
+        finish=finish,
+        description="probabilities",
+    )
 
 
 def _restricted(probs: np.ndarray, labels: Sequence[int], *, keep_foreground: bool) -> np.ndarray:

@@ -1,0 +1,95 @@
+"""JSON Lines about images: added in any order by any thread, torn by a kill, and ordered in the end."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from weakclip.store.files import atomic_write, no_link, writing
+from weakclip.store.untrusted_text import parse_json
+
+
+class LineLog:
+    """One file of lines, each a JSON object with a `name`. Of two lines with one name the last one counts.
+
+    Args:
+        path: the file; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._places = _index(path)
+        self._torn = _is_torn(path)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Append one line; it is on its way to the disk when this returns."""
+        line = json.dumps(dict(entry), ensure_ascii=False) + "\n"
+        with self._lock:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with writing(self.path), open(self.path, "ab", opener=no_link) as file:
+                if self._torn:
+                    file.write(b"\n")
+                    self._torn = False
+                self._places[entry["name"]] = file.tell()
+                file.write(line.encode())
+
+    def finish(self, names: Iterable[str]) -> None:
+        """Write the lines of `names` in their order, whole or not at all; names without a line are left out."""
+        if not self._places:
+            return
+        with self.path.open("rb") as lines, atomic_write(self.path) as ordered:
+            for name in names:
+                if name in self._places:
+                    lines.seek(self._places[name])
+                    ordered.write(lines.readline())
+        self._places = _index(self.path)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a file, one after the other; none where there is no file. Torn lines are passed over."""
+    if path.is_file():
+        with path.open("rb") as file:
+            for line in file:
+                entry = _parsed(line)
+                if entry is not None:
+                    yield entry
+
+
+def _index(path: Path) -> dict[str, int]:
+    """Name → where its last whole line begins, bytes."""
+    places: dict[str, int] = {}
+    if path.is_file():
+        place = 0
+        with path.open("rb") as file:
+            for line in file:
+                entry = _parsed(line)
+                if entry is not None:
+                    places[entry["name"]] = place
+                place += len(line)
+    return places
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The entry of a whole line, or None."""
+    try:
+        entry = parse_json(line)
+    except ValueError:
+        return None
+    whole = isinstance(entry, dict) and isinstance(entry.get("name"), str) and line.endswith(b"\n")
+    return entry if whole else None
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a kill cut the last line short."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read(1) != b"\n"
