@@ -96,7 +96,7 @@ def test_stage_stopped_in_each_part_ends_the_same(
             patch.setattr(module, name, stopping(getattr(module, name), call))
             with pytest.raises(KeyboardInterrupt):
                 run_stage(config, stopped, "seeds")
-    assert len(list((stopped / "1_seeds/masks").iterdir())) == 3
+    assert len(list((stopped / "1_seeds/masks").iterdir())) >= 3  # those that threads have begun are finished
     monkeypatch.setattr(stage, "write_cam", lambda *_: pytest.fail("maps were made again"))
     run_stage(config, stopped, "seeds")
     assert made(stopped) == made(whole)

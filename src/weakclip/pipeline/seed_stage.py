@@ -115,8 +115,10 @@ def make_seeds(context: RunContext, view: SeedsView, folder: Path) -> None:
 def _made(
     dataset: ImageLabelDataset, left: Sequence[int], maker: SeedMaker
 ) -> Iterator[Callable[[], tuple[Sample, SeedMasks]]]:
-    """The rest of the work on each sample that is left, when its maps are there. Batches are cut from the whole data set:
-    a run that goes on has the same ones as a run that nobody disturbed."""
+    """The rest of the work on each sample that is left, when its maps are there.
+
+    Batches are cut from the whole data set: a run that goes on has the same ones as a run that nobody disturbed.
+    """
     size, wanted = maker.batch_size, set(left)
     for first in sorted({index // size * size for index in left}):
         batch = range(first, min(first + size, len(dataset)))

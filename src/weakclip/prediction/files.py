@@ -18,6 +18,7 @@ from weakclip.prediction.folder import PredictionFolder
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction, Predictor
 from weakclip.store.files import atomic_write
+from weakclip.store.jobs import work_through
 from weakclip.store.keys import ResultKey, flat
 from weakclip.store.progress import track
 from weakclip.store.threads import in_threads
@@ -121,13 +122,22 @@ class _Work:
         """Predict what is not done, add overlays where they are missing, and write the COCO files."""
         todo = [image for image in images if not self.folder.is_done(image, self.labels_of(image))]
         done = sorted(set(images).difference(todo), key=lambda image: image.name)
-        made = in_threads(self.write, self.predicted(todo), bytes_of=lambda each: each[2].nbytes)
-        for _ in track(made, "predicting", total=len(images), done=len(done)):
-            pass
+        work_through(
+            images,
+            is_done=set(done).__contains__,
+            make=self.predicted,
+            finish=self.write,
+            description="predicting",
+            bytes_of=lambda each: each[2].nbytes,
+        )
         if self.products.overlays:
-            missing = [image for image in done if not self.folder.overlay(image).is_file()]
-            for _ in track(in_threads(self.add_overlay, missing), "overlays", total=len(missing)):
-                pass
+            work_through(
+                done,
+                is_done=lambda image: self.folder.overlay(image).is_file(),
+                make=iter,
+                finish=self.add_overlay,
+                description="overlays",
+            )
         good = [image for image in images if image not in self.failed]
         for shapes in self.products.coco:
             entries = (MaskEntry(image.file_name, read_mask(self.folder.mask(image))) for image in good)

@@ -16,6 +16,7 @@ from weakclip.inference.windows import WithinMemory, predict_probs
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext
 from weakclip.store.files import atomic_write
+from weakclip.store.jobs import work_through
 
 
 class ProbabilityFolder:

@@ -1,0 +1,122 @@
+"""Laws of work on many items, held once for all who use it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from weakclip.store.files import atomic_write
+from weakclip.store.jobs import work_through
+from weakclip.store.lines import LineLog, read_lines
+
+NAMES = [f"image{number}" for number in range(12)]
+
+
+class Work:
+    """Writes one file an item; raises when the calls are used up."""
+
+    def __init__(self, folder: Path, *, calls: int = 1000) -> None:
+        self.folder, self.calls, self.made = folder, calls, list[str]()
+        self.finished, self.lock = list[str](), threading.Lock()
+
+    def make(self, names: Sequence[str]) -> Iterator[str]:
+        for name in names:
+            self.made.append(name)
+            yield name
+
+    def finish(self, name: str) -> None:
+        with self.lock:
+            self.calls -= 1
+            if self.calls < 0:
+                raise KeyboardInterrupt
+            self.finished.append(name)
+        with atomic_write(self.folder / name, "w") as file:
+            file.write(name)
+
+    def run(self, shard: tuple[int, int] = (0, 1)) -> int:
+        return work_through(
+            NAMES,
+            is_done=lambda name: (self.folder / name).is_file(),
+            make=self.make,
+            finish=self.finish,
+            description="work",
+            shard=shard,
+        )
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+@pytest.mark.parametrize("calls", [0, 1, 5, 11])
+def test_stopped_work_goes_on_and_does_nothing_twice(tmp_path: Path, calls: int) -> None:
+    first, second = Work(tmp_path, calls=calls), Work(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    assert len(written(tmp_path)) == calls
+    assert second.run() == len(NAMES) - calls
+    assert sorted(first.finished + second.finished) == sorted(NAMES)
+    assert written(tmp_path) == sorted(NAMES)
+
+
+def test_finished_work_makes_nothing(tmp_path: Path) -> None:
+    Work(tmp_path).run()
+    again = Work(tmp_path)
+    assert again.run() == 0
+    assert again.made == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 20])
+def test_shards_share_the_work(tmp_path: Path, count: int) -> None:
+    parts = [Work(tmp_path) for _ in range(count)]
+    sizes = [part.run((index, count)) for index, part in enumerate(parts)]
+    assert sum(sizes) == len(NAMES)
+    assert max(sizes) - min(sizes) <= 1
+    assert sorted(name for part in parts for name in part.finished) == sorted(NAMES)
+
+
+def test_making_is_in_the_calling_thread_and_never_far_ahead(tmp_path: Path) -> None:
+    ahead, most, lock, here = 0, 0, threading.Lock(), threading.get_ident()
+
+    def make(names: Sequence[str]) -> Iterator[str]:
+        nonlocal ahead, most
+        for name in names:
+            assert threading.get_ident() == here
+            with lock:
+                ahead += 1
+                most = max(most, ahead)
+            yield name
+
+    def finish(name: str) -> None:
+        nonlocal ahead
+        with lock:
+            ahead -= 1
+
+    many = [str(number) for number in range(500)]
+    assert work_through(many, is_done=lambda _: False, make=make, finish=finish, description="many") == 500
+    assert most < 100
+
+
+def test_lines_are_ordered_in_the_end_and_the_last_of_two_counts(tmp_path: Path) -> None:
+    log = LineLog(tmp_path / "log.jsonl")
+    for name in reversed(NAMES):
+        log.add({"name": name, "value": 1})
+    log.add({"name": NAMES[3], "value": 2})
+    log.finish(NAMES)
+    assert [entry["name"] for entry in read_lines(log.path)] == NAMES
+    assert [entry["value"] for entry in read_lines(log.path)] == [1, 1, 1, 2, *[1] * 8]
+
+
+@pytest.mark.parametrize("cut", range(2, 24))
+def test_a_torn_line_is_passed_over_and_the_next_one_is_whole(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "log.jsonl"
+    LineLog(path).add({"name": "first", "value": 1})
+    whole = path.read_bytes()
+    LineLog(path).add({"name": "second", "value": 2})
+    path.write_bytes(whole + path.read_bytes()[len(whole) :][:-cut])
+    LineLog(path).add({"name": "third", "value": 3})
+    assert [entry["name"] for entry in read_lines(path)] == ["first", "third"]
+    assert "second" not in LineLog(path)
