@@ -84,7 +84,7 @@ def test_stage_stopped_in_training_and_in_writing_ends_the_same(
             patch.setattr(module, name, stop)
             with pytest.raises(KeyboardInterrupt):
                 run_stage(config, stopped, "seeds")
-    assert len(list((stopped / "1_seeds/masks").iterdir())) == 3
+    assert 3 <= len(list((stopped / "1_seeds/masks").iterdir())) < 6  # those that threads have begun are finished
     run_stage(config, stopped, "seeds")
     assert made(stopped) == made(whole)
 
