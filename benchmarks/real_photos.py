@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photo_scores import SUBJECTS, Truth, score, sheet, table
+from photo_scores import EVERY, SUBJECTS, Truth, score, sheet, table
 from stand_in import CosineMaps, StandIn, fit_projection, load_trunk
 
-from weakclip.config import RunConfig, limit_training, load_config
+from weakclip.config import RunConfig, VOC12Data, limit_training, load_config
 from weakclip.datasets import ImageLabelDataset, VOC12Dataset
 from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import write_mask
@@ -30,9 +30,11 @@ from weakclip.datasets.voc import find_voc_root
 from weakclip.inference.pseudo_masks import write_pseudo_masks
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline import run_stage
+from weakclip.pipeline.data import SomeImages
 from weakclip.seeds import seed_masks
 from weakclip.store.files import write_json
 from weakclip.store.layout import MASKS, STAGE_FOLDERS
+from weakclip.store.manifest import Manifest
 from weakclip.store.progress import track
 
 RECIPE = (
@@ -42,7 +44,7 @@ RECIPE = (
     "augment={crop_size: 288, scale: [0.9, 1.5], photometric: true}",
     "train.steps=400", "train.batch_size=8", "train.learning_rate=1.0e-3", "train.warmup_steps=40",
     "train.ema_decay=0.99", "train.precision=bf16", "train.checkpoint_every=50", "train.workers=0",
-    "pseudo_masks.inference={scales: [0.75], flip: false, crop: 384, stride: 288}",
+    "pseudo_masks.inference={scales: [1.0], flip: false, crop: 480, stride: 320}",
     "device=cpu",
 )  # fmt: skip
 """On top of the recipe of `folder`: what makes it small enough for two cores."""
@@ -125,25 +127,26 @@ def run_one(config: RunConfig, encoder: StandIn, out: Path, seed: int) -> Path:
     run, first = out / f"seed_{seed}", out / "seed_0"
     if run != first and not run.exists():  # the seeds are the same for all
         run.mkdir(parents=True)
-        shutil.copyfile(first / "manifest.json", run / "manifest.json")
+        Manifest(run, {"seeds": Manifest.open(first).records["seeds"]}).save()
         shutil.copytree(first / STAGE_FOLDERS["seeds"], run / STAGE_FOLDERS["seeds"])
     for stage in ("seeds", "train", "pseudo_masks"):
         run_stage(config, run, stage, clip=encoder, seed_method=CosineMaps(encoder))
     model = load_weakclip(run / STAGE_FOLDERS["train"], clip=encoder)
-    assert config.data.root is not None
+    assert isinstance(config.data, VOC12Data)
 
     def network(images: torch.Tensor) -> torch.Tensor:
         return mixed_logits(model(images), config.pseudo_masks.match_share)
 
     for split in ("train_aug", "val"):
-        dataset = VOC12Dataset(config.data.root, split)
+        whole = VOC12Dataset(config.data.root, split)
+        dataset = whole if split == "val" else SomeImages(whole, range(0, len(whole), EVERY))
         folder = run / "scored" / split
         _write_seeds(config, encoder, dataset, folder, with_crf=split == "val")
         without = dataclasses.replace(config.pseudo_masks, crf=None)
         unknown = dataclasses.replace(config.pseudo_masks, restrict_to_labels=False)
-        wanted = {"weakclip": without, "weakclip_no_labels": dataclasses.replace(unknown, crf=None)}
+        wanted = {"weakclip": without, "masks_no_labels": unknown}
         if split == "val":
-            wanted |= {"masks": config.pseudo_masks, "masks_no_labels": unknown}
+            wanted |= {"masks": config.pseudo_masks, "weakclip_no_labels": dataclasses.replace(unknown, crf=None)}
         for name, settings in wanted.items():
             write_pseudo_masks(network, dataset, folder / name, settings, description=f"{name}, {split}")
     return run
