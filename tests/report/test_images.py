@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,17 @@ def test_a_run_stopped_after_the_masks_has_its_figures(images_folder: Path) -> N
     write_json(images_folder / "3_pseudo_masks/metrics.json", {"classes": classes})
     page = render_report(images_folder)
     assert "Largest CRF change" in page and "Network disagrees" not in page
+
+
+def test_a_run_whose_first_masks_are_being_made_has_a_report(images_folder: Path) -> None:
+    """Another stage of it can be asked for meanwhile, and writes the report."""
+    shutil.rmtree(images_folder / "5_evaluate")
+    manifest = json.loads((images_folder / "manifest.json").read_text())
+    del manifest["stages"]["evaluate"]
+    manifest["stages"]["pseudo_masks"]["done"] = False
+    write_json(images_folder / "manifest.json", manifest)
+    assert read_images(images_folder).images == ()
+    assert "pseudo_masks" in render_report(images_folder)
 
 
 def test_class_beyond_the_run_is_one_clear_line(images_folder: Path) -> None:

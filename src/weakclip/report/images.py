@@ -45,7 +45,7 @@ def read_images(folder: Path | str, run: RunSummary | None = None) -> RunImages:
     """What is known of the training images of a run, finished or not.
 
     The figures come from the stages that made them; nothing is computed from masks here. Those of an evaluation whose
-    inputs have changed since are left out.
+    inputs have changed since are left out. Before the first of these stages is finished, nothing is known.
 
     Args:
         folder: the run folder.
@@ -55,6 +55,8 @@ def read_images(folder: Path | str, run: RunSummary | None = None) -> RunImages:
         RunError: not a run folder, or an unreadable file in it.
     """
     folder, run = Path(folder), run or read_run(folder)
+    if not run.classes:
+        return RunImages(classes=(), images=(), strips=())
     fresh = [stage.folder for stage in run.stages if stage.name == "pseudo_masks"]
     fresh += [stage.folder for stage in run.stages if stage.name == "evaluate" and not stage.stale]
     found: dict[str, ImageStatistics] = {}
