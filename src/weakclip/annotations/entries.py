@@ -1,4 +1,4 @@
-"""What the formats share: a mask on its way out, an annotated image on its way in, and the names of the labels.
+"""Parts that the formats share: a mask to be written, an annotated image that was read, and the names of the labels.
 
 The background has no label: it is where nothing is drawn. Pixels of 255, which belong to no class, have one of their
 own, so that a person can say of a place that it is not to be learned from.
@@ -55,7 +55,7 @@ class AnnotatedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
-    """What the regions are written as.
+    """The form in which regions are written.
 
     Args:
         kind: "masks", which say of every pixel what it is, or "polygons", which are easier to bend.
@@ -141,6 +141,6 @@ def draw_image(
 
 
 def shown(text: object) -> str:
-    """What a file says, for a message: one line, and not a long one."""
+    """The text of a file for a message: one short line."""
     line = one_line(str(text))
     return line if len(line) <= _LONGEST_SHOWN else f"{line[:_LONGEST_SHOWN]}…"

@@ -1,4 +1,4 @@
-"""What the method asks of a frozen image-text encoder: `Encoder`, and `BlockEncoder` for a few seed methods.
+"""The protocol of a frozen image-text encoder: `Encoder`, and `BlockEncoder` for a few seed methods.
 
 `FrozenCLIP` is one encoder. One of your own derives from `FrozenEncoder`, which has everything but the networks;
 `examples/own_encoder.py` is a whole one that is no transformer and has no text tower.
@@ -21,7 +21,7 @@ MAPS = 4
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What the image tower says of a batch of images.
+    """The output of the image tower for a batch of images.
 
     Args:
         layers: maps `(B, D_i, h_i, w_i)` float, from the lowest layer to the highest. WeakCLIP reads four. In a ViT all
@@ -155,7 +155,7 @@ class BlockEncoder(Encoder, Protocol):
         """A whole block."""
 
     def attention_input(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """What the block's attention reads: its input after the first norm."""
+        """The input of the block's attention: the block's input after the first norm."""
 
     def attend(self, block: nn.Module, hidden: Tensor, normed: Tensor) -> tuple[Tensor, Tensor]:
         """A whole block from its input and that after the first norm.

@@ -116,7 +116,7 @@ def attend(block: Any, hidden: Tensor, normed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def queries_keys_values(block: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the attention of a `CLIPEncoderLayer` compares and mixes: each `(B, heads, N, d)`, queries not scaled."""
+    """Queries, keys and values of a `CLIPEncoderLayer`: each `(B, heads, N, d)`, queries not scaled."""
     attention = block.self_attn
 
     def heads(projection: nn.Module) -> Tensor:

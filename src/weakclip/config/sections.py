@@ -1,4 +1,4 @@
-"""What a run is told: one section for each part, composed of dataclasses that live beside their owners."""
+"""The settings of a run: one section for each part, composed of dataclasses that live beside their owners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a data set is: images, the classes each one shows, and, for scoring only, pixel masks."""
+"""The protocol of a data set: images, the classes of each one, and, for scoring only, pixel masks."""
 
 from __future__ import annotations
 

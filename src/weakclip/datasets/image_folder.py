@@ -17,7 +17,7 @@ OTHER_SUFFIXES = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".arw", ".cr2", ".c
 """Kinds of photo that are not read; a note names them, lest somebody wonder where they are."""
 
 RUN_FILES = {"config.yaml", "manifest.json"}
-"""What a run folder holds: masks and pictures in it are results, not images."""
+"""Files of a run folder: masks and pictures in it are results, not images."""
 
 
 class ImageFolder:

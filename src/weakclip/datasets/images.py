@@ -22,7 +22,7 @@ from weakclip.store.files import atomic_write
 from weakclip.store.untrusted_text import one_line
 
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What is decoded, told from a file's content, whatever its name says. Pillow knows many more: of some the decoder is
+"""Formats that are decoded, told from a file's content. Pillow knows many more: of some the decoder is
 another program (Ghostscript, of EPS), and of most it is seldom looked at."""
 
 LONGEST_ASPECT = 8
@@ -179,7 +179,7 @@ def _identified(file: IO[bytes], name: str) -> Image.Image:
 
 
 def _what_else(path: Path | str | IO[bytes]) -> str:
-    """What a file is that is no image."""
+    """The kind of a file that is no image."""
     try:
         empty = isinstance(path, Path | str) and Path(path).stat().st_size == 0
     except (OSError, ValueError):

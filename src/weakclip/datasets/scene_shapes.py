@@ -1,4 +1,4 @@
-"""What Scenes is drawn from: shapes, the twelve objects, and the six kinds of ground.
+"""The shapes of Scenes, its twelve objects, and its six kinds of ground.
 
 Every object is one large plain body and a small telling part. Bodies are shared between classes (an ellipse may be a
 cat, a fish or a clock), so only the telling part tells the class and only the body gives the mask its area.

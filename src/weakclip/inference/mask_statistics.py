@@ -1,4 +1,4 @@
-"""What can be told of one image's masks without a pixel label: areas, agreement of stages, confidence; and its file.
+"""Figures of one image's masks that need no pixel label: areas, agreement of stages, confidence; and their file.
 
 A run keeps one JSON line an image. Lines are added while masks are made, by any thread, and put in order at the end, so
 that a stopped run goes on, and no more than an index of the lines is in memory.

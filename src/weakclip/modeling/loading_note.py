@@ -1,4 +1,4 @@
-"""What a loaded WeakCLIP is, in one line: where it comes from, its sizes, and what was not in the file."""
+"""Describes a loaded WeakCLIP in one line: its source, its sizes, and the parts that were not in the file."""
 
 from __future__ import annotations
 

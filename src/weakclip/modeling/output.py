@@ -1,4 +1,4 @@
-"""What WeakCLIP says of a batch of images, and its two predictions mixed into one."""
+"""The output of WeakCLIP, and its two predictions mixed into one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from weakclip.modeling.co_attention import MATCH_TEMPERATURE
 
 
 class WeakCLIPOutput(NamedTuple):
-    """What WeakCLIP says of a batch of images.
+    """The output of WeakCLIP for a batch of images.
 
     Args:
         logits: `(B, K, 4h, 4w)` float, stride 4 where patches have 16 pixels.

@@ -1,4 +1,4 @@
-"""What stands in for a part of WeakCLIP that is left out: the same input and output, and nothing learned in it.
+"""Replacements for parts of WeakCLIP that are left out: the same input and output, and nothing learned.
 
 `weakclip study parts` composes models of them, to find out what the part is worth. For the learnable prompt no
 stand-in is needed: a `LearnablePrompt` of length 0 reads the plain class words.

@@ -109,7 +109,7 @@ class WeakCLIPLoss:
 
 
 def _crf_target(images: Tensor, probs: Tensor, params: CRFParams) -> Tensor:
-    """What the dense CRF makes of the prediction; NaN of one that holds NaN, so that the step counts as a bad one."""
+    """The dense CRF of the prediction; NaN where that holds NaN, so that the step counts as a bad one."""
     return dense_crf(images, probs, params) if bool(probs.isfinite().all()) else torch.full_like(probs, torch.nan)
 
 

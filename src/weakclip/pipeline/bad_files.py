@@ -1,4 +1,4 @@
-"""What of a run's data cannot be used: found, listed in `errors.jsonl`, and left out of every stage alike.
+"""Finds unreadable files, lists them in `errors.jsonl`, and excludes their images from every stage.
 
 With `data.on_error: skip`, all that a run will read is read once before its first stage, and again only where files
 have changed since. An image that cannot be read, or whose labels or imported seeds are broken, is then no image of the
@@ -83,7 +83,7 @@ def open_sound(config: RunConfig, role: Role, broken: Sequence[BrokenImage]) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Screening:
-    """What a run's data is worth.
+    """The usable and the unusable files of a run.
 
     Args:
         broken: what cannot be used.
@@ -172,7 +172,7 @@ def _check(config: RunConfig, role: Role, dataset: ImageLabelDataset, names: Col
 
 
 def _imported(config: RunConfig, dataset: ImageLabelDataset) -> Callable[..., object] | None:
-    """What reads the imported seeds of a sample, where there are any."""
+    """The reader of the imported seeds of a sample, where there are any."""
     settings = config.seeds
     if settings.method == "imported_cams":
         return ImportedCAMs(str(settings.folder), dataset.class_set, first_class=settings.first_class).cam
@@ -212,7 +212,7 @@ def keep(out: Path, screening: Screening) -> None:
 
 
 def broken_of(config: RunConfig, out: Path) -> tuple[BrokenImage, ...]:
-    """What the stages of a run leave out: what its folder lists; where nothing was looked at yet, it is now.
+    """The files that the stages of a run leave out, as its folder lists them; without a list, the data are read.
 
     Raises:
         DataError: as `screen`.
@@ -273,7 +273,7 @@ def _list_digest(out: Path) -> str:
 
 
 def _read_digests(out: Path) -> dict[str, object]:
-    """What was read; nothing where the list of what was broken then is not the one that was written."""
+    """Digests of the data that were read; none where the list of bad files is another one."""
     try:
         found = parse_json((out / CHECKED).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What the stages of one run share: its settings, data sets, CLIP and device, each made when first asked for."""
+"""The objects that the stages of a run share: settings, data sets, CLIP and device, each made when first asked for."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger("weakclip")
 
 
 class RunContext:
-    """What the stages of one run share.
+    """The objects that the stages of a run share.
 
     Args:
         config: the run's settings.
@@ -66,12 +66,12 @@ class RunContext:
 
     @functools.cached_property
     def review(self) -> Review:
-        """What the marks of `data.marks` and, on top of them, those of the run folder change."""
+        """The changes that marks make: those of `data.marks` and, on top of them, those of the run folder."""
         return read_review(self._given_train, mark_files(self.config.data.marks, self.out))
 
     @functools.cached_property
     def broken(self) -> tuple[BrokenImage, ...]:
-        """What of the data is left out, where `data.on_error` asks for that."""
+        """The files that are left out, where `data.on_error` asks for that."""
         return broken_of(self.config, self.out)
 
     def left_out(self, *splits: str | None) -> dict[str, int]:

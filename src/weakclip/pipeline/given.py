@@ -19,7 +19,7 @@ from weakclip.store.untrusted_text import one_line
 
 @dataclass(frozen=True)
 class Given:
-    """What a caller gives.
+    """Objects that a caller gives.
 
     Args:
         clip: the encoder; None for the one that the settings name.

@@ -1,4 +1,4 @@
-"""What the result of each stage depends on, as a key: settings, data, and the keys of the stages before it."""
+"""The key of each stage: its settings, its data, and the keys of the stages before it."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Plan:
 
     @classmethod
     def of(cls, context: RunContext, wanted: Sequence[str]) -> Plan:
-        """What the folder has of the wanted stages; nothing is written."""
+        """Reads how the wanted stages stand; writes nothing."""
         return cls(context, Manifest.open(context.out), stages_of(context.config), stage_keys(context, wanted))
 
     def state(self, stage: str) -> State:

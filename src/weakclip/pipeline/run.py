@@ -34,7 +34,7 @@ UPPER_BOUND_STAGES = ("retrain_truth", "evaluate_truth")
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run ends with.
+    """The result of a run.
 
     Args:
         folder: the run folder.

@@ -57,7 +57,7 @@ SHARES = ("foreground", "background", "undecided")
 
 @dataclass(frozen=True)
 class SeedMaker:
-    """What turns samples into masks.
+    """Turns samples into masks.
 
     Args:
         masks: for each of several samples, in their order, the rest of the work: from its maps, which are there, to its
@@ -158,7 +158,7 @@ def _sharpening(sample: Sample, cam: CAM, settings: SeedSettings) -> Callable[[]
 
 
 def _seed_method(context: RunContext, view: SeedsView, folder: Path) -> SeedMethod:
-    """What makes class activation maps; an MCTformer+ is trained first, where the settings ask for one."""
+    """The method that makes class activation maps; an MCTformer+ is trained first, where the settings ask for one."""
     settings, class_set = view.seeds, context.train.class_set
     if isinstance(settings, OwnSeeds):
         if context.given.seed_method is None:

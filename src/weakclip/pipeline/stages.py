@@ -57,7 +57,7 @@ LEFT_OUT = "left_out.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What a stage does and what its result depends on.
+    """A stage: its work, and the things that its result depends on.
 
     Args:
         purpose: in words, for the user.
@@ -116,7 +116,7 @@ def make_pseudo_masks(context: RunContext, view: MasksView, folder: Path) -> Non
 
 
 def _seed_change(dataset: ImageLabelDataset, folder: Path) -> dict[str, Any]:
-    """What training made of the seeds, for the metrics; where it looks like harm, the user is told."""
+    """The fate of the seeds, for the metrics; where it looks like harm, the user is told."""
     change, names = seed_change(read_statistics(folder / STATISTICS)), dataset.class_set.names
     said = warning(change, names)
     if said:

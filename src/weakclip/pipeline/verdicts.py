@@ -1,4 +1,4 @@
-"""What the marks of a review mean to a run: other labels for some images, and masks that nothing is trained on.
+"""Applies the marks of a review to a run: other labels for some images, and masks that nothing is trained on.
 
 A relabelled image's labels take the place of the data set's in stages 1 to 3. A bad mask is left out of stage 4's
 training and of nothing else: were its image left out of stage 2, WeakCLIP would be another, and with it every mask that
@@ -89,7 +89,7 @@ def merged_marks(paths: Sequence[Path]) -> dict[str, Mark]:
 
 
 def read_review(dataset: ImageLabelDataset, paths: Sequence[Path]) -> Review:
-    """What the marks in some files, a later file winning, change for a data set, and say it.
+    """Reads marks for a data set, and tells what they change; a later file wins.
 
     Raises:
         DataError: a file that cannot be read, no mark in a line, or a label that is no class.

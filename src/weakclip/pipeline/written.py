@@ -1,4 +1,4 @@
-"""What a stage writes down when it is done: figures of a training, rows of the results table."""
+"""Writes the figures of a finished stage: those of a training, or rows of the results table."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ TOGETHER = 2**22
 
 @dataclass(frozen=True, kw_only=True)
 class Products:
-    """What is written beside the masks and what is said of each image.
+    """Files that are written beside the masks.
 
     Args:
         overlays: photos with the colours of the classes laid over them.
@@ -53,7 +53,7 @@ class Products:
 
 @dataclass(frozen=True)
 class PredictionSummary:
-    """What a call has done.
+    """The result of a call.
 
     Args:
         out: the folder.

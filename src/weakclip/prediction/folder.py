@@ -44,7 +44,7 @@ class PredictionFolder:
         return self.path / OVERLAYS / f"{image.name}.jpg"
 
     def facts(self, image: InputImage) -> Path:
-        """What was found in the image; written last, so that it says that the rest is done."""
+        """The facts of the image; written last: where they are, the rest is done."""
         return self.path / FACTS / f"{image.name}.json"
 
     def open(self, key: ResultKey, *, redo: bool) -> None:

@@ -1,4 +1,4 @@
-"""What the masks of a run say of each class."""
+"""Figures of the masks of a run, class by class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run folder says about itself, read back from its files. Missing parts are left out, never guessed."""
+"""Reads a run folder back from its files. Missing parts are left out, never guessed."""
 
 from __future__ import annotations
 

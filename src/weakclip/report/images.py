@@ -42,7 +42,7 @@ class RunImages:
 
 
 def read_images(folder: Path | str, run: RunSummary | None = None) -> RunImages:
-    """What is known of the training images of a run, finished or not.
+    """Figures of the training images of a run, finished or not.
 
     The figures come from the stages that made them; nothing is computed from masks here. Those of an evaluation whose
     inputs have changed since are left out. Before the first of these stages is finished, nothing is known.

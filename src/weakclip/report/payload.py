@@ -1,4 +1,4 @@
-"""What the page's script is given: compact JSON of every image, and the pictures of the worst ones."""
+"""The data of the page's script: compact JSON of every image, and the pictures of the worst ones."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ SHARES = ("foreground", "background", "undecided")
 
 @dataclass(frozen=True, kw_only=True)
 class SureSeeds:
-    """What is known of the seeds of a run; shares are 0…1.
+    """Figures of the seeds of a run; shares are 0…1.
 
     Args:
         foreground: share of the pixels that are sure seeds of a foreground class, mean over the images.

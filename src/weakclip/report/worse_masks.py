@@ -51,7 +51,7 @@ LIMITS = Limits()
 
 @dataclass(frozen=True, kw_only=True)
 class ClassChange:
-    """What became of the sure seeds of one class.
+    """The fate of the sure seeds of one class.
 
     Args:
         index: the class; 0 is the background.
@@ -72,7 +72,7 @@ class ClassChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What training made of the seeds of all images; shares are 0…1, None where nothing is known.
+    """The fate of the seeds of all images; shares are 0…1, None where nothing is known.
 
     Args:
         classes: the classes with sure seeds, by index.
@@ -94,7 +94,7 @@ class Change:
 
 
 def seed_change(images: Iterable[ImageStatistics], limits: Limits = LIMITS) -> Change:
-    """What training made of the seeds, and which signs of harm there are.
+    """The fate of the seeds, and the signs of harm.
 
     Args:
         images: figures of the images. Those without `seed_shares` say nothing; `dense_shares` serve one sign alone.

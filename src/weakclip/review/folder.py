@@ -26,10 +26,10 @@ from weakclip.store.manifest import read_records
 from weakclip.store.marks import MARKS, Mark, MarkFile, now
 
 SEED, PSEUDO, PREDICTION, TRUTH = LAYERS = ("seed", "pseudo mask", "prediction", "truth")
-"""What can be laid over an image."""
+"""Masks that can be laid over an image."""
 
 FILTERS = ("all", "unmarked", "good", "bad", "relabelled", "again")
-"""What can be chosen by mark; "again": marked when the image had another mask than it has now."""
+"""Choices by mark; "again": marked when the image had another mask than it has now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class ReviewFolder:
         return key if isinstance(key, str) else None
 
     def describe(self) -> dict[str, Any]:
-        """What the page shows of the run as a whole."""
+        """The facts about the run as a whole that the page shows."""
         classes = zip(self.dataset.class_set.names, self.dataset.class_set.colors, strict=True)
         return {
             "name": self.run.resolve().name,

@@ -1,4 +1,4 @@
-"""What stands before the page: which requests are let in, and what every answer carries. Plain ASGI, no library."""
+"""Guards the page: decides which requests are let in, and adds headers to every answer. Plain ASGI, no library."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ MAX_ITEMS = 200
 
 
 class MarkBody(pydantic.BaseModel, extra="forbid", strict=True):
-    """What the page sends to make a mark; see `Request`. Where `labels` are absent, those of an earlier mark stay."""
+    """A request for a mark; see `Request`. Where `labels` are absent, those of an earlier mark stay."""
 
     image: int
     mark: str | None

@@ -92,7 +92,7 @@ class PatchTextSettings:
 
 @dataclass(frozen=True)
 class PatchTokens:
-    """What the second path says of a batch of images.
+    """The output of the second path for a batch of images.
 
     Args:
         tokens: `(B, hw, E)`, the patches in the joint space, not normalised.
@@ -215,7 +215,7 @@ def patch_tokens(clip: BlockEncoder, images: Tensor, settings: PatchTextSettings
 
 
 def self_attention(clip: BlockEncoder, block: nn.Module, normed: Tensor, kind: SelfAttention) -> Tensor:
-    """What a block's attention would add to its input with other weights: `out_proj(A v)`, without residual or MLP.
+    """The sum that a block's attention would add with other weights: `out_proj(A v)`, without residual or MLP.
 
     `A` is `softmax(q qᵀ/√d)`, `softmax(k kᵀ/√d)` or `softmax(v vᵀ/√d)` of each head: tokens that are alike attend to
     each other. `mean` is the mean of the three, `own` the block's attention as it was trained, `softmax(q kᵀ/√d)`, and

@@ -1,4 +1,4 @@
-"""What the maps of a frozen CLIP have in common: the image that goes in, and the refinement by CLIP's own attention.
+"""Parts that the maps of a frozen CLIP share: the input image, and the refinement by CLIP's own attention.
 
 The attention of the last layers, made a symmetric doubly stochastic affinity, spreads each map from boxes of strong
 response.

@@ -26,14 +26,14 @@ from weakclip.store.files import atomic_write, write_json
 from weakclip.store.untrusted_text import parse_json
 
 MODEL_TYPE = "weakclip_deeplab_resnet38"
-"""What `config.json` says; no AutoModel of transformers knows it."""
+"""The model type in `config.json`; no AutoModel of transformers knows it."""
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 _DILATION, _CHANNELS = 12, 512
 
 
 class DeepLabOutput(NamedTuple):
-    """What segmentation models of transformers return, as far as it is used here.
+    """The output of segmentation models of transformers, as far as it is used here.
 
     Args:
         logits: `(B, K, ⌈H/8⌉, ⌈W/8⌉)`.

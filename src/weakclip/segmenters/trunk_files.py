@@ -10,7 +10,7 @@ from weakclip.segmenters.resnet38 import ResNet38
 from weakclip.store.files import expand_home
 
 _HEADS = ("f8_", "f9.", "fc8", "linear1000")
-"""What the released checkpoints hold beside the trunk: AffinityNet's own layers and classifiers."""
+"""Tensors of the released checkpoints beside the trunk: AffinityNet's own layers and classifiers."""
 
 
 def start_from_imagenet(trunk: ResNet38, path: str | Path) -> None:

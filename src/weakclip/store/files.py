@@ -42,7 +42,7 @@ _UMASK = _read_umask()  # once: reading it means setting it, which other threads
 
 @contextlib.contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """What the system says against writing `path`, as a `StorageError` that names the file and the mend.
+    """Turns the system's error about `path` into a `StorageError` that names the file and what to do.
 
     Errors about other places, such as a file that is read meanwhile, pass as they are.
     """

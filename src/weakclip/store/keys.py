@@ -1,4 +1,4 @@
-"""What a result depends on, as a key: settings, inputs, and the version of the code.
+"""The key of a result: settings, inputs, and the version of the code.
 
 A result is used again only under the very same key. Settings are dataclasses; a field's metadata says when it is not
 part of the key: `NO_EFFECT` changes how a result is made, `MORE_OUTPUT` what is written beside it.

@@ -149,7 +149,7 @@ def _in_use(path: Path) -> str:
 
 
 def _read_owner(path: Path) -> dict[str, Any]:
-    """What the lock file says; nothing where it is empty or torn."""
+    """The entries of the lock file; none where it is empty or torn."""
     if not path.is_file():
         return {}  # a pipe would never end
     try:

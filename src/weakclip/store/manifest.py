@@ -122,7 +122,7 @@ class Manifest:
         return changed and self.stage_folder(stage).is_dir()
 
     def differences(self, stage: str, key: ResultKey) -> list[str]:
-        """What changed since the stage last ran, in words."""
+        """The changes since the stage last ran, in words."""
         return key.differences(self.records[stage], made_here=_STAGES)
 
     def start(self, stage: str, key: ResultKey, outputs: Mapping[str, Any] | None = None) -> Path:

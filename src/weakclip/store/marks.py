@@ -1,4 +1,4 @@
-"""What a person said about the masks of a run: `marks.jsonl`, JSON Lines that are only ever appended to. No torch here.
+"""The marks of a person on the masks of a run: `marks.jsonl`, JSON Lines that are only appended to. No torch here.
 
 A line is the whole state of one image, and the last line on an image counts:
 

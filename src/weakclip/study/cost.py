@@ -1,4 +1,4 @@
-"""What a training step costs: WeakCLIP against AffinityNet on ResNet38, in turn, each time in a fresh process."""
+"""Measures a training step: WeakCLIP against AffinityNet on ResNet38, in turn, each time in a fresh process."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class CostSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What one process found.
+    """The measurements of one process.
 
     Args:
         side: its name.
@@ -107,7 +107,7 @@ def study_cost(out: Path | str, sides: Sequence[Side], settings: CostSettings) -
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on besides the settings."""
+    """The machine and the versions that the numbers depend on."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),

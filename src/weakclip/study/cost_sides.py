@@ -30,7 +30,7 @@ from weakclip.training.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Training:
-    """What a training step needs.
+    """The needs of a training step.
 
     Args:
         model: the network.

@@ -20,7 +20,7 @@ TEMPERATURES = (0.01, 0.1, 0.5, 1.0)
 def study_prompts(
     config: RunConfig, out: Path | str, *, lengths: Sequence[int] = PROMPT_LENGTHS, seeds: int = 3
 ) -> VariantStudy:
-    """What the number `N` of learned prompt vectors is worth; arguments and errors as `study_variants`."""
+    """Measures numbers `N` of learned prompt vectors; arguments and errors as `study_variants`."""
     variants = [_with_model(config, f"N_{length}", replace(config.model, prompt_length=length)) for length in lengths]
     return study_variants(config, out, "number of prompt vectors", variants, seeds=seeds)
 
@@ -28,7 +28,7 @@ def study_prompts(
 def study_temperature(
     config: RunConfig, out: Path | str, *, values: Sequence[float] = TEMPERATURES, seeds: int = 3
 ) -> VariantStudy:
-    """What the first value of alpha and beta is worth; arguments and errors as `study_variants`."""
+    """Measures first values of alpha and beta; arguments and errors as `study_variants`."""
     for value in values:
         if not math.isfinite(value):
             raise ConfigError(f"value: a finite number expected; found {value}")

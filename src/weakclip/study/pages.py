@@ -32,7 +32,7 @@ def write_pages(study: CRFStudy) -> None:
 
 
 def tuning_note(study: CRFStudy) -> str:
-    """What the scores are not."""
+    """The limits of the scores."""
     return (
         f"Tuned on the masks of split '{study.split}', {study.images} images: a tuning set. "
         "Its scores are no test scores, and masks made with a dense CRF chosen here have used pixel labels."

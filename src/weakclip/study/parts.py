@@ -46,7 +46,7 @@ EVERYTHING = "everything"
 
 
 def study_parts(config: RunConfig, out: Path | str, *, seeds: int = 3, steps: Sequence[int] = ()) -> VariantStudy:
-    """What every part of the model, of the loss and of the masks is worth.
+    """Measures the gain of every part of the model, of the loss and of the masks.
 
     Args:
         config: as of `study_variants`.

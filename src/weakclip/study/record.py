@@ -1,4 +1,4 @@
-"""What a study has found so far: `study.json`, written whole after every rung, from which a stopped study goes on."""
+"""The results of a study so far: `study.json`, written whole after every rung; a stopped study goes on from it."""
 
 from __future__ import annotations
 

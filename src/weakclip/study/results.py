@@ -1,4 +1,4 @@
-"""What a study of variants has found so far, and its `study.json`."""
+"""The results of a study of variants so far, and its `study.json`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def mean_and_deviation(values: list[float]) -> tuple[float, float]:
 
 
 def finished_results(folder: Path) -> tuple[Result, ...]:
-    """What an earlier call has written; nothing where there was no such call.
+    """Reads what an earlier call has written; nothing where there was no such call.
 
     Raises:
         RunError: a damaged record.

@@ -41,7 +41,7 @@ class Checkpoint:
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What training changes: parameters with a gradient, and the saved buffers outside wholly frozen modules.
+    """The tensors that training changes: parameters with a gradient, and saved buffers outside of frozen modules.
 
     >>> model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1).requires_grad_(False), nn.BatchNorm1d(1))
     >>> sorted(name for name in trained_tensors(model) if "running" in name)
@@ -102,7 +102,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def _check(header: Any, tensors: dict[str, dict[str, Tensor]]) -> None:
-    """What a training goes by without looking: the step, the settings, and sums and counts that are numbers."""
+    """Checks the entries that a training trusts: the step, the settings, and sums and counts that are numbers."""
     step, settings = header["step"], header["settings"]
     if not isinstance(step, int) or step < 0 or not isinstance(settings, dict):
         raise ValueError(f"step {short(step)}; expected a whole number, 0 or more, and settings")

@@ -1,4 +1,4 @@
-"""What networks are trained on: images of a data set, and a folder with one mask an image."""
+"""Training data of networks: the images of a data set, and a folder with one mask for each image."""
 
 from __future__ import annotations
 

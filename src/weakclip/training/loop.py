@@ -120,7 +120,7 @@ def _take_steps(run: _Run, model: nn.Module, loss_fn: LossFunction, batches: Ite
 
 
 class _Run:
-    """What changes from step to step, and how it goes to disk and comes back."""
+    """The state of a training: it changes from step to step, and is written to and read from a checkpoint."""
 
     def __init__(
         self, model: nn.Module, settings: TrainSettings, folder: Path, processes: Processes, origin: dict[str, Any]

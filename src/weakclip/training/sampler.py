@@ -1,4 +1,4 @@
-"""What each step trains on: data order and every random number as functions of the seed and the step alone.
+"""The batches of each step: data order and all random numbers are functions of the seed and the step.
 
 A run that is killed and resumed, or fed by another number of data workers, therefore meets the same batches, the same
 augmentation and the same dropout masks as an undisturbed one.

@@ -65,7 +65,7 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a finished training says about itself.
+    """Figures of a finished training.
 
     Args:
         steps: steps done, over all starts.

@@ -29,7 +29,7 @@ LlvmType: TypeAlias = ir.Type
 NumbaType: TypeAlias = Any  # numba's type of an argument: an array, a number, a Vector, a tuple from `size_of`
 Signature: TypeAlias = Any  # numba's signature: the types of the arguments and of the result
 Typing: TypeAlias = tuple[Signature, Callable[..., Value]]
-"""What an operation tells numba: its signature for the given types, and the function that emits its code."""
+"""The answer of an operation to numba: its signature for the given types, and the function that emits its code."""
 
 _LITTLE_ENDIAN = sys.byteorder == "little"
 

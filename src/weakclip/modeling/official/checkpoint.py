@@ -93,7 +93,7 @@ def load_released(
 
 
 def _elsewhere(model: WeakCLIP, told: Mapping[str, Any], vocabulary: str | Path | None) -> list[str]:
-    """What the model is made of beside the file: given in `architecture`, or assumed."""
+    """The parts of the model that the file does not tell: given in `architecture`, or assumed."""
 
     def source(part: str, key: str, otherwise: str) -> str:
         return "`architecture`" if key in told.get(part, {}) else otherwise

@@ -27,7 +27,7 @@ def save_affinitynet(model: AffinityNet, path: str | Path) -> None:
 
 
 def load_affinitynet(path: str | Path, *, device: str | torch.device = "cpu") -> AffinityNet:
-    """What `save_affinitynet` wrote, in evaluation mode.
+    """Loads what `save_affinitynet` wrote, in evaluation mode.
 
     Raises:
         WeightsError: no such file, not an AffinityNet of ours, or one whose numbers and tensors do not fit; nothing

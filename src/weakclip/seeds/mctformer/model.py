@@ -31,7 +31,7 @@ _NORM_EPSILON = 1e-6  # of DeiT
 
 
 class MCTformerOutput(NamedTuple):
-    """What training looks at.
+    """The output that training reads.
 
     Args:
         class_logits: `(B, K-1)` float32, from the class tokens.

@@ -34,7 +34,7 @@ _READERS: dict[str, Reader] = {"{": read_coco, "[": read_label_studio, "<": read
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What an import has done.
+    """The result of an import.
 
     Args:
         drawn: images whose masks come from the annotation file.

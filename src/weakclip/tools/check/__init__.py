@@ -1,1 +1,1 @@
-"""What a data set holds, and what is wrong with it."""
+"""Checks a data set, and counts what it holds."""

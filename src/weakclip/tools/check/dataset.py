@@ -22,7 +22,7 @@ from weakclip.store.threads import in_threads
 
 
 class Kind(StrEnum):
-    """What can be wrong with a data set, in words."""
+    """The faults of a data set, in words."""
 
     LABEL_FILE = "mistake in labels or lists"
     COUNT = "another number of images than published"
@@ -39,7 +39,7 @@ class Kind(StrEnum):
 
     @property
     def mend(self) -> str:
-        """What to do about it."""
+        """The advice for it."""
         return MENDS[self]
 
 
@@ -78,7 +78,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What was read of one image: its labels and the classes in its mask, and a digest of its file.
+    """Facts about one image: its labels, the classes in its mask, and a digest of its file.
 
     Where something could not be read, it is None, and the findings say why.
     """
@@ -97,7 +97,7 @@ class ImageFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitCheck:
-    """What was read of one split.
+    """Facts about one split.
 
     Args:
         split: its name.

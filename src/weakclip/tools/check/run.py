@@ -33,7 +33,7 @@ UNLABELLED = ("val", "test")
 
 @dataclasses.dataclass(frozen=True)
 class DataCheck:
-    """What was read of all splits.
+    """Facts about all splits.
 
     Args:
         splits: one an entry; none of a split whose labels are wrong.

@@ -39,12 +39,12 @@ logger = logging.getLogger("weakclip")
 
 SHARD_IMAGES, GROUP_IMAGES = 1000, 100
 KEY = ".weakclip.json"
-"""What the files in the folder depend on; a name that `load_dataset` passes over."""
+"""The key of the files in the folder; a name that `load_dataset` ignores."""
 
 
 @dataclass(frozen=True)
 class ExportedDataset:
-    """What was exported.
+    """The result of an export.
 
     Args:
         folder: what `datasets.load_dataset` is given.

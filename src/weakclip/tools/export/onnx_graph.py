@@ -48,7 +48,7 @@ _AXES = {0: "batch", 2: "height", 3: "width"}
 
 @dataclass(frozen=True)
 class OnnxExport:
-    """What was exported.
+    """The result of an export.
 
     Args:
         path: the file.
@@ -62,7 +62,7 @@ class OnnxExport:
 
 
 class PixelsToLogits(nn.Module):
-    """What the graph computes.
+    """The computation of the graph.
 
     Args:
         network: images to logits of any resolution; a copy is taken.

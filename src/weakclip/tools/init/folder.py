@@ -63,7 +63,7 @@ class StartPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What `write_start` wrote.
+    """The files that `write_start` wrote.
 
     Args:
         survey: what was found.

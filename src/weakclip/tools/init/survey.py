@@ -1,4 +1,4 @@
-"""What a folder of images holds, in numbers: the start of a configuration. Only headers of images are read."""
+"""Counts the images of a folder, their sizes and classes, for a first configuration; only headers are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_HEADERS = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSurvey:
-    """What a folder of images holds.
+    """Numbers about a folder of images.
 
     Args:
         root: the folder.

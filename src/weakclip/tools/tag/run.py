@@ -18,7 +18,7 @@ from weakclip.tools.tag import Tagging, TagSettings, write_labels
 
 @dataclass(frozen=True, kw_only=True)
 class TagRequest:
-    """What `weakclip tag` is asked for.
+    """The arguments of `weakclip tag`.
 
     Args:
         folder: a data set's folder; the images are in `images/` where there is one, otherwise anywhere below.

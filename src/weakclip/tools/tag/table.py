@@ -32,7 +32,7 @@ SEPARATORS = ";,\t\n\r"
 
 @dataclass(frozen=True, kw_only=True)
 class Tagging:
-    """What was proposed.
+    """The proposed labels.
 
     Args:
         path: the table.
@@ -137,7 +137,7 @@ class _KeptScores:
         self.scores: dict[str, tuple[str, list[float]]] = dict(self._read())
 
     def _read(self) -> Iterator[tuple[str, tuple[str, list[float]]]]:
-        """What an earlier command left; nothing where it asked for something else."""
+        """The scores that an earlier command left; none where it asked for something else."""
         if not self.path.is_file():
             return
         first, *lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
