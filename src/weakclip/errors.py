@@ -1,12 +1,12 @@
-"""The package's own errors: everything that a user can mend.
+"""The package's own errors: everything that a user can correct.
 
 The command line shows any `WeakCLIPError` as one line and exits with code 2. Each message names the file, what was
-found, what was expected, and the mend. `assert` is kept for mistakes of the programmer.
+found, what was expected, and what to do. `assert` is kept for mistakes of the programmer.
 """
 
 
 class WeakCLIPError(Exception):
-    """Base of every error that the user can mend."""
+    """Base of every error that the user can correct."""
 
 
 class ConfigError(WeakCLIPError):

@@ -112,7 +112,7 @@ def test_what_an_encoder_lacks_is_said_where_it_is_needed(tiny_clip: FrozenCLIP)
     with pytest.raises(EncoderError, match="no class token"):
         ClipGradCAM(tiny_clip, ANIMALS, GradCAMSettings(score_from="class_token"))
     stranger.known_texts = frozenset(ANIMALS.names)
-    with pytest.raises(EncoderError, match="knows 3 texts alone; tagging needs"):
+    with pytest.raises(EncoderError, match="knows only 3 texts; tagging needs"):
         Tagger(stranger, ANIMALS, TagSettings())
 
 

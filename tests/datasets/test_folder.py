@@ -206,7 +206,7 @@ def test_a_folder_that_is_missing_empty_or_ambiguous_is_refused(tmp_path: Path) 
         FolderDataset(tmp_path)
     write_image(tmp_path / "1.png")
     (tmp_path / "labels.csv").write_text("image,labels\n1,cat\n")
-    with pytest.raises(DataError, match="differ in their ending alone"):
+    with pytest.raises(DataError, match="differ only in their ending"):
         FolderDataset(tmp_path)
 
 

@@ -151,7 +151,7 @@ def test_broken_files_are_left_out_of_all_stages_and_mended_ones_are_taken_in(
         "WeakCLIP": 1,
         "retrained network": 1,
     }
-    assert "8 of 16 images are left out, 2 more of the scores alone" in caplog.text
+    assert "8 of 16 images are left out, 2 more only of the scores" in caplog.text
     assert "10 images were left out" in (run / "report.html").read_text()
 
     again = run_pipeline(config_of(), run)

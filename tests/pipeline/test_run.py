@@ -255,7 +255,7 @@ def test_two_processes_share_a_training_and_nothing_else(config_file: Path, conf
     assert (out / "2_train/log.jsonl").read_text().count("\n") == 4
     refused = torchrun("run")
     assert refused.returncode != 0
-    assert "several processes share the training stages alone" in refused.stderr
+    assert "several processes share the training stages only" in refused.stderr
     run_stage(config, out, "pseudo_masks")
 
 

@@ -91,7 +91,7 @@ class _Bits:
         self._data, self._at = data, 0
 
     def take(self, bits: int) -> int:
-        """The next number of so many bits."""
+        """The next number of the given bits."""
         end = self._at + bits
         if end > 8 * len(self._data):
             raise ValueError("brush code is cut off")

@@ -84,7 +84,7 @@ def _region(pixels: np.ndarray, shapes: Shapes) -> dict[str, Any]:
 def read_coco(path: Path | str) -> Iterator[AnnotatedImage]:
     """The images of a COCO file in its order; of regions that overlap, the smaller one lies above.
 
-    The regions wait in a temporary file, of which an index alone is in memory.
+    The regions wait in a temporary file, of which only an index is in memory.
 
     Raises:
         DataError: not such a file.

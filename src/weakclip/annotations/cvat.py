@@ -1,7 +1,7 @@
 """CVAT for images 1.1 (docs.cvat.ai, XML annotation format): `<image>` elements with `<mask>` or `<polygon>` in them.
 
 The `rle` of a mask counts pixels outside and inside in turn, along the rows of the box `left, top, width, height`; the
-first run lies outside. CVAT takes annotations of labels alone that its task has: `STEM.labels.json` is for the raw
+first run lies outside. CVAT takes only annotations of labels that its task has: `STEM.labels.json` is for the raw
 editor of labels, where a task is made.
 """
 

@@ -127,7 +127,7 @@ class Encoder(Protocol):
         """Texts in the joint embedding space, `(K, E)`, not normalised; errors as `token_embeddings`."""
 
     def fingerprint(self) -> str:
-        """Digits that differ where the weights do: a trained model is loaded with the encoder of its training alone."""
+        """Digits that differ where the weights do: a trained model is loaded only with the encoder of its training."""
 
     def describe(self) -> str:
         """A phrase on what it is, without a full stop, for the line that a loaded model writes to the log."""

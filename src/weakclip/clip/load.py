@@ -57,7 +57,7 @@ def load_clip(
     name, path = str(source), expand_home(source)
     if name.startswith(CODE):
         raise WeightsError(
-            f"{name}: runs Python code, and is followed in your own configuration alone, never from a folder of "
+            f"{name}: runs Python code, and is followed only in your own configuration, never from a folder of "
             "results; pass the encoder yourself: `clip` in Python, --clip on the command line"
         )
     if name == DEMO:

@@ -1,7 +1,7 @@
 """OpenAI's CLIP `.pt` files: read without running anything in them, converted into a `transformers.CLIPModel`.
 
 OpenAI ships TorchScript archives: a zip with a pickle that lists the tensors, the tensors' bytes, and program code.
-The reader here admits tensors and containers alone from the pickle, and never opens the program.
+The reader here admits only tensors and containers from the pickle, and never opens the program.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
         packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
         packed = [name for name in packed if "/data" in name]
-        if packed:  # torch packs program code alone; some kilobytes can stand for any number of gigabytes
+        if packed:  # torch packs only program code; some kilobytes can stand for any number of gigabytes
             raise ValueError(f"compressed entry {packed[0]!r}; torch stores tensors as they are")
         folder = next(name for name in archive.namelist() if name.endswith("/data.pkl"))[: -len("data.pkl")]
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":

@@ -35,8 +35,8 @@ def load_encoder(
         source: `python:MODULE:FUNCTION`, or what `load_clip` takes. The module is looked for on the Python path, then
             in the current directory; the function takes no arguments and returns an `Encoder`.
         device: where the weights go.
-        tap_layers: as for `load_clip`; for CLIP alone.
-        vocabulary: as for `load_clip`; for CLIP alone.
+        tap_layers: as for `load_clip`; only for CLIP.
+        vocabulary: as for `load_clip`; only for CLIP.
 
     Raises:
         EncoderError: no such module or function, one that fails, or what it returns is no `Encoder`.

@@ -1,4 +1,4 @@
-"""The frozen text tower, driven from token embeddings: `transformers`' own text models take token ids alone."""
+"""The frozen text tower, driven from token embeddings: `transformers`' own text models take only token ids."""
 
 from __future__ import annotations
 

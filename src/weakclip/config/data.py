@@ -16,7 +16,7 @@ class DataSettings:
         dataset: the kind.
         train_split: the split that masks are made for.
         val_split: the split that the networks are scored on; None where there is none.
-        train_limit: only the first images of the training split, so many; None for all.
+        train_limit: the number of images of the training split, from the first on; None for all.
         val_limit: the same for the validation split.
         marks: a `marks.jsonl` of `weakclip review`, for instance another run's; the marks in the run's own folder come
             on top of it. None for the run's own.
@@ -83,7 +83,7 @@ class FolderData(StoredData):
     Args:
         class_file: the classes, where they are not in the folder's own `classes.yaml`.
         label_file: the labels, where they are not in the folder's own `labels.csv`.
-        longest_side: larger images are read, and their masks made, with so many pixels along their longer side; None
+        longest_side: pixels of the longer side that larger images are read, and their masks made, with; None
             keeps every size.
     """
 

@@ -49,7 +49,7 @@ class Fault:
 class ImageLabelDataset(ABC, Dataset[Sample]):
     """Images with image-level labels, as an ordinary map-style torch data set of `Sample`.
 
-    Nothing is decoded before it is asked for: the constructor holds lists of names and labels alone.
+    Nothing is decoded before it is asked for: the constructor holds only lists of names and labels.
 
     Args:
         class_set: the classes, background first.
@@ -61,7 +61,7 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
         official_size: how many images a published split has; None where there is no such number.
         faults: what was left out, where the data set was asked to leave out what it cannot use.
         has_masks: whether `mask` gives pixel labels. They are read by evaluation and never by training.
-        longest_side: larger images are reduced to so many pixels along their longer side, and their masks with them;
+        longest_side: pixels of the longer side that larger images, and their masks, are reduced to;
             None keeps every size.
 
     Raises:
@@ -200,7 +200,7 @@ def check_name(name: str) -> None:
 
 
 def check_mask(mask: np.ndarray, size: tuple[int, int], num_classes: int, source: Path | str) -> None:
-    """Raise a `DataError` unless `mask` has the image's `size` and holds class indices and 255 alone."""
+    """Raise a `DataError` unless `mask` has the image's `size` and holds only class indices and 255."""
     if mask.shape != size:
         height, width = mask.shape
         raise BrokenFileError(

@@ -38,7 +38,7 @@ class Vocabulary:
 
 
 def class_set_of_names(names: Iterable[str]) -> ClassSet:
-    """A class set of foreground names alone: prompts are the names with `_` as a space, and everyday backgrounds."""
+    """A class set of foreground names: prompts are the names with `_` as a space, and everyday backgrounds."""
     return _class_set(list(names), {}, None, {})
 
 

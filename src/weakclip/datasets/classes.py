@@ -96,7 +96,7 @@ class ClassSet:
 
     @classmethod
     def from_foreground(cls, names: Sequence[str], background_prompts: Sequence[str] = ()) -> ClassSet:
-        """A class set from the foreground names alone; the background is added as class 0."""
+        """A class set from the foreground names; the background is added as class 0."""
         return cls(names=(BACKGROUND, *names), background_prompts=tuple(background_prompts))
 
     @property

@@ -1,6 +1,6 @@
 """Polygons round the pixels of a mask: its exact outline, or one with fewer corners.
 
-The outline runs between pixels, along their edges. Pixels that touch at a corner alone are apart; so each polygon goes
+The outline runs between pixels, along their edges. Pixels that touch only at a corner are apart; so each polygon goes
 round one region of pixels that touch at edges. A hole is joined to the polygon round it by a line that is walked there
 and back, and so encloses nothing: formats without holes can hold it, by the even-odd and by the non-zero rule alike.
 
@@ -89,7 +89,7 @@ def _rings(pixels: np.ndarray) -> list[np.ndarray]:
     """All closed outlines `(n, 2)`, outer ones and holes; each begins at its upper left corner and goes right.
 
     On every line of the pixel grid the corners of the outlines, in order, are begin and end of an edge in turn. Where
-    two pixels touch at a corner alone, two corners share a place; each one turns round its own pixel.
+    two pixels touch only at a corner, two corners share a place; each one turns round its own pixel.
     """
     around = np.pad(pixels, 1).astype(np.int8)
     upper_left, upper_right = around[:-1, :-1], around[:-1, 1:]

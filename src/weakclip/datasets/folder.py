@@ -37,7 +37,7 @@ class FolderDataset(ImageFileDataset):
         split: train, val or test; None takes every image.
         class_file: a file like `classes.yaml` elsewhere; None takes the one in the folder, if there is one.
         label_file: a file like `labels.csv` elsewhere, where the folder is not to be written to; None: as above.
-        longest_side: larger images are reduced to so many pixels along their longer side; None keeps every size.
+        longest_side: pixels of the longer side that larger images are reduced to; None keeps every size.
         lenient: leave out what would be a `LabelError`, rows and images, and list it in `faults`.
 
     Raises:
@@ -86,9 +86,9 @@ class FolderDataset(ImageFileDataset):
         """One for all images that no row names, or one for each."""
         files = [file for file in self._files if file not in labels]
         more = f" (and {len(files) - 1:,} more such)" if len(files) > 1 and not each else ""
-        mend = "add a row to the labels file, list it in val.txt, or move it away"
+        advice = "add a row to the labels file, list it in val.txt, or move it away"
         return [
-            Fault(f"{self.image_folder / file}: image without labels{more}; {mend}", stem(file))
+            Fault(f"{self.image_folder / file}: image without labels{more}; {advice}", stem(file))
             for file in (files if each else files[:1])
         ]
 
@@ -199,7 +199,7 @@ def _vocabulary(
 
 
 def _twins(folder: Path, files: Sequence[str]) -> Fault:
-    return Fault(f"{folder}: {files[0]} and {files[1]} differ in their ending alone; rename one", stem(files[0]))
+    return Fault(f"{folder}: {files[0]} and {files[1]} differ only in their ending; rename one", stem(files[0]))
 
 
 def _read_labels(

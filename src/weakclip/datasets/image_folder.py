@@ -14,7 +14,7 @@ from weakclip.store.untrusted_text import is_plain, one_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 OTHER_SUFFIXES = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raw")
-"""Kinds of photo that are not read; a note names them, lest somebody wonder where they are."""
+"""Kinds of photo that are not read; a note names them."""
 
 RUN_FILES = {"config.yaml", "manifest.json"}
 """Files of a run folder: masks and pictures in it are results, not images."""
@@ -98,8 +98,8 @@ class ImageFolder:
         if key in self._by_name:
             return self._by_name[key][0]
         near = self._near(path)
-        mend = f"did you mean {near!r}?" if near else "mend the name, or take the line out"
-        raise DataError(f"{where}: no image {reference!r} in {self.folder}; {mend}")
+        advice = f"did you mean {near!r}?" if near else "correct the name, or take the line out"
+        raise DataError(f"{where}: no image {reference!r} in {self.folder}; {advice}")
 
     def _near(self, path: PurePosixPath) -> str | None:
         """The one image that is called so but for its folders, upper case, or ending."""

@@ -26,7 +26,7 @@ FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 another program (Ghostscript, of EPS), and of most it is seldom looked at."""
 
 LONGEST_ASPECT = 8
-"""An image is enlarged to fit a crop by its shorter side, but never beyond so many crops along its longer side."""
+"""An image is enlarged to fit a crop by its shorter side, but never beyond this many crops along its longer side."""
 
 _DEEP_MODES = ("I", "F")  # and I;16 in either byte order: more than 8 bits
 _EXIF_ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 256, 257
@@ -42,7 +42,7 @@ def read_rgb(path: Path | str, *, longest_side: int | None = None) -> np.ndarray
 
     Args:
         path: the file; of several frames the first is read.
-        longest_side: a larger image is reduced so that its longer side has so many pixels; None keeps its size.
+        longest_side: pixels of the longer side that a larger image is reduced to; None keeps its size.
 
     Returns:
         `(H, W, 3)` uint8; its size is `reduced_size(image_size(path), longest_side)`.
@@ -188,7 +188,7 @@ def _what_else(path: Path | str | IO[bytes]) -> str:
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
-    """Height and width of an image as `read_rgb` gives it, from its header alone."""
+    """Height and width of an image as `read_rgb` gives it, from its header."""
     with _opened(path) as image:
         return _upright_size(image)
 

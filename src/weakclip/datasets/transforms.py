@@ -62,7 +62,7 @@ class AugmentSettings:
 def augment(
     image: np.ndarray, mask: np.ndarray, settings: AugmentSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One random view of an image and its mask; a function of the arguments and the state of `rng` alone.
+    """One random view of an image and its mask; a function of the arguments and the state of `rng`.
 
     Args:
         image: `(H, W, 3)` uint8 RGB.

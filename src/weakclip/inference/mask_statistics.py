@@ -143,7 +143,7 @@ def class_iou(first: np.ndarray, second: np.ndarray) -> ByClass:
 
 
 def class_kept(seed: np.ndarray, mask: np.ndarray) -> ByClass:
-    """Of the pixels that `seed` gives to a class, the share to which `mask` gives it too; classes of the seed alone.
+    """Of the pixels that `seed` gives to a class, the share to which `mask` gives it too; only classes of the seed.
 
     >>> class_kept(np.array([[0, 1, 1, 255]], np.uint8), np.array([[2, 1, 0, 1]], np.uint8))
     {0: 0.0, 1: 0.5}

@@ -72,7 +72,7 @@ class PlainMatching(nn.Module):
 
 
 class UnguidedDecoder(nn.Module):
-    """In place of `TextGuidedDecoder`: the same feature pyramid and head, on the pyramid alone.
+    """In place of `TextGuidedDecoder`: the same feature pyramid and head, on the pyramid only.
 
     Args:
         in_channels: `D`, channels of the pyramid, or those of each of its four levels.

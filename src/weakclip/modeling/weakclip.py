@@ -168,7 +168,7 @@ class ModelSettings:
     Args:
         prompt_length: learnable vectors before the class words; 0 for none.
         tap_layers: the four image-tower layers that feed the pyramid, counted from 1; None takes those at 1/3, 1/2,
-            2/3 and 1 of the depth (4, 6, 8, 12 of 12). They are given to `load_clip`; for CLIP alone.
+            2/3 and 1 of the depth (4, 6, 8, 12 of 12). They are given to `load_clip`; only for CLIP.
         co_attention_width: narrow width of the co-attention layers.
         co_attention_heads: attention heads, a divisor of that width.
         co_attention_layers: layers in each direction.

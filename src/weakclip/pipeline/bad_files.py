@@ -4,7 +4,7 @@ With `data.on_error: skip`, all that a run will read is read once before its fir
 have changed since. An image that cannot be read, or whose labels or imported seeds are broken, is then no image of the
 split for any stage. A broken true mask costs its image the score and nothing else: a data set without masks trains the
 same networks. With `stop`, the first file that cannot be used ends the run; all the others are looked for then, so that
-they can be mended in one go.
+they can be corrected in one go.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class BrokenImage:
         split: the split.
         stage: the first stage that reads what is broken.
         error: what is wrong, in one line that names the file.
-        left_out: whether the image is left out; otherwise it is left out of the scores alone.
+        left_out: whether the image is left out; otherwise it is left out of the scores only.
     """
 
     image: str
@@ -97,7 +97,7 @@ class Screening:
 
     @property
     def left_out(self) -> int:
-        """How many images and rows are left out, those aside that are left out of the scores alone."""
+        """How many images and rows are left out, without those that are left out of the scores only."""
         return sum(each.left_out for each in self.broken)
 
 

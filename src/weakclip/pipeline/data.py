@@ -16,7 +16,7 @@ from weakclip.store.files import expand_home
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 SMALL_FILE = 16 * 2**20
-"""Up to so many bytes a weights file is read whole for its fingerprint; a larger one is known by size and time."""
+"""Bytes up to which a weights file is read whole for its fingerprint; a larger one is known by size and time."""
 
 
 class SomeImages(ImageLabelDataset):
@@ -86,7 +86,7 @@ def open_split(settings: DataSettings, split: str, limit: int | None) -> ImageLa
     Args:
         settings: which data set, where it lies, and whether what is wrong with its labels and lists is left out.
         split: name of the split.
-        limit: only the first so many images; None for all.
+        limit: the number of images, from the first on; None for all.
 
     Raises:
         DataError: no such folder or split, an empty split, or an unknown class.
@@ -192,7 +192,7 @@ def _digest_at(source: str, path: Path, stamp: Callable[[Path], str]) -> str:
 
 
 def _is_path(source: str) -> bool:
-    """Whether a name can be that of a file or folder alone, and not an id on the hub (`model` or `owner/model`)."""
+    """Whether a name can only be that of a file or folder, and not an id on the hub (`model` or `owner/model`)."""
     return source.startswith(("/", "~", ".")) or source.count("/") > 1 or Path(source).suffix in WEIGHT_SUFFIXES
 
 

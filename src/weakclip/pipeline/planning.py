@@ -110,7 +110,7 @@ def _screened(context: RunContext) -> Screening | None:
     context.broken = screening.broken
     if screening.broken:
         logger.warning(
-            "%d of %d images are left out, %d more of the scores alone; %s lists them",
+            "%d of %d images are left out, %d more only of the scores; %s lists them",
             screening.left_out,
             screening.images,
             len(screening.broken) - screening.left_out,

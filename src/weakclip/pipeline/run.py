@@ -91,7 +91,7 @@ def run_pipeline(
         FolderInUseError: another process works in the folder, and not all that is wanted is done.
         EncoderError: an encoder that lacks what a stage needs.
         StorageError: the disk is full or read-only; with room again, the same call goes on.
-        WeakCLIPError: anything else that the user can mend; what was finished before stays.
+        WeakCLIPError: anything else that the user can correct; what was finished before stays.
     """
     stages = MAIN_STAGES + (UPPER_BOUND_STAGES if full else ())
     wanted = [stage for stage in stages if stage in stages_of(config)]
@@ -177,7 +177,7 @@ def _run_all(context: RunContext, wanted: Sequence[str], ran: list[str], *, redo
         logger.info("%s; all the data is read now, to find every such file", error)
         try:
             found = screen(context.config, context.out, whole=True)
-        except DataError:  # not one file alone: the disk, or the whole folder
+        except DataError:  # more than one file: the disk, or the whole folder
             raise error from None
         new = {*found.broken} - {*context.broken}
         if not new:
@@ -209,7 +209,7 @@ def _train_together(context: RunContext, wanted: Sequence[str], processes: Proce
     """One training stage in all the processes that `torchrun` started; process 0 keeps the manifest."""
     if len(wanted) > 1 or wanted[0] not in ("train", "retrain"):
         raise RunError(
-            "several processes share the training stages alone; start `weakclip train` and `retrain` with "
+            "several processes share the training stages only; start `weakclip train` and `retrain` with "
             "torchrun, the other stages without"
         )
     (stage,) = wanted

@@ -86,7 +86,7 @@ def find_model(source: Path | str, *, network: Network | None = None) -> ModelSo
         source: a run folder, of whose networks the one that its evaluation chose is meant; the folder of either
             (`4_retrain`, `2_train`), or their `model.safetensors`; any folder of `AutoModelForSemanticSegmentation`; or
             a released checkpoint of WeakCLIP (`.pth`).
-        network: another choice than the evaluation's; for a run folder alone.
+        network: another choice than the evaluation's; for a run folder only.
 
     Raises:
         WeightsError: none of these.

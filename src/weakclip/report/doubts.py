@@ -188,7 +188,7 @@ KINDS = (
     Kind(
         key="truth",
         title="Lowest true score",
-        meaning="Lowest mean IoU with the true mask; pixel labels were read for this list alone.",
+        meaning="Lowest mean IoU with the true mask; pixel labels were read only for this list.",
         badness=lambda image: _turned(mean_over_classes(image.statistics.mask_truth)),
     ),
 )

@@ -13,7 +13,7 @@ from weakclip.report.doubts import KINDS, UNUSUAL, ImageFigures, Kind, worst
 from weakclip.report.images import RunImages
 
 WORST = 12
-"""Pictures of so many images of each kind are in the page itself."""
+"""Number of images of each kind whose pictures are in the page itself."""
 
 
 def payload(folder: Path, run: RunImages, images: Sequence[ImageFigures]) -> str:

@@ -97,7 +97,7 @@ def seed_change(images: Iterable[ImageStatistics], limits: Limits = LIMITS) -> C
     """The fate of the seeds, and the signs of harm.
 
     Args:
-        images: figures of the images. Those without `seed_shares` say nothing; `dense_shares` serve one sign alone.
+        images: figures of the images. Those without `seed_shares` say nothing; `dense_shares` serve one sign only.
         limits: where a difference becomes a sign.
     """
     kept: dict[int, list[tuple[float, float, bool]]] = {}

@@ -85,7 +85,7 @@ class Guard:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
+    """Whether an address is reached only from this machine."""
     if host == "localhost":
         return True
     with contextlib.suppress(ValueError):

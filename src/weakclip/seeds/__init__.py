@@ -1,4 +1,4 @@
-"""Seeds: where the classes of an image are, told from its labels alone."""
+"""Seeds: where the classes of an image are, found from its image-level labels only."""
 
 from weakclip.seeds.affinitynet.refine import AffinityLabelSettings, AffinityRefiner, RandomWalkSettings, affinity_label
 from weakclip.seeds.base import (

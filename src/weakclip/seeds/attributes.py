@@ -186,7 +186,7 @@ def enriched(text: Tensor, centers: Tensor, scale: float = 1.0) -> Tensor:
     Args:
         text: `(n, E)`, of unit length.
         centers: `(k, E)`.
-        scale: factor `s` of the products before the softmax; larger trusts the nearest centres alone.
+        scale: factor `s` of the products before the softmax; larger trusts only the nearest centres.
 
     Returns:
         `(n, E)`, of unit length.

@@ -4,7 +4,7 @@ An encoder that embeds any text scores the image's classes against background wo
 
     map_c = softmax_c(scale · cos(patch, text))    over the image's classes and the background words
 
-One that knows the classes alone has nothing to score them against: its maps are the cosines, 0 where those are
+One that knows only the classes has nothing to score them against: its maps are the cosines, 0 where those are
 negative, and they are not stretched. Nothing spreads or sharpens the maps but the dense CRF, for there is no attention
 to do it with: where the encoder's blocks lie open, "patch_text" is better.
 
@@ -41,7 +41,7 @@ class CosineSettings:
 
     Args:
         prompt_templates: sentences around each class and background word; `{}` stands for the word. A word's direction
-            is the mean over the sentences. An encoder that knows the classes alone is asked for their bare names.
+            is the mean over the sentences. An encoder that knows only the classes is asked for their bare names.
         scale: factor on the image's sides before the encoder sees it.
     """
 
@@ -63,7 +63,7 @@ class CosineSeeds:
     Args:
         clip: the encoder; images go to its device.
         class_set: `prompts` are scored, against `background_prompts` (or `BACKGROUND_PROMPTS` without the class names);
-            of an encoder that knows some texts alone, the names.
+            of an encoder that knows only some texts, the names.
         settings: see `CosineSettings`.
 
     Raises:

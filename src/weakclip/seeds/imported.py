@@ -32,7 +32,7 @@ class ImportedCAMs:
         folder: where the files are.
         class_set: the classes.
         first_class: the number that the files give to the first foreground class: 0 as in the field, whose files count
-            foreground classes alone, or 1 where they count the background as 0.
+            foreground classes only, or 1 where they count the background as 0.
 
     Raises:
         DataError: no such folder.

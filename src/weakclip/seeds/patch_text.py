@@ -49,12 +49,12 @@ class PatchTextSettings:
     """How `PatchText` makes its maps.
 
     Args:
-        layers: how many of the last blocks are summed; at most the depth. One alone is poor.
+        layers: how many of the last blocks are summed; at most the depth. A single one is poor.
         attention: the weights that values are mixed with; see `self_attention`.
         prompt_templates: sentences around each class and background word; `{}` stands for the word. A word's direction
             is the mean over the sentences.
         attributes: a YAML or JSON file with sentences about every class, which are added to its words; see
-            `weakclip.seeds.attributes`. None for the words alone.
+            `weakclip.seeds.attributes`. None for the words.
         attribute_centers: how many k-means centres the sentences make.
         attribute_scale: factor of the products of words and centres before the softmax that weighs the centres.
         box_threshold: share of a map's maximum, 0…1, above which a response is strong.

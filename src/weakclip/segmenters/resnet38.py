@@ -39,7 +39,7 @@ def check_widths(widths: Sequence[int]) -> None:
 
 
 def check_counts(name: str, numbers: Sequence[int], expected: int) -> None:
-    """Raise a `ConfigError` that names `name` unless these are so many whole numbers of 1 and more."""
+    """Raise a `ConfigError` that names `name` unless these are as many whole numbers of 1 and more."""
     whole = isinstance(numbers, list | tuple) and all(type(number) is int and number > 0 for number in numbers)
     if not whole or len(numbers) != expected:
         found = list(numbers) if isinstance(numbers, tuple) else numbers

@@ -88,7 +88,7 @@ def build_segmenter(source: str, class_set: ClassSet, *, pretrained: str | None 
             `AutoModelForSemanticSegmentation` takes: an id on the hub or a folder ("nvidia/mit-b2"), or a folder in
             which a "deeplab_resnet38" was saved.
         class_set: the classes; their names are kept in the network's `config.json`.
-        pretrained: for "deeplab_resnet38" alone, a checkpoint of its trunk; None for fresh weights.
+        pretrained: only for "deeplab_resnet38": a checkpoint of its trunk; None for fresh weights.
 
     Raises:
         WeightsError: nothing there, or no semantic-segmentation model.

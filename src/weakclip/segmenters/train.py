@@ -35,7 +35,7 @@ class RetrainSettings:
             ResNet38, the paper's network on VOC; its folder is loaded by `load_segmenter`, and by no AutoModel. Else
             what `AutoModelForSemanticSegmentation` takes: an id on the hub or a folder. SegFormer MiT-B2 is the paper's
             best on COCO.
-        pretrained: for "deeplab_resnet38" alone: a torch checkpoint of its ResNet38, whose norms and first convolution
+        pretrained: only for "deeplab_resnet38": a torch checkpoint of its ResNet38, whose norms and first convolution
             then stay; None for fresh weights, which are all trained.
         train: how long and how; learning rate and weight decay are those of SegFormer (Xie et al., NeurIPS 2021).
         augment: the augmentation.
@@ -49,7 +49,7 @@ class RetrainSettings:
     def __post_init__(self) -> None:
         if self.pretrained is not None and self.model != DEEPLAB:
             raise ConfigError(
-                f"pretrained: null expected for {self.model}; found {self.pretrained!r}, for {DEEPLAB} alone"
+                f"pretrained: null expected for {self.model}; found {self.pretrained!r}, which is for {DEEPLAB} only"
             )
 
 

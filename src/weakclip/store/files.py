@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from weakclip.errors import BrokenFileError, StorageError
 
-_MENDS = {
+_ADVICE = {
     errno.ENOSPC: "the disk is full: make room, and give the same command again",
     errno.EDQUOT: "your quota is used up: make room, and give the same command again",
     errno.EROFS: "mount the disk for writing, or choose another folder",
@@ -54,8 +54,8 @@ def writing(path: Path | str) -> Iterator[None]:
     except OSError as error:
         if not _is_about(error, path):
             raise
-        mend = _MENDS.get(error.errno or 0, "choose another place")
-        raise StorageError(f"{path}: cannot be written ({error.strerror or error}); {mend}", error) from None
+        advice = _ADVICE.get(error.errno or 0, "choose another place")
+        raise StorageError(f"{path}: cannot be written ({error.strerror or error}); {advice}", error) from None
 
 
 def _is_about(error: OSError, path: Path) -> bool:

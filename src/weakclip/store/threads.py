@@ -1,4 +1,4 @@
-"""Work on many items in threads, of which a few alone are in memory."""
+"""Work on many items in threads; only a few items are in memory at once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Dictionaries of arrays from `.npy` files, read without running anything in them.
 
 `np.save` of a dictionary writes a pickle, and a pickle may run any code when it is loaded. The reader here rebuilds
-plain arrays, containers, numbers and text alone, with functions of its own, and refuses every other name. Class
+only plain arrays, containers, numbers and text, with functions of its own, and refuses every other name. Class
 activation maps and image-level labels come in such files.
 """
 

@@ -89,7 +89,7 @@ def refuse_doctype(file: IO[bytes]) -> None:
     """Refuse XML with a document type declaration, which can define entities and name other files.
 
     Args:
-        file: read from its beginning, as far as the root element, before which alone such a declaration may stand. What
+        file: read from its beginning, as far as the root element, which such a declaration must precede. What
             else is wrong there is left to the reader.
 
     Raises:

@@ -73,7 +73,7 @@ def cost_table(found: Sequence[Measurement], batch_size: int, note: str) -> str:
 
 
 def cost_chart(found: Sequence[Measurement], batch_size: int) -> str:
-    """Bars of speed, memory and trained share, each as a share of the larger side, as an SVG that stands alone."""
+    """Bars of speed, memory and trained share, each as a share of the larger side, as a self-contained SVG."""
     costs = summarize(found, batch_size)
     panels = {
         "images a second": [cost.rate for cost in costs],

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 Score = Callable[[Sequence[int], int], Sequence[float]]
-"""From candidates and a number of images to the score of each candidate on the first so many images."""
+"""From candidates and a number of images to the score of each candidate on that many images, from the first on."""
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def table(study: CRFStudy) -> str:
 
 
 def chart(study: CRFStudy) -> str:
-    """mIoU of every candidate from rung to rung as an SVG that stands alone; the best and the configuration's own in
+    """mIoU of every candidate from rung to rung as a self-contained SVG; the best and the configuration's own in
     colours."""
     finite = [100 * score for rung in study.rungs for score in rung.scores.values() if math.isfinite(score)]
     ticks = nice_ticks(min(finite, default=0.0), max(finite, default=100.0))

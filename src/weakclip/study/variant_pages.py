@@ -60,7 +60,7 @@ def _words(variant: str) -> str:
 
 
 def variant_chart(study: VariantStudy) -> str:
-    """One row for each variant as an SVG that stands alone: a dot a random seed, the mean, one deviation each way."""
+    """One row for each variant as a self-contained SVG: a dot a random seed, the mean, one deviation each way."""
     scores = {variant: [100 * result.mean_iou for result in study.of(variant)] for variant in study.variants}
     finite = [score for row in scores.values() for score in row if math.isfinite(score)]
     ticks = nice_ticks(min(finite, default=0.0), max(finite, default=100.0))

@@ -75,7 +75,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
         for name, tensor in tensors.items()
     }
     header = {"step": checkpoint.step, "settings": checkpoint.settings}
-    with atomic_write(path) as file:  # one entry of metadata alone: safetensors writes several in no fixed order
+    with atomic_write(path) as file:  # one entry of metadata: safetensors writes several in no fixed order
         file.write(safetensors.torch.save(flat, {_FORMAT: json.dumps(header)}))
 
 
@@ -85,11 +85,11 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     Raises:
         WeightsError: the file is broken, or not a checkpoint of weakclip's training.
     """
-    mend = "move it away to start the training again"
+    advice = "move it away to start the training again"
     try:
         flat, metadata = load_safetensors(path)
         if _FORMAT not in metadata:
-            raise WeightsError(f"{path}: not a checkpoint of weakclip's training (no {_FORMAT!r} mark); {mend}")
+            raise WeightsError(f"{path}: not a checkpoint of weakclip's training (no {_FORMAT!r} mark); {advice}")
         tensors: dict[str, dict[str, Tensor]] = {group: {} for group in _GROUPS}
         for key, tensor in flat.items():
             group, name = key.split("/", 1)
@@ -98,7 +98,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         _check(header, tensors)
         return Checkpoint(header["step"], tensors, header["settings"])
     except (KeyError, ValueError, TypeError) as error:
-        raise WeightsError(f"{path}: broken checkpoint ({error}); {mend}") from None
+        raise WeightsError(f"{path}: broken checkpoint ({error}); {advice}") from None
 
 
 def _check(header: Any, tensors: dict[str, dict[str, Tensor]]) -> None:

@@ -1,4 +1,4 @@
-"""`log.jsonl` of a training: one line every so many steps, in step with the checkpoints."""
+"""`log.jsonl` of a training: one line for some steps each, in step with the checkpoints."""
 
 from __future__ import annotations
 

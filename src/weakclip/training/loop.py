@@ -46,7 +46,7 @@ def fit(
 ) -> TrainResult:
     """Train `model` in place, or go on where `folder` says that an earlier call stopped.
 
-    Data order, augmentation and dropout depend on the seed and the step alone: a run stopped at any moment and called
+    Data order, augmentation and dropout depend only on the seed and the step: a run stopped at any moment and called
     again ends with the same weights as an undisturbed one (bit for bit on a CPU), whatever the number of workers.
     At the end the model holds the averaged weights and is in evaluation mode. torch's global random state is used.
     A step whose loss or gradient is not finite is skipped: it changes neither weights nor averages nor buffers, and

@@ -26,8 +26,8 @@ class TrainSettings:
         checkpoint_every: steps from checkpoint to checkpoint.
         log_every: steps from line to line of `log.jsonl`.
         workers: processes that load data; 0 loads in the training process. The result does not depend on it.
-        max_bad_steps: so many steps in a row whose loss or gradient is not finite end the training; fewer are skipped.
-        repeat_threshold: images of classes that fewer images show than so many times the mean of all classes come more
+        max_bad_steps: steps in a row whose loss or gradient is not finite that end the training; fewer are skipped.
+        repeat_threshold: images of classes that fewer images show than this share of the mean of all classes come more
             than once an epoch (`training.sampling`); 0.75 leaves even data sets as they are. None: each image once.
     """
 

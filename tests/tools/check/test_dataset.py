@@ -168,7 +168,7 @@ def test_a_folder_is_checked_with_and_without_masks(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_finding_has_a_mend() -> None:
-    assert all(kind.mend for kind in Kind)
+    assert all(kind.advice for kind in Kind)
 
 
 def test_classes_that_differ_in_case_or_spaces_alone_are_found(tmp_path: Path) -> None:

@@ -198,12 +198,12 @@ def test_all_mistakes_in_labels_are_shown_and_written_with_a_mend(
     assert shown.count("no image 'missing") == 12
     assert "labelled twice" in shown
     assert "b.png: image without labels" in shown
-    assert "→ mend the lines that are named" in shown
+    assert "→ correct the lines that are named" in shown
     assert "findings: 14" in shown
     report = json.loads((tmp_path / "check.json").read_text())
     assert report["splits"] == []
     assert len(report["findings"]) == 14
-    assert all(finding["mend"] for finding in report["findings"])
+    assert all(finding["advice"] for finding in report["findings"])
 
 
 def test_every_kind_of_finding_is_shown_with_its_mend(
@@ -215,4 +215,4 @@ def test_every_kind_of_finding_is_shown_with_its_mend(
     shown = capsys.readouterr().out
     for kind in (Kind.IMAGE, Kind.NEAR_NAMES):
         assert f"{kind}: 1" in shown
-        assert f"→ {kind.mend}" in shown
+        assert f"→ {kind.advice}" in shown

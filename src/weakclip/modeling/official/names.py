@@ -69,7 +69,7 @@ _TEXT_TOWER = (
 def trained_names(names: Iterable[str]) -> dict[str, str]:
     """Released name -> own name of every trained tensor that counts.
 
-    Of the co-attention layers the last alone counts; it becomes a chain of one.
+    Of the co-attention layers only the last counts; it becomes a chain of one.
 
     Args:
         names: all names in the checkpoint; they tell the number of co-attention layers.

@@ -21,7 +21,7 @@ from weakclip.seeds.mctformer.model import IMAGENET_MEAN, IMAGENET_STD
 from weakclip.segmenters.resnet38 import PUBLISHED_WIDTHS, ResNet38, check_counts, check_widths
 
 RADIUS = 5
-"""Pairs of pixels less than so many steps of the grid apart have an affinity."""
+"""Distance, in steps of the grid, below which pairs of pixels have an affinity."""
 
 PUBLISHED_REDUCTIONS = (64, 128, 256)
 """Channels that the three levels are reduced to; 448 together."""

@@ -98,7 +98,7 @@ def random_walk(maps: Tensor, affinity: Tensor, radius: int, settings: RandomWal
     """Maps after `2^log_steps` steps of `T = D⁻¹ A^β`: each step, a pixel takes the weighted mean of its neighbours.
 
     The power is taken entry by entry; a pixel's affinity to itself is 1, and `D` makes the weights of each mean sum to
-    1. The steps are done one by one on the neighbourhoods alone: the matrix, of the grid's squared size, is never made.
+    1. The steps are done one by one on the neighbourhoods only: the matrix, of the grid's squared size, is never made.
 
     Args:
         maps: `(n, h, w)` float.

@@ -58,7 +58,7 @@ class AffinitySettings:
             stay. None for random weights, which are all trained.
         widths: channels of ResNet38's first convolution and its six stages.
         reductions: channels that its three levels are reduced to.
-        radius: pairs of pixels less than so many steps of the stride-8 grid apart are looked at.
+        radius: distance, in steps of the stride-8 grid, below which pairs of pixels are looked at.
         labels: how class activation maps become the labels that it learns from.
         train: how long and how.
         augment: the augmentation; `crop_size` is a multiple of 8.

@@ -33,7 +33,7 @@ def export_masks(
         out: the file; it appears whole or not at all.
         tool: the format.
         shapes: masks or polygons.
-        image_prefix: for Label Studio alone: what makes an image's address of its file name.
+        image_prefix: only for Label Studio: what makes an image's address of its file name.
 
     Returns:
         How many images were written.

@@ -38,17 +38,17 @@ class Kind(StrEnum):
     SHARED = "image of another split too"
 
     @property
-    def mend(self) -> str:
+    def advice(self) -> str:
         """The advice for it."""
         return MENDS[self]
 
 
 MENDS = {
-    Kind.LABEL_FILE: "mend the lines that are named, then check again: images and masks are read after that",
+    Kind.LABEL_FILE: "correct the lines that are named, then check again: images and masks are read after that",
     Kind.COUNT: "fetch the files that are missing, or name another split with --split",
     Kind.NEAR_NAMES: "if they are one class, keep one name in the class file, and write the other under its `synonyms`",
     Kind.IMAGE: "save it anew from the original, or take it out of the folder and out of the labels",
-    Kind.LABELS: "mend the file that is named",
+    Kind.LABELS: "repair the file that is named",
     Kind.NO_LABELS: "add its labels, or take it out of the training list",
     Kind.MASK: "save it anew as a palette or grey PNG of its image's size, class indices as values; or delete it",
     Kind.NO_PIXEL: "take the label out, or draw the object; harmless where it is drawn as 255 or hidden by others",
@@ -189,7 +189,7 @@ def inspect_image(dataset: ImageLabelDataset, index: int, *, needs_labels: bool)
     except DataError as error:
         found(Kind.MASK, str(error))
     if needs_labels and labels == ():
-        found(Kind.NO_LABELS, "no class is named; training learns from the labels alone")
+        found(Kind.NO_LABELS, "no class is named; training learns only from the labels")
     classes = None if mask is None else _classes(mask)
     if classes is not None and labels:
         for kind, indices in ((Kind.NO_PIXEL, set(labels) - {*classes}), (Kind.NO_LABEL, {*classes} - {0, *labels})):

@@ -25,7 +25,7 @@ EXAMPLES = 3
 """Findings of one kind that are shown; JSON has all."""
 
 MISTAKES = 50
-"""Up to so many mistakes in labels and lists are shown, all of them: they are mended in one go."""
+"""Number of mistakes in labels and lists up to which all are shown: they are corrected in one go."""
 
 UNLABELLED = ("val", "test")
 """Splits that need no image-level labels; those of the configuration's validation split need none either."""
@@ -109,7 +109,7 @@ def check_record(check: DataCheck) -> dict[str, Any]:
             }
             for each in check.splits
         ],
-        "findings": [{**dataclasses.asdict(finding), "mend": finding.kind.mend} for finding in check.findings],
+        "findings": [{**dataclasses.asdict(finding), "advice": finding.kind.advice} for finding in check.findings],
     }
 
 
@@ -161,5 +161,5 @@ def finding_lines(check: DataCheck) -> list[str]:
         ]
         if len(findings) > shown:
             lines.append(f"    … and {len(findings) - shown:,} more; --out FILE writes all")
-        lines.append(f"    → {kind.mend}")
+        lines.append(f"    → {kind.advice}")
     return lines

@@ -168,7 +168,7 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror}); run `weakclip run` again, or mend the data"
+            f"{path}: cannot be read ({error.strerror}); run `weakclip run` again, or repair the data"
         ) from None
 
 

@@ -15,7 +15,7 @@ from weakclip.datasets.images import image_size
 from weakclip.errors import DataError
 
 MOST_HEADERS = 2000
-"""Of more images, so many are looked at, evenly spread."""
+"""Number of images that are looked at where there are more, evenly spread."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Predictions for the PASCAL VOC evaluation server: one palette PNG an image, in one archive, proven before it appears.
 
 The development kit of VOC2012 (Everingham and Winn, section 5) has two segmentation competitions: comp5 for methods
-trained on VOC's own data alone, comp6 for methods trained on any data but the test images. A frozen CLIP has seen other
+trained only on VOC's own data, comp6 for methods trained on any data but the test images. A frozen CLIP has seen other
 data, so that results here go to comp6.
 """
 
@@ -56,7 +56,7 @@ def write_archive(masks: Path | str, dataset: ImageLabelDataset, out: Path | str
 
 
 def check_archive(file: IO[bytes], dataset: ImageLabelDataset, *, name: str) -> None:
-    """Prove an archive: exactly the images of the split, each a palette or grey PNG of its image's size, classes alone.
+    """Prove an archive: exactly the images of the split, each a PNG of class indices of the image's size.
 
     255 is no class: the server would count such a pixel as wrong.
 

@@ -150,7 +150,7 @@ class _KeptScores:
                 yield file, (stamp, scores)
 
     def __enter__(self) -> _KeptScores:
-        """Write anew what is kept, so that the lines to come stand alone.
+        """Write anew what is kept, so that the lines to come follow whole ones.
 
         Raises:
             ConfigError: a path that cannot be written.

@@ -55,14 +55,14 @@ class Tagger:
         settings: see `TagSettings`.
 
     Raises:
-        EncoderError: an encoder that knows some texts alone: it cannot tell the classes from everything else.
+        EncoderError: an encoder that knows only some texts: it cannot tell the classes from everything else.
     """
 
     def __init__(self, clip: Encoder, class_set: ClassSet, settings: TagSettings) -> None:
         if clip.known_texts is not None:
             known = len(clip.known_texts)
             raise EncoderError(
-                f"{clip.source}: knows {known} texts alone; tagging needs an encoder that embeds any text"
+                f"{clip.source}: knows only {known} texts; tagging needs an encoder that embeds any text"
             )
         self.clip = clip
         self.settings = settings
