@@ -11,46 +11,29 @@ from typing import Any
 import numpy as np
 
 from weakclip.config import (
-    ClipGradCAMSeeds,
-    CosineSeedSettings,
-    ImportedCAMSeeds,
     ImportedMaskSeeds,
-    MCTformerSeeds,
-    OwnSeeds,
-    PatchTextSeeds,
 )
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import write_mask
-from weakclip.errors import ConfigError
 from weakclip.pipeline.affinity_stage import affinity_seeds
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.views import SeedsView
 from weakclip.seeds import (
     CAM,
     BatchedSeedMethod,
-    ClipGradCAM,
-    CosineSeeds,
-    ImportedCAMs,
     ImportedMasks,
-    MCTformerCAM,
-    PatchText,
     SeedMasks,
-    SeedMethod,
     SeedSettings,
     seed_masks,
 )
-from weakclip.seeds.mctformer.storage import load_mctformer
-from weakclip.seeds.mctformer.train import WEIGHTS_FILE, MCTformerSettings, train_mctformer
-from weakclip.store.files import expand_home, write_json
+from weakclip.seeds.kinds import SeedRun
+from weakclip.store.files import write_json
 from weakclip.store.jobs import work_through
 from weakclip.store.layout import DENSE, SEEDS
 from weakclip.store.lines import LineLog, read_lines
 
 LOG = "log.jsonl"
-MCTFORMER = "mctformer"
-"""The folder beside them in which an MCTformer+ is trained, where the settings ask for one."""
-
 SHARES = ("foreground", "background", "undecided")
 """Of the pixels of a seed mask; they sum to 1."""
 
@@ -134,12 +117,20 @@ def _with_sample(sample: Sample, masks_of: Callable[[], SeedMasks]) -> tuple[Sam
 
 def seed_maker(context: RunContext, view: SeedsView, folder: Path) -> SeedMaker:
     """The function from samples to their masks that the settings ask for; what it needs to learn first, it learns."""
-    settings = view.seeds
+    settings, dataset = view.seeds, context.train
     if isinstance(settings, ImportedMaskSeeds):
-        return _one_by_one(ImportedMasks(settings.folder, context.train.class_set).masks)
+        return _one_by_one(ImportedMasks(settings.folder, dataset.class_set).masks)
+    run = SeedRun(
+        clip=lambda: context.clip,
+        dataset=dataset,
+        device=context.device,
+        folder=folder,
+        seed=view.seed or 0,
+        given=context.given.seed_method,
+    )
     if settings.affinity is not None:
-        return _one_by_one(affinity_seeds(context, view, folder, lambda: _seed_method(context, view, folder)))
-    method = _seed_method(context, view, folder)
+        return _one_by_one(affinity_seeds(context, view, folder, lambda: settings.make(run)))
+    method = settings.make(run)
     if not isinstance(method, BatchedSeedMethod):
         return SeedMaker(lambda samples: (_sharpening(each, method.cam(each), settings.masks) for each in samples))
     cams, masks = method.cams, settings.masks
@@ -155,36 +146,6 @@ def _one_by_one(masks_of: Callable[[Sample], SeedMasks]) -> SeedMaker:
 
 def _sharpening(sample: Sample, cam: CAM, settings: SeedSettings) -> Callable[[], SeedMasks]:
     return functools.partial(seed_masks, sample, cam, settings)
-
-
-def _seed_method(context: RunContext, view: SeedsView, folder: Path) -> SeedMethod:
-    """The method that makes class activation maps; an MCTformer+ is trained first, where the settings ask for one."""
-    settings, class_set = view.seeds, context.train.class_set
-    if isinstance(settings, OwnSeeds):
-        if context.given.seed_method is None:
-            raise ConfigError("seeds.method own: names an object of a Python program; pass run_pipeline(seed_method=…)")
-        return context.given.seed_method
-    if isinstance(settings, ImportedCAMSeeds):
-        return ImportedCAMs(settings.folder, class_set, first_class=settings.first_class)
-    if isinstance(settings, MCTformerSeeds):
-        weights = _mctformer_weights(context, settings.mctformer, view.seed, folder / MCTFORMER)
-        model = load_mctformer(weights, device=context.device)
-        return MCTformerCAM(model, class_set, settings.mctformer.cams)
-    if isinstance(settings, CosineSeedSettings):
-        return CosineSeeds(context.clip, class_set, settings.cosine)
-    if isinstance(settings, PatchTextSeeds):
-        return PatchText(context.clip, class_set, settings.patch_text, seed=view.seed or 0)
-    assert isinstance(settings, ClipGradCAMSeeds)
-    return ClipGradCAM(context.clip, class_set, settings.gradcam)
-
-
-def _mctformer_weights(context: RunContext, settings: MCTformerSettings, seed: int | None, folder: Path) -> Path:
-    """The file that the settings name; without one, an MCTformer+ is trained in `folder` (or its training finished)."""
-    if settings.checkpoint is not None:
-        return expand_home(settings.checkpoint)
-    assert seed is not None
-    train_mctformer(context.train, folder, settings, device=context.device, seed=seed)
-    return folder / WEIGHTS_FILE
 
 
 def _is_done(folder: Path, name: str) -> bool:

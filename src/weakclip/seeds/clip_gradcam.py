@@ -13,7 +13,7 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -27,6 +27,7 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, EncoderError
 from weakclip.seeds.base import CAM
 from weakclip.seeds.class_text import background_words, check_template, encode_words
+from weakclip.seeds.kinds import CAMSeeds, SeedRun
 from weakclip.seeds.refinement import check_map_settings, image_tensor, no_cam, refined_cam, stretch
 
 
@@ -166,3 +167,24 @@ def _scores(clip: BlockEncoder, output: Tensor, text: Tensor, score_from: str) -
     embedding = clip.project(tokens.mean(dim=1))
     similarity = F.normalize(embedding, dim=-1) @ F.normalize(text, dim=-1).T
     return (clip.logit_scale * similarity).softmax(dim=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipGradCAMSeeds(CAMSeeds):
+    """Maps of the frozen CLIP, by the gradient of the class scores.
+
+    Args:
+        gradcam: how the maps are made.
+    """
+
+    method: Literal["clip_gradcam"] = "clip_gradcam"
+    gradcam: GradCAMSettings = field(default_factory=GradCAMSettings)
+
+    @property
+    def reads_clip(self) -> bool:
+        """The frozen encoder makes the maps."""
+        return True
+
+    def make(self, run: SeedRun) -> ClipGradCAM:
+        """The method with these settings."""
+        return ClipGradCAM(run.clip(), run.dataset.class_set, self.gradcam)

@@ -15,7 +15,8 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
 from weakclip.seeds.base import CAM
 from weakclip.seeds.class_text import background_words, check_template, encode_words
+from weakclip.seeds.kinds import CAMSeeds, SeedRun
 from weakclip.seeds.patch_text import patch_scores
 from weakclip.seeds.refinement import image_cam, image_tensor, no_cam, stretch
 
@@ -108,3 +110,24 @@ def _known(clip: Encoder, names: tuple[str, ...]) -> tuple[str, ...]:
     if unknown:
         raise DataError(f"{clip.source}: this encoder does not know the class {', '.join(map(repr, unknown))}")
     return names
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineSeedSettings(CAMSeeds):
+    """Maps of any encoder, by the cosines of its patches and the class words.
+
+    Args:
+        cosine: how the maps are made.
+    """
+
+    method: Literal["cosine"] = "cosine"
+    cosine: CosineSettings = field(default_factory=CosineSettings)
+
+    @property
+    def reads_clip(self) -> bool:
+        """The frozen encoder makes the maps."""
+        return True
+
+    def make(self, run: SeedRun) -> CosineSeeds:
+        """The method with these settings."""
+        return CosineSeeds(run.clip(), run.dataset.class_set, self.cosine)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.images import read_mask
-from weakclip.errors import BrokenFileError, DataError
+from weakclip.errors import BrokenFileError, ConfigError, DataError
 from weakclip.seeds.base import CAM, SeedMasks
+from weakclip.seeds.kinds import CAMSeeds, SeedRun, SeedStageSettings
 from weakclip.store.files import expand_home
 from weakclip.store.untrusted_npy import read_npy, read_npz
 from weakclip.store.untrusted_text import short
@@ -158,3 +160,47 @@ def _checked(path: Path, name: str, value: Any, size: tuple[int, ...]) -> np.nda
         raise BrokenFileError(f"{path}: CAM of {name} has values that are not finite; expected 0…1")
     positive = np.maximum(value.astype(np.float32), 0)
     return positive / max(1.0, float(positive.max(initial=0)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedCAMSeeds(CAMSeeds):
+    """Class activation maps that another program made.
+
+    Args:
+        folder: one file an image.
+        first_class: the number that the files give to the first foreground class: 0 or 1.
+    """
+
+    method: Literal["imported_cams"] = "imported_cams"
+    folder: str
+    first_class: int = 0
+
+    def __post_init__(self) -> None:
+        if self.first_class not in (0, 1):
+            raise ConfigError(f"first_class: 0 or 1 expected; found {self.first_class}")
+
+    @property
+    def sources(self) -> dict[str, str | None]:
+        """The folder of the maps."""
+        return {"imported seeds": self.folder, **super().sources}
+
+    def make(self, run: SeedRun) -> ImportedCAMs:
+        """The reader of the folder."""
+        return ImportedCAMs(self.folder, run.dataset.class_set, first_class=self.first_class)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedMaskSeeds(SeedStageSettings):
+    """Seed masks that another program made.
+
+    Args:
+        folder: one file an image.
+    """
+
+    method: Literal["imported_masks"] = "imported_masks"
+    folder: str
+
+    @property
+    def sources(self) -> dict[str, str | None]:
+        """The folder of the masks."""
+        return {"imported seeds": self.folder}

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -37,6 +37,7 @@ from weakclip.inference.windows import BatchLimit
 from weakclip.seeds.attributes import MOST_CENTERS, attribute_centers, enriched, read_attributes
 from weakclip.seeds.base import CAM
 from weakclip.seeds.class_text import background_words, check_template, encode_words
+from weakclip.seeds.kinds import CAMSeeds, SeedRun
 from weakclip.seeds.refinement import check_map_settings, image_tensor, no_cam, refined_cam, stretch
 from weakclip.store.files import expand_home
 
@@ -261,3 +262,34 @@ def patch_scores(tokens: Tensor, foreground_text: Tensor, background_text: Tenso
     """
     similarity = F.normalize(tokens, dim=-1) @ torch.cat([foreground_text, background_text]).T
     return (scale * similarity).softmax(dim=-1)[:, : len(foreground_text)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchTextSeeds(CAMSeeds):
+    """Maps of the frozen CLIP, by its patches and the class words, without a gradient.
+
+    Args:
+        patch_text: how the maps are made.
+    """
+
+    method: Literal["patch_text"] = "patch_text"
+    patch_text: PatchTextSettings = field(default_factory=PatchTextSettings)
+
+    @property
+    def is_random(self) -> bool:
+        """The k-means of the attributes starts at random."""
+        return self.patch_text.attributes is not None or super().is_random
+
+    @property
+    def sources(self) -> dict[str, str | None]:
+        """The file with the attributes of the classes."""
+        return {"class attributes": self.patch_text.attributes, **super().sources}
+
+    @property
+    def reads_clip(self) -> bool:
+        """The frozen encoder makes the maps."""
+        return True
+
+    def make(self, run: SeedRun) -> PatchText:
+        """The method with these settings."""
+        return PatchText(run.clip(), run.dataset.class_set, self.patch_text, seed=run.seed)
