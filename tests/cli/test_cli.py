@@ -1,4 +1,4 @@
-"""The command line: fast to answer, one line and exit code 2 for what the user can mend."""
+"""The command line: fast to answer, one line and exit code 2 for what the user can correct."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,101 @@ import yaml
 
 import weakclip.study
 import weakclip.study.numbers
-from weakclip.cli import json_output as cli_json
-from weakclip.cli.app import app
+from weakclip.cli import output
+from weakclip.cli.app import STAGES, app
+from weakclip.config import load_config, parse_config
 from weakclip.crf import VOC_CRF
+from weakclip.errors import ConfigError
+from weakclip.pipeline import RunResult
+from weakclip.prediction import PredictionSummary
 from weakclip.study import Candidate, CRFStudy, Result, VariantStudy
+from weakclip.study.cost import Measurement
 from weakclip.study.halving import Rung
+from weakclip.tools.annotate import ImportResult
+from weakclip.tools.check.run import DataCheck
+from weakclip.tools.export import OnnxExport
+from weakclip.tools.export.hf_dataset import ExportedDataset
+from weakclip.tools.init.folder import Start
+from weakclip.tools.init.survey import FolderSurvey
+from weakclip.tools.tag import Tagging
 
 Call = Callable[..., int]
+
+SCRIPTING = Path(__file__).parents[2] / "docs" / "scripting.md"
+OUT = Path("out")
+RUN = RunResult(folder=OUT, report=OUT / "report.html", scores=())
+VARIANTS = VariantStudy(
+    folder=OUT,
+    subject="x",
+    split="train",
+    images=2,
+    variants=("0.1", "1"),
+    seeds=(0,),
+    results=(Result(variant="0.1", seed=0, mean_iou=0.5, trained_parameters=3),),
+)
+CRFS = CRFStudy(
+    folder=OUT,
+    split="train",
+    images=4,
+    candidates=(Candidate("config", VOC_CRF), Candidate("random", VOC_CRF)),
+    rungs=(Rung(4, {0: 0.25, 1: 0.5}),),
+)
+SURVEY = FolderSurvey(
+    root=OUT,
+    labels="labels.csv",
+    class_file=None,
+    splits={"train": 2},
+    masks={"train": 0},
+    classes={"cat": 2},
+    sizes=((3, 4),),
+    notes=(),
+)
+COST = Measurement(
+    side="x",
+    seconds=(1.0,),
+    cpu_seconds=(float("nan"),),
+    before_bytes=0,
+    peak_bytes=1,
+    total_parameters=1,
+    trained_parameters=1,
+)
+TAGGING = Tagging(path=OUT, images=2, classes={"cat": 2}, unsure=(), unread=(), notes=())
+CASES: dict[str, tuple[str, Any]] = {
+    "run": ("demo --out out", RUN),
+    **{stage.replace("_", "-"): ("demo --out out", RUN) for stage in STAGES},
+    "report": ("out", OUT),
+    "config": ("demo", (load_config("demo"), "seed: 0")),
+    "crf": ("image.png probs.npy --out out.png", OUT),
+    "data check": ("demo", DataCheck(splits=(), findings=())),
+    "predict": ("out image.png --out masks", PredictionSummary(out=OUT, images=2, predicted=1, kept=1, failed=0)),
+    "init": ("images", Start(survey=SURVEY, config=OUT, class_file=None, loaded=load_config("demo"))),
+    "tag": ("images", TAGGING),
+    "import": ("masks.json --run run --out out", ImportResult(drawn=1, kept=1, foreign=0)),
+    "submit": ("out --out results.tgz", 3),
+    "export onnx": ("out --out out.onnx", OnnxExport(path=OUT, opset=20, difference=0.0)),
+    "export transformers": ("out --out folder", ("background", "cat")),
+    "export dataset": ("out --out folder", ExportedDataset(folder=OUT, split="train", images=2, shards=1)),
+    "export masks": ("out --format coco --out out.json", 2),
+    "study crf": ("demo --out out", CRFS),
+    "study prompts": ("demo --out out", VARIANTS),
+    "study temperature": ("demo --out out", VARIANTS),
+    "study parts": ("demo --out out", VARIANTS),
+    "study cost": ("--out out", [COST]),
+}
+"""Of every command: its arguments, and what its work may come to."""
+
+SERVERS = {"review"}
+"""They print their address as the object, and go on: see tests/review/test_serving.py."""
+
+
+def keys_of_the_page() -> dict[str, set[str]]:
+    """The keys of each command's object, from the table in docs/scripting.md."""
+    rows = re.findall(r"^\| (`.*?) \| (.*) \|$", SCRIPTING.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    found = {}
+    for commands, keys in rows:
+        named = set(re.findall(r"`(.*?)`", re.sub(r"\(.*?\)", "", keys)))
+        found |= dict.fromkeys(re.findall(r"`(.*?)`", commands), named)
+    return found
 
 
 @pytest.fixture
@@ -76,6 +165,10 @@ def test_a_stage_says_what_ran_and_what_was_skipped(answered: Any, config_file: 
         (("evaluate", "demo", "--set", "data.rot=1"), "ConfigError", "unknown key 'data.rot'"),
         (("study", "parts", "demmo"), "ConfigError", "demmo: no such file"),
         (("study", "crf", "demo"), "ConfigError", "either --run or --probs"),
+        (("study", "cost", "--device", "nothing"), "ConfigError", "nothing"),
+        (("crf", "no.png", "no.npy", "--preset", "voc", "--params", "x.yaml"), "ConfigError", "give one of them"),
+        (("import", "no.json", "--run", "no/run"), "RunError", "no/run: not a run folder"),
+        (("submit", "no/run"), "RunError", "expected a name that ends in .tgz"),
     ],
 )
 def test_an_error_is_an_object_too(
@@ -101,29 +194,18 @@ def test_the_data_check_is_the_object_of_its_file(answered: Any, tmp_path: Path)
 
 
 def test_a_study_of_variants(answered: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = (Result(variant="0.1", seed=0, mean_iou=0.5, trained_parameters=3),)
-    study = VariantStudy(
-        folder=tmp_path, subject="x", split="train", images=2, variants=("0.1", "1"), seeds=(0,), results=results
-    )
-    monkeypatch.setattr(weakclip.study.numbers, "study_temperature", lambda *_, **__: study)
+    monkeypatch.setattr(weakclip.study.numbers, "study_temperature", lambda *_, **__: VARIANTS)
     code, value, _ = answered("study", "temperature", "demo", "--out", tmp_path)
     assert code == 0
     tried, missing = value["variants"]
     assert tried["mean_iou"] == tried["results"][0]["mean_iou"] == 0.5
     assert tried["standard_deviation"] is None
     assert missing == {"variant": "1", "mean_iou": None, "standard_deviation": None, "results": []}
-    assert value["files"]["table"] == str(tmp_path / "table.md")
+    assert value["files"]["table"] == str(OUT / "table.md")
 
 
 def test_a_study_of_the_crf(answered: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = CRFStudy(
-        folder=tmp_path,
-        split="train",
-        images=4,
-        candidates=(Candidate("config", VOC_CRF), Candidate("random", VOC_CRF)),
-        rungs=(Rung(4, {0: 0.25, 1: 0.5}),),
-    )
-    monkeypatch.setattr(weakclip.study, "study_crf", lambda *_, **__: study)
+    monkeypatch.setattr(weakclip.study, "study_crf", lambda *_, **__: CRFS)
     _, value, _ = answered("study", "crf", "demo", "--out", tmp_path)
     assert (value["best"]["origin"], value["best"]["mean_iou"], value["config"]["mean_iou"]) == ("random", 0.5, 0.25)
     assert value["best"]["params"]["iterations"] == 10
@@ -137,19 +219,38 @@ def test_of_several_processes_one_speaks(
     assert not capsys.readouterr().out
 
 
-def test_every_command_that_answers_with_results_takes_json() -> None:
+def test_every_command_is_in_the_table_and_on_the_page() -> None:
     import typer.main
 
-    def leaves(command: Any, name: str) -> dict[str, Any]:
-        if not hasattr(command, "commands"):
-            return {name: command}
-        return {
-            k: v for part, each in command.commands.items() for k, v in leaves(each, f"{name} {part}".strip()).items()
-        }
+    def leaves(command: Any, name: str) -> set[str]:
+        below = getattr(command, "commands", {}).items()
+        return {leaf for part, each in below for leaf in leaves(each, f"{name} {part}".strip())} or {name}
 
-    commands = leaves(typer.main.get_command(app), "")
-    taking = {name for name, each in commands.items() if any("--json" in parameter.opts for parameter in each.params)}
-    wanted = {"run", "seeds", "train", "pseudo-masks", "retrain", "evaluate", "report", "data check"}
-    wanted |= {name for name in commands if name.startswith("study ")} - {"study cost"}
-    assert taking >= wanted
-    assert cli_json.__doc__ and "scripting.md" in cli_json.__doc__
+    assert leaves(typer.main.get_command(app), "") == set(CASES) | SERVERS == set(keys_of_the_page())
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_every_command_answers_with_the_keys_of_its_page(
+    answered: Any, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    words, result = CASES[command]
+    monkeypatch.setattr(output, "finished", lambda work: result)
+    code, value, _ = answered(*command.split(), *words.split())
+    assert (code, value.keys()) == (0, keys_of_the_page()[command])
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_an_error_of_every_command_is_an_object(answered: Any, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    def fail(work: object) -> None:
+        raise ConfigError("no such\nthing")
+
+    monkeypatch.setattr(output, "finished", fail)
+    code, value, told = answered(*command.split(), *CASES[command][0].split())
+    assert (code, value) == (2, {"error": {"type": "ConfigError", "message": "no such thing"}})
+    assert "weakclip: no such thing" in told
+
+
+def test_the_configuration_is_the_object(answered: Any) -> None:
+    _, value, _ = answered("config", "voc12", "--set", "data.root=x", "--set", "train.steps=7")
+    assert value["config"]["train"]["steps"] == 7
+    assert parse_config(value["config"], origin="here") == load_config("voc12", ["data.root=x", "train.steps=7"])

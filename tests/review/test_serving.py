@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +29,9 @@ def test_missing_extra_is_named(
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fastapi" else find(name))
-    assert call("review", review_run) == 2
-    assert "pip install weakclip[serve]" in capsys.readouterr().err
+    assert call("review", review_run, "--json") == 2
+    out, err = capsys.readouterr()
+    assert "pip install weakclip[serve]" in json.loads(out)["error"]["message"] and "weakclip[serve]" in err
 
 
 def test_port_in_use(call: Callable[..., int], capsys: pytest.CaptureFixture[str], review_run: Path) -> None:
@@ -47,7 +49,7 @@ def test_address_of_another_machine() -> None:
         listening("192.0.2.1", 0)
 
 
-@pytest.mark.parametrize("arguments", [(), ("--host", "0.0.0.0")])
+@pytest.mark.parametrize("arguments", [(), ("--host", "0.0.0.0"), ("--json",)])
 def test_page_is_announced_and_an_open_host_is_warned_of(
     call: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
@@ -66,8 +68,9 @@ def test_page_is_announced_and_an_open_host_is_warned_of(
     monkeypatch.setattr("typer.launch", opened.append)
     assert call("review", review_run, "--port", "0", "--open", *arguments) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("review: http://127.0.0.1:") and opened == [out.split()[1]]
-    assert ("can see the images" in err) == bool(arguments)
+    address = json.loads(out)["address"] if "--json" in arguments else out.removeprefix("review: ").split()[0]
+    assert address.startswith("http://127.0.0.1:") and opened == [address]
+    assert ("can see the images" in err) == ("--host" in arguments)
 
 
 @pytest.mark.parametrize(

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from weakclip import __version__
-from weakclip.cli.export import export, import_command
-from weakclip.cli.export_dataset import export_dataset
-from weakclip.cli.folder import init, tag
-from weakclip.cli.json_output import Json, answer, run_record
-from weakclip.cli.parts import Config, Limit, NetworkOption, OwnEncoder, Set, finished, load, load_data, named
-from weakclip.cli.predict import predict
-from weakclip.cli.review import review
+from weakclip.cli import tools
+from weakclip.cli.options import Config, Json, Limit, Network, OwnEncoder, Set, encoder_of, load, load_data, named
+from weakclip.cli.output import answer, answer_run, errors_printed, print_json, show_check
 from weakclip.cli.study import study
 from weakclip.errors import WeakCLIPError
 from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
-    from weakclip.pipeline import RunResult
+    from weakclip.prediction import PredictionSummary, Products
     from weakclip.tools.check.run import DataCheck
 
 app = typer.Typer(
@@ -33,30 +30,26 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(study, name="study")
-app.command("init")(init)
-app.command("tag")(tag)
-app.command()(review)
-export.command("dataset")(export_dataset)
-app.add_typer(export, name="export")
-app.command("import")(import_command)
-app.command("predict")(predict)
 data = typer.Typer(no_args_is_help=True, help="Look at the images, labels and masks before anything is made of them.")
+app.add_typer(study, name="study")
+app.add_typer(tools.export, name="export")
 app.add_typer(data, name="data")
+
+STAGES = {
+    "seeds": "Stage 1: class activation maps and seed masks from the frozen CLIP, or from elsewhere.",
+    "train": "Stage 2: train WeakCLIP on the seeds.",
+    "pseudo_masks": "Stage 3: pixel masks of the training images from the trained WeakCLIP.",
+    "retrain": "Stage 4: train an ordinary segmentation network on the pseudo masks.",
+    "evaluate": "Stage 5: score seeds and pseudo masks on the training split, the network on the validation split.",
+}
 
 Out = Annotated[Path, typer.Option(help="The run folder; a run that is there already is continued.")]
 Redo = Annotated[
     bool,
     typer.Option("--redo", help="Make finished results again where settings or data changed; the old stay until then."),
 ]
-
-
-class Preset(StrEnum):
-    """Kernels of the dense CRF by name, as in `weakclip.crf.params.PRESETS`."""
-
-    VOC = "voc"
-    COCO = "coco"
-    LOSS = "loss"
+Product = StrEnum("Product", ["overlays", "coco-masks", "coco-polygons"])
+SETTINGS = "inference.…, crf.…, match_share, keep_foreground, temperature, or device"
 
 
 def _version(asked: bool) -> None:
@@ -88,47 +81,22 @@ def run(
     """Do the whole job: seeds, training, pseudo masks, retraining, evaluation, report."""
     from weakclip.pipeline import run_pipeline
 
-    _answer(lambda: run_pipeline(load(config, set_, limit_steps), out, full=full, redo=redo), json=json)
+    answer_run(lambda: run_pipeline(load(config, set_, limit_steps), out, full=full, redo=redo), json=json)
 
 
-@app.command()
-def seeds(
-    config: Config, out: Out, *, redo: Redo = False, limit_steps: Limit = None, set_: Set = None, json: Json = False
-) -> None:
-    """Stage 1: class activation maps and seed masks from the frozen CLIP, or from elsewhere."""
-    _one_stage("seeds", config, out, set_, limit_steps, redo=redo, json=json)
+def _stage(stage: str) -> Callable[..., None]:
+    def command(
+        config: Config, out: Out, *, redo: Redo = False, limit_steps: Limit = None, set_: Set = None, json: Json = False
+    ) -> None:
+        from weakclip.pipeline import run_stage
+
+        answer_run(lambda: run_stage(load(config, set_, limit_steps), out, stage, redo=redo), json=json)
+
+    return command
 
 
-@app.command()
-def train(
-    config: Config, out: Out, *, redo: Redo = False, limit_steps: Limit = None, set_: Set = None, json: Json = False
-) -> None:
-    """Stage 2: train WeakCLIP on the seeds."""
-    _one_stage("train", config, out, set_, limit_steps, redo=redo, json=json)
-
-
-@app.command()
-def pseudo_masks(
-    config: Config, out: Out, *, redo: Redo = False, limit_steps: Limit = None, set_: Set = None, json: Json = False
-) -> None:
-    """Stage 3: pixel masks of the training images from the trained WeakCLIP."""
-    _one_stage("pseudo_masks", config, out, set_, limit_steps, redo=redo, json=json)
-
-
-@app.command()
-def retrain(
-    config: Config, out: Out, *, redo: Redo = False, limit_steps: Limit = None, set_: Set = None, json: Json = False
-) -> None:
-    """Stage 4: train an ordinary segmentation network on the pseudo masks."""
-    _one_stage("retrain", config, out, set_, limit_steps, redo=redo, json=json)
-
-
-@app.command()
-def evaluate(
-    config: Config, out: Out, *, redo: Redo = False, limit_steps: Limit = None, set_: Set = None, json: Json = False
-) -> None:
-    """Stage 5: score seeds and pseudo masks on the training split, the network on the validation split."""
-    _one_stage("evaluate", config, out, set_, limit_steps, redo=redo, json=json)
+for name, purpose in STAGES.items():
+    app.command(name.replace("_", "-"), help=purpose)(_stage(name))
 
 
 @app.command()
@@ -139,46 +107,102 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], json: 
     answer(lambda: write_report(folder), json=json, record=lambda path: {"report": path}, show=typer.echo)
 
 
+@app.command("config")
+def show_config(config: Config, set_: Set = None, json: Json = False) -> None:
+    """Check a configuration and print all of it, with where each value comes from: `weakclip config voc12 > mine.yaml`
+    is one to start from."""
+    from weakclip.config import explain_config
+    from weakclip.store.keys import plain
+
+    answer(
+        lambda: (load(config, set_), explain_config(config, set_ or ())),
+        json=json,
+        record=lambda read: {"config": plain(read[0])},
+        show=lambda read: typer.echo(read[1], nl=False),
+    )
+
+
 @app.command()
-def crf(
-    image: Annotated[Path, typer.Argument(help="An image file.")],
-    probs: Annotated[Path, typer.Argument(help="Its label probabilities (K, H, W): .npy, or .npz.")],
-    out: Annotated[Path, typer.Option(help=".npy for the marginals, .png for a palette mask of the likeliest labels.")],
-    preset: Annotated[Preset | None, typer.Option(help="Published kernels; voc where nothing is given.")] = None,
-    params: Annotated[Path | None, typer.Option(help="A YAML file with the `crf:` section of a configuration.")] = None,
+def review(
+    run: Annotated[Path, typer.Argument(help="A run folder with masks in it.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    host: Annotated[str, typer.Option(help="Listen on another address than this machine's own.")] = "127.0.0.1",
+    json: Json = False,
 ) -> None:
-    """Sharpen the label probabilities of one image by the dense CRF."""
-    from weakclip.config import load_crf
-    from weakclip.crf.files import crf_file
-    from weakclip.crf.params import PRESETS
-    from weakclip.errors import ConfigError
+    """Look at the masks of a run in a browser and mark them good, bad or relabelled; `run --redo` uses the marks."""
+    from weakclip.review.guard import is_loopback
+    from weakclip.review.serving import serve
 
-    if preset and params:
-        raise ConfigError("--preset and --params both name kernels; give one of them")
-    crf_file(image, probs, out, load_crf(params) if params else PRESETS[preset or Preset.VOC])
-    typer.echo(out)
+    if not is_loopback(host):
+        typer.echo(f"weakclip: whoever reaches {host} over the network can see the images and mark them", err=True)
+
+    def announce(address: str) -> None:
+        if json:
+            print_json({"address": address})
+        else:
+            typer.echo(f"review: {address} (Ctrl-C ends it)")
+        if open_:
+            typer.launch(address)
+
+    with errors_printed(json=json):
+        serve(run, announce=announce, port=port, host=host)
 
 
 @app.command()
-def submit(
-    run: Annotated[Path, typer.Argument(help="A run folder whose network is trained: VOC's classes.")],
+def predict(
+    model: Annotated[Path, typer.Argument(help="A run, a folder of a network, or a released WeakCLIP checkpoint.")],
+    images: Annotated[list[str], typer.Argument(help="Images, folders, patterns, or - for a list on standard input.")],
     *,
-    out: Annotated[Path, typer.Option(help="The archive, for instance results.tgz.")],
-    root: Annotated[str | None, typer.Option(help="Another VOC2012 folder than the run's own.")] = None,
-    split: Annotated[str, typer.Option(help="The list that is predicted.")] = "test",
-    network: NetworkOption = None,
+    out: Annotated[Path, typer.Option(help="The folder of the masks; one that is there already is continued.")],
+    also: Annotated[list[Product] | None, typer.Option(help="What else is written; may be given repeatedly.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="A labels.csv: only its classes are drawn.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=f"Change a setting: {SETTINGS}.")
+    ] = None,
+    network: Network = None,
     clip: OwnEncoder = "",
+    redo: Annotated[bool, typer.Option("--redo", help="Replace what was made otherwise.")] = False,
+    json: Json = False,
 ) -> None:
-    """Predict VOC's test images with a run's network and pack them for the evaluation server (competition 6)."""
-    from weakclip.clip import load_encoder
-    from weakclip.tools.submit.predictions import submit as make
+    """Make masks of any images with a trained network: exit code 0, or 1 if some images got no mask."""
+    from weakclip.config import changed_settings
+    from weakclip.prediction import find_images, find_model, load_predictor, predict_files
+    from weakclip.prediction.folder import ERRORS
+    from weakclip.prediction.labels import read_labels
+    from weakclip.prediction.predictor import default_settings
 
-    def work() -> int:
-        encoder = load_encoder(clip) if clip else None
-        return make(run, out, split=split, root=root, network=named(network), clip=encoder)
+    def work() -> PredictionSummary:
+        source = find_model(model, network=named(network))
+        settings = changed_settings(default_settings(source), set_ or [], origin=str(model))
+        found = find_images(images, listed=sys.stdin, leave_out=out)
+        told = None if labels is None else read_labels(labels, found)
+        predictor = load_predictor(source, settings=settings, clip=encoder_of(clip))
+        products = _products(also or [])
+        return predict_files(
+            predictor, found, out, fingerprint=source.fingerprint, products=products, labels=told, redo=redo
+        )
 
-    count = finished(work)
-    typer.echo(f"{out}: {count:,} masks of {split}, checked")
+    def record(done: PredictionSummary) -> dict[str, Any]:
+        counts = {name: getattr(done, name) for name in ("images", "predicted", "kept", "failed")}
+        return {"folder": done.out, **counts, "errors": done.out / ERRORS if done.failed else None}
+
+    def show(done: PredictionSummary) -> None:
+        typer.echo(f"{out}: {done.predicted:,} predicted, {done.kept:,} done before, {done.failed:,} failed")
+
+    summary = answer(work, json=json, record=record, show=show)
+    if summary.failed:
+        typer.echo(f"weakclip: {summary.failed:,} images have no mask; {out / ERRORS} says why", err=True)
+        raise typer.Exit(1)
+
+
+def _products(also: list[Product]) -> Products:
+    from weakclip.annotations import Shapes
+    from weakclip.prediction import Products
+
+    kinds = {"coco-masks": Shapes(kind="masks"), "coco-polygons": Shapes(kind="polygons")}
+    coco = tuple(shapes for product, shapes in kinds.items() if product in also)
+    return Products(overlays="overlays" in also, coco=coco)
 
 
 @data.command("check")
@@ -201,90 +225,21 @@ def data_check(
             write_check(out, check)
         return check
 
-    check = answer(work, json=json, record=check_record, show=_show_check)
+    check = answer(work, json=json, record=check_record, show=show_check)
     raise typer.Exit(1 if check.findings else 0)
 
 
-@app.command("config")
-def show_config(config: Config, set_: Set = None) -> None:
-    """Check a configuration and print all of it, with where each value comes from: `weakclip config voc12 > mine.yaml`
-    is one to start from."""
-    from weakclip.config import explain_config
-
-    typer.echo(explain_config(config, set_ or ()), nl=False)
-
-
-def _one_stage(
-    stage: str,
-    source: str,
-    out: Path,
-    overrides: Sequence[str] | None,
-    limit_steps: int | None,
-    *,
-    redo: bool,
-    json: bool,
-) -> None:
-    from weakclip.pipeline import run_stage
-
-    _answer(lambda: run_stage(load(source, overrides, limit_steps), out, stage, redo=redo), json=json)
-
-
-def _answer(work: Callable[[], RunResult], *, json: bool) -> None:
-    answer(work, json=json, record=run_record, show=_show)
-
-
-def _show_check(check: DataCheck) -> None:
-    """The tables and findings of a data check, for people."""
-    from rich.console import Console
-
-    from weakclip.tools.check.run import finding_lines, tables
-
-    console = Console(highlight=False)
-    for table in tables(check):
-        console.print(table)
-    for each in check.splits:
-        for note in each.notes:
-            typer.echo(f"{each.split}: {note}")
-    for line in finding_lines(check):
-        typer.echo(line)
-    typer.echo(f"findings: {len(check.findings):,}")
-
-
-def _show(result: RunResult) -> None:
-    """The results table, and where the report is."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    from weakclip.report.figures import mean_known, percent
-
-    console = Console(highlight=False)
-    if result.scores:
-        title = "Results in per cent, means over the classes"
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
-        for heading in ("what", "split", "images", "CRF", "multi-scale"):
-            table.add_column(heading, no_wrap=True)
-        for heading in ("mIoU", "precision", "recall"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for score in result.scores:
-            made = ("no" if how == "no" else "yes" for how in (score.crf, score.multi_scale))
-            numbers = (score.mean_iou, mean_known(score.precision), mean_known(score.recall))
-            table.add_row(score.subject, score.split, str(score.images), *made, *map(percent, numbers))
-        console.print(table)
-    if result.chosen:
-        console.print(f"network: {result.chosen.line}", soft_wrap=True)
-    if result.left_out:
-        console.print(f"left out: {result.left_out:,}; {result.folder / 'errors.jsonl'} lists them", soft_wrap=True)
-    for line in result.warnings:
-        console.print(f"warning: {one_line(line)}", soft_wrap=True, markup=False)
-    console.print(f"report: {result.report}", soft_wrap=True)
+for command in (tools.init, tools.tag, tools.crf, tools.submit):
+    app.command()(command)
+app.command("import")(tools.import_command)
 
 
 def main() -> None:
-    """Run the command line: what the user can mend is one line on standard error and exit code 2."""
+    """Run the command line: what the user can correct is one line on standard error and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("weakclip").setLevel(logging.INFO)
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # its retries; what failed is said in one line
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # one bar at a time, ours; transformers follows it too
     try:
         app()
     except WeakCLIPError as error:

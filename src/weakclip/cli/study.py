@@ -1,19 +1,20 @@
-"""The commands `weakclip study …`."""
+"""The commands `weakclip study …`, and their results as JSON objects."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weakclip.cli.json_output import Json, answer, crf_record, variant_record
-from weakclip.cli.parts import Config, Limit, Set, finished, load
+from weakclip.cli.options import Config, Json, Limit, Set, load
+from weakclip.cli.output import answer
 
 if TYPE_CHECKING:
-    from weakclip.study import VariantStudy
+    from weakclip.study import CRFStudy, VariantStudy
     from weakclip.study.cost_sides import Side
 
 study = typer.Typer(no_args_is_help=True, help="Find out what a setting is worth, on a data set with masks.")
@@ -24,11 +25,7 @@ StudyOut = Annotated[
 Seeds = Annotated[int, typer.Option(min=1, help="How many random seeds, from the configuration's on.")]
 
 
-class Precision(StrEnum):
-    """Of a training step."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
+Precision = StrEnum("Precision", ["fp32", "bf16"])
 
 
 @study.command("crf")
@@ -47,9 +44,9 @@ def study_crf(
     from weakclip.study.pages import TABLE, summary
 
     answer(
-        lambda: search(load(config, set_, None), out, run=run, probs=probs, candidates=candidates),
+        lambda: search(load(config, set_), out, run=run, probs=probs, candidates=candidates),
         json=json,
-        record=crf_record,
+        record=_crf_record,
         show=lambda found: typer.echo(f"{summary(found)}\nall candidates: {out / TABLE}"),
     )
 
@@ -123,8 +120,9 @@ def study_cost(
     crop: Annotated[int, typer.Option(min=32, help="Side of the images, pixels.")] = 512,
     steps: Annotated[int, typer.Option(min=1, help="Timed steps of each process.")] = 2,
     repetitions: Annotated[int, typer.Option(min=1, help="Processes of each side, in turn.")] = 3,
-    precision: Annotated[Precision, typer.Option(help="Of the arithmetic.")] = Precision.FP32,
+    precision: Annotated[Precision, typer.Option(help="Of the arithmetic.")] = Precision("fp32"),
     device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
+    json: Json = False,
 ) -> None:
     """Time a training step of WeakCLIP against one of AffinityNet on ResNet38, 21 classes; and its peak memory."""
     from weakclip.datasets.classes import VOC12
@@ -133,26 +131,59 @@ def study_cost(
     from weakclip.study.pages import TABLE
 
     settings = CostSettings(
-        crop=crop,
-        batch_size=batch_size,
-        steps=steps,
-        repetitions=repetitions,
-        precision=str(precision),
-        device=device,
+        crop=crop, batch_size=batch_size, steps=steps, repetitions=repetitions, precision=str(precision), device=device
     )
     sides: list[Side] = [WeakCLIPSide(class_set=VOC12, clip=clip), AffinityNetSide()]
-    finished(lambda: study_cost(out, sides, settings))
-    typer.echo((out / TABLE).read_text(encoding="utf-8"))
+    answer(
+        lambda: study_cost(out, sides, settings),
+        json=json,
+        record=lambda found: {"settings": asdict(settings), "measurements": [*map(asdict, found)], **_files(out)},
+        show=lambda _: typer.echo((out / TABLE).read_text(encoding="utf-8")),
+    )
 
 
 def _answer(work: Callable[[], VariantStudy], *, json: bool) -> None:
-    answer(work, json=json, record=variant_record, show=_show_study)
-
-
-def _show_study(found: VariantStudy) -> None:
-    """The table of a study, and where it is."""
     from weakclip.study.pages import TABLE
     from weakclip.study.variant_pages import variant_table
 
-    typer.echo(variant_table(found))
-    typer.echo(found.folder / TABLE)
+    def show(found: VariantStudy) -> None:
+        typer.echo(f"{variant_table(found)}\n{found.folder / TABLE}")
+
+    answer(work, json=json, record=_variant_record, show=show)
+
+
+def _variant_record(study: VariantStudy) -> dict[str, Any]:
+    """Of each variant, the scores of all random seeds, their mean and standard deviation."""
+    from weakclip.study.results import mean_and_deviation
+
+    rows = []
+    for variant in study.variants:
+        results = study.of(variant)
+        mean, deviation = mean_and_deviation([result.mean_iou for result in results])
+        each = [asdict(result) for result in results]
+        rows.append({"variant": variant, "mean_iou": mean, "standard_deviation": deviation, "results": each})
+    tuning_set = {"split": study.split, "images": study.images}
+    return {"subject": study.subject, "tuning_set": tuning_set, "variants": rows, **_files(study.folder)}
+
+
+def _crf_record(study: CRFStudy) -> dict[str, Any]:
+    """The best candidate and the configuration's own."""
+    from weakclip.study.pages import BEST
+
+    def candidate(number: int) -> dict[str, Any]:
+        return {**asdict(study.candidates[number]), "mean_iou": study.rungs[-1].scores[number]}
+
+    return {
+        "tuning_set": {"split": study.split, "images": study.images},
+        "candidates": len(study.candidates),
+        "best": candidate(study.standing()[0]),
+        "config": candidate(0),
+        **_files(study.folder, yaml=BEST),
+    }
+
+
+def _files(folder: Path, yaml: str | None = None) -> dict[str, Any]:
+    from weakclip.study.pages import CHART, TABLE
+
+    files = {"table": TABLE, "chart": CHART, **({"yaml": yaml} if yaml else {})}
+    return {"folder": folder, "files": {what: folder / name for what, name in files.items()}}

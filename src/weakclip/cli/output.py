@@ -1,0 +1,191 @@
+"""The answers of the commands: lines and tables for people, or with `--json` one object on standard output.
+
+Progress, messages, and the one line of an error go to standard error in either case. See docs/scripting.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_format
+import math
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from weakclip.cli.options import finished
+from weakclip.errors import WeakCLIPError
+from weakclip.store.untrusted_text import one_line
+
+if TYPE_CHECKING:
+    from weakclip.pipeline import RunResult
+    from weakclip.tools.check.run import DataCheck
+    from weakclip.tools.init.folder import Start
+    from weakclip.tools.tag import Tagging
+
+Result = TypeVar("Result")
+
+SHOWN = 20
+"""Classes, and images to look at, that are named one by one."""
+
+
+def answer(
+    work: Callable[[], Result],
+    *,
+    json: bool,
+    record: Callable[[Result], dict[str, Any]],
+    show: Callable[[Result], None],
+) -> Result:
+    """Do the work of a command and print its result.
+
+    Args:
+        work: all that may fail, the reading of the configuration too.
+        json: whether a JSON object is asked for.
+        record: from the result to that object.
+        show: prints the result for people.
+
+    Raises:
+        WeakCLIPError: what `work` raises; with `json`, `{"error": …}` is on standard output before.
+    """
+    with errors_printed(json=json):
+        result = finished(work)
+    if json:
+        print_json(record(result))
+    else:
+        show(result)
+    return result
+
+
+def answer_run(work: Callable[[], RunResult], *, json: bool) -> None:
+    """As `answer`, for a run or a stage."""
+    answer(work, json=json, record=_run_record, show=_show_run)
+
+
+@contextlib.contextmanager
+def errors_printed(*, json: bool) -> Iterator[None]:
+    """With `json`, an error is an object on standard output before it goes on."""
+    try:
+        yield
+    except WeakCLIPError as error:
+        if json:
+            print_json({"error": {"type": type(error).__name__, "message": one_line(str(error))}})
+        raise
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print a JSON object; of the processes that torchrun started, one does."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(json_format.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text, NaN and infinity as null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _run_record(result: RunResult) -> dict[str, Any]:
+    from weakclip.store.layout import STAGE_FOLDERS
+
+    stages = [stage for stage in STAGE_FOLDERS if stage in (*result.ran, *result.skipped)]
+    names = ("folder", "report", "ran", "skipped", "left_out", "warnings")
+    return {
+        **{name: getattr(result, name) for name in names},
+        "stage_folders": {stage: result.folder / STAGE_FOLDERS[stage] for stage in stages},
+        "scores": [asdict(score) for score in result.scores],
+        "network": asdict(result.chosen) if result.chosen else None,
+    }
+
+
+def _show_run(result: RunResult) -> None:
+    """The results table, and where the report is."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from weakclip.report.figures import mean_known, percent
+
+    console = Console(highlight=False)
+    if result.scores:
+        title = "Results in per cent, means over the classes"
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
+        for heading in ("what", "split", "images", "CRF", "multi-scale"):
+            table.add_column(heading, no_wrap=True)
+        for heading in ("mIoU", "precision", "recall"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for score in result.scores:
+            made = ("no" if how == "no" else "yes" for how in (score.crf, score.multi_scale))
+            numbers = (score.mean_iou, mean_known(score.precision), mean_known(score.recall))
+            table.add_row(score.subject, score.split, str(score.images), *made, *map(percent, numbers))
+        console.print(table)
+    if result.chosen:
+        console.print(f"network: {result.chosen.line}", soft_wrap=True)
+    if result.left_out:
+        console.print(f"left out: {result.left_out:,}; {result.folder / 'errors.jsonl'} lists them", soft_wrap=True)
+    for line in result.warnings:
+        console.print(f"warning: {one_line(line)}", soft_wrap=True, markup=False)
+    console.print(f"report: {result.report}", soft_wrap=True)
+
+
+def show_check(check: DataCheck) -> None:
+    """Print the tables and findings of a data check."""
+    from rich.console import Console
+
+    from weakclip.tools.check.run import finding_lines, tables
+
+    console = Console(highlight=False)
+    for table in tables(check):
+        console.print(table)
+    notes = (f"{each.split}: {note}" for each in check.splits for note in each.notes)
+    for line in (*notes, *finding_lines(check), f"findings: {len(check.findings):,}"):
+        typer.echo(line)
+
+
+def show_start(start: Start) -> None:
+    """Print the numbers of a folder of images, and which files were written."""
+    survey = start.survey
+    typer.echo(f"labels: {survey.labels}")
+    splits = ", ".join(
+        f"{split} {count:,} ({survey.masks[split]:,} with mask)" for split, count in survey.splits.items()
+    )
+    typer.echo(f"images: {splits}")
+    low, high = survey.smallest, survey.largest
+    typer.echo(f"sizes: {low[1]}x{low[0]} to {high[1]}x{high[0]} pixels")
+    names = [f"{name} ({count:,})" for name, count in survey.classes.items()]
+    more = f", … and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    typer.echo(f"{len(names):,} class{'es' if len(names) > 1 else ''}: {', '.join(names[:SHOWN])}{more}")
+    for note in survey.notes:
+        typer.echo(f"note: {note}")
+    written = [start.config, *([start.class_file] if start.class_file else [])]
+    typer.echo(f"written: {', '.join(map(str, written))}")
+    typer.echo(f"next: weakclip data check {shlex.quote(str(start.config))}")
+
+
+def show_tagging(made: Tagging, folder: Path, threshold: float) -> None:
+    """Print how often each class was proposed, and which images to look at."""
+    counts = sorted(made.classes.items(), key=lambda pair: -pair[1])
+    typer.echo(f"{made.path}: {made.images:,} images")
+    typer.echo("proposed: " + ", ".join(f"{name} ({count:,})" for name, count in counts[:SHOWN]))
+    if made.unsure:
+        some = ", ".join(made.unsure[:SHOWN]) + (", …" if len(made.unsure) > SHOWN else "")
+        typer.echo(
+            f"{len(made.unsure):,} images have no class at or above {threshold:g} and got their best one; "
+            f"the column `check` marks them: {some}"
+        )
+    for line in made.unread[:SHOWN]:
+        typer.echo(f"left out: {line}", err=True)
+    if len(made.unread) > SHOWN:
+        typer.echo(f"left out: {len(made.unread) - SHOWN:,} more that cannot be read", err=True)
+    for note in made.notes:
+        typer.echo(f"note: {note}")
+    labels = "" if made.path == folder / "labels.csv" else f" --labels {shlex.quote(str(made.path))}"
+    typer.echo(f"next: correct the column `labels`, then weakclip init {shlex.quote(str(folder))}{labels}")

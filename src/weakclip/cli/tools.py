@@ -1,0 +1,270 @@
+"""The commands that write files of other kinds than a run: its configuration, labels, exports, imports, archives."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from weakclip.cli.options import Json, Network, OwnEncoder, encoder_of, named
+from weakclip.cli.output import answer, show_start, show_tagging
+
+if TYPE_CHECKING:
+    from weakclip.tools.annotate import ImportResult
+    from weakclip.tools.init.folder import Start
+
+export = typer.Typer(no_args_is_help=True, help="Bring what a run has made into the forms of other programs.")
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images.")]
+Clip = Annotated[str, typer.Option(help="Hub id, folder, OpenAI .pt archive, or demo.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")]
+Run = Annotated[Path, typer.Argument(help="A run folder.")]
+Model = Annotated[Path, typer.Argument(help="A run folder, or the folder of a segmentation network.")]
+Root = Annotated[str | None, typer.Option(help="Another folder of the data set than the run's own.")]
+
+Preset = StrEnum("Preset", ["voc", "coco", "loss"])
+
+
+class Tool(StrEnum):
+    """Formats of annotation tools."""
+
+    COCO = "coco"
+    LABEL_STUDIO = "label-studio"
+    CVAT = "cvat"
+
+
+class ShapeKind(StrEnum):
+    """Forms of a region."""
+
+    MASKS = "masks"
+    POLYGONS = "polygons"
+
+
+def init(
+    folder: Folder,
+    *,
+    out: Annotated[Path | None, typer.Option(help="The configuration; DIR's name and .yaml where left out.")] = None,
+    clip: Clip = "",
+    labels: Annotated[Path | None, typer.Option(help="The table of labels, where it is not in DIR.")] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Look at a folder of images, and write a commented configuration and class file for it."""
+    from weakclip.tools.init.folder import DEFAULT_CLIP, write_start
+
+    config = out or Path(f"{folder.resolve().name or 'images'}.yaml")
+
+    def record(start: Start) -> dict[str, Any]:
+        survey = start.survey
+        names = ("labels", "splits", "masks", "classes", "smallest", "largest", "notes")
+        found = {name: getattr(survey, name) for name in names}
+        return {"config": start.config, "class_file": start.class_file or survey.class_file, **found}
+
+    answer(
+        lambda: write_start(folder, config, clip=clip or DEFAULT_CLIP, label_file=labels, overwrite=overwrite),
+        json=json,
+        record=record,
+        show=show_start,
+    )
+
+
+def tag(
+    folder: Folder,
+    *,
+    classes: Annotated[
+        list[str] | None, typer.Option(help="Class names with commas between; may be given repeatedly.")
+    ] = None,
+    class_file: Annotated[
+        Path | None, typer.Option(help="Or a class file; DIR/classes.yaml is found by itself.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The table; labels.csv in DIR where left out.")] = None,
+    clip: Clip = "",
+    threshold: Annotated[float, typer.Option(help="A class is proposed from this score on, 0 to 1.")] = 0.05,
+    device: Annotated[str, typer.Option(help="A torch device; auto takes an accelerator where there is one.")] = "auto",
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Propose labels for untagged images with CLIP, in a table for you to correct."""
+    from weakclip.tools.tag.run import TagRequest, tag_folder
+
+    request = TagRequest(
+        folder=folder,
+        out=out or folder / "labels.csv",
+        names=tuple(name.strip() for part in classes or () for name in part.split(",") if name.strip()),
+        class_file=class_file,
+        clip=clip or None,
+        threshold=threshold,
+        device=device,
+        overwrite=overwrite,
+    )
+    answer(
+        lambda: tag_folder(request),
+        json=json,
+        record=lambda made: {"file": made.path, **{k: v for k, v in asdict(made).items() if k != "path"}},
+        show=lambda made: show_tagging(made, folder, threshold),
+    )
+
+
+def crf(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    probs: Annotated[Path, typer.Argument(help="Its label probabilities (K, H, W): .npy, or .npz.")],
+    out: Annotated[Path, typer.Option(help=".npy for the marginals, .png for a palette mask of the likeliest labels.")],
+    *,
+    preset: Annotated[Preset | None, typer.Option(help="Published kernels; voc where nothing is given.")] = None,
+    params: Annotated[Path | None, typer.Option(help="A YAML file with the `crf:` section of a configuration.")] = None,
+    json: Json = False,
+) -> None:
+    """Sharpen the label probabilities of one image by the dense CRF."""
+    from weakclip.config import load_crf
+    from weakclip.crf.files import crf_file
+    from weakclip.crf.params import PRESETS
+    from weakclip.errors import ConfigError
+
+    def work() -> Path:
+        if preset and params:
+            raise ConfigError("--preset and --params both name kernels; give one of them")
+        crf_file(image, probs, out, load_crf(params) if params else PRESETS[preset or "voc"])
+        return out
+
+    answer(work, json=json, record=lambda path: {"file": path}, show=typer.echo)
+
+
+@export.command("onnx")
+def onnx(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The .onnx file.")],
+    network: Network = None,
+    clip: OwnEncoder = "",
+    json: Json = False,
+) -> None:
+    """Write a network as ONNX: uint8 images of any size in, logits of that size out."""
+    from weakclip.tools.export import export_onnx
+
+    answer(
+        lambda: export_onnx(model, out, network=named(network), clip=encoder_of(clip)),
+        json=json,
+        record=lambda made: {"file": out, "opset": made.opset, "difference": made.difference},
+        show=lambda made: typer.echo(
+            f"{out}: opset {made.opset}; differs from PyTorch by {made.difference:.1g} of the largest logit"
+        ),
+    )
+
+
+@export.command("transformers")
+def transformers(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    network: Network = None,
+    json: Json = False,
+) -> None:
+    """Write a network for `AutoModelForSemanticSegmentation.from_pretrained`; WeakCLIP is none that it knows."""
+    from weakclip.tools.export import export_transformers
+
+    answer(
+        lambda: export_transformers(model, out, network=named(network)),
+        json=json,
+        record=lambda names: {"folder": out, "classes": names},
+        show=lambda names: typer.echo(f"{out}: {len(names)} classes: {', '.join(names)}"),
+    )
+
+
+@export.command("dataset")
+def dataset(
+    run: Annotated[Path, typer.Argument(help="A run folder whose pseudo masks are made.")],
+    out: Annotated[Path, typer.Option(help="The folder; an export that is there already is continued.")],
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Write images, pseudo masks and labels as a folder that Hugging Face `datasets.load_dataset` reads."""
+    from weakclip.tools.export.hf_dataset import export_hf_dataset
+
+    answer(
+        lambda: export_hf_dataset(run, out, root=root),
+        json=json,
+        record=asdict,
+        show=lambda made: typer.echo(f"{made.folder}: {made.images:,} images of {made.split}, {made.shards:,} files"),
+    )
+
+
+@export.command("masks")
+def masks(
+    run: Run,
+    *,
+    tool: Annotated[Tool, typer.Option("--format", help="The tool that the file is for.")],
+    out: Annotated[Path, typer.Option(help="The file: .json, for CVAT .xml.")],
+    shapes: Annotated[ShapeKind, typer.Option(help="Exact masks, or polygons, which are easier to bend.")] = (
+        ShapeKind.MASKS
+    ),
+    tolerance: Annotated[float, typer.Option(min=0, help="How far polygons may stray from the outline, pixels.")] = 1.0,
+    image_prefix: Annotated[
+        str, typer.Option(help="Label Studio: what makes an image's address of its file name.")
+    ] = "/data/local-files/?d=",
+    json: Json = False,
+) -> None:
+    """Write the pseudo masks of a run for an annotation tool; `weakclip import` reads them back, corrected."""
+    from weakclip.annotations import Shapes
+    from weakclip.tools.annotate import export_masks
+
+    written = Shapes(kind=shapes.value, tolerance=tolerance)
+    answer(
+        lambda: export_masks(run, out, tool.value, written, image_prefix=image_prefix),
+        json=json,
+        record=lambda count: {"file": out, "format": tool.value, "images": count},
+        show=lambda count: typer.echo(f"{out}: {count:,} images"),
+    )
+
+
+def import_command(
+    source: Annotated[Path, typer.Argument(help="The annotation file: JSON of COCO or Label Studio, XML of CVAT.")],
+    *,
+    run: Annotated[Path, typer.Option(help="The run folder whose masks were exported.")],
+    out: Annotated[Path, typer.Option(help="The folder that gets one palette PNG an image.")],
+    json: Json = False,
+) -> None:
+    """Read masks that people corrected back in, as seeds for `seeds.method: imported_masks`."""
+    from weakclip.store.marks import MARKS
+    from weakclip.tools.annotate import import_masks
+
+    settings = ["seeds.method=imported_masks", f"seeds.folder={out}"]
+    if (run / MARKS).is_file():
+        settings.append(f"data.marks={run / MARKS}")  # the labels that a review has corrected
+
+    def show(made: ImportResult) -> None:
+        typer.echo(f"{out}: {made.drawn:,} masks of {source}, {made.kept:,} as {run} had them")
+        if made.foreign:
+            typer.echo(f"{source}: {made.foreign:,} images are not of {run}; left out")
+        changes = [word for setting in settings for word in ("--set", setting)]
+        words = [str(run / "config.yaml"), *changes, "--out", f"runs/{out.name}"]
+        typer.echo(f"next: weakclip run {shlex.join(words)}")
+
+    answer(
+        lambda: import_masks(source, run, out),
+        json=json,
+        record=lambda made: {"folder": out, **asdict(made), "settings": settings},
+        show=show,
+    )
+
+
+def submit(
+    run: Annotated[Path, typer.Argument(help="A run folder whose network is trained: VOC's classes.")],
+    *,
+    out: Annotated[Path, typer.Option(help="The archive, for instance results.tgz.")],
+    root: Root = None,
+    split: Annotated[str, typer.Option(help="The list that is predicted.")] = "test",
+    network: Network = None,
+    clip: OwnEncoder = "",
+    json: Json = False,
+) -> None:
+    """Predict VOC's test images with a run's network and pack them for the evaluation server (competition 6)."""
+    from weakclip.tools.submit.predictions import submit as make
+
+    answer(
+        lambda: make(run, out, split=split, root=root, network=named(network), clip=encoder_of(clip)),
+        json=json,
+        record=lambda count: {"file": out, "split": split, "masks": count},
+        show=lambda count: typer.echo(f"{out}: {count:,} masks of {split}, checked"),
+    )
