@@ -33,7 +33,7 @@ class Subject:
         name: a row of the table.
         split: "train_aug" or "val".
         folder: in the folder of a run, one PNG an image.
-        some: whether there are masks of every fifth image only.
+        some: whether there are masks of every fifth image only, and of the first random seed only.
     """
 
     name: str
