@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from weakclip.config import AnySeeds, CAMSeeds, ClipSettings, EvaluateSettings, RunConfig
 from weakclip.datasets import AugmentSettings
@@ -20,7 +20,17 @@ from weakclip.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeedsView:
+class View:
+    """Settings of one stage. Its fields are sections of the configuration, by their names."""
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Self:
+        """The view of a configuration."""
+        return cls(**_shared(cls, config))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedsView(View):
     """Settings of the stage `seeds`: the encoder where the method reads it, the seed where it is random."""
 
     clip: ClipSettings | None
@@ -28,7 +38,7 @@ class SeedsView:
     seed: int | None
 
     @classmethod
-    def of(cls, config: RunConfig) -> SeedsView:
+    def of(cls, config: RunConfig) -> Self:
         """The view of a configuration."""
         seeds = config.seeds
         clip = config.clip if seeds.reads_clip else None
@@ -36,7 +46,7 @@ class SeedsView:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainView:
+class TrainView(View):
     """Settings of the stage `train`."""
 
     clip: ClipSettings
@@ -46,35 +56,20 @@ class TrainView:
     train: TrainSettings
     seed: int
 
-    @classmethod
-    def of(cls, config: RunConfig) -> TrainView:
-        """The view of a configuration."""
-        return cls(**_shared(cls, config))
-
 
 @dataclass(frozen=True, kw_only=True)
-class MasksView:
+class MasksView(View):
     """Settings of the stage `pseudo_masks`."""
 
     pseudo_masks: PseudoMaskSettings
 
-    @classmethod
-    def of(cls, config: RunConfig) -> MasksView:
-        """The view of a configuration."""
-        return cls(**_shared(cls, config))
-
 
 @dataclass(frozen=True, kw_only=True)
-class RetrainView:
+class RetrainView(View):
     """Settings of the stage `retrain`."""
 
     retrain: RetrainSettings
     seed: int
-
-    @classmethod
-    def of(cls, config: RunConfig) -> RetrainView:
-        """The view of a configuration."""
-        return cls(**_shared(cls, config))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +79,14 @@ class TruthView(TrainView):
     retrain: RetrainSettings | None
 
     @classmethod
-    def of(cls, config: RunConfig) -> TruthView:
+    def of(cls, config: RunConfig) -> Self:
         """The view of a configuration."""
         retrain = config.retrain if config.retrain.model is not None else None
         return cls(**_shared(TrainView, config), retrain=retrain)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateView:
+class EvaluateView(View):
     """Settings of the stages that score: how WeakCLIP predicts, and how the retrained network does, where there is one.
 
     Args:
@@ -107,7 +102,7 @@ class EvaluateView:
     pictures: int = field(metadata=MORE_OUTPUT)
 
     @classmethod
-    def of(cls, config: RunConfig) -> EvaluateView:
+    def of(cls, config: RunConfig) -> Self:
         """The view of a configuration."""
         seeds = config.seeds
         return cls(
@@ -137,9 +132,6 @@ def _prediction(weakclip: PseudoMaskSettings, retrained: EvaluateSettings | None
     if retrained is None:
         return dataclasses.replace(weakclip, restrict_to_labels=False, confidence=False)
     return PseudoMaskSettings(inference=retrained.inference, crf=retrained.crf, restrict_to_labels=False)
-
-
-View = SeedsView | TrainView | MasksView | RetrainView | TruthView | EvaluateView
 
 
 def _shared(kind: type[Any], config: RunConfig) -> dict[str, Any]:

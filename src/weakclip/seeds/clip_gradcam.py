@@ -27,7 +27,7 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, EncoderError
 from weakclip.seeds.base import CAM
 from weakclip.seeds.class_text import background_words, check_template, encode_words
-from weakclip.seeds.kinds import CAMSeeds, SeedRun
+from weakclip.seeds.kinds import EncoderSeeds, SeedRun
 from weakclip.seeds.refinement import check_map_settings, image_tensor, no_cam, refined_cam, stretch
 
 
@@ -170,7 +170,7 @@ def _scores(clip: BlockEncoder, output: Tensor, text: Tensor, score_from: str) -
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipGradCAMSeeds(CAMSeeds):
+class ClipGradCAMSeeds(EncoderSeeds):
     """Maps of the frozen CLIP, by the gradient of the class scores.
 
     Args:
@@ -179,11 +179,6 @@ class ClipGradCAMSeeds(CAMSeeds):
 
     method: Literal["clip_gradcam"] = "clip_gradcam"
     gradcam: GradCAMSettings = field(default_factory=GradCAMSettings)
-
-    @property
-    def reads_clip(self) -> bool:
-        """The frozen encoder makes the maps."""
-        return True
 
     def make(self, run: SeedRun) -> ClipGradCAM:
         """The method with these settings."""

@@ -28,7 +28,7 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
 from weakclip.seeds.base import CAM
 from weakclip.seeds.class_text import background_words, check_template, encode_words
-from weakclip.seeds.kinds import CAMSeeds, SeedRun
+from weakclip.seeds.kinds import EncoderSeeds, SeedRun
 from weakclip.seeds.patch_text import patch_scores
 from weakclip.seeds.refinement import image_cam, image_tensor, no_cam, stretch
 
@@ -113,7 +113,7 @@ def _known(clip: Encoder, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CosineSeedSettings(CAMSeeds):
+class CosineSeedSettings(EncoderSeeds):
     """Maps of any encoder, by the cosines of its patches and the class words.
 
     Args:
@@ -122,11 +122,6 @@ class CosineSeedSettings(CAMSeeds):
 
     method: Literal["cosine"] = "cosine"
     cosine: CosineSettings = field(default_factory=CosineSettings)
-
-    @property
-    def reads_clip(self) -> bool:
-        """The frozen encoder makes the maps."""
-        return True
 
     def make(self, run: SeedRun) -> CosineSeeds:
         """The method with these settings."""

@@ -93,6 +93,16 @@ class CAMSeeds(SeedStageSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncoderSeeds(CAMSeeds):
+    """Seeds whose maps the run's frozen encoder makes."""
+
+    @property
+    def reads_clip(self) -> bool:
+        """The encoder is an input of the stage."""
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
 class OwnSeeds(CAMSeeds):
     """Maps of an object that a Python program gives to `run_pipeline(seed_method=…)`."""
 

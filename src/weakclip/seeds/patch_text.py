@@ -37,7 +37,7 @@ from weakclip.inference.windows import BatchLimit
 from weakclip.seeds.attributes import MOST_CENTERS, attribute_centers, enriched, read_attributes
 from weakclip.seeds.base import CAM
 from weakclip.seeds.class_text import background_words, check_template, encode_words
-from weakclip.seeds.kinds import CAMSeeds, SeedRun
+from weakclip.seeds.kinds import EncoderSeeds, SeedRun
 from weakclip.seeds.refinement import check_map_settings, image_tensor, no_cam, refined_cam, stretch
 from weakclip.store.files import expand_home
 
@@ -265,7 +265,7 @@ def patch_scores(tokens: Tensor, foreground_text: Tensor, background_text: Tenso
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchTextSeeds(CAMSeeds):
+class PatchTextSeeds(EncoderSeeds):
     """Maps of the frozen CLIP, by its patches and the class words, without a gradient.
 
     Args:
@@ -284,11 +284,6 @@ class PatchTextSeeds(CAMSeeds):
     def sources(self) -> dict[str, str | None]:
         """The file with the attributes of the classes."""
         return {"class attributes": self.patch_text.attributes, **super().sources}
-
-    @property
-    def reads_clip(self) -> bool:
-        """The frozen encoder makes the maps."""
-        return True
 
     def make(self, run: SeedRun) -> PatchText:
         """The method with these settings."""
