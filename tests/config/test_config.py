@@ -96,6 +96,8 @@ def test_a_configuration_is_printed_with_where_each_value_comes_from(name: str) 
     assert parse(text) == load_config(name, ["train.steps=3"])
     lines = dict(line.split("  # ") for line in text.splitlines() if "#" in line)
     assert lines["  steps: 3"] == "--set"
+    text = explain_config(name, ["seeds={method: cosine}", "loss.crf={kernels: []}"])
+    assert "  foreground_confidence: 0.95  # default" in text and "    iterations: 10  # " in text
     assert set(lines.values()) <= {"voc12", "folder", name, "--set", "default"}
 
 
@@ -196,7 +198,10 @@ def test_limited_training_stays_valid() -> None:
     assert limit_training(load_config("demo"), 10**9) == load_config("demo")
 
 
-@pytest.mark.parametrize("override", ["train.learning_rate=.nan", "seeds.masks.background_power=.inf"])
+@pytest.mark.parametrize(
+    "override",
+    ["train.learning_rate=.nan", "seeds.masks.background_power=.inf", "train.learning_rate=nan", "train.weight_decay=inf"],
+)
 def test_numbers_are_finite(override: str) -> None:
     with pytest.raises(ConfigError, match=f"{override.split('=', maxsplit=1)[0]}: a finite number expected"):
         load_config("demo", [override])

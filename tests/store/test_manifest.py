@@ -91,6 +91,49 @@ def test_of_several_changes_the_finished_result_is_the_one_that_is_kept(tmp_path
     assert content(run) == {"1_seeds/mask.png": "third", "1_seeds.previous/mask.png": "work"}
 
 
+def test_a_third_result_is_refused_while_a_finished_one_is_set_aside(tmp_path: Path) -> None:
+    manifest = finished(tmp_path / "run")
+    manifest.start("seeds", OTHER)
+    assert not manifest.replaces_a_result("seeds", OTHER)
+    assert not manifest.replaces_a_result("seeds", KEY)
+    assert manifest.replaces_a_result("seeds", THIRD)
+
+
+def test_a_removal_that_was_cut_short_leaves_nothing_that_is_taken_for_another_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    (finished(run).start("seeds", OTHER) / "mask.png").write_text("other")
+    with monkeypatch.context() as patched:
+        patched.setattr("weakclip.store.manifest.shutil.rmtree", lambda *_, **__: None)
+        Manifest.open(run).finish("seeds", 1.0)
+    assert content(run) == {"1_seeds/mask.png": "other", "1_seeds.previous/mask.png": "work"}
+    Manifest.open(run).start("seeds", THIRD)
+    assert content(run) == {"1_seeds.previous/mask.png": "other"}
+    Manifest.open(run).start("seeds", OTHER)
+    assert content(run) == {"1_seeds/mask.png": "other"}
+
+
+def test_a_finished_result_stays_one_while_files_are_added(tmp_path: Path) -> None:
+    manifest = finished(tmp_path / "run")
+    manifest.start("seeds", KEY, {"seeds.confidence": True})
+    assert Manifest.open(tmp_path / "run").replaces_a_result("seeds", OTHER)
+
+
+@pytest.mark.parametrize(("had", "wanted", "state"), [(8, 2, "done"), (8, 0, "done"), (2, 8, "unfinished")])
+def test_as_many_files_as_asked_for_or_more_are_enough(tmp_path: Path, had: int, wanted: int, state: str) -> None:
+    manifest = finished(tmp_path / "run")
+    manifest.finish("seeds", 1.0, {"evaluate.pictures": had})
+    assert manifest.state("seeds", KEY, {"evaluate.pictures": wanted}) == state
+
+
+@pytest.mark.parametrize("listed", ["[]", "{}", '""', "7", '["mask.png", "mask.png"]'])
+def test_a_damaged_list_of_files_proves_nothing(tmp_path: Path, listed: str) -> None:
+    manifest = finished(tmp_path / "run")
+    (tmp_path / "run/1_seeds/files.json").write_text(listed)
+    assert manifest.state("seeds", KEY) == "unfinished"
+
+
 class KilledError(Exception):
     """The process ends here."""
 

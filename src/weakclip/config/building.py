@@ -36,11 +36,15 @@ def build(kind: type[Any], values: Any, origin: str, path: tuple[str, ...] = ())
         required = _is_required(next(entry for entry in dataclasses.fields(kind) if entry.name == name))
         built[name] = _build_parts(hints[name], value, origin, here, required=required)
     try:
-        return pydantic.TypeAdapter(kind).validate_python(built)
+        made = pydantic.TypeAdapter(kind).validate_python(built)
     except pydantic.ValidationError as error:
         raise ConfigError(f"{origin}: {_first_problem(error, path)}") from None
     except WeakCLIPError as error:
         raise ConfigError(f"{origin}: {where + ': ' if where else ''}{error}") from None
+    for name, value in built.items():  # the text "nan" is a number to pydantic
+        if isinstance(getattr(made, name), float) and not math.isfinite(getattr(made, name)):
+            raise ConfigError(f"{origin}: {'.'.join((*path, name))}: a finite number expected; found {value}")
+    return made
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
@@ -50,11 +54,15 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 def _build_parts(hint: Any, value: Any, origin: str, path: tuple[str, ...], *, required: bool) -> Any:
     """The value of one field: a dataclass, a list of them, or what is left to pydantic."""
     kinds = dataclasses_in(hint)
+    if kinds and value is None and type(None) not in typing.get_args(hint):
+        raise ConfigError(f"{origin}: {'.'.join(path)}: expected keys and values; found nothing")
     if kinds and value is not None:
         return build(_kind_of(kinds, value, origin, path, required=required), value, origin, path)
     items = dataclasses_in(next(iter(typing.get_args(hint)), None))
     if isinstance(value, str) and not is_plain(value):
         raise ConfigError(f"{origin}: {'.'.join(path)}: text without control characters expected; found {short(value)}")
+    if isinstance(value, bool) and {int, float} & {hint, *typing.get_args(hint)}:
+        raise ConfigError(f"{origin}: {'.'.join(path)}: a number expected; found {str(value).lower()}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{origin}: {'.'.join(path)}: a finite number expected; found {value}")
     if items and isinstance(value, list):

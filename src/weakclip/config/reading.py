@@ -45,10 +45,16 @@ def explain_config(source: str | Path, overrides: Sequence[str] = ()) -> str:
     """
     config = load_config(source, overrides)
     origins: dict[str, str] = {}
-    given: dict[str, Any] = {}
-    put_all(given, overrides, "train.steps=100")
-    for name, layer in (*layers(config_path(source)), ("--set", given)):
-        origins |= dict.fromkeys(paths_of(layer), name)
+    values: dict[str, Any] = {}
+    for name, layer in layers(config_path(source)):
+        merge(values, layer)
+        origins = _still_there(origins, values) | dict.fromkeys(paths_of(layer), name)
+    for override in overrides:
+        key = override.partition("=")[0]
+        put_all(values, [override], "train.steps=100")
+        origins = {path: name for path, name in origins.items() if not f"{path}.".startswith(f"{key}.")}
+        set_now = [path for path in paths_of(values) if f"{path}.".startswith(f"{key}.")]
+        origins = _still_there(origins, values) | dict.fromkeys(set_now, "--set")
     return "\n".join(_explained(plain(config), origins, ())) + "\n"
 
 
@@ -97,6 +103,12 @@ def load_crf(path: str | Path) -> CRFParams:
 def dump_config(config: RunConfig) -> str:
     """The complete configuration as YAML; `parse_config` of it gives the same configuration."""
     return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+
+
+def _still_there(origins: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, str]:
+    """The origins of values that no later file has dropped with their section."""
+    there = set(paths_of(values))
+    return {path: name for path, name in origins.items() if path in there}
 
 
 def _explained(values: Mapping[str, Any], origins: Mapping[str, str], path: tuple[str, ...]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from weakclip.config.data import AnyData
-from weakclip.config.seeds import AnySeeds, CAMSeeds, ClipGradCAMSeeds, MCTformerSeeds
+from weakclip.config.seeds import AnySeeds, ClipGradCAMSeeds
 from weakclip.crf import VOC_CRF, CRFParams
 from weakclip.datasets import AugmentSettings
 from weakclip.errors import ConfigError
@@ -97,11 +97,5 @@ def limit_training(config: RunConfig, steps: int) -> RunConfig:
         return dataclasses.replace(settings, steps=count, warmup_steps=min(settings.warmup_steps, count))
 
     retrain = dataclasses.replace(config.retrain, train=limited(config.retrain.train))
-    seeds = config.seeds
-    if isinstance(seeds, MCTformerSeeds):
-        mctformer = dataclasses.replace(seeds.mctformer, train=limited(seeds.mctformer.train))
-        seeds = dataclasses.replace(seeds, mctformer=mctformer)
-    if isinstance(seeds, CAMSeeds) and seeds.affinity is not None:
-        affinity = dataclasses.replace(seeds.affinity, train=limited(seeds.affinity.train))
-        seeds = dataclasses.replace(seeds, affinity=affinity)
+    seeds = config.seeds.limited(limited)
     return dataclasses.replace(config, train=limited(config.train), retrain=retrain, seeds=seeds)

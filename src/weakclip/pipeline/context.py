@@ -119,7 +119,8 @@ class RunContext:
     def _clip_fingerprint(self, demo: Path) -> str:
         if self.given.clip is not None or is_code(self.config.clip.source):
             return encoder_digest(self.clip)
-        return source_fingerprint(self.config.clip.source, demo)
+        weights, vocabulary = source_fingerprint(self.config.clip.source, demo), self.config.clip.vocabulary
+        return digest_of([weights, source_fingerprint(vocabulary, demo)]) if vocabulary else weights
 
     def _student_fingerprint(self, demo: Path) -> str:
         """Digest of the weights that retraining starts from, unless they are the run's own."""

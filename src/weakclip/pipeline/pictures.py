@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def write_pictures(
         count: images of each split.
         device: where the network is.
     """
+    shutil.rmtree(folder / PICTURES, ignore_errors=True)  # of a sheet with other rows
     rows: list[dict[str, object]] = []
     network = WithinMemory(logits_of)
     for split, dataset in splits.items():

@@ -135,7 +135,7 @@ def _refuse_to_replace(plan: Plan, wanted: Sequence[str]) -> None:
         reasons.append(f"{stage} ({'; '.join(own)})" if own else stage)
     raise RunError(
         f"{plan.manifest.folder}: finished, and would be made anew: {', '.join(reasons)}; add --redo to do so (the old "
-        "results stay until the new ones are done), give another --out, or take the change back"
+        "result of a stage stays until its new one is done), give another --out, or take the change back"
     )
 
 
@@ -178,7 +178,10 @@ def _announce(plan: Plan, stage: str) -> None:
     if state == "done":
         logger.info("%s: done already with the same settings and data; skipped", stage)
     elif state == "unfinished":
-        logger.info("%s: not finished; continues", stage)
+        finished = plan.manifest.records[stage].get("done")
+        logger.info(
+            "%s: %s", stage, "finished; adds the files that are missing" if finished else "not finished; continues"
+        )
     elif state == "changed":
         why = plan.manifest.differences(stage, plan.keys[stage])
         logger.info("%s: runs again, because %s", stage, "; ".join(why))

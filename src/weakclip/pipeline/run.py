@@ -218,6 +218,7 @@ def _train_together(context: RunContext, wanted: Sequence[str], processes: Proce
     to_do = plan is not None and plan.state(stage) != "done"
     if plan is not None and to_do:
         plan.start(stage)
+        to_do = plan.state(stage) != "done"  # else its previous result has these settings
     if processes.any(to_do):
         spec = stages_of(context.config)[stage]
         spec.run(context, spec.view(context.config), context.folder(stage))

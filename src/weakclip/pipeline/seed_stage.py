@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from weakclip.clip import Encoder
 from weakclip.config import (
     ImportedMaskSeeds,
 )
@@ -120,12 +121,17 @@ def seed_maker(context: RunContext, view: SeedsView, folder: Path) -> SeedMaker:
     settings, dataset = view.seeds, context.train
     if isinstance(settings, ImportedMaskSeeds):
         return _one_by_one(ImportedMasks(settings.folder, dataset.class_set).masks)
+
+    def clip() -> Encoder:
+        assert view.clip is not None, f"{settings.method}: its reads_clip is false, so the encoder is not in its key"
+        return context.clip
+
     run = SeedRun(
-        clip=lambda: context.clip,
+        clip=clip,
         dataset=dataset,
         device=context.device,
         folder=folder,
-        seed=view.seed or 0,
+        seed=view.seed,
         given=context.given.seed_method,
     )
     if settings.affinity is not None:

@@ -261,6 +261,6 @@ def stages_of(config: RunConfig) -> dict[str, Stage]:
             stages["retrain_truth"],
             view=TruthView.of,
             run=train_weakclip_on_truth,
-            data=("train images", "train masks", "CLIP weights"),
+            data=("train images", "train masks", "labels from the review", "CLIP weights"),
         )
     return stages

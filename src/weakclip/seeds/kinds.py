@@ -5,16 +5,18 @@ A new method is one file with its class of settings, derived from `CAMSeeds`, an
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from weakclip.clip import Encoder
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError
 from weakclip.seeds.affinitynet.train import AffinitySettings
 from weakclip.seeds.base import SeedMethod, SeedSettings
+from weakclip.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class SeedRun:
         dataset: the training images and their labels.
         device: where networks run.
         folder: of the stage; a method that trains something keeps it in a folder of its own there.
-        seed: the random seed; for settings whose `is_random` is true.
+        seed: the random seed; None for settings whose `is_random` is false.
         given: the object of `run_pipeline(seed_method=…)`, where there is one.
     """
 
@@ -34,7 +36,7 @@ class SeedRun:
     dataset: ImageLabelDataset
     device: str
     folder: Path
-    seed: int
+    seed: int | None
     given: SeedMethod | None = None
 
 
@@ -63,6 +65,10 @@ class SeedStageSettings:
         """Files and folders that the method reads, beside the images: what each is, in words, and its name."""
         return {}
 
+    def limited(self, limit: Callable[[TrainSettings], TrainSettings]) -> Self:
+        """The same settings with every training in them cut short by `limit`."""
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class CAMSeeds(SeedStageSettings):
@@ -86,6 +92,13 @@ class CAMSeeds(SeedStageSettings):
     def sources(self) -> dict[str, str | None]:
         """The checkpoint that AffinityNet starts from."""
         return {"ResNet38 weights": self.affinity.pretrained} if self.affinity else {}
+
+    def limited(self, limit: Callable[[TrainSettings], TrainSettings]) -> Self:
+        """The same with a shorter training of AffinityNet."""
+        if self.affinity is None:
+            return self
+        affinity = dataclasses.replace(self.affinity, train=limit(self.affinity.train))
+        return dataclasses.replace(self, affinity=affinity)
 
     def make(self, run: SeedRun) -> SeedMethod:
         """The method with these settings, trained first where it has to learn."""

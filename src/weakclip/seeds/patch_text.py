@@ -287,4 +287,4 @@ class PatchTextSeeds(EncoderSeeds):
 
     def make(self, run: SeedRun) -> PatchText:
         """The method with these settings."""
-        return PatchText(run.clip(), run.dataset.class_set, self.patch_text, seed=run.seed)
+        return PatchText(run.clip(), run.dataset.class_set, self.patch_text, seed=run.seed or 0)

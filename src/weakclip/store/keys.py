@@ -55,8 +55,9 @@ class ResultKey:
         new = self.record()
         changed = _changed(record.get("settings", {}), new["settings"])
         words = [f"{name}: {_short(before)} → {_short(after)}" for name, before, after in changed]
-        for name, _, _ in _changed(record.get("inputs", {}), new["inputs"]):
-            words.append(f"{name} is new" if name in made_here else f"{name} changed")
+        for name, _, after in _changed(record.get("inputs", {}), new["inputs"]):
+            told = "is new" if name in made_here else "changed"
+            words.append(f"{name} {told if after is not None else 'is not used any more'}")
         if record.get("code") != new["code"]:
             words.append("this version of weakclip computes it differently")
         return words or ["it was made by another version of weakclip"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from weakclip.store.files import atomic_write, no_link, writing
+from weakclip.store.files import append_bytes, atomic_write
 from weakclip.store.untrusted_text import parse_json
 
 
@@ -33,12 +33,9 @@ class LineLog:
         line = json.dumps(dict(entry), ensure_ascii=False) + "\n"
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with writing(self.path), open(self.path, "ab", opener=no_link) as file:
-                if self._torn:
-                    file.write(b"\n")
-                    self._torn = False
-                self._places[entry["name"]] = file.tell()
-                file.write(line.encode())
+            append_bytes(self.path, b"\n" * self._torn + line.encode())
+            self._torn = False
+            self._places[entry["name"]] = self.path.stat().st_size - len(line.encode())
 
     def finish(self, names: Iterable[str]) -> None:
         """Write the lines of `names` in their order, whole or not at all; names without a line are left out."""

@@ -99,7 +99,7 @@ class Manifest:
         if record.get("key") != key.digest:
             return "changed"
         had = record.get("outputs", {})
-        enough = all(value is False or had.get(name) == value for name, value in (outputs or {}).items())
+        enough = all(_has(had.get(name), value) for name, value in (outputs or {}).items())
         complete = record.get("done") and self.stage_folder(stage).is_dir() and self._is_whole(stage)
         return "done" if complete and enough else "unfinished"
 
@@ -107,7 +107,8 @@ class Manifest:
         """Whether every file is there that the stage had when it was done; others may have come."""
         try:
             listed = parse_json((self.stage_folder(stage) / FILES).read_bytes())
-            return self._files(stage).issuperset(listed)
+            counted = isinstance(listed, list) and len(listed) == self.records[stage].get("files")
+            return counted and self._files(stage).issuperset(listed)
         except (OSError, ValueError, TypeError):
             return False
 
@@ -117,13 +118,18 @@ class Manifest:
         return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {FILES}
 
     def replaces_a_result(self, stage: str, key: ResultKey) -> bool:
-        """Whether a finished result of the stage, whose folder is there, would make way for one under `key`."""
-        changed = self.state(stage, key) == "changed" and bool(self.records[stage].get("done"))
-        return changed and self.stage_folder(stage).is_dir()
+        """Whether a finished result, that of the stage or the one that was set aside for it, would make way for one
+        under `key`, although nobody has begun that one."""
+        if self.state(stage, key) not in ("changed", "new"):
+            return False
+        current, previous = self.records.get(stage, {}), self.previous.get(stage, {})
+        aside = bool(previous.get("done")) and previous.get("key") != key.digest
+        return (bool(current.get("done")) and self.stage_folder(stage).is_dir()) or aside
 
     def differences(self, stage: str, key: ResultKey) -> list[str]:
         """The changes since the stage last ran, in words."""
-        return key.differences(self.records[stage], made_here=_STAGES)
+        record = self.records.get(stage) or self.previous[stage]
+        return key.differences(record, made_here=_STAGES)
 
     def start(self, stage: str, key: ResultKey, outputs: Mapping[str, Any] | None = None) -> Path:
         """Note that the stage begins, or continues.
@@ -141,7 +147,7 @@ class Manifest:
                 self._make_way(stage, key)
             folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
-        if stage not in self.records or self.state(stage, key, outputs) != "done":
+        if not self.records.get(stage, {}).get("done"):  # files that are added to a finished result leave it finished
             self.records[stage] = {**key.record(), "done": False}
             self.save()
         return folder
@@ -171,7 +177,7 @@ class Manifest:
             self.save()
             self._end_move(stage)
             return
-        # One result is kept, the finished one: that which is here now was never finished.
+        # One result is kept, the one that was set aside: the one that is here now was begun later and given up.
         self.records.pop(stage, None)
         self.save()
         if folder.exists():
@@ -188,6 +194,8 @@ class Manifest:
     def _end_move(self, stage: str) -> None:
         """End a move of a previous result that was begun, or cut short: it ends beside the stage's folder."""
         record = self.previous.get(stage)
+        if record is None and self._aside(stage).exists():  # of a result that was replaced: its removal was cut short
+            shutil.rmtree(self._aside(stage))
         if record is None or _MOVING not in record:
             return
         aside, folder = self._aside(stage), self.stage_folder(stage)
@@ -234,11 +242,26 @@ def _read(path: Path) -> tuple[dict[str, Record], dict[str, Record], object]:
 
 def are_records(value: object) -> TypeGuard[dict[str, dict[str, Any]]]:
     """Whether a value is what `manifest.json` keeps under `stages`: a record a stage, its entries of their kinds."""
-    kinds = {"key": str, "done": bool, "files": int, "seconds": int | float, "settings": dict, "inputs": dict}
+    kinds = {
+        "outputs": dict,
+        "key": str,
+        "done": bool,
+        "files": int,
+        "seconds": int | float,
+        "settings": dict,
+        "inputs": dict,
+    }
     return isinstance(value, dict) and all(
         isinstance(record, dict) and all(name not in record or isinstance(record[name], kinds[name]) for name in kinds)
         for record in value.values()
     )
+
+
+def _has(had: Any, wanted: Any) -> bool:
+    """Whether files that were asked for, yes or no or how many, are there."""
+    if isinstance(wanted, bool) or not isinstance(wanted, int):
+        return wanted is False or had == wanted
+    return isinstance(had, int) and had >= wanted
 
 
 def _is_leftover(entry: Path) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 from weakclip.seeds.kinds import CAMSeeds, SeedRun
 from weakclip.seeds.mctformer.cam import MCTformerCAM
 from weakclip.seeds.mctformer.storage import load_mctformer
 from weakclip.seeds.mctformer.train import WEIGHTS_FILE, MCTformerSettings, train_mctformer
 from weakclip.store.files import expand_home
+from weakclip.training.settings import TrainSettings
 
 FOLDER = "mctformer"
 """In the folder of the stage: the training."""
@@ -36,11 +39,17 @@ class MCTformerSeeds(CAMSeeds):
         """The weights that it has, or that its training starts from."""
         return {"MCTformer+ weights": self.mctformer.source, **super().sources}
 
+    def limited(self, limit: Callable[[TrainSettings], TrainSettings]) -> Self:
+        """The same with shorter trainings."""
+        mctformer = dataclasses.replace(self.mctformer, train=limit(self.mctformer.train))
+        return dataclasses.replace(super().limited(limit), mctformer=mctformer)
+
     def make(self, run: SeedRun) -> MCTformerCAM:
         """The method with these settings; without a checkpoint, an MCTformer+ is trained, or its training finished."""
         path = run.folder / FOLDER / WEIGHTS_FILE
         if self.mctformer.checkpoint is not None:
             path = expand_home(self.mctformer.checkpoint)
         else:
+            assert run.seed is not None
             train_mctformer(run.dataset, path.parent, self.mctformer, device=run.device, seed=run.seed)
         return MCTformerCAM(load_mctformer(path, device=run.device), run.dataset.class_set, self.mctformer.cams)
