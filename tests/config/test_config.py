@@ -200,7 +200,12 @@ def test_limited_training_stays_valid() -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["train.learning_rate=.nan", "seeds.masks.background_power=.inf", "train.learning_rate=nan", "train.weight_decay=inf"],
+    [
+        "train.learning_rate=.nan",
+        "seeds.masks.background_power=.inf",
+        "train.learning_rate=nan",
+        "train.weight_decay=inf",
+    ],
 )
 def test_numbers_are_finite(override: str) -> None:
     with pytest.raises(ConfigError, match=f"{override.split('=', maxsplit=1)[0]}: a finite number expected"):

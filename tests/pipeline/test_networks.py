@@ -66,7 +66,7 @@ def test_evaluation_holds_one_network_at_a_time(config_file: Path, ran: Path, mo
         return network
 
     monkeypatch.setattr(stages, "load_network", load)
-    run_stage(load_config(config_file, ["evaluate.pictures=1"]), ran, "evaluate")
+    run_stage(load_config(config_file, ["evaluate.pictures=50"]), ran, "evaluate")
     assert len(loaded) == 3  # each is scored, and the chosen one is loaded again
 
 

@@ -55,8 +55,6 @@ def read_images(folder: Path | str, run: RunSummary | None = None) -> RunImages:
         RunError: not a run folder, or an unreadable file in it.
     """
     folder, run = Path(folder), run or read_run(folder)
-    if not run.classes:
-        return RunImages(classes=(), images=(), strips=())
     fresh = [stage.folder for stage in run.stages if stage.name == "pseudo_masks"]
     fresh += [stage.folder for stage in run.stages if stage.name == "evaluate" and not stage.stale]
     found: dict[str, ImageStatistics] = {}
@@ -64,7 +62,8 @@ def read_images(folder: Path | str, run: RunSummary | None = None) -> RunImages:
         for figures in read_statistics(folder / stage / STATISTICS):
             found[figures.name] = _joined(found.get(figures.name), figures)
     strips = (_strips(folder, stage) for stage in fresh)
-    images = tuple(_known(image, len(run.classes), folder) for image in found.values())
+    known = found.values() if run.classes else ()  # the first of these stages is being made: nobody has named classes
+    images = tuple(_known(image, len(run.classes), folder) for image in known)
     return RunImages(classes=run.classes, images=images, strips=tuple(filter(None, strips)))
 
 
