@@ -82,7 +82,7 @@ CASES: dict[str, tuple[str, Any]] = {
     "predict": ("out image.png --out masks", PredictionSummary(out=OUT, images=2, predicted=1, kept=1, failed=0)),
     "init": ("images", Start(survey=SURVEY, config=OUT, class_file=None, loaded=load_config("demo"))),
     "tag": ("images", TAGGING),
-    "import": ("masks.json --run run --out out", ImportResult(drawn=1, kept=1, foreign=0)),
+    "import": ("masks.json --run run --out out", ImportResult(drawn=1, kept=1, foreign=())),
     "submit": ("out --out results.tgz", 3),
     "export onnx": ("out --out out.onnx", OnnxExport(path=OUT, opset=20, difference=0.0)),
     "export transformers": ("out --out folder", ("background", "cat")),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -95,9 +97,41 @@ def test_photos_may_lie_below_images(tmp_path: Path, folder: str) -> None:
     assert COCO14Dataset(tmp_path, "train")[0].image.shape == (*SIZE, 3)
 
 
+@pytest.mark.parametrize("kind", [str, float, "{:08d}".format])
+def test_ids_are_the_same_however_they_are_written(tmp_path: Path, kind: Callable[[int], object]) -> None:
+    write(tmp_path, ANNOTATIONS)
+    expected = COCO14Dataset(tmp_path, "train")
+    labels, mask = [expected.labels(index) for index in range(2)], expected.mask(0)
+    changed = [mark | {key: kind(cast(int, mark[key])) for key in ("image_id", "category_id")} for mark in ANNOTATIONS]
+    write(tmp_path, changed)
+    dataset = COCO14Dataset(tmp_path, "train")
+    assert [dataset.labels(index) for index in range(2)] == labels
+    assert np.array_equal(dataset.mask(0), mask)
+
+
+def test_a_box_is_a_label_and_no_mask(tmp_path: Path) -> None:
+    write(tmp_path, [annotation(7, 1, [])])
+    dataset = COCO14Dataset(tmp_path, "train")
+    assert dataset.labels(0) == (1,)
+    with pytest.raises(DataError, match=r"region cannot be drawn .*it has no mask, or a box only; expected polygons"):
+        dataset.mask(0)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"categories": [*CATEGORIES, {"id": 1, "name": "cat"}]},
+            "two categories have the id 1: 'person' and 'cat'; give each an id of its own",
+        ),
+        (
+            {"images": [{"id": 7, "file_name": f"{name}.jpg", "height": 8, "width": 10} for name in "ab"]},
+            r"two images have the id 7: .*a\.jpg.* and .*b\.jpg",
+        ),
+        (
+            {"annotations": [*ANNOTATIONS, annotation(3, 1, [])]},
+            r"name images that it does not list, by the image_id 3 \(annotation 3\)",
+        ),
         (
             {"categories": [*CATEGORIES[:-1], {"id": 90, "name": "comb"}]},
             "category 90 is 'comb'; MS COCO has 'toothbrush'",
@@ -105,8 +139,8 @@ def test_photos_may_lie_below_images(tmp_path: Path, folder: str) -> None:
         ({"categories": CATEGORIES[1:]}, "category 1 is None; MS COCO has 'person'"),
         ({"categories": [*CATEGORIES, {"id": 12, "name": "sign"}]}, "category 12 is 'sign'; MS COCO has None"),
         ({"annotations": [annotation(7, 12, [])]}, "category 12, which is not listed"),
-        ({"annotations": {}, "images": [{}]}, "not an instances file"),
-        ({"annotations": []}, "no images"),
+        ({"annotations": {}, "images": [{}]}, r"instances_train2014\.json: image lacks 'id'; expected a COCO file"),
+        ({"annotations": []}, r"instances_train2014\.json: no image has an annotation"),
     ],
 )
 def test_a_foreign_file_is_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -174,7 +208,7 @@ def test_an_instances_file_that_cannot_be_read_is_told(
         raise PermissionError(13, "Permission denied")
 
     write(tmp_path, ANNOTATIONS)
-    target = "pathlib.Path.open" if failing == "open" else "weakclip.datasets.coco_instances.stream_lists"
+    target = "pathlib.Path.open" if failing == "open" else "weakclip.datasets.coco_lists.stream_lists"
     monkeypatch.setattr(target, denied)
     with pytest.raises(DataError, match=r"instances_train2014\.json: cannot be read \(Permission denied\); expected"):
         COCO14Dataset(tmp_path, "train")

@@ -230,7 +230,7 @@ def test_images_of_others_are_not_drawn(run: Path, tmp_path: Path, monkeypatch: 
     )
     huge = json.loads(task({"original_width": HUGE, "original_height": HUGE}, data={"image": "other.png"}))
     (tmp_path / "a.json").write_text(json.dumps(huge + json.loads(task())))
-    assert import_masks(tmp_path / "a.json", run, tmp_path / "out").foreign == 1
+    assert import_masks(tmp_path / "a.json", run, tmp_path / "out").foreign == ("other.png",)
     assert drawn == [(HEIGHT, WIDTH)]
 
 

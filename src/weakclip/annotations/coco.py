@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,13 +19,23 @@ from weakclip.annotations.entries import (
     Shapes,
     annotation_labels,
     labelled_regions,
+    naming_region,
     shown,
     tight_box,
 )
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
-from weakclip.datasets.json_stream import stream_lists
+from weakclip.datasets.coco_lists import (
+    Id,
+    add_once,
+    categories_line,
+    check_listed,
+    entry_name,
+    identity,
+    list_entries,
+    naming_entry,
+    whole_number,
+)
 from weakclip.datasets.regions import encode_runs, pack_runs, region_pixels
-from weakclip.errors import DataError
 from weakclip.store.files import atomic_write, writing
 from weakclip.store.untrusted_text import short
 
@@ -87,76 +97,78 @@ def read_coco(path: Path | str) -> Iterator[AnnotatedImage]:
     The regions wait in a temporary file, of which only an index is in memory.
 
     Raises:
-        DataError: not such a file.
+        DataError: not such a file, an id that two entries share, or an annotation of an image or a category that is not
+            listed. Of a region that is a box or cannot be drawn, as soon as it is asked for.
         StorageError: no room for the temporary file.
     """
-    images: dict[int, tuple[str, tuple[int, int]]] = {}
-    names: dict[Any, str] = {}
-    try:
-        for kind, element in _elements(path, ("images", "categories")):
+    images: dict[Id, tuple[str, tuple[int, int]]] = {}
+    names: dict[Id, str] = {}
+    for kind, entry in list_entries(path, ("images", "categories")):
+        with naming_entry(path, kind, entry):
             if kind == "images":
-                images[element["id"]] = _text(element["file_name"]), (element["height"], element["width"])
+                add_once(images, identity(entry["id"]), _image(entry), kind)
             else:
-                names[element["id"]] = element["name"]
-        with tempfile.TemporaryFile() as store:
-            places = _store_regions(path, images, names, store)
-            for identity, (file_name, size) in images.items():
-                areas = list(_stored(store, places.get(identity, ())))
-                yield AnnotatedImage(file_name, size, _drawn(areas, size))
-    except KeyError as error:
-        raise DataError(f"{path}: not a COCO file; an entry of its lists lacks {error}") from None
-    except (TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a COCO file; an entry of its lists cannot be read ({shown(error)})") from None
+                add_once(names, identity(entry["id"]), _text(entry["name"], "name"), kind)
+    with tempfile.TemporaryFile() as store:
+        places, boxes = _store_regions(path, images, names, store)
+        for key, (file_name, size) in images.items():
+            areas = list(_stored(store, places.get(key, ())))
+            yield AnnotatedImage(file_name, size, _drawn(areas, size, path, file_name, boxes))
 
 
-def _text(value: Any) -> str:
+def _image(entry: Mapping[str, Any]) -> tuple[str, tuple[int, int]]:
+    file_name = _text(entry["file_name"], "file name")
+    return file_name, (whole_number(entry["height"], "height"), whole_number(entry["width"], "width"))
+
+
+def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"the file name {short(value)}; expected text")
+        raise ValueError(f"expected text as its {name}; found {short(value)}")
     return value
 
 
 def _store_regions(
-    path: Path | str, images: Collection[int], names: Mapping[Any, str], store: IO[bytes]
-) -> dict[int, list[int]]:
-    """Write each region as a line of JSON; for every image where its lines begin."""
-    places: dict[int, list[int]] = {}
+    path: Path | str, images: Mapping[Id, Any], names: Mapping[Id, str], store: IO[bytes]
+) -> tuple[dict[Id, list[int]], int]:
+    """Write each region as a line of JSON: for every image where its lines begin, and how many regions are boxes."""
+    places: dict[Id, list[int]] = {}
+    strays: dict[Id, str] = {}
+    boxes = 0
     with writing(tempfile.gettempdir()):
-        for _, element in _elements(path, ("annotations",)):
-            if element["image_id"] in images and element.get("segmentation"):
-                places.setdefault(element["image_id"], []).append(store.tell())
-                store.write(json.dumps([names[element["category_id"]], element["segmentation"]]).encode() + b"\n")
+        for kind, entry in list_entries(path, ("annotations",)):
+            with naming_entry(path, kind, entry):
+                image, category = identity(entry["image_id"]), identity(entry["category_id"])
+                if image not in images:
+                    strays.setdefault(image, entry_name(kind, entry))
+                elif category not in names:
+                    raise ValueError(
+                        f"it is of {shown(images[image][0])} and has the category_id {short(entry['category_id'])}, "
+                        f"which is not listed; expected {categories_line(names)}"
+                    )
+                else:
+                    places.setdefault(image, []).append(store.tell())
+                    region = [names[category], entry_name(kind, entry), entry.get("segmentation")]
+                    boxes += not region[-1]
+                    store.write(json.dumps(region).encode() + b"\n")
         store.flush()
-    return places
+    check_listed(path, strays, images)
+    return places, boxes
 
 
-def _stored(store: IO[bytes], places: Iterable[int]) -> Iterator[tuple[str, Any]]:
+def _stored(store: IO[bytes], places: Iterable[int]) -> Iterator[tuple[str, str, Any]]:
     for place in places:
         store.seek(place)
-        name, area = json.loads(store.readline())
-        yield name, area
+        label, annotation, area = json.loads(store.readline())
+        yield label, annotation, area
 
 
-def _drawn(areas: Iterable[tuple[str, Any]], size: tuple[int, int]) -> Iterator[tuple[str, np.ndarray]]:
-    regions = [(name, region_pixels(_arrays(area), size)) for name, area in areas]
+def _drawn(
+    areas: Iterable[tuple[str, str, Any]], size: tuple[int, int], path: Path | str, file_name: str, boxes: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    regions = []
+    for label, annotation, area in areas:
+        with naming_region(path, file_name, annotation):
+            if not area:
+                raise ValueError(f"it is a box, as are {boxes:,} annotations of the file; expected masks and polygons")
+            regions.append((label, region_pixels(area, size)))
     yield from sorted(regions, key=lambda region: -np.count_nonzero(region[1]))
-
-
-def _arrays(area: Any) -> Any:
-    return [np.asarray(polygon, dtype=np.float64) for polygon in area] if isinstance(area, list) else area
-
-
-def _elements(path: Path | str, wanted: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    seen: set[str] = set()
-    try:
-        with Path(path).open(encoding="utf-8-sig") as file:
-            for name, element in stream_lists(file, wanted):
-                if name in seen:
-                    yield name, element
-                seen.add(name)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not a JSON file of the COCO format ({error})") from None
-    missing = [name for name in wanted if name not in seen]
-    if missing:
-        raise DataError(f"{path}: not a COCO file; it has no {' and no '.join(missing)}")

@@ -8,7 +8,7 @@ editor of labels, where a task is made.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree
@@ -23,6 +23,7 @@ from weakclip.annotations.entries import (
     annotation_labels,
     label_colors,
     labelled_regions,
+    naming_region,
     shown,
     tight_box,
 )
@@ -32,7 +33,8 @@ from weakclip.errors import DataError
 from weakclip.store.files import atomic_write
 from weakclip.store.untrusted_text import refuse_doctype
 
-_OTHER_SHAPES = ("box", "ellipse", "polyline", "points", "cuboid", "skeleton")
+_DRAWN = ("mask", "polygon")
+_NO_SHAPE = "tag"  # about the image as a whole
 
 
 def write_cvat(path: Path | str, entries: Iterable[MaskEntry], class_set: ClassSet, shapes: Shapes) -> int:
@@ -116,17 +118,24 @@ def read_cvat(path: Path | str) -> Iterator[AnnotatedImage]:
 
 def _annotated(image: ElementTree.Element, path: Path | str) -> AnnotatedImage:
     name = image.get("name", "without a name")
-    try:
+    others = [shape.tag for shape in image if shape.tag not in (*_DRAWN, _NO_SHAPE)]
+    if others:
+        count = f" (and {len(others) - 1:,} more such shapes)" if len(others) > 1 else ""
+        raise DataError(f"{path}, image {shown(name)}: it has a {shown(others[0])}{count}; expected masks and polygons")
+    with naming_region(path, name, "the image"):
         size = int(image.attrib["height"]), int(image.attrib["width"])
-        shapes = [shape for shape in image if shape.tag in ("mask", "polygon")]
-        other = next((shape.tag for shape in image if shape.tag in _OTHER_SHAPES), None)
-        if other is not None:
-            raise ValueError(f"it is a {other}; expected masks and polygons")
-        shapes.sort(key=lambda shape: int(shape.get("z_order", "0")))
-        regions = ((shape.attrib["label"], _pixels(shape, size)) for shape in shapes)
-        return AnnotatedImage(image.attrib["name"], size, regions)
-    except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path}, image {shown(name)}: a shape cannot be read ({shown(error)})") from None
+        shapes = sorted(image.iterfind("*"), key=lambda shape: int(shape.get("z_order", "0")))
+        drawn = [shape for shape in shapes if shape.tag in _DRAWN]
+        return AnnotatedImage(image.attrib["name"], size, _regions(drawn, size, path, name))
+
+
+def _regions(
+    shapes: Sequence[ElementTree.Element], size: tuple[int, int], path: Path | str, name: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    for number, shape in enumerate(shapes, 1):
+        with naming_region(path, name, f"{shape.tag} {number} of {len(shapes)}"):
+            label, pixels = shape.attrib["label"], _pixels(shape, size)
+        yield label, pixels
 
 
 def _pixels(shape: ElementTree.Element, size: tuple[int, int]) -> np.ndarray:

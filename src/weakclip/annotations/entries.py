@@ -6,6 +6,8 @@ own, so that a person can say of a place that it is not to be learned from.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.contours import mask_polygons
 from weakclip.errors import ConfigError, DataError
 from weakclip.store.untrusted_text import one_line, short
+
+logger = logging.getLogger("weakclip")
 
 UNDECIDED = "undecided"
 """Label of the pixels that belong to no class (255 in a mask)."""
@@ -129,15 +133,37 @@ def draw_image(
     if image.size is not None and image.size != size:
         found, expected = (shown(f"{width}x{height}") for height, width in (image.size, size))
         raise DataError(f"{source}: {name} is annotated at {found} pixels; the image has {expected}")
-    mask = np.zeros(size, dtype=np.uint8)
-    try:
-        for label, pixels in image.regions:
-            if label not in labels:
-                raise DataError(f"{source}: {name} has the unknown label {short(label)}; expected {', '.join(labels)}")
-            mask[pixels] = labels[label]
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-        raise DataError(f"{source}, {name}: a region cannot be drawn ({shown(repr(error))})") from None
+    mask, empty = np.zeros(size, dtype=np.uint8), list[str]()
+    for label, pixels in image.regions:
+        if label not in labels:
+            raise DataError(f"{source}: {name} has the unknown label {short(label)}; expected {', '.join(labels)}")
+        mask[pixels] = labels[label]
+        empty += [] if pixels.any() else [label]
+    if empty:
+        logger.warning(
+            "%s: %s: %d regions cover no pixel and are not drawn (%s); they lie outside the image, are smaller than a "
+            "pixel, or are not in pixels",
+            *(source, name, len(empty), ", ".join(sorted(set(empty)))),
+        )
     return mask
+
+
+@contextlib.contextmanager
+def naming_region(source: Path | str, image: str, region: str) -> Iterator[None]:
+    """Turn an error in reading or drawing a region into one line that names the file, the image and the region.
+
+    Raises:
+        DataError: the region lacks a value, or has one of another kind.
+    """
+    try:
+        yield
+    except KeyError as error:
+        reason = f"it lacks {short(error.args[0])}"
+    except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        reason = str(error)
+    else:
+        return
+    raise DataError(f"{source}, {shown(image)}: {shown(region)} cannot be drawn: {shown(reason)}")
 
 
 def shown(text: object) -> str:

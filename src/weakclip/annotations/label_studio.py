@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -23,6 +23,7 @@ from weakclip.annotations.entries import (
     annotation_labels,
     label_colors,
     labelled_regions,
+    naming_region,
     shown,
 )
 from weakclip.datasets.classes import ClassSet
@@ -37,6 +38,15 @@ LOCAL_FILES = "/data/local-files/?d="
 
 IMAGE, TAG = "image", "label"
 """Names in the labelling interface: of the image and its column, and of the control with the labels."""
+
+_LABELS = "labels"
+"""End of the type of a result that has labels: brushlabels, polygonlabels, and labels, a control of its own."""
+
+_SHAPES = frozenset({"rle", "points", "vertices", "x", "y", "width", "height", "radiusX", "radiusY"})
+"""Keys of a result's value that say where it lies."""
+
+_OPEN = ("vector", "keypoint")
+"""Beginnings of types whose points enclose nothing."""
 
 _KINDS = {"masks": "brushlabels", "polygons": "polygonlabels"}
 _CONTROLS = {"masks": "BrushLabels", "polygons": "PolygonLabels"}
@@ -132,7 +142,8 @@ def read_label_studio(path: Path | str) -> Iterator[AnnotatedImage]:
     is passed over.
 
     Raises:
-        DataError: not such a file.
+        DataError: not such a file. Of a region without a label, or one that is neither brush nor polygon, as soon as it
+            is asked for.
     """
     try:
         with Path(path).open(encoding="utf-8-sig") as file:
@@ -148,13 +159,13 @@ def read_label_studio(path: Path | str) -> Iterator[AnnotatedImage]:
 
 def _annotated(task: Any, path: Path | str) -> AnnotatedImage | None:
     try:
-        file_name = task["data"].get("file_name") or urllib.parse.unquote(task["data"][IMAGE])
+        file_name = _address(task)
         kept = [entry for entry in task.get("annotations") or () if not entry.get("was_cancelled")]
         chosen = (kept or task.get("predictions") or [None])[-1]
-        results = [] if chosen is None else [item for item in chosen["result"] if _is_region(item)]
+        results = [] if chosen is None else [item for item in chosen["result"] if _has_shape(item)]
         sizes = {(item["original_height"], item["original_width"]) for item in results}
     except KeyError as error:
-        raise DataError(f"{path}: not Label Studio's JSON export; a task lacks {error}") from None
+        raise DataError(f"{path}: not Label Studio's JSON export; a task lacks {error}{_other_form(task)}") from None
     except (TypeError, AttributeError) as error:
         raise DataError(f"{path}: not Label Studio's JSON export; a task cannot be read ({error})") from None
     if chosen is None:
@@ -163,23 +174,69 @@ def _annotated(task: Any, path: Path | str) -> AnnotatedImage | None:
         raise DataError(f"{path}: a task has the file name {short(file_name)}; expected text")
     if len(sizes) > 1:
         raise DataError(f"{path}, {shown(file_name)}: its regions are drawn on images of different sizes")
-    regions = (region for item in results for region in _region(item))
-    return AnnotatedImage(file_name, sizes.pop() if sizes else None, regions)
+    return AnnotatedImage(file_name, sizes.pop() if sizes else None, _regions(results, path, file_name))
 
 
-def _is_region(item: Mapping[str, Any]) -> bool:
-    return str(item.get("type", "")).endswith("labels")
+def _address(task: Any) -> Any:
+    """What a task calls its image: `file_name`, as tasks of this package have it, the address, or the upload."""
+    data = task["data"]
+    if data.get("file_name"):
+        return data["file_name"]
+    if IMAGE not in data and task.get("file_upload"):
+        return task["file_upload"]
+    return urllib.parse.unquote(data[IMAGE])
 
 
-def _region(item: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
-    kind, value = item["type"], item["value"]
+def _other_form(task: Any) -> str:
+    """A hint where a list holds something else that is known."""
+    if isinstance(task, dict) and {"image_id", "category_id"} <= task.keys():
+        return "; it is a list of COCO results, which names no files: give the file with images and categories"
+    if isinstance(task, dict) and "data" not in task and IMAGE in task:
+        return "; it looks like JSON-MIN: export JSON"
+    return ""
+
+
+def _has_shape(item: Mapping[str, Any]) -> bool:
+    """Whether a result lies somewhere in the image; a choice or a text about the whole image does not."""
+    value = item.get("value")
+    return str(item.get("type", "")).endswith(_LABELS) or (isinstance(value, dict) and not _SHAPES.isdisjoint(value))
+
+
+def _regions(
+    results: Iterable[Mapping[str, Any]], path: Path | str, file_name: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Label and pixels of every region.
+
+    A region is one result, or several of one id: where shape and label are separate controls, and where questions about
+    the region were answered, each of them repeats the shape.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for number, item in enumerate(results, 1):
+        groups.setdefault(str(item.get("id", f"number {number}")), []).append(item)
+    for name, items in groups.items():
+        with naming_region(path, file_name, f"region {name}"):
+            labels = [label for item in items for label in _labels_of(item)]
+            if not labels:
+                raise ValueError("it has no label; choose one in Label Studio, or delete the region")
+            pixels = _pixels(items[0])
+        yield from ((label, pixels) for label in labels)
+
+
+def _labels_of(item: Mapping[str, Any]) -> Sequence[Any]:
+    kind = str(item.get("type", ""))
+    labels = item["value"].get(kind) or () if kind.endswith(_LABELS) else ()
+    if not isinstance(labels, list | tuple) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"its labels are {short(labels)}; expected a list of names")
+    return labels
+
+
+def _pixels(item: Mapping[str, Any]) -> np.ndarray:
+    kind, value = str(item["type"]), item["value"]
     size = item["original_height"], item["original_width"]
-    if kind == _KINDS["masks"]:
-        pixels = decode_brush(value["rle"], size)
-    elif kind == _KINDS["polygons"]:
-        with np.errstate(over="ignore"):  # of a corner that is refused then
-            corners = np.asarray(value["points"], dtype=np.float64) * np.array(size[::-1]) / 100
-        pixels = fill_polygon(corners, size)
-    else:
+    if "rle" in value:
+        return decode_brush(value["rle"], size)
+    if "points" not in value or kind.startswith(_OPEN):
         raise ValueError(f"it is of type {short(kind)}; expected {' or '.join(_KINDS.values())}")
-    return [(label, pixels) for label in value[kind]]
+    with np.errstate(over="ignore"):  # of a corner that is refused then
+        corners = np.asarray(value["points"], dtype=np.float64) * np.array(size[::-1]) / 100
+    return fill_polygon(corners, size)

@@ -26,6 +26,9 @@ Run = Annotated[Path, typer.Argument(help="A run folder.")]
 Model = Annotated[Path, typer.Argument(help="A run folder, or the folder of a segmentation network.")]
 Root = Annotated[str | None, typer.Option(help="Another folder of the data set than the run's own.")]
 
+MOST_SHOWN = 10
+"""Images that are named on the console."""
+
 Preset = StrEnum("Preset", ["voc", "coco", "loss"])
 
 
@@ -236,7 +239,9 @@ def import_command(
     def show(made: ImportResult) -> None:
         typer.echo(f"{out}: {made.drawn:,} masks of {source}, {made.kept:,} as {run} had them")
         if made.foreign:
-            typer.echo(f"{source}: {made.foreign:,} images are not of {run}; left out")
+            more = ", … (--json lists all)" if len(made.foreign) > MOST_SHOWN else ""
+            named = ", ".join(made.foreign[:MOST_SHOWN]) + more
+            typer.echo(f"{source}: left out, for {run} has no such images: {len(made.foreign):,}, {named}")
         changes = [word for setting in settings for word in ("--set", setting)]
         words = [str(run / "config.yaml"), *changes, "--out", f"runs/{out.name}"]
         typer.echo(f"next: weakclip run {shlex.join(words)}")

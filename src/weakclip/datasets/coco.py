@@ -12,6 +12,7 @@ import numpy as np
 from weakclip.datasets.base import Fault, ImageFileDataset, check_mask
 from weakclip.datasets.classes import COCO14
 from weakclip.datasets.coco_instances import load_index, read_regions
+from weakclip.datasets.coco_lists import Id
 from weakclip.datasets.file_cache import FileCache
 from weakclip.datasets.images import read_mask, write_mask
 from weakclip.datasets.regions import Region, draw_regions
@@ -55,10 +56,12 @@ class COCO14Dataset(ImageFileDataset):
         self.annotation_file = self.root / "annotations" / f"instances_{split}2014.json"
         if not self.annotation_file.is_file():
             raise DataError(f"{self.annotation_file}: no such file; unpack annotations_trainval2014.zip into {root}")
-        self._cache = FileCache(Path(root), self.annotation_file, version=1)
+        self._cache = FileCache(Path(root), self.annotation_file, version=2)
         images = load_index(self.annotation_file, self._cache)
         self._entries = [entry for entry in images if split != "train" or entry.labels]
-        self._regions: dict[int, list[Region]] | None = None
+        self._regions: dict[Id, list[Region]] | None = None
+        if not self._entries:
+            raise DataError(f"{self.annotation_file}: no image has an annotation; expected labelled images")
         left_out = len(images) - len(self._entries)
         note = f"{left_out:,} of {len(images):,} images of {split} have no annotation and are left out"
         files = [entry.file_name for entry in self._entries]
@@ -116,7 +119,7 @@ class COCO14Dataset(ImageFileDataset):
             source = f"{self.annotation_file}, image {self.names[index]}"
             raise BrokenFileError(f"{source}: region cannot be drawn ({error})") from None
 
-    def _all_regions(self) -> dict[int, list[Region]]:
+    def _all_regions(self) -> dict[Id, list[Region]]:
         with _READING:
             if self._regions is None:
                 logger.info("%s: reading the regions; each mask is drawn once", self.annotation_file)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from weakclip.datasets.classes import COCO14, IGNORE_INDEX
+from weakclip.datasets.coco_lists import Id, add_once, check_listed, entry_name, identity, list_entries, naming_entry
 from weakclip.datasets.file_cache import FileCache
-from weakclip.datasets.json_stream import stream_lists
 from weakclip.datasets.regions import Region
 from weakclip.errors import DataError
 from weakclip.store.files import atomic_write
@@ -20,6 +20,8 @@ from weakclip.store.untrusted_text import parse_json, short
 
 LISTS = ("images", "annotations", "categories")
 INDEX = "index.json"
+
+_IMAGE_KEYS = ("file_name", "height", "width")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class ImageEntry:
         labels: ascending class indices of its annotations, crowds included.
     """
 
-    identity: int
+    identity: Id
     file_name: str
     size: tuple[int, int]
     labels: tuple[int, ...]
@@ -82,38 +84,39 @@ def read_index(path: Path) -> list[ImageEntry]:
     """The images of an instances file in the order of their file names.
 
     Raises:
-        DataError: no such file, not JSON, parts that are missing, or categories that are not COCO's 80.
+        DataError: no such file, not JSON, parts that are missing, an id that two images share, an annotation of an
+            image that is not listed, or categories that are not COCO's 80.
     """
-    images: list[dict[str, Any]] = []
-    categories: dict[int, str] = {}
-    classes: dict[int, set[int]] = {}
-    first_of: dict[int, Any] = {}
-    try:
-        for kind, element in _elements(path, LISTS):
+    images: dict[Id, dict[str, Any]] = {}
+    categories: dict[Id, Any] = {}
+    classes: dict[Id, set[Id]] = {}
+    first_of: dict[Id, str] = {}
+    annotated: dict[Id, str] = {}
+    for kind, entry in list_entries(path, LISTS):
+        with naming_entry(path, kind, entry):
             if kind == "images":
-                images.append({key: element[key] for key in ("id", "file_name", "height", "width")})
-                hash(element["id"])
+                add_once(images, identity(entry["id"]), {key: entry[key] for key in _IMAGE_KEYS}, kind)
             elif kind == "categories":
-                categories[element["id"]] = element["name"]
+                add_once(categories, identity(entry["id"]), entry["name"], kind)
             else:
-                category = element["category_id"]
-                classes.setdefault(element["image_id"], set()).add(category)
-                first_of.setdefault(category, element.get("id"))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not an instances file; an entry of its lists lacks {error}") from None
+                image, category = identity(entry["image_id"]), identity(entry["category_id"])
+                classes.setdefault(image, set()).add(category)
+                first_of.setdefault(category, entry_name(kind, entry))
+                annotated.setdefault(image, entry_name(kind, entry))
+    check_listed(path, annotated, images)
     _check_categories(path, categories)
-    index_of = {identity: index for index, identity in enumerate(COCO14.ids) if index}
+    index_of: dict[Id, int] = {key: index for index, key in enumerate(COCO14.ids) if index}
     for category, annotation in first_of.items():
         if category not in index_of:
-            raise DataError(f"{path}: annotation {annotation} has category {short(category)}, which is not listed")
+            raise DataError(f"{path}: {annotation} has category {short(category)}, which is not listed")
     entries = [
         ImageEntry(
-            entry["id"],
-            entry["file_name"],
-            (entry["height"], entry["width"]),
-            tuple(sorted(index_of[category] for category in classes.get(entry["id"], ()))),
+            key,
+            image["file_name"],
+            (image["height"], image["width"]),
+            tuple(sorted(index_of[category] for category in classes.get(key, ()))),
         )
-        for entry in images
+        for key, image in images.items()
     ]
     for entry in entries:
         if not _is_sound(entry):
@@ -121,7 +124,7 @@ def read_index(path: Path) -> list[ImageEntry]:
     return sorted(entries, key=lambda entry: entry.file_name)
 
 
-def read_regions(path: Path, wanted: Collection[int]) -> dict[int, list[Region]]:
+def read_regions(path: Path, wanted: Collection[Id]) -> dict[Id, list[Region]]:
     """The annotated regions of some images, in the order of the file.
 
     Args:
@@ -131,50 +134,25 @@ def read_regions(path: Path, wanted: Collection[int]) -> dict[int, list[Region]]
     Raises:
         DataError: as `read_index`, or a polygon that is not made of numbers.
     """
-    index_of = {identity: index for index, identity in enumerate(COCO14.ids)}
-    regions: dict[int, list[Region]] = {}
-    for _, element in _elements(path, ("annotations",)):
-        try:
-            area = element.get("segmentation")
-            if area is None or element["image_id"] not in wanted:
+    index_of: dict[Id, int] = {key: index for index, key in enumerate(COCO14.ids)}
+    regions: dict[Id, list[Region]] = {}
+    for kind, entry in list_entries(path, ("annotations",)):
+        with naming_entry(path, kind, entry):
+            image, area = identity(entry["image_id"]), entry.get("segmentation")
+            if image not in wanted:
                 continue
-            if isinstance(area, list):
+            if isinstance(area, list) and all(isinstance(polygon, list) for polygon in area):  # an eighth of the memory
                 area = [np.asarray(polygon, dtype=np.float64) for polygon in area]
-            index = IGNORE_INDEX if element.get("iscrowd") else index_of[element["category_id"]]
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
-            named = short(element.get("id")) if isinstance(element, dict) else short(element)
-            raise DataError(f"{path}: annotation {named}: polygon is no list of numbers ({error})") from None
-        regions.setdefault(element["image_id"], []).append((index, area))
+            index = IGNORE_INDEX if entry.get("iscrowd") else index_of[identity(entry["category_id"])]
+            regions.setdefault(image, []).append((index, area))
     return regions
 
 
-def _elements(path: Path, names: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """`(name of the list, element)`; all of the lists must be there."""
-    seen: set[str] = set()
-    try:
-        with path.open(encoding="utf-8") as file:
-            for name, element in stream_lists(file, names):
-                if name in seen:
-                    yield name, element
-                seen.add(name)
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such file; unpack annotations_trainval2014.zip into {path.parent.parent}"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); expected a readable file") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not a JSON file of the COCO format ({error})") from None
-    missing = [name for name in names if name not in seen]
-    if missing:
-        raise DataError(f"{path}: not an instances file; it has no {' and no '.join(missing)}")
-
-
-def _check_categories(path: Path, found: dict[int, str]) -> None:
-    expected = dict(zip(COCO14.ids[1:], COCO14.names[1:], strict=True))
-    for identity in sorted(expected.keys() | found.keys()):
-        if expected.get(identity) != found.get(identity):
+def _check_categories(path: Path, found: dict[Id, Any]) -> None:
+    expected: dict[Id, str] = dict(zip(COCO14.ids[1:], COCO14.names[1:], strict=True))
+    for key in sorted(expected.keys() | found.keys(), key=lambda key: (isinstance(key, str), key)):
+        if expected.get(key) != found.get(key):
             raise DataError(
-                f"{path}: category {identity} is {found.get(identity)!r}; MS COCO has {expected.get(identity)!r}. "
+                f"{path}: category {short(key)} is {short(found.get(key))}; MS COCO has {expected.get(key)!r}. "
                 "For classes of your own use the folder data set"
             )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from weakclip.datasets.classes import IGNORE_INDEX
+from weakclip.store.untrusted_text import short
 
 Region = tuple[int, Any]
 """Class index (255 for a crowd) and its area: polygons as arrays x0, y0, x1, y1 …, or a run-length code."""
@@ -15,6 +16,8 @@ Region = tuple[int, Any]
 
 FARTHEST_CORNER = 1e9
 """Pixels; beyond it, sums of coordinates lose the pixels' fractions."""
+
+_FEWEST_CORNERS = 3
 
 
 def draw_regions(regions: Sequence[Region], size: tuple[int, int]) -> np.ndarray:
@@ -41,19 +44,48 @@ def draw_regions(regions: Sequence[Region], size: tuple[int, int]) -> np.ndarray
 
 
 def region_pixels(area: Any, size: tuple[int, int]) -> np.ndarray:
-    """Pixels `(H, W)` bool of an area: polygons as arrays x0, y0, x1, y1 …, or a run-length code.
+    """Pixels `(H, W)` bool of an area: polygons as lists or arrays x0, y0, x1, y1 …, or a run-length code.
 
     Raises:
-        ValueError, KeyError, TypeError, IndexError: an area in no form of the COCO format, or of another size.
+        ValueError: an area in no form of the COCO format, one without any mask (a box), or of another size.
     """
-    if isinstance(area, dict):
-        if tuple(area["size"]) != size:
-            raise ValueError(f"region is {area['size'][1]}x{area['size'][0]} pixels, the image {size[1]}x{size[0]}")
-        return decode_runs(area["counts"], size)
+    if isinstance(area, dict) and area:
+        return _coded_pixels(area, size)
+    if not isinstance(area, list | tuple | None) or (area and isinstance(area[0], int | float)):
+        raise ValueError(f"its segmentation is {short(area)}; expected polygons [[x, y, x, y, …], …] or run lengths")
+    polygons = [_corners(numbers) for numbers in area or ()]
+    if not polygons:
+        raise ValueError("it has no mask, or a box only; expected polygons or run lengths as its segmentation")
+    most = max(map(len, polygons))
+    if most < _FEWEST_CORNERS:  # beside a whole polygon, a line adds nothing
+        raise ValueError(f"it is a polygon of {2 * most} numbers; expected 6 at least, x and y of three corners")
     pixels = np.zeros(size, dtype=bool)
-    for numbers in area:
-        pixels |= fill_polygon(numbers.reshape(-1, 2), size)
+    for corners in polygons:
+        if len(corners):
+            pixels |= fill_polygon(corners, size)
     return pixels
+
+
+def _coded_pixels(area: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+    if not {"size", "counts"} <= area.keys():
+        raise ValueError(f"a run-length code has `size` and `counts`; found {short(list(area))}")
+    if not isinstance(area["size"], list | tuple) or tuple(area["size"]) != size:
+        raise ValueError(f"its run lengths are of height and width {short(area['size'])}; expected {list(size)}")
+    return decode_runs(area["counts"], size)
+
+
+def _corners(numbers: Any) -> np.ndarray:
+    """`(n, 2)` of a polygon that is written x, y, x, y …"""
+    if not isinstance(numbers, list | tuple | np.ndarray):
+        raise ValueError(f"it has {short(numbers)} in the place of a polygon; expected a list of numbers")
+    try:
+        flat = np.asarray(numbers, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"it has a polygon {short(numbers)}; expected a list of numbers") from None
+    if flat.ndim != 1 or flat.size % 2:
+        found = f"{flat.size} numbers" if flat.ndim == 1 else f"shape {flat.shape}"
+        raise ValueError(f"it has a polygon of {found}; expected x and y of each corner in turn")
+    return flat.reshape(-1, 2)
 
 
 def fill_polygon(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -114,11 +146,21 @@ def decode_runs(counts: Sequence[int] | str | bytes, size: tuple[int, int]) -> n
     >>> decode_runs([1, 2, 3], (2, 3)).astype(int).tolist()
     [[0, 1, 0], [1, 0, 0]]
     """
-    runs = unpack_runs(counts) if isinstance(counts, str | bytes) else list(counts)
+    runs = unpack_runs(counts) if isinstance(counts, str | bytes) else _whole(counts)
     if sum(runs) != size[0] * size[1] or min(runs, default=0) < 0:
         raise ValueError(f"run lengths cover {sum(runs)} pixels; expected {size[1]}x{size[0]}")
     inside = np.arange(len(runs)) % 2 == 1
     return np.repeat(inside, runs).reshape(size, order="F")
+
+
+def _whole(counts: Any) -> list[int]:
+    """Run lengths as integers; 3.0 is 3."""
+    listed = list(counts) if isinstance(counts, Sequence | np.ndarray) else [counts]
+    runs = [int(run) if isinstance(run, float) and run.is_integer() else run for run in listed]
+    wrong = next((run for run in runs if not isinstance(run, int | np.integer)), None)
+    if wrong is not None:
+        raise ValueError(f"run lengths are whole numbers in a list; found {short(wrong)}")
+    return runs
 
 
 def unpack_runs(packed: str | bytes) -> list[int]:

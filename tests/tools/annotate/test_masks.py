@@ -30,7 +30,7 @@ def mask_of(run: Path, name: str) -> np.ndarray:
 def test_out_and_in_again_are_the_same_masks(tool: str, shapes: Shapes, folder_run: Path, tmp_path: Path) -> None:
     file = tmp_path / f"masks{TOOLS[tool]}"
     assert export_masks(folder_run, file, tool, shapes) == 3
-    assert import_masks(file, folder_run, tmp_path / "back") == ImportResult(drawn=3, kept=0, foreign=0)
+    assert import_masks(file, folder_run, tmp_path / "back") == ImportResult(drawn=3, kept=0, foreign=())
     dataset = open_run(folder_run).train
     seeds = ImportedMasks(tmp_path / "back", dataset.class_set)
     for sample in dataset:
@@ -55,7 +55,7 @@ def test_what_was_not_corrected_stays_as_it_was(folder_run: Path, tmp_path: Path
     tasks[1]["data"] = {"image": "s3://bucket/images/one.jpg"}
     (tmp_path / "b.json").write_text(json.dumps(tasks[1:]))
     result = import_masks(tmp_path / "b.json", folder_run, tmp_path / "back")
-    assert result == ImportResult(drawn=1, kept=2, foreign=1)
+    assert result == ImportResult(drawn=1, kept=2, foreign=("s3://bucket/of/others/three.png",))
     assert not read_mask(tmp_path / "back/one.png").any()
     for name in ("more/one", "two"):
         assert np.array_equal(read_mask(tmp_path / "back" / f"{name}.png"), mask_of(folder_run, name))

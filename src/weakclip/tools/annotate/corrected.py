@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from weakclip.annotations import (
     AnnotatedImage,
@@ -15,7 +15,9 @@ from weakclip.annotations import (
     read_cvat,
     read_label_studio,
 )
+from weakclip.annotations.entries import shown
 from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets.image_names import ImageNames
 from weakclip.datasets.images import resize_mask, write_mask
 from weakclip.errors import DataError, RunError
 from weakclip.pipeline.context import open_run
@@ -39,12 +41,12 @@ class ImportResult:
     Args:
         drawn: images whose masks come from the annotation file.
         kept: images that the file does not name, whose masks are the run's own pseudo masks.
-        foreign: images of the file that the run does not have; they are left out.
+        foreign: images of the file that the run does not have, as the file names them; they are left out.
     """
 
     drawn: int
     kept: int
-    foreign: int
+    foreign: tuple[str, ...]
 
 
 def import_masks(source: Path | str, run: Path | str, out: Path | str) -> ImportResult:
@@ -65,41 +67,28 @@ def import_masks(source: Path | str, run: Path | str, out: Path | str) -> Import
     source, out = Path(source), Path(out)
     context = open_run(run)
     dataset, labels = context.train, annotation_labels(context.train.class_set)
-    names, drawn, foreign = _Names(dataset.names), set[str](), 0
+    names, drawn, foreign = ImageNames(dataset.names), dict[str, str](), list[str]()
     read = _reader(source)
     _claim(out, source, context.out)
     for image in track(read(source), "importing", total=len(dataset)):
         name = names.find(image.file_name)
         if name is None:
-            foreign += 1
+            foreign.append(shown(image.file_name))
             continue
         if name in drawn:
-            raise DataError(f"{source}: image {name} is annotated twice; keep one of the two")
+            both = f"as {drawn[name]} and as {shown(image.file_name)}"
+            raise DataError(f"{source}: image {name} is annotated twice, {both}; keep one of the two")
         index = dataset.index_of(name)
         mask = draw_image(image, labels, dataset.stored_size(index), source)
         if mask.shape != dataset.size(index):
             mask = resize_mask(mask, dataset.size(index))
         write_mask(out / f"{name}.png", mask, dataset.class_set.palette)
-        drawn.add(name)
+        drawn[name] = shown(image.file_name)
     if not drawn:
-        raise DataError(f"{source}: none of its {foreign} images is of {context.out}; give the run that was exported")
+        found = f"none of its {len(foreign):,} images is of {context.out}: {', '.join(foreign[:3])}"
+        raise DataError(f"{source}: {found}; give the run that was exported, with images such as {dataset.names[0]}")
     kept = _keep_rest(dataset, drawn, context.folder("pseudo_masks") / MASKS, out)
-    return ImportResult(drawn=len(drawn), kept=kept, foreign=foreign)
-
-
-class _Names:
-    """Names of a data set, found by the addresses that tools make of them: by the longest end that is a name."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = set(names)
-        self._deepest = max(name.count("/") for name in names) + 1
-
-    def find(self, address: str) -> str | None:
-        """The name that an address means."""
-        path = PurePosixPath(address.replace("\\", "/"))
-        parts = (*path.parts[:-1], path.stem)[-self._deepest :]
-        ends = ("/".join(parts[start:]) for start in range(len(parts)))
-        return next((end for end in ends if end in self._names), None)
+    return ImportResult(drawn=len(drawn), kept=kept, foreign=tuple(foreign))
 
 
 def _reader(source: Path) -> Reader:
@@ -126,7 +115,7 @@ def _claim(out: Path, source: Path, run: Path) -> None:
         raise RunError(f"{out}: cannot be written ({error.strerror}); choose another folder") from None
 
 
-def _keep_rest(dataset: ImageLabelDataset, drawn: set[str], masks: Path, out: Path) -> int:
+def _keep_rest(dataset: ImageLabelDataset, drawn: Container[str], masks: Path, out: Path) -> int:
     rest = [name for name in dataset.names if name not in drawn]
     for name in rest:
         path = masks / f"{name}.png"
