@@ -4,7 +4,7 @@ OLDEST_PYTHON ?= python3.11
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 OUT ?= runs/demo
-EXTRAS = coco,datasets,onnx,serve,tensorboard
+EXTRAS = datasets,onnx,serve,tensorboard
 
 # Those that meet every dependency, and one whole run.
 DEPENDENCY_TESTS = tests/test_packaging.py tests/config/test_config.py tests/cli/test_cli.py tests/cli/test_json_output.py tests/store/test_untrusted_npy.py \
@@ -14,6 +14,7 @@ DEPENDENCY_TESTS = tests/test_packaging.py tests/config/test_config.py tests/cli
 	tests/review/test_serving.py tests/review/test_site.py tests/scripts/test_train_demo_clip.py \
 	tests/training/test_tensorboard.py tests/fuzz
 TESTS ?=
+WORKERS ?= auto
 
 pip = $(VENV)/bin/python -m pip
 install = $(pip) install --quiet --only-binary :all:
@@ -36,7 +37,7 @@ demo-full: $(run_stamp)  ## the demo, and the same network trained on the true m
 	$(VENV)/bin/weakclip run demo --full --out $(OUT)
 
 test: $(test_stamp)  ## the test suite: no network, no GPU
-	$(VENV)/bin/python -m pytest -m "not slow" $(TESTS)
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(TESTS)
 
 test-oldest:  ## the tests that meet the dependencies, with the oldest versions that pyproject.toml allows
 	$(MAKE) test VENV=$(VENV)-oldest PYTHON=$(OLDEST_PYTHON) CONSTRAINTS=constraints-oldest.txt TESTS="$(DEPENDENCY_TESTS)"

@@ -153,7 +153,7 @@ def test_the_public_api_is_lazy() -> None:
 
 
 def test_the_store_and_the_command_line_start_without_torch() -> None:
-    heavy = {"torch", "transformers", "numba", "accelerate"}
+    heavy = {"torch", "transformers", "numba"}
     for path in (*SOURCE.glob("store/*.py"), *SOURCE.glob("cli/*.py"), SOURCE / "errors.py", SOURCE / "__main__.py"):
         for node in tree_of(path).body:
             named = [node.module] if isinstance(node, ast.ImportFrom) else []

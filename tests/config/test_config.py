@@ -129,7 +129,10 @@ def test_short_configuration_takes_the_defaults() -> None:
         ("data: {dataset: voc12}", "my.yaml: data.root: this key is required and missing"),
         ("data: {dataset: scenes, val_limit: 0}", "my.yaml: data: val_limit: 1 or more"),
         ("data: {dataset: folder, root: x, longest_side: 0}", "my.yaml: data: longest_side: 1 or more"),
-        ("data: {dataset: scenes, longest_side: 9}", "unknown key 'data.longest_side' in my.yaml"),
+        (
+            "data: {dataset: scenes, longest_side: 9}",
+            "unknown key 'data.longest_side' in my.yaml; it is a key of dataset: folder; dataset: scenes has",
+        ),
         ("data: {dataset: voc12, root: x, class_file: y}", "unknown key 'data.class_file' in my.yaml"),
         ("seed: 1", "my.yaml: data: this key is required and missing"),
         ("data: {dataset: scenes}\naugment: {scale: [1]}", "my.yaml: augment.scale.1: Field required"),
@@ -181,6 +184,7 @@ def test_settings_of_the_command_line_win() -> None:
     ("override", "message"),
     [
         ("train.steps", "expected KEY.PATH=VALUE"),
+        ("base=voc12", "--set base=voc12: a file says its base; or give the configuration's name"),
         ("train.stepss=3", "unknown key 'train.stepss' in .* with --set train.stepss=3; did you mean 'steps'"),
         ("train.steps=[", "not valid YAML"),
         ("train.steps.x=3", r"train\.steps: Input should be a valid integer"),

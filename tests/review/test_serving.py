@@ -16,7 +16,7 @@ from weakclip.review.serving import listening
 
 
 def test_what_is_no_run_folder(call: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    pytest.importorskip("fastapi")
+    pytest.importorskip("starlette")
     assert call("review", tmp_path) == 2
     assert "not a run folder (no config.yaml)" in capsys.readouterr().err
 
@@ -28,14 +28,14 @@ def test_missing_extra_is_named(
     review_run: Path,
 ) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fastapi" else find(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "starlette" else find(name))
     assert call("review", review_run, "--json") == 2
     out, err = capsys.readouterr()
     assert "pip install weakclip[serve]" in json.loads(out)["error"]["message"] and "weakclip[serve]" in err
 
 
 def test_port_in_use(call: Callable[..., int], capsys: pytest.CaptureFixture[str], review_run: Path) -> None:
-    pytest.importorskip("fastapi")
+    pytest.importorskip("starlette")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

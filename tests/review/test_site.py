@@ -24,7 +24,7 @@ from weakclip.review.pictures import Picture, PictureCache
 from weakclip.review.server import build_site
 from weakclip.store.marks import MARKS, read_marks
 
-pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 from starlette.testclient import TestClient  # after the skip: it comes with the extra
 
 TOKEN = "the token"

@@ -19,8 +19,10 @@ KIND_KEYS = {"dataset", "method"}
 """Fields whose value tells which kind of section it is."""
 
 
-def build(kind: type[Any], values: Any, origin: str, path: tuple[str, ...] = ()) -> Any:
-    """An instance of the dataclass `kind`; nested dataclasses are built first, so that each error knows its key."""
+def build(
+    kind: type[Any], values: Any, origin: str, path: tuple[str, ...] = (), kinds: Sequence[type[Any]] = ()
+) -> Any:
+    """An instance of the dataclass `kind`, one of `kinds`; nested ones come first, so that each error knows its key."""
     where = ".".join(path)
     if not isinstance(values, Mapping):
         raise ConfigError(f"{origin}: {where}: expected keys and values; found {short(values)}")
@@ -30,9 +32,7 @@ def build(kind: type[Any], values: Any, origin: str, path: tuple[str, ...] = ())
     for name, value in values.items():
         here = (*path, str(name))
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            raise ConfigError(f"unknown key {'.'.join(here)!r} in {origin}; {hint}")
+            raise ConfigError(f"unknown key {'.'.join(here)!r} in {origin}; {_hint(str(name), kind, kinds)}")
         required = _is_required(next(entry for entry in dataclasses.fields(kind) if entry.name == name))
         built[name] = _build_parts(hints[name], value, origin, here, required=required)
     try:
@@ -47,6 +47,17 @@ def build(kind: type[Any], values: Any, origin: str, path: tuple[str, ...] = ())
     return made
 
 
+def _hint(name: str, kind: type[Any], kinds: Sequence[type[Any]]) -> str:
+    """What to do about a key that `kind` does not have."""
+    known = [entry.name for entry in dataclasses.fields(kind)]
+    owners = [_name_of(other) for other in kinds if name in {entry.name for entry in dataclasses.fields(other)}]
+    if owners:
+        key = kind_key(kinds)
+        return f"it is a key of {key}: {' or '.join(owners)}; {key}: {_name_of(kind)} has {', '.join(known)}"
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+
+
 def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
@@ -57,7 +68,7 @@ def _build_parts(hint: Any, value: Any, origin: str, path: tuple[str, ...], *, r
     if kinds and value is None and type(None) not in typing.get_args(hint):
         raise ConfigError(f"{origin}: {'.'.join(path)}: expected keys and values; found nothing")
     if kinds and value is not None:
-        return build(_kind_of(kinds, value, origin, path, required=required), value, origin, path)
+        return build(_kind_of(kinds, value, origin, path, required=required), value, origin, path, kinds)
     items = dataclasses_in(next(iter(typing.get_args(hint)), None))
     if isinstance(value, str) and not is_plain(value):
         raise ConfigError(f"{origin}: {'.'.join(path)}: text without control characters expected; found {short(value)}")

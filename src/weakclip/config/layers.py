@@ -97,6 +97,8 @@ def put_all(values: dict[str, Any], overrides: Sequence[str], example: str) -> N
         key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"--set {one_line(override)}: expected KEY.PATH=VALUE, for instance {example}")
+        if key == "base":
+            raise ConfigError(f"--set {one_line(override)}: a file says its base; or give the configuration's name")
         given.append((tuple(key.split(".")), _read_scalar(value, f"--set {one_line(override)}")))
     kinds_first = sorted(given, key=lambda each: each[0][-1] not in KIND_KEYS)
     for path, value in kinds_first:

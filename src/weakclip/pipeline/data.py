@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from weakclip.config import COCO14Data, DataSettings, FolderData, ScenesData, StoredData, VOC12Data
+from weakclip.config import DataSettings
 from weakclip.datasets import ImageFileDataset, ImageLabelDataset
 from weakclip.errors import WeightsError
 from weakclip.store.files import expand_home
@@ -91,36 +91,8 @@ def open_split(settings: DataSettings, split: str, limit: int | None) -> ImageLa
     Raises:
         DataError: no such folder or split, an empty split, or an unknown class.
     """
-    if isinstance(settings, ScenesData):
-        from weakclip.datasets.scenes import ScenesDataset
-
-        return ScenesDataset(split, size=settings.scene_size, count=limit, seed=settings.scene_seed)
-    assert isinstance(settings, StoredData)
-    whole = _open_folder(settings, split)
+    whole = settings.open(split, limit)
     return whole if limit is None or limit >= len(whole) else SomeImages(whole, range(limit))
-
-
-def _open_folder(settings: StoredData, split: str) -> ImageLabelDataset:
-    root, lenient = expand_home(settings.root), settings.on_error == "skip"
-    if isinstance(settings, VOC12Data):
-        from weakclip.datasets.voc import VOC12Dataset
-
-        return VOC12Dataset(root, split, lenient=lenient)
-    if isinstance(settings, COCO14Data):
-        from weakclip.datasets.coco import COCO14Dataset
-
-        return COCO14Dataset(root, split, lenient=lenient)
-    from weakclip.datasets.folder import FolderDataset
-
-    assert isinstance(settings, FolderData)
-    return FolderDataset(
-        root,
-        split,
-        class_file=settings.class_file,
-        label_file=settings.label_file,
-        longest_side=settings.longest_side,
-        lenient=lenient,
-    )
 
 
 def image_fingerprint(dataset: ImageLabelDataset) -> str:

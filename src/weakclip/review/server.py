@@ -50,11 +50,11 @@ def build_site(folder: ReviewFolder, *, token: str, host: str = "127.0.0.1") -> 
         token: the secret that the page sends with every change.
         host: the address that will be listened on.
     """
-    from fastapi import FastAPI
+    from starlette.applications import Starlette
+    from starlette.routing import Route
 
     site = _Site(folder, token)
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    routes: dict[str, Callable[[requests.Request], Any]] = {
+    pages: dict[str, Callable[[requests.Request], Any]] = {
         "/": site.page,
         "/review.js": site.script,
         "/review.css": site.style,
@@ -66,10 +66,11 @@ def build_site(folder: ReviewFolder, *, token: str, host: str = "127.0.0.1") -> 
         "/image/{index:int}": site.image,
         "/layer/{index:int}/{layer:str}": site.layer,
     }
-    for path, endpoint in routes.items():
-        app.add_route(path, endpoint, methods=["GET"])  # and HEAD, which comes with it
-    app.add_route("/api/marks", site.mark, methods=["POST"])
-    app.add_exception_handler(DataError, _unreadable)
+    routes = [
+        Route(path, endpoint, methods=["GET"]) for path, endpoint in pages.items()
+    ]  # and HEAD, which comes with it
+    routes.append(Route("/api/marks", site.mark, methods=["POST"]))
+    app = Starlette(routes=routes, exception_handlers={DataError: _unreadable})
     return Guard(app, token=token, host=host)
 
 

@@ -23,11 +23,11 @@ def serve(run: Path | str, *, announce: Callable[[str], None], port: int, host: 
         host: the address to listen on.
 
     Raises:
-        ConfigError: FastAPI or uvicorn is not installed.
+        ConfigError: Starlette or uvicorn is not installed.
         RunError: as `ReviewFolder`, or the port cannot be had.
     """
-    if not all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn")):
-        raise ConfigError("the review page needs FastAPI and uvicorn; `pip install weakclip[serve]`")
+    if not all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn")):
+        raise ConfigError("the review page needs Starlette and uvicorn; `pip install weakclip[serve]`")
     import uvicorn
 
     from weakclip.review.server import build_site

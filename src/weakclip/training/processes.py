@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
@@ -38,16 +36,17 @@ class Processes:
         model.to(self.device)
         if self.count == 1:
             return model
-        if self.device.type != "cpu":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return _accelerator(self.device).prepare_model(model, device_placement=False)
+        if self.device.type == "cpu":
+            return DistributedDataParallel(model)
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return DistributedDataParallel(model, device_ids=[self.device.index])
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set in any process. Every process must ask."""
         if self.count == 1:
             return flag
         flags = torch.tensor(float(flag), device=self.device)
-        torch.distributed.all_reduce(flags)
+        distributed.all_reduce(flags)
         return bool(flags > 0)
 
     def gather(self, names: list[str]) -> list[str]:
@@ -55,7 +54,7 @@ class Processes:
         if self.count == 1:
             return names
         found: list[list[str]] = [[]] * self.count
-        torch.distributed.all_gather_object(found, names)
+        distributed.all_gather_object(found, names)
         return [name for part in found for name in part]
 
     @torch.no_grad()
@@ -69,7 +68,7 @@ class Processes:
         if self.count == 1 or not statistics or self.device.type != "cpu":
             return
         flat = torch.cat([each.flatten() for each in statistics])
-        torch.distributed.all_reduce(flat)
+        distributed.all_reduce(flat)
         parts = (flat / self.count).split([each.numel() for each in statistics])
         for each, part in zip(statistics, parts, strict=True):
             each.copy_(part.view_as(each))
@@ -77,20 +76,26 @@ class Processes:
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.count > 1:
-            torch.distributed.barrier()
+            distributed.barrier()
 
 
 def open_processes(device: str | torch.device) -> Processes:
-    """The processes of this run: accelerate joins those that `torchrun` started, each on a device of its own.
+    """The processes of this run: those that `torchrun` started join one group, each on a device of its own.
 
     Args:
-        device: where a single process runs; of several, only the kind (CPU or not) counts.
+        device: where a single process runs; of several, only the kind counts. Process n of a machine takes its
+            accelerator n.
     """
     asked = torch.device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes(0, 1, asked)
-    accelerator = _accelerator(asked)
-    return Processes(accelerator.process_index, accelerator.num_processes, accelerator.device)
+    own = asked if asked.type == "cpu" else torch.device(asked.type, int(os.environ["LOCAL_RANK"]))
+    if not distributed.is_initialized():
+        if own.type != "cpu":
+            torch.accelerator.set_device_index(own.index)
+        distributed.init_process_group(distributed.get_default_backend_for_device(own))
+        atexit.register(distributed.destroy_process_group)
+    return Processes(distributed.get_rank(), distributed.get_world_size(), own)
 
 
 def write_once(write: Callable[[], object], device: str | torch.device) -> None:
@@ -104,9 +109,3 @@ def write_once(write: Callable[[], object], device: str | torch.device) -> None:
     if processes.is_main:
         write()
     processes.wait()
-
-
-def _accelerator(device: torch.device) -> Accelerator:
-    from accelerate import Accelerator  # only where there are several processes: importing it takes seconds
-
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="no")

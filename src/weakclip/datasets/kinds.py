@@ -1,0 +1,160 @@
+"""The settings of the data sets: one class for each kind, told apart by `dataset`, which opens its splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from weakclip.errors import ConfigError
+from weakclip.store.files import expand_home
+
+if TYPE_CHECKING:  # the data sets are imported when one is opened: settings are read without torch
+    from weakclip.datasets.base import ImageLabelDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Settings of every kind of data set.
+
+    Args:
+        dataset: the kind.
+        train_split: the split that masks are made for.
+        val_split: the split that the networks are scored on; None where there is none.
+        train_limit: the number of images of the training split, from the first on; None for all.
+        val_limit: the same for the validation split.
+        marks: a `marks.jsonl` of `weakclip review`, for instance another run's; the marks in the run's own folder come
+            on top of it. None for the run's own.
+        on_error: "stop" ends the run at a file that cannot be used; "skip" leaves out images that cannot be read, or
+            whose labels or imported seeds are broken, and lists them in `errors.jsonl`.
+    """
+
+    dataset: str
+    train_split: str = "train"
+    val_split: str | None = "val"
+    train_limit: int | None = None
+    val_limit: int | None = None
+    marks: str | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+
+    def __post_init__(self) -> None:
+        for name in ("train_limit", "val_limit"):
+            _check_count(name, getattr(self, name))
+
+    def open(self, split: str, limit: int | None) -> ImageLabelDataset:
+        """A split of the data set.
+
+        Args:
+            split: name of the split.
+            limit: the number of images that are wanted, from the first on; None for all. There may be more.
+
+        Raises:
+            DataError: no such folder or split, an empty split, or an unknown class.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesData(DataSettings):
+    """Images that the package draws.
+
+    Args:
+        scene_size: side of the images, pixels.
+        scene_seed: another seed draws other images.
+    """
+
+    dataset: Literal["scenes"] = "scenes"
+    scene_size: int = 128
+    scene_seed: int = 0
+
+    def open(self, split: str, limit: int | None) -> ImageLabelDataset:
+        """As many drawn images as are wanted."""
+        from weakclip.datasets.scenes import ScenesDataset
+
+        return ScenesDataset(split, size=self.scene_size, count=limit, seed=self.scene_seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredData(DataSettings):
+    """Images in a folder.
+
+    Args:
+        root: the folder; relative to where the command is run.
+    """
+
+    root: str
+
+    @property
+    def folder(self) -> Path:
+        """The folder, with the user's home in place of `~`."""
+        return expand_home(self.root)
+
+    @property
+    def lenient(self) -> bool:
+        """Whether images whose labels are broken are left out."""
+        return self.on_error == "skip"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VOC12Data(StoredData):
+    """PASCAL VOC 2012 in its own layout."""
+
+    dataset: Literal["voc12"] = "voc12"
+
+    def open(self, split: str, limit: int | None) -> ImageLabelDataset:
+        """The whole split."""
+        from weakclip.datasets.voc import VOC12Dataset
+
+        return VOC12Dataset(self.folder, split, lenient=self.lenient)
+
+
+@dataclass(frozen=True, kw_only=True)
+class COCO14Data(StoredData):
+    """MS COCO 2014 in its own layout."""
+
+    dataset: Literal["coco14"] = "coco14"
+
+    def open(self, split: str, limit: int | None) -> ImageLabelDataset:
+        """The whole split."""
+        from weakclip.datasets.coco import COCO14Dataset
+
+        return COCO14Dataset(self.folder, split, lenient=self.lenient)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderData(StoredData):
+    """A folder of one's own images.
+
+    Args:
+        class_file: the classes, where they are not in the folder's own `classes.yaml`.
+        label_file: the labels, where they are not in the folder's own `labels.csv`.
+        longest_side: pixels of the longer side that larger images are read, and their masks made, with; None
+            keeps every size.
+    """
+
+    dataset: Literal["folder"] = "folder"
+    class_file: str | None = None
+    label_file: str | None = None
+    longest_side: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_count("longest_side", self.longest_side)
+
+    def open(self, split: str, limit: int | None) -> ImageLabelDataset:
+        """The whole split."""
+        from weakclip.datasets.folder import FolderDataset
+
+        return FolderDataset(
+            self.folder,
+            split,
+            class_file=self.class_file,
+            label_file=self.label_file,
+            longest_side=self.longest_side,
+            lenient=self.lenient,
+        )
+
+
+def _check_count(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ConfigError(f"{name}: 1 or more, or null, expected; found {value}")
