@@ -23,6 +23,8 @@ class DataSettings:
         val_split: the split that the networks are scored on; None where there is none.
         train_limit: the number of images of the training split, from the first on; None for all.
         val_limit: the same for the validation split.
+        verified: a folder of masks that a person has drawn or approved, `NAME.png`, for instance another run's
+            `verified`; those in the run's own folder come on top of it. None for the run's own.
         marks: a `marks.jsonl` of `weakclip review`, for instance another run's; the marks in the run's own folder come
             on top of it. None for the run's own.
         on_error: "stop" ends the run at a file that cannot be used; "skip" leaves out images that cannot be read, or
@@ -34,6 +36,7 @@ class DataSettings:
     val_split: str | None = "val"
     train_limit: int | None = None
     val_limit: int | None = None
+    verified: str | None = None
     marks: str | None = None
     on_error: Literal["stop", "skip"] = "stop"
 

@@ -18,9 +18,17 @@ from weakclip.config import RunConfig, load_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, DataError, RunError, first_line
 from weakclip.pipeline.bad_files import BrokenImage, broken_of, open_sound
-from weakclip.pipeline.data import digest_of, image_fingerprint, mask_fingerprint, seed_fingerprint, source_fingerprint
+from weakclip.pipeline.data import (
+    digest_if_any,
+    digest_of,
+    image_fingerprint,
+    mask_fingerprint,
+    seed_fingerprint,
+    source_fingerprint,
+)
 from weakclip.pipeline.given import Given, encoder_digest
 from weakclip.pipeline.verdicts import Review, ReviewedImages, read_review
+from weakclip.pipeline.verified import VerifiedMasks, verified_folders
 from weakclip.segmenters.segmenter import BUILT_IN
 from weakclip.segmenters.train import WEAKCLIP
 from weakclip.store.files import expand_home
@@ -59,15 +67,34 @@ class RunContext:
 
     @functools.cached_property
     def train(self) -> ImageLabelDataset:
-        """The training split: images, and labels as the review left them. Its masks are for scoring and for the upper
-        bound."""
-        labels = self.review.labels
+        """The training split: images, and labels as review and verified masks left them. Its masks are for scoring and
+        for the upper bound."""
+        labels = self.corrected_labels
         return ReviewedImages(self._given_train, labels=labels) if labels else self._given_train
 
     @functools.cached_property
     def review(self) -> Review:
         """The changes that marks make: those of `data.marks` and, on top of them, those of the run folder."""
         return read_review(self._given_train, mark_files(self.config.data.marks, self.out))
+
+    @functools.cached_property
+    def verified(self) -> VerifiedMasks:
+        """The verified masks of the training split: those of `data.verified` and, on top of them, the run's own."""
+        labels = self.review.labels
+        dataset = ReviewedImages(self._given_train, labels=labels) if labels else self._given_train
+        return VerifiedMasks(dataset, verified_folders(self.config.data.verified, self.out))
+
+    @functools.cached_property
+    def corrected_labels(self) -> dict[str, tuple[int, ...]]:
+        """Image name → labels in place of the data set's: those of marks, and of verified masks before them."""
+        labels = {**self.review.labels, **self.verified.labels}
+        given = self._given_train
+        return {name: each for name, each in labels.items() if each != given.labels(given.index_of(name))}
+
+    @functools.cached_property
+    def bad(self) -> dict[str, str | None]:
+        """The masks that are marked bad and have no verified one in their place, as `Review.bad`."""
+        return {name: masks for name, masks in self.review.bad.items() if name not in self.verified}
 
     @functools.cached_property
     def broken(self) -> tuple[BrokenImage, ...]:
@@ -140,8 +167,11 @@ class RunContext:
         return seeds | {
             "train images": lambda: image_fingerprint(self._given_train),
             "train masks": lambda: mask_fingerprint(self._given_train),
-            "labels from the review": lambda: self.review.labels_fingerprint,
-            "masks marked bad": lambda: self.review.bad_fingerprint,
+            "labels from the review": lambda: digest_if_any(
+                f"{name} {labels}" for name, labels in sorted(self.corrected_labels.items())
+            ),
+            "masks marked bad": lambda: digest_if_any(sorted(self.bad)),
+            "verified masks": lambda: self.verified.fingerprint,
             "val images": lambda: image_fingerprint(self.val) if self.val else "none",
             "val masks": lambda: mask_fingerprint(self.val) if self.val else "none",
             "CLIP weights": lambda: self._clip_fingerprint(demo),

@@ -183,6 +183,12 @@ def file_stat(path: Path) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
+def digest_if_any(lines: Iterable[str]) -> str:
+    """Thirty-two hex digits of some lines; empty where there are none, so that a run without them keeps its keys."""
+    content = "\n".join(lines)
+    return hashlib.sha256(content.encode()).hexdigest()[:32] if content else ""
+
+
 def digest_of(lines: Iterable[str]) -> str:
     """Thirty-two hex digits of some lines."""
     digest = hashlib.sha256()

@@ -11,14 +11,18 @@ from weakclip.config import dump_config
 from weakclip.errors import DataError, RunError
 from weakclip.pipeline.bad_files import Screening, forget, keep, screen
 from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.items import item_digests, take_over
 from weakclip.pipeline.keys import stage_keys
 from weakclip.pipeline.stages import Stage, stages_of
-from weakclip.store.files import atomic_write, remove_leftovers
+from weakclip.store.files import atomic_write, remove_leftovers, write_json
 from weakclip.store.keys import ResultKey, output_settings
-from weakclip.store.layout import CONFIG, ERRORS
+from weakclip.store.layout import CONFIG, ERRORS, ITEMS
 from weakclip.store.manifest import Manifest, State
 
 logger = logging.getLogger("weakclip")
+
+_BY_ITEM = frozenset(f"data ({source})" for source in ("train images", "labels from the review", "verified masks"))
+"""Inputs of a stage's key that `item_digests` tells image by image."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,15 @@ class Plan:
         return self.manifest.start(stage, self.keys[stage], self._outputs(stage))
 
     def run(self, stage: str) -> None:
-        """Make a stage's result."""
-        spec = self.stages[stage]
-        spec.run(self.context, spec.view(self.context.config), self.context.folder(stage))
+        """Make a stage's result; of one whose images do not depend on each other, only what changed."""
+        spec, folder = self.stages[stage], self.context.folder(stage)
+        digests = item_digests(self.context) if spec.item_parts else {}
+        if digests and (previous := self.manifest.previous_but_for(stage, self.keys[stage], _BY_ITEM)) is not None:
+            kept = take_over(previous, folder, digests, spec.item_parts)
+            logger.info("%s: %d of %d images are as they were; the others are made again", stage, kept, len(digests))
+        spec.run(self.context, spec.view(self.context.config), folder)
+        if digests:
+            write_json(folder / ITEMS, digests)
 
     def finish(self, stage: str, seconds: float) -> None:
         """Note that a stage's result is complete."""
@@ -87,8 +97,8 @@ def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan
                 _complain(plan, stage, upstream)
     if "retrain" in wanted:
         _check_bad_masks(context, plan.keys["pseudo_masks"])
-    elif "evaluate" in wanted and context.config.retrain.model is None and context.review.bad:
-        bad = len(context.review.bad)
+    elif "evaluate" in wanted and context.config.retrain.model is None and context.bad:
+        bad = len(context.bad)
         logger.info("%d masks are marked bad, and no stage trains on masks: retrain.model is null", bad)
     if not redo:
         _refuse_to_replace(plan, wanted)
@@ -141,7 +151,7 @@ def _refuse_to_replace(plan: Plan, wanted: Sequence[str]) -> None:
 
 def _check_bad_masks(context: RunContext, masks: ResultKey) -> None:
     """Refuse a training on no masks before anything is removed; say which marks are on masks of the past."""
-    bad, images = context.review.bad, len(context.train)
+    bad, images = context.bad, len(context.train)
     if len(bad) == images:
         raise DataError(
             f"all {images} masks are marked bad, and none is left to train on; `weakclip review` changes marks"

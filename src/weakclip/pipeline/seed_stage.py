@@ -31,10 +31,9 @@ from weakclip.seeds import (
 from weakclip.seeds.kinds import SeedRun
 from weakclip.store.files import write_json
 from weakclip.store.jobs import work_through
-from weakclip.store.layout import DENSE, SEEDS
+from weakclip.store.layout import DENSE, LOG, SEEDS
 from weakclip.store.lines import LineLog, read_lines
 
-LOG = "log.jsonl"
 SHARES = ("foreground", "background", "undecided")
 """Of the pixels of a seed mask; they sum to 1."""
 
@@ -73,11 +72,22 @@ class SeedShares:
 
 
 def make_seeds(context: RunContext, view: SeedsView, folder: Path) -> None:
-    """Write `masks/NAME.png` and `dense/NAME.png`; images that have both are passed over."""
+    """Write `masks/NAME.png` and `dense/NAME.png`; images that have both are passed over.
+
+    The seeds of an image with a verified mask are that mask.
+    """
     dataset, log, palette = context.train, LineLog(folder / LOG), context.train.class_set.palette
+    verified = context.verified
 
     def made(left: Sequence[int]) -> Iterator[Callable[[], tuple[Sample, SeedMasks]]]:
-        return _made(dataset, left, seed_maker(context, view, folder))
+        for index in left:
+            if dataset.names[index] in verified:
+                yield functools.partial(
+                    _with_sample, dataset[index], functools.partial(verified.seeds, dataset.names[index])
+                )
+        others = [index for index in left if dataset.names[index] not in verified]
+        if others:
+            yield from _made(dataset, others, seed_maker(context, view, folder))
 
     def finish(masks_of: Callable[[], tuple[Sample, SeedMasks]]) -> None:
         sample, masks = masks_of()

@@ -13,6 +13,7 @@ import torch
 
 from weakclip.config import RunConfig
 from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets.images import write_mask
 from weakclip.inference.evaluation import (
     Scores,
     describe_crf,
@@ -66,6 +67,7 @@ class Stage:
         data: the sources of data that it reads, as `RunContext.fingerprint` names them.
         upstream: the stages whose results it reads.
         outputs: settings of the view that ask this stage for more files beside its result.
+        item_parts: folders of `NAME.png` in its result, where the result of an image depends on no other image.
         code: raised when the same inputs give another result than in the version before.
     """
 
@@ -75,6 +77,7 @@ class Stage:
     data: tuple[str, ...]
     upstream: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    item_parts: tuple[str, ...] = ()
     code: int = 1
 
 
@@ -93,6 +96,8 @@ def make_pseudo_masks(context: RunContext, view: MasksView, folder: Path) -> Non
     settings, dataset = view.pseudo_masks, context.train
     seeds = context.folder("seeds")
     recorder = MaskRecorder(dataset, seeds=seeds / SEEDS, dense=seeds / DENSE, folder=folder)
+    for name in context.verified.names:  # what is there is passed over
+        write_mask(folder / MASKS / f"{name}.png", context.verified.mask(name), dataset.class_set.palette)
     made = write_pseudo_masks(
         lambda images: mixed_logits(model(images), settings.match_share),
         dataset,
@@ -105,6 +110,7 @@ def make_pseudo_masks(context: RunContext, view: MasksView, folder: Path) -> Non
     note = {
         "split": dataset.split,
         "images": len(dataset),
+        "verified": len(context.verified),
         "classes": class_entries(dataset.class_set),
         "crf": describe_crf(settings.crf),
         "multi_scale": describe_scales(settings.inference),
@@ -126,7 +132,7 @@ def _seed_change(dataset: ImageLabelDataset, folder: Path) -> dict[str, Any]:
 
 def retrain_on_pseudo_masks(context: RunContext, view: RetrainView, folder: Path) -> None:
     """Train a segmentation network on the pseudo masks; those that a review marked bad are left out."""
-    bad, dataset = context.review.bad, context.train
+    bad, dataset = context.bad, context.train
     if bad:
         logger.info("retrain: %d of %d masks are marked bad and left out", len(bad), len(dataset))
         dataset = ReviewedImages(dataset, left_out=bad)
@@ -191,7 +197,7 @@ STAGES = {
         purpose="where the classes are, told from the image-level labels",
         view=SeedsView.of,
         run=make_seeds,
-        data=("train images", "labels from the review"),
+        data=("train images", "labels from the review", "verified masks"),
     ),
     "train": Stage(
         purpose="training WeakCLIP on the seeds",
@@ -204,7 +210,7 @@ STAGES = {
         purpose="pixel masks of the training images",
         view=MasksView.of,
         run=make_pseudo_masks,
-        data=("train images", "labels from the review"),
+        data=("train images", "labels from the review", "verified masks"),
         upstream=("train",),
         outputs=("pseudo_masks.confidence",),
     ),
@@ -251,7 +257,8 @@ def stages_of(config: RunConfig) -> dict[str, Stage]:
     stages, model = dict(STAGES), config.retrain.model
     clip = ("CLIP weights",) if config.seeds.reads_clip else ()
     read = (*stages["seeds"].data, *clip, "seed method", *config.seeds.sources)
-    stages["seeds"] = dataclasses.replace(stages["seeds"], data=read)
+    by_item = (SEEDS, DENSE) if config.seeds.by_item else ()
+    stages["seeds"] = dataclasses.replace(stages["seeds"], data=read, item_parts=by_item)
     if model is None:
         del stages["retrain"]
         upstream = tuple(name for name in stages["evaluate"].upstream if name != "retrain")

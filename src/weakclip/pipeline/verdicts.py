@@ -7,7 +7,6 @@ was reviewed.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,16 +60,6 @@ class Review:
     labels: Mapping[str, tuple[int, ...]]
     bad: Mapping[str, str | None]
     truth_seen: int
-
-    @property
-    def labels_fingerprint(self) -> str:
-        """Digest of the labels; empty where there are none, so that a run without a review keeps its keys."""
-        return _digest(f"{name} {labels}" for name, labels in sorted(self.labels.items()))
-
-    @property
-    def bad_fingerprint(self) -> str:
-        """Digest of the names of bad masks; empty where there are none."""
-        return _digest(sorted(self.bad))
 
 
 def merged_marks(paths: Sequence[Path]) -> dict[str, Mark]:
@@ -130,8 +119,3 @@ def mark_labels(mark: Mark, dataset: ImageLabelDataset, where: str) -> tuple[int
         return dataset.class_set.foreground_indices(mark.labels)
     except DataError as error:
         raise DataError(f"{where}: image {mark.image!r}: {error}") from None
-
-
-def _digest(lines: Iterable[str]) -> str:
-    content = "\n".join(lines)
-    return hashlib.sha256(content.encode()).hexdigest()[:32] if content else ""

@@ -50,8 +50,11 @@ class StageSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """Everything that the report and the results table show; `classes` are names and their colours as `#rrggbb`,
-    `left_out` counts the lines of `errors.jsonl`, and `warnings` are what the stages have warned of, a line each."""
+    """Everything that the report and the results table show.
+
+    `classes` are names and their colours as `#rrggbb`, `left_out` counts the lines of `errors.jsonl`, `verified` the
+    masks that a person has drawn or approved, and `warnings` are what the stages have warned of, a line each.
+    """
 
     folder: Path
     config: str
@@ -61,6 +64,7 @@ class RunSummary:
     classes: tuple[tuple[str, str], ...]
     rows: tuple[PictureRow, ...]
     left_out: int
+    verified: int
     warnings: tuple[str, ...]
 
 
@@ -97,6 +101,7 @@ def read_run(folder: Path | str) -> RunSummary:
         classes=classes,
         rows=rows,
         left_out=len(_text(folder / ERRORS, folder).splitlines()),
+        verified=count if isinstance(count := note.get("verified"), int) else 0,
         warnings=() if any(stage.stale for stage in stages if stage.name == "pseudo_masks") else _warnings(note),
     )
 

@@ -61,6 +61,11 @@ class SeedStageSettings:
         return False
 
     @property
+    def by_item(self) -> bool:
+        """Whether the seeds of an image depend on no other image."""
+        return not self.is_random
+
+    @property
     def sources(self) -> dict[str, str | None]:
         """Files and folders that the method reads, beside the images: what each is, in words, and its name."""
         return {}
@@ -120,6 +125,11 @@ class OwnSeeds(CAMSeeds):
     """Maps of an object that a Python program gives to `run_pipeline(seed_method=…)`."""
 
     method: Literal["own"] = "own"
+
+    @property
+    def by_item(self) -> bool:
+        """Nobody knows."""
+        return False
 
     def make(self, run: SeedRun) -> SeedMethod:
         """The object.

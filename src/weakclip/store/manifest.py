@@ -126,6 +126,18 @@ class Manifest:
         aside = bool(previous.get("done")) and previous.get("key") != key.digest
         return (bool(current.get("done")) and self.stage_folder(stage).is_dir()) or aside
 
+    def previous_but_for(self, stage: str, key: ResultKey, inputs: frozenset[str]) -> Path | None:
+        """The folder of the finished result that was set aside, if nothing but some inputs tells its key from `key`."""
+        record, new = self.previous.get(stage), key.record()
+        if record is None or not record.get("done") or _MOVING in record:
+            return None
+        before, after = (
+            {name: digest for name, digest in each.get("inputs", {}).items() if name not in inputs}
+            for each in (record, new)
+        )
+        same = before == after and all(record.get(part) == new[part] for part in ("settings", "code"))
+        return self._aside(stage) if same and self._aside(stage).is_dir() else None
+
     def differences(self, stage: str, key: ResultKey) -> list[str]:
         """The changes since the stage last ran, in words."""
         record = self.records.get(stage) or self.previous[stage]

@@ -1,0 +1,131 @@
+"""Masks that a person has drawn or approved: they are kept as they are, and every pixel of them is a sure seed.
+
+They lie as `NAME.png` in the folder `verified` of a run, or in the folder that `data.verified` names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets.base import check_mask
+from weakclip.datasets.classes import IGNORE_INDEX
+from weakclip.datasets.images import read_mask, resize_mask
+from weakclip.errors import BrokenFileError, DataError
+from weakclip.pipeline.data import digest_if_any
+from weakclip.seeds import SeedMasks
+from weakclip.store.files import check_inside, expand_home
+from weakclip.store.layout import VERIFIED
+from weakclip.store.progress import track
+
+logger = logging.getLogger("weakclip")
+
+NAMED = 3
+"""So many masks of no image are named."""
+
+
+class VerifiedMasks:
+    """The verified masks of a data set's images, read when asked for.
+
+    Args:
+        dataset: the images, with the labels of the data set and of a review.
+        folders: folders of `NAME.png`; a later one wins.
+
+    Attributes:
+        names: the images that have one, in the order of the data set.
+        labels: image name → ascending foreground indices: the classes that the mask shows. Where it has pixels of 255
+            the labels that the image had before stay, too.
+
+    Raises:
+        DataError: a file that is no mask, a mask of another size than its image, or one with an unknown class.
+    """
+
+    def __init__(self, dataset: ImageLabelDataset, folders: Sequence[Path] = ()) -> None:
+        self._dataset = dataset
+        self._paths: dict[str, Path] = {}
+        for folder in folders:
+            self._paths |= _masks_in(folder, dataset)
+        self.names = tuple(name for name in dataset.names if name in self._paths)
+        self.labels = {name: self._labels(name) for name in track(self.names, "verified masks", total=len(self))}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._paths
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all masks; empty where there are none."""
+        return digest_if_any(f"{name} {self.digest(name)}" for name in self.names)
+
+    def digest(self, name: str) -> str:
+        """Digest of the file of an image; empty where it has none."""
+        return hashlib.sha256(self._paths[name].read_bytes()).hexdigest() if name in self else ""
+
+    def mask(self, name: str) -> np.ndarray:
+        """`(H, W)` uint8 class indices and 255, of the size that the run reads the image with.
+
+        Raises:
+            DataError: as the class.
+        """
+        path, index = self._paths[name], self._dataset.index_of(name)
+        mask, size = read_mask(path), self._dataset.size(index)
+        try:
+            if mask.shape != size:  # drawn on the photo itself, where the run reads large photos reduced
+                check_mask(mask, self._dataset.stored_size(index), self._dataset.class_set.num_classes, path)
+                mask = resize_mask(mask, size)
+            check_mask(mask, size, self._dataset.class_set.num_classes, path)
+        except BrokenFileError as error:
+            raise DataError(f"{error}; correct this verified mask, or remove it") from None
+        return mask
+
+    def seeds(self, name: str) -> SeedMasks:
+        """A verified mask as seeds; in `dense`, which is scored, pixels of 255 count as background."""
+        mask = self.mask(name)
+        return SeedMasks(seed=mask, dense=np.where(mask == IGNORE_INDEX, 0, mask).astype(np.uint8))
+
+    def _labels(self, name: str) -> tuple[int, ...]:
+        shown = set(np.unique(self.mask(name)).tolist())
+        before = self._dataset.labels(self._dataset.index_of(name)) if IGNORE_INDEX in shown else ()
+        return tuple(sorted((shown | set(before)) - {0, IGNORE_INDEX}))
+
+
+def _masks_in(folder: Path, dataset: ImageLabelDataset) -> dict[str, Path]:
+    """The masks of a folder by the names of their images; those of no image are named in the log."""
+    found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.png"))}
+    known = set(dataset.names)
+    strangers = [name for name in found if name not in known]
+    if strangers:
+        more = "" if len(strangers) <= NAMED else ", …"
+        logger.warning(
+            "%s: %d masks are of no image of %s and are not used: %s",
+            folder,
+            len(strangers),
+            dataset.split,
+            ", ".join(strangers[:NAMED]) + more,
+        )
+    used = {name: path for name, path in found.items() if name in known}
+    for path in used.values():
+        check_inside(path, folder)
+    return used
+
+
+def verified_folders(named: str | None, out: Path) -> list[Path]:
+    """The folders with verified masks that a run reads, a later one winning: the one of its settings, and its own.
+
+    Raises:
+        DataError: no such folder.
+    """
+    own = [out / VERIFIED] if (out / VERIFIED).is_dir() else []
+    if named is None:
+        return own
+    folder = expand_home(named)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; data.verified is a folder of NAME.png, or null")
+    return [folder, *own]

@@ -1,0 +1,142 @@
+"""Verified masks: they are kept as they are, their classes are labels, and only their images are made again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from weakclip.config import RunConfig, parse_config
+from weakclip.datasets.images import read_mask, write_mask
+from weakclip.errors import DataError, RunError
+from weakclip.pipeline import run_pipeline, run_stage
+from weakclip.pipeline.context import RunContext
+from weakclip.store.layout import ITEMS
+from weakclip.store.untrusted_text import parse_json
+
+Settings = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def config(tiny_settings: Settings) -> RunConfig:
+    return parse_config(tiny_settings(), origin="test")
+
+
+def draw(out: Path, config: RunConfig, index: int, classes: tuple[int, ...], *, unsure: bool = False) -> np.ndarray:
+    """Put a verified mask of some classes into a run folder: stripes on background."""
+    dataset = RunContext(config, out).train
+    mask = np.zeros(dataset.size(index), np.uint8)
+    for position, each in enumerate(classes):
+        mask[8 * position : 8 * position + 6] = each
+    if unsure:
+        mask[-4:] = 255
+    write_mask(out / "verified" / f"{dataset.names[index]}.png", mask, dataset.class_set.palette)
+    return mask
+
+
+def test_it_is_the_seed_and_the_mask_and_its_classes_are_labels(tmp_path: Path, config: RunConfig) -> None:
+    run_stage(config, tmp_path, "seeds")
+    before = RunContext(config, tmp_path).train
+    new = next(each for each in range(1, 5) if each not in before.labels(1))
+    mask = draw(tmp_path, config, 1, (new,))
+    name = before.names[1]
+    with pytest.raises(RunError, match=r"seeds .*verified masks.*--redo"):
+        run_pipeline(config, tmp_path)
+    run_pipeline(config, tmp_path, redo=True)
+    assert RunContext(config, tmp_path).train.labels(1) == (new,)
+    for folder in ("1_seeds/masks", "1_seeds/dense", "3_pseudo_masks/masks"):
+        np.testing.assert_array_equal(read_mask(tmp_path / folder / f"{name}.png"), mask)
+    assert parse_json((tmp_path / "3_pseudo_masks/metrics.json").read_bytes())["verified"] == 1
+    assert "1 mask was drawn or approved by a person" in (tmp_path / "report.html").read_text()
+
+
+def test_labels_of_what_is_not_known_everywhere_stay(tmp_path: Path, config: RunConfig) -> None:
+    before = RunContext(config, tmp_path).train.labels(0)
+    new = next(each for each in range(1, 9) if each not in before)
+    draw(tmp_path, config, 0, (new,), unsure=True)
+    assert RunContext(config, tmp_path).train.labels(0) == tuple(sorted({*before, new}))
+
+
+def test_only_changed_images_get_new_seeds(tmp_path: Path, config: RunConfig) -> None:
+    run_stage(config, tmp_path / "run", "seeds")
+    names = RunContext(config, tmp_path).train.names
+    masks = tmp_path / "run/1_seeds/masks"
+    before = {name: (masks / f"{name}.png").stat().st_ino for name in names}
+    draw(tmp_path / "run", config, 2, (1, 2))
+    run_stage(config, tmp_path / "run", "seeds", redo=True)
+    after = {name: (masks / f"{name}.png").stat().st_ino for name in names}
+    assert [name for name in names if before[name] != after[name]] == [names[2]]
+    draw(tmp_path / "fresh", config, 2, (1, 2))
+    (tmp_path / "fresh/verified").rename(tmp_path / "given")
+    (tmp_path / "fresh").rmdir()
+    values = {**config.data.__dict__, "verified": str(tmp_path / "given")}
+    fresh = parse_config({**_plain(config), "data": values}, origin="test")
+    run_stage(fresh, tmp_path / "fresh", "seeds")
+    for path in sorted((tmp_path / "fresh/1_seeds").rglob("*")):
+        if path.is_file():
+            same = tmp_path / "run/1_seeds" / path.relative_to(tmp_path / "fresh/1_seeds")
+            assert path.read_bytes() == same.read_bytes(), path
+
+
+def _plain(config: RunConfig) -> dict[str, Any]:
+    from weakclip.store.keys import plain
+
+    values: dict[str, Any] = plain(config)
+    return values
+
+
+def test_another_setting_makes_all_seeds_again(tmp_path: Path, config: RunConfig) -> None:
+    run_stage(config, tmp_path, "seeds")
+    masks = sorted((tmp_path / "1_seeds/masks").rglob("*.png"))
+    before = [path.stat().st_ino for path in masks]
+    keep = [os.open(path, os.O_RDONLY) for path in masks]  # no number is given out again
+    values = _plain(config)
+    values["seeds"]["masks"]["background_power"] = 2.5
+    run_stage(parse_config(values, origin="test"), tmp_path, "seeds", redo=True)
+    assert not set(before) & {path.stat().st_ino for path in masks}
+    for handle in keep:
+        os.close(handle)
+
+
+def test_a_mask_that_is_taken_away_gives_the_image_back(tmp_path: Path, config: RunConfig) -> None:
+    run_stage(config, tmp_path, "seeds")
+    name = RunContext(config, tmp_path).train.names[1]
+    first = (tmp_path / f"1_seeds/masks/{name}.png").read_bytes()
+    draw(tmp_path, config, 1, (1, 2, 3))
+    run_stage(config, tmp_path, "seeds", redo=True)
+    (tmp_path / f"verified/{name}.png").unlink()
+    run_stage(config, tmp_path, "seeds", redo=True)
+    assert (tmp_path / f"1_seeds/masks/{name}.png").read_bytes() == first
+
+
+def test_lost_notes_make_all_again(tmp_path: Path, config: RunConfig) -> None:
+    run_stage(config, tmp_path, "seeds")
+    (tmp_path / "1_seeds" / ITEMS).write_text("[1, 2")
+    draw(tmp_path, config, 1, (1,))
+    assert run_stage(config, tmp_path, "seeds", redo=True).ran == ("seeds",)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros((5, 7), np.uint8), r"verified/.*\.png: mask is 7x5 pixels, its image 64x64; .*remove it"),
+        (np.full((64, 64), 77, np.uint8), r"verified/.*\.png: mask holds 77; expected class indices 0 to"),
+    ],
+)
+def test_a_wrong_mask_is_one_line(tmp_path: Path, config: RunConfig, mask: np.ndarray, message: str) -> None:
+    dataset = RunContext(config, tmp_path / "run").train
+    run_stage(config, tmp_path / "run", "seeds")
+    write_mask(tmp_path / "run/verified" / f"{dataset.names[0]}.png", mask, dataset.class_set.palette)
+    with pytest.raises(DataError, match=message):
+        run_stage(config, tmp_path / "run", "seeds", redo=True)
+
+
+def test_a_mask_of_no_image_is_named(tmp_path: Path, config: RunConfig, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = RunContext(config, tmp_path).train
+    write_mask(tmp_path / "verified/stranger.png", np.zeros((64, 64), np.uint8), dataset.class_set.palette)
+    assert len(RunContext(config, tmp_path).verified) == 0
+    assert "1 masks are of no image of train and are not used: stranger" in caplog.text
