@@ -103,6 +103,15 @@ def shared_fixtures() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """Files that other programs wrote: `WEAKCLIP_CASES`, or `shared/cases` beside the repository."""
+    folder = Path(os.environ.get("WEAKCLIP_CASES", Path(__file__).parents[2] / "shared" / "cases"))
+    if not folder.is_dir():
+        pytest.skip(f"no files of others at {folder}; name their folder with WEAKCLIP_CASES")
+    return folder
+
+
 def _tiny_model(patch_size: int, layers: int, image_size: int) -> CLIPModel:
     tower = {"num_attention_heads": 2, "projection_dim": 16}
     tokens = len(tokenizer_from_merges([]))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import pickle
+import runpy
+import shutil
+import warnings
 import zipfile
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
-from weakclip.clip import load_clip
+from weakclip.clip import convert_checkpoint, load_clip
 from weakclip.clip.frozen_clip import CLIP_PIXEL_MEAN, CLIP_PIXEL_STD
 from weakclip.clip.openai_archive import convert_openai_state, read_openai_state
 from weakclip.clip.vocabulary import OPENAI_VOCABULARY
@@ -104,6 +109,57 @@ def test_pixel_statistics_come_from_the_folder_or_are_openais(folder):
         one_line(caught)
 
 
+def test_pixel_statistics_of_transformers_5(folder):
+    """`processor_config.json` holds them as `image_processor`, and goes before `preprocessor_config.json`."""
+    old, new = ({"image_mean": [value] * 3, "image_std": [value] * 3} for value in (0.4, 0.5))
+    (folder / "preprocessor_config.json").write_text(json.dumps(old))
+    for content, mean in (
+        ({"processor_class": "CLIPProcessor"}, 0.4),
+        ({"image_processor": new}, 0.5),
+        ({"image_processor": new | {"do_normalize": False}}, 0.0),
+    ):
+        (folder / "processor_config.json").write_text(json.dumps(content))
+        assert load_clip(folder).pixel_mean.flatten().tolist() == pytest.approx([mean] * 3)
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": new | {"image_std": [0, 1, 1]}}))
+    with pytest.raises(WeightsError, match=r"processor_config\.json: expected image_mean and image_std > 0") as caught:
+        load_clip(folder)
+    one_line(caught)
+
+
+def test_a_clip_that_was_saved_with_its_processor(cases, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        runpy.run_path(str(cases / "clip_processor_config/make_and_load.py"))
+    assert "mean [0.5, 0.5, 0.5] expected 0.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["processor_config.json", "preprocessor_config.json"])
+def test_a_clip_in_the_cache_is_loaded_without_the_hub(name, folder, tmp_path, monkeypatch):
+    snapshot = tmp_path / "hub/models--some--clip/snapshots" / ("0" * 40)
+    (snapshot.parents[1] / "refs").mkdir(parents=True)
+    (snapshot.parents[1] / "refs/main").write_text(snapshot.name)
+    statistics = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / name).write_text(json.dumps({"image_processor": statistics, **statistics}))
+    shutil.copytree(folder, snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    asked = []
+
+    def ask(url, **_):
+        asked.append(url)
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", ask)
+    clip = load_clip("some/clip")
+    assert clip.pixel_mean.flatten().tolist() == [0.5] * 3
+    assert torch.equal(clip.encode_text(TEXTS), load_clip(folder).encode_text(TEXTS))
+    assert not asked
+    with pytest.raises(WeightsError, match="other/clip: no CLIP weights to be had in the cache or on the hub"):
+        load_clip("other/clip")
+    assert asked  # what is not in the cache is asked for
+
+
 def test_a_plain_state_dict_in_openais_names(openai_model, tmp_path):
     torch.save(openai_state(openai_model), tmp_path / "clip.pt")
     model = convert_openai_state(read_openai_state(tmp_path / "clip.pt"))
@@ -114,6 +170,76 @@ def test_a_plain_state_dict_in_openais_names(openai_model, tmp_path):
     pixels = torch.rand(1, 3, 32, 32)
     theirs = openai_model.eval().get_image_features(pixels).pooler_output
     torch.testing.assert_close(model.get_image_features(pixels).pooler_output, theirs)
+
+
+def test_checkpoints_of_open_clip_were_read_as_openais(cases, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"openai_like\.pt: does not say its activation and heads") as caught:
+        runpy.run_path(str(cases / "openclip_checkpoint/make_and_compare.py"))
+    one_line(caught)
+    state = torch.load("clips/openai_like.pt", weights_only=True)
+    assert "input_resolution" not in state
+
+
+def plain_state(model):
+    """As open_clip saves it, and a fine-tuning of OpenAI's code: without the numbers of OpenAI's archives."""
+    return {
+        key: value for key, value in openai_state(model).items() if key not in ("input_resolution", "context_length")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "packed"),
+    [
+        ("clip.pt", lambda state: state),
+        ("open_clip_pytorch_model.bin", lambda state: state),
+        ("open_clip_model.safetensors", lambda state: state),
+        ("epoch_3.pt", lambda state: {"epoch": 3, "state_dict": {f"module.{key}": state[key] for key in state}}),
+        ("model.pt", lambda state: {"model": state | {"transformer.attn_mask": torch.zeros(77, 77)}}),
+    ],
+)
+def test_a_checkpoint_that_does_not_say_its_activation_asks(name, packed, openai_model, folder, tmp_path):
+    """The folder that it is converted to is the model that it was, whichever activation and heads that has."""
+    tensors = {key: value.contiguous() for key, value in plain_state(openai_model).items()}
+    save = save_file if name.endswith("safetensors") else torch.save
+    save(packed(tensors), tmp_path / name)
+    with pytest.raises(WeightsError, match=r"does not say its activation .*convert_checkpoint\(FILE, FOLDER") as caught:
+        load_clip(tmp_path / name, vocabulary=folder)
+    one_line(caught)
+    pixels = torch.rand(1, 3, 32, 32)
+    for activation, heads in (("gelu", 2), ("quick_gelu", 1)):
+        config = copy.deepcopy(openai_model.config)
+        for tower in (config.vision_config, config.text_config):
+            tower.hidden_act = activation
+        config.vision_config.num_attention_heads = heads
+        true = CLIPModel(config).eval()
+        true.load_state_dict(openai_model.state_dict())
+        made = tmp_path / activation
+        convert_checkpoint(tmp_path / name, made, activation=activation, head_width=128 // heads, vocabulary=folder)
+        model = load_clip(made, tap_layers=(1, 2)).model
+        expected = true.get_image_features(pixels).pooler_output
+        torch.testing.assert_close(model.get_image_features(pixels).pooler_output, expected)
+        with pytest.raises(WeightsError, match="is there already"):
+            convert_checkpoint(tmp_path / name, made, activation=activation)
+
+
+def test_what_is_no_checkpoint_of_a_clip_is_not_converted(openai_model, tmp_path):
+    state = plain_state(openai_model)
+    torch.save(state, tmp_path / "clip.pt")
+    torch.save(state | {"logit_bias": torch.zeros(())}, tmp_path / "siglip.pt")
+    custom = {key if key.startswith("visual.") else f"text.{key}": value for key, value in state.items()}
+    torch.save(custom, tmp_path / "custom.pt")
+    for name, message in (
+        ("clip.pt", "an image tower 128 wide, which OpenAI has none of; name its head_width too"),
+        ("siglip.pt", r"siglip\.pt: holds logit_bias, as SigLIP's loss trains it; expected a CLIP"),
+        ("custom.pt", "missing token_embedding.weight; its text tower is a custom one of open_clip"),
+    ):
+        with pytest.raises(WeightsError, match=message) as caught:
+            convert_checkpoint(tmp_path / name, tmp_path / "folder", activation="gelu")
+        one_line(caught)
+    with pytest.raises(WeightsError, match="activation: 'gelu' or 'quick_gelu' expected; found 'relu'"):
+        convert_checkpoint(tmp_path / "clip.pt", tmp_path / "folder", activation="relu")
+    assert not (tmp_path / "folder").exists()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit is on its way out; OpenAI's archives stay

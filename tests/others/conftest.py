@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +13,6 @@ from weakclip.datasets.images import write_mask
 from weakclip.pipeline.context import open_run
 
 SIZES = {"a.png": (60, 40), "b.png": (60, 40), "d e.png": (60, 40), "sub/c.png": (48, 64)}
-
-
-@pytest.fixture(scope="session")
-def cases() -> Path:
-    """Folder of the files that were found: `WEAKCLIP_CASES`, or `shared/cases` beside the repository."""
-    folder = Path(os.environ.get("WEAKCLIP_CASES", Path(__file__).parents[3] / "shared" / "cases"))
-    if not folder.is_dir():
-        pytest.skip(f"no files of others at {folder}; name their folder with WEAKCLIP_CASES")
-    return folder
 
 
 @pytest.fixture

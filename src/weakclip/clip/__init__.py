@@ -3,6 +3,7 @@
 `Encoder` is what the method asks of any encoder, `FrozenEncoder` the base of one's own.
 """
 
+from weakclip.clip.conversion import convert_checkpoint
 from weakclip.clip.encoder import BlockEncoder, Encoder, ImageFeatures, check_encoder
 from weakclip.clip.frozen_clip import FrozenCLIP
 from weakclip.clip.frozen_encoder import FrozenEncoder
@@ -16,6 +17,7 @@ __all__ = [
     "FrozenEncoder",
     "ImageFeatures",
     "check_encoder",
+    "convert_checkpoint",
     "load_clip",
     "load_encoder",
 ]

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from transformers import CLIPConfig, CLIPModel
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
 
 from weakclip.clip.frozen_clip import CLIP_PIXEL_MEAN, CLIP_PIXEL_STD, FrozenCLIP
+from weakclip.clip.hub_files import cache_first, pixel_statistics
 from weakclip.clip.openai_archive import convert_openai_state, read_openai_state
-from weakclip.clip.vocabulary import load_tokenizer
+from weakclip.clip.vocabulary import OPENAI_TOKENIZER, load_tokenizer
 from weakclip.errors import WeightsError, first_line
 from weakclip.store.files import expand_home
-from weakclip.store.untrusted_text import parse_json
 from weakclip.store.untrusted_weights import check_config
 
 DEMO = "demo"
@@ -24,9 +24,6 @@ DEMO = "demo"
 
 CODE = "python:"
 """How a source begins that names Python code; `own.load_encoder` runs it."""
-
-DEFAULT_VOCABULARY = "openai/clip-vit-base-patch16"
-"""Where the tokenizer of an OpenAI archive comes from when none is given: all CLIPs of OpenAI share one vocabulary."""
 
 _DEMO_FOLDER = Path(__file__).parent / "demo"
 _ARCHIVE_SUFFIXES = (".pt", ".pth")
@@ -85,17 +82,20 @@ def _from_transformers(location: str, name: str, vocabulary: str | Path | None) 
     local = Path(location).is_dir()
     if local and not (Path(location) / "config.json").is_file():
         raise WeightsError(f"{location}: no config.json here; expected a CLIP in the format of transformers")
-    try:
-        config = CLIPConfig.get_config_dict(location, local_files_only=local)[0]
+
+    def load(only_here: bool) -> Any:
+        config = CLIPConfig.get_config_dict(location, local_files_only=only_here)[0]
         check_config(config)
         kind = config.get("model_type")
         if kind != "clip":
             raise WeightsError(f"{name}: expected a CLIP (model_type clip in config.json); found {kind!r}")
         with _quiet_transformers():
-            loaded: Any = CLIPModel.from_pretrained(
-                location, dtype=torch.float32, local_files_only=local, output_loading_info=True
+            return CLIPModel.from_pretrained(
+                location, dtype=torch.float32, local_files_only=only_here, output_loading_info=True
             )
-        model, report = loaded
+
+    try:
+        model, report = cache_first(location, load)
     except WeightsError:
         raise
     except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
@@ -103,7 +103,7 @@ def _from_transformers(location: str, name: str, vocabulary: str | Path | None) 
         raise WeightsError(f"{name}: no CLIP weights to be had {where}: {first_line(error)}") from None
     if report["missing_keys"]:
         raise WeightsError(f"{name}: incomplete CLIP weights; missing {', '.join(sorted(report['missing_keys'])[:5])}")
-    mean, std = _pixel_statistics(location)
+    mean, std = pixel_statistics(location, (CLIP_PIXEL_MEAN, CLIP_PIXEL_STD))
     tokenizer = load_tokenizer(str(vocabulary or location))
     return FrozenCLIP(model, tokenizer, pixel_mean=mean, pixel_std=std, source=name)
 
@@ -123,27 +123,9 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def _from_archive(path: Path, name: str, vocabulary: str | Path | None) -> FrozenCLIP:
-    state = read_openai_state(path)
+    state = read_openai_state(path, of_openai=True)
     try:
         model = convert_openai_state(state)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    return FrozenCLIP(model, load_tokenizer(str(vocabulary or DEFAULT_VOCABULARY)), source=name)
-
-
-def _pixel_statistics(location: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and deviation of `preprocessor_config.json`; OpenAI's where there is none."""
-    try:
-        found = cached_file(location, "preprocessor_config.json", local_files_only=Path(location).is_dir())
-    except OSError:
-        found = None
-    if found is None:
-        return CLIP_PIXEL_MEAN, CLIP_PIXEL_STD
-    try:
-        settings = parse_json(Path(found).read_text(encoding="utf-8"))
-        mean, std = (tuple(map(float, settings[key])) for key in ("image_mean", "image_std"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{found}: expected image_mean and image_std, three numbers each ({error!r})") from None
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise WeightsError(f"{found}: expected image_mean and image_std > 0, three numbers each; found {mean}, {std}")
-    return mean, std
+    return FrozenCLIP(model, load_tokenizer(str(vocabulary or OPENAI_TOKENIZER)), source=name)

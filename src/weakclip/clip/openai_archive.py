@@ -22,11 +22,17 @@ from transformers import CLIPConfig, CLIPModel
 from weakclip.errors import WeightsError, first_line
 from weakclip.store.untrusted_npy import BoundedUnpickler
 from weakclip.store.untrusted_text import one_line
-from weakclip.store.untrusted_weights import check_room, check_tensors, load_torch
+from weakclip.store.untrusted_weights import check_room, check_tensors, load_safetensors, load_torch
 
 _DEEPEST, _MOST_TENSORS = 30, 10_000  # OpenAI's largest CLIP: 5 modules deep, some 600 tensors
-_HEAD_WIDTH = 64  # every CLIP of OpenAI has heads of this width (openai/CLIP, clip/model.py, build_model)
-_EXTRA = {"input_resolution", "context_length", "vocab_size"}
+OPENAI_HEAD_WIDTH = 64
+"""Every CLIP of OpenAI has heads of this width (openai/CLIP, clip/model.py, build_model)."""
+
+_EXTRA = {"input_resolution", "context_length", "vocab_size", "attn_mask", "transformer.attn_mask"}
+"""Tensors that are no weights: OpenAI's numbers, and the causal mask, which is always the same."""
+
+_CONTAINERS = ("state_dict", "model", "model_state_dict")
+_PARALLEL = "module."
 _STORAGE_TYPES = {
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -37,28 +43,47 @@ _STORAGE_TYPES = {
 }
 
 
-def read_openai_state(path: Path) -> dict[str, Tensor]:
+def read_openai_state(path: Path, *, of_openai: bool = False) -> dict[str, Tensor]:
     """The named tensors of an OpenAI CLIP file, a TorchScript archive or a plain state dict. No code is run.
+
+    Args:
+        path: the file; a state dict may lie under `state_dict` or `model`, and be of a model in `DataParallel`.
+        of_openai: refuse a file that does not show that OpenAI's code wrote it. open_clip gives its tensors the same
+            names, and its models other activations and heads, which no tensor tells.
 
     Raises:
         WeightsError: not such a file.
     """
     try:
-        state = _read_torchscript(path) if _is_torchscript(path) else _read_plain(path)
+        script = _is_torchscript(path)
+        state = _read_torchscript(path) if script else _read_plain(path)
     except Exception as error:  # a damaged archive or pickle raises nearly anything
         reason = one_line(first_line(error))
         raise WeightsError(f"{path}: not a CLIP `.pt` file that can be read safely ({reason})") from None
     missing = [key for key in ("visual.proj", "visual.conv1.weight", "token_embedding.weight") if key not in state]
     if missing:
-        raise WeightsError(f"{path}: not an OpenAI CLIP with a ViT image tower; missing {', '.join(missing)}")
+        text = "; its text tower is a custom one of open_clip" if any(key.startswith("text.") for key in state) else ""
+        raise WeightsError(f"{path}: not an OpenAI CLIP with a ViT image tower; missing {', '.join(missing)}{text}")
+    if "logit_bias" in state:
+        raise WeightsError(f"{path}: holds logit_bias, as SigLIP's loss trains it; expected a CLIP")
+    if of_openai and not script and "input_resolution" not in state:
+        raise WeightsError(
+            f"{path}: does not say its activation and heads, as files of OpenAI do by input_resolution and those of "
+            "open_clip do not; convert it once: weakclip.clip.convert_checkpoint(FILE, FOLDER, activation=…) with "
+            "'gelu' for most of open_clip, 'quick_gelu' for OpenAI's weights, and give FOLDER"
+        )
     return {key: value for key, value in state.items() if key not in _EXTRA}
 
 
-def convert_openai_state(state: Mapping[str, Tensor]) -> CLIPModel:
+def convert_openai_state(
+    state: Mapping[str, Tensor], *, activation: str = "quick_gelu", head_width: int = OPENAI_HEAD_WIDTH
+) -> CLIPModel:
     """A `CLIPModel` in float32 with the weights of OpenAI's naming.
 
     Args:
         state: tensors by OpenAI's names, complete.
+        activation: of both towers, by its name in transformers; the default is OpenAI's.
+        head_width: numbers in an attention head of the image tower; the text tower's heads are OpenAI's.
 
     Raises:
         WeightsError: missing, unexpected or ill-shaped tensors.
@@ -66,7 +91,7 @@ def convert_openai_state(state: Mapping[str, Tensor]) -> CLIPModel:
     try:
         widths = (state["visual.conv1.weight"].shape[0], state["token_embedding.weight"].shape[1])
         check_room(state, [3 * width * width for width in widths])
-        model = CLIPModel(_config_of(state))
+        model = CLIPModel(_config_of(state, activation, head_width))
     except (KeyError, ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
         raise WeightsError(f"not OpenAI's weights: {error!r}") from None
     converted: dict[str, Tensor] = {}
@@ -83,23 +108,23 @@ def convert_openai_state(state: Mapping[str, Tensor]) -> CLIPModel:
     return model.eval()
 
 
-def _config_of(state: Mapping[str, Tensor]) -> CLIPConfig:
-    """The sizes that the weights' shapes tell; activation, epsilon and head width are OpenAI's."""
+def _config_of(state: Mapping[str, Tensor], activation: str, head_width: int) -> CLIPConfig:
+    """The sizes that the weights' shapes tell; the epsilon is OpenAI's."""
     vision_width, _, patch, _ = state["visual.conv1.weight"].shape
     side = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
     vocabulary, text_width = state["token_embedding.weight"].shape
     embed_dim = state["text_projection"].shape[1]
-    if vision_width % _HEAD_WIDTH or text_width % _HEAD_WIDTH:
-        widths = f"{vision_width} and {text_width}"
-        raise WeightsError(f"not OpenAI's weights: tower widths are a multiple of {_HEAD_WIDTH}; found {widths}")
-    shared = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": embed_dim}
+    if vision_width % head_width or text_width % OPENAI_HEAD_WIDTH:
+        widths, heads = f"{vision_width} and {text_width}", f"{head_width} and {OPENAI_HEAD_WIDTH}"
+        raise WeightsError(f"not OpenAI's weights: tower widths are a multiple of {heads}; found {widths}")
+    shared = {"hidden_act": activation, "layer_norm_eps": 1e-5, "projection_dim": embed_dim}
     return CLIPConfig(
         vision_config=shared
         | {
             "hidden_size": vision_width,
-            "intermediate_size": 4 * vision_width,
+            "intermediate_size": _inner_width(state, "visual.", vision_width),
             "num_hidden_layers": _depth(state, "visual.transformer.resblocks"),
-            "num_attention_heads": vision_width // _HEAD_WIDTH,
+            "num_attention_heads": vision_width // head_width,
             "image_size": side * patch,
             "patch_size": patch,
         },
@@ -107,9 +132,9 @@ def _config_of(state: Mapping[str, Tensor]) -> CLIPConfig:
         | {
             "vocab_size": vocabulary,
             "hidden_size": text_width,
-            "intermediate_size": 4 * text_width,
+            "intermediate_size": _inner_width(state, "", text_width),
             "num_hidden_layers": _depth(state, "transformer.resblocks"),
-            "num_attention_heads": text_width // _HEAD_WIDTH,
+            "num_attention_heads": text_width // OPENAI_HEAD_WIDTH,
             "max_position_embeddings": state["positional_embedding"].shape[0],
             "bos_token_id": vocabulary - 2,
             "eos_token_id": vocabulary - 1,
@@ -117,6 +142,12 @@ def _config_of(state: Mapping[str, Tensor]) -> CLIPConfig:
         },
         projection_dim=embed_dim,
     )
+
+
+def _inner_width(state: Mapping[str, Tensor], tower: str, width: int) -> int:
+    """Of the two layers of a block; four times its own in CLIP."""
+    layer = state.get(f"{tower}transformer.resblocks.0.mlp.c_fc.weight")
+    return 4 * width if layer is None else layer.shape[0]
 
 
 def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
@@ -173,9 +204,10 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _read_plain(path: Path) -> dict[str, Tensor]:
-    loaded = load_torch(path)
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    loaded = load_safetensors(path)[0] if path.suffix == ".safetensors" else load_torch(path)
+    state: dict[Any, Any] = loaded if isinstance(loaded, dict) else {}
+    state = next((state[key] for key in _CONTAINERS if isinstance(state.get(key), dict)), state)
+    return {str(key).removeprefix(_PARALLEL): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def _read_torchscript(path: Path) -> dict[str, Tensor]:

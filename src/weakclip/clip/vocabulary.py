@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
 
+from weakclip.clip.hub_files import cache_first
 from weakclip.errors import WeightsError, first_line
 
 START_TOKEN = "<|startoftext|>"
@@ -16,6 +17,9 @@ END_TOKEN = "<|endoftext|>"
 
 OPENAI_VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 """Name of OpenAI's merge list, as in the repository openai/CLIP."""
+
+OPENAI_TOKENIZER = "openai/clip-vit-base-patch16"
+"""Where the tokenizer of an OpenAI archive comes from when none is given: all CLIPs of OpenAI share one vocabulary."""
 
 _OPENAI_MERGES = 49152 - 256 - 2  # CLIP reads this many lines of its list (openai/CLIP, clip/simple_tokenizer.py)
 _LONGEST = 2**25  # bytes unpacked; the file itself has three million
@@ -76,7 +80,9 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
                 "or name one with `vocabulary`"
             )
     try:
-        return AutoTokenizer.from_pretrained(source, local_files_only=path.is_dir(), trust_remote_code=False)
+        return cache_first(
+            source, lambda here: AutoTokenizer.from_pretrained(source, local_files_only=here, trust_remote_code=False)
+        )
     except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
         raise WeightsError(
             f"{source}: no tokenizer to be had ({first_line(error)}); pass `vocabulary`: OpenAI's {OPENAI_VOCABULARY} "

@@ -18,12 +18,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from weakclip.clip.hub_files import cache_first, pixel_statistics
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import WeightsError, first_line
 from weakclip.segmenters.deeplab import DeepLabResNet38, is_deeplab, load_deeplab
 from weakclip.segmenters.trunk_files import start_from_imagenet
 from weakclip.store.files import atomic_write, temporary_name, write_json, writing
-from weakclip.store.untrusted_text import parse_json
 from weakclip.store.untrusted_weights import check_config
 
 SMALL = "small"
@@ -40,6 +40,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 """Pixel statistics of ImageNet in 0…1, which networks without statistics of their own are given."""
 
 _STATISTICS_FILE = "preprocessor_config.json"
+"""For versions of transformers before 5, too."""
 
 
 class Segmenter(nn.Module):
@@ -101,7 +102,7 @@ def build_segmenter(source: str, class_set: ClassSet, *, pretrained: str | None 
         if pretrained is not None:
             start_from_imagenet(deeplab.trunk, pretrained)
         return Segmenter(deeplab, pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD)
-    mean, std = _pixel_statistics(source)
+    mean, std = pixel_statistics(source, (IMAGENET_MEAN, IMAGENET_STD))
     model = _from_pretrained(source, labels)
     return Segmenter(model, pixel_mean=mean, pixel_std=std)
 
@@ -156,7 +157,7 @@ def load_segmenter(folder: Path | str, *, device: str | torch.device = "cpu") ->
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise WeightsError(f"{folder}: no saved segmentation network (no config.json); train one into it first")
-    mean, std = _pixel_statistics(str(folder))
+    mean, std = pixel_statistics(str(folder), (IMAGENET_MEAN, IMAGENET_STD))
     return Segmenter(_from_pretrained(str(folder)), pixel_mean=mean, pixel_std=std).to(device).eval()
 
 
@@ -195,22 +196,26 @@ def _from_pretrained(source: str, labels: dict[int, str] | None = None) -> nn.Mo
         return load_deeplab(source, labels)
     local = Path(source).is_dir()
     changes = {"id2label": labels, "label2id": {name: index for index, name in labels.items()}} if labels else {}
-    try:
-        check_config(PretrainedConfig.get_config_dict(source, local_files_only=local)[0])
+
+    def load(only_here: bool) -> nn.Module:
+        check_config(PretrainedConfig.get_config_dict(source, local_files_only=only_here)[0])
         with _quiet_transformers():
             model: nn.Module = AutoModelForSemanticSegmentation.from_pretrained(
                 source,
                 dtype=torch.float32,
-                local_files_only=local,
+                local_files_only=only_here,
                 ignore_mismatched_sizes=bool(labels),
                 trust_remote_code=False,
                 **changes,
             )
+        return model
+
+    try:
+        return cache_first(source, load)
     except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
         where = "in this folder" if local else "in the cache or on the hub (is the machine offline?)"
         reason = first_line(error)
         raise WeightsError(f"{source}: no semantic-segmentation model to be had {where}: {reason}") from None
-    return model
 
 
 @contextlib.contextmanager
@@ -227,23 +232,3 @@ def _quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def _pixel_statistics(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation from the network's own files; ImageNet's where it has none."""
-    from transformers.utils import cached_file
-
-    try:
-        found = cached_file(source, _STATISTICS_FILE, local_files_only=Path(source).is_dir())
-    except OSError:
-        found = None
-    if found is None:
-        return IMAGENET_MEAN, IMAGENET_STD
-    try:
-        values = parse_json(Path(found).read_text(encoding="utf-8"))
-        mean, std = (tuple(float(value) for value in values[key]) for key in ("image_mean", "image_std"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{found}: expected image_mean and image_std, three numbers each ({error!r})") from None
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise WeightsError(f"{found}: expected image_mean and image_std > 0, three numbers each; found {mean}, {std}")
-    return mean, std

@@ -17,9 +17,8 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerBase
 
 from weakclip.clip import FrozenCLIP
-from weakclip.clip.load import DEFAULT_VOCABULARY
 from weakclip.clip.openai_archive import _renamed
-from weakclip.clip.vocabulary import load_tokenizer
+from weakclip.clip.vocabulary import OPENAI_TOKENIZER, load_tokenizer
 from weakclip.datasets.classes import COCO14, VOC12, ClassSet
 from weakclip.errors import WeakCLIPError, WeightsError
 from weakclip.modeling.co_attention import CoAttention
@@ -102,7 +101,7 @@ def _elsewhere(model: WeakCLIP, told: Mapping[str, Any], vocabulary: str | Path 
     vision, text = clip.model.vision_model.config, clip.model.text_model.config
     channels = f"{_HEAD_WIDTH} channels each assumed"
     layers = ", ".join(map(str, clip.tap_layers))
-    known = "the words of VOC and COCO" if isinstance(clip.tokenizer, KnownWords) else DEFAULT_VOCABULARY
+    known = "the words of VOC and COCO" if isinstance(clip.tokenizer, KnownWords) else OPENAI_TOKENIZER
     return [
         *(["class names (`architecture`)"] if told.get("class_names") else []),
         f"image heads {vision.num_attention_heads} ({source('vision', 'heads', channels)})",
@@ -163,7 +162,7 @@ def _tokenizer(
     size = state["text_encoder.token_embedding.weight"].shape[0]
     if vocabulary is None and size == VOCABULARY_SIZE and knows(names):
         return cast(PreTrainedTokenizerBase, KnownWords())
-    return load_tokenizer(str(vocabulary or DEFAULT_VOCABULARY))
+    return load_tokenizer(str(vocabulary or OPENAI_TOKENIZER))
 
 
 def _frozen_clip(

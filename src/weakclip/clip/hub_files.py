@@ -1,0 +1,104 @@
+"""Files of models in a folder or on the Hugging Face hub: the cache is asked first, the hub for what is not in it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from weakclip.errors import WeightsError, first_line
+from weakclip.store.untrusted_text import one_line, parse_json
+
+logger = logging.getLogger("weakclip")
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of the three channels, of pixels 0…1."""
+
+STATISTICS_FILES = ("processor_config.json", "preprocessor_config.json")
+"""Where transformers keeps them: since version 5 as `image_processor` in the first, which goes before the other."""
+
+T = TypeVar("T")
+
+
+def cache_first(source: str, load: Callable[[bool], T]) -> T:
+    """Load a model of a folder or of the hub; one that is whole in the cache is loaded without the network.
+
+    Args:
+        source: a folder, or an id on the hub.
+        load: loads it; told whether only files of this machine may be used.
+    """
+    try:
+        return load(True)
+    except WeightsError:
+        raise
+    except Exception:  # transformers and the hub raise many kinds for what is not in the cache
+        if Path(source).is_dir():
+            raise
+    return load(False)
+
+
+def pixel_statistics(source: str, otherwise: Statistics) -> Statistics:
+    """The pixel statistics of a model.
+
+    Args:
+        source: a folder, or an id on the hub.
+        otherwise: what a model without statistics is given.
+
+    Raises:
+        WeightsError: a file that cannot be read, or other values than three numbers each.
+    """
+    for path in _statistics_files(source):
+        settings = _settings(path)
+        if settings is not None:
+            return _checked(path, settings)
+    return otherwise
+
+
+def _statistics_files(source: str) -> list[Path]:
+    """The files that are there; the hub is asked where the cache neither has one nor knows that there is none."""
+    from huggingface_hub import try_to_load_from_cache
+    from transformers.utils import cached_file
+
+    if Path(source).is_dir():
+        return [path for path in (Path(source) / name for name in STATISTICS_FILES) if path.is_file()]
+    cached = {name: try_to_load_from_cache(source, name) for name in STATISTICS_FILES}
+    found = [Path(path) for path in cached.values() if isinstance(path, str)]
+    if not found:
+        for name in (name for name, path in cached.items() if path is None):
+            try:
+                fetched = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+            except OSError as error:
+                reason = one_line(first_line(error))
+                said = "%s: %s cannot be had (%s); the usual pixel statistics are taken; HF_HUB_OFFLINE=1 asks no hub"
+                logger.warning(said, source, name, reason)
+                break
+            found += [Path(fetched)] if fetched else []
+    return found
+
+
+def _settings(path: Path) -> Mapping[str, Any] | None:
+    """What a file says about images; None where it is about something else."""
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: expected JSON with image_mean and image_std ({error})") from None
+    if path.name == STATISTICS_FILES[0]:
+        content = content.get("image_processor") if isinstance(content, dict) else None
+        if content is None:
+            return None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: expected image_mean and image_std, three numbers each; found no object")
+    return content
+
+
+def _checked(path: Path, settings: Mapping[str, Any]) -> Statistics:
+    if settings.get("do_normalize") is False:
+        return (0.0,) * 3, (1.0,) * 3
+    try:
+        mean, std = (tuple(map(float, settings[key])) for key in ("image_mean", "image_std"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: expected image_mean and image_std, three numbers each ({error!r})") from None
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise WeightsError(f"{path}: expected image_mean and image_std > 0, three numbers each; found {mean}, {std}")
+    return mean, std
