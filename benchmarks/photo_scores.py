@@ -14,14 +14,12 @@ from weakclip.datasets import VOC12Dataset
 from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import read_mask, resize_rgb, write_jpeg
 from weakclip.datasets.voc import MASK_FOLDERS, find_voc_root
-from weakclip.inference.metrics import ConfusionMatrix
+from weakclip.inference.metrics import ConfusionMatrix, bootstrap_iou, iou_of
 from weakclip.pipeline.pictures import laid_over
 from weakclip.store.progress import track
 
 SCORED = ("background", "cat", "cow", "dog", "horse", "sheep", "person")
 """Classes of the first mean: those that the photos show often."""
-DRAWS = 1000
-"""Of the bootstrap over images (Efron, 1979)."""
 TILE = (160, 120)
 
 
@@ -85,13 +83,13 @@ class Truth:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def matrices(self, folder: Path, *, some: bool = False) -> np.ndarray:
-        """`(N, K, K)` int64, the confusion matrix of every photo, or of every fifth."""
+    def overlaps(self, folder: Path, *, some: bool = False) -> np.ndarray:
+        """`(N, 2, K)` int64, the overlaps of every photo, or of every fifth."""
         found, paths = [], list(self.paths.items())[:: EVERY if some else 1]
         for name, path in track(paths, f"scoring {folder.parent.name}/{folder.name}", total=len(paths)):
             matrix = ConfusionMatrix(VOC12.num_classes)
             matrix.update(read_mask(folder / f"{name}.png"), read_mask(path))
-            found.append(matrix.matrix)
+            found.append(matrix.overlaps())
         return np.stack(found)
 
 
@@ -106,12 +104,8 @@ def score(subject: Subject, runs: Sequence[Path], truth: Truth) -> dict[str, Any
     columns = [VOC12.index(name) for name in SCORED]
     row: dict[str, Any] = {"name": subject.name, "split": subject.split, "runs": []}
     for run in runs:
-        matrices = truth.matrices(run / subject.folder, some=subject.some)
-        iou = _iou(matrices.sum(axis=0))
-        rng = np.random.default_rng(0)
-        drawn = np.stack(
-            [_iou(matrices[rng.integers(len(matrices), size=len(matrices))].sum(axis=0)) for _ in range(DRAWS)]
-        )
+        overlaps = truth.overlaps(run / subject.folder, some=subject.some)
+        iou, drawn = iou_of(overlaps.sum(axis=0)), bootstrap_iou(overlaps)
         row["runs"].append(
             {
                 "seven": float(np.nanmean(iou[columns])),
@@ -125,12 +119,6 @@ def score(subject: Subject, runs: Sequence[Path], truth: Truth) -> dict[str, Any
             }
         )
     return row
-
-
-def _iou(matrix: np.ndarray) -> np.ndarray:
-    hits = np.diagonal(matrix)
-    whole = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
-    return np.divide(hits, whole, out=np.full(len(hits), np.nan), where=whole > 0)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -165,8 +153,8 @@ def sheet(path: Path, run: Path, split: str, truth: Truth, *, count: int = 24) -
     """Photo, seeds, pseudo masks and truth of the photos whose masks are worst, two a row."""
     subjects = {subject.name: subject for subject in SUBJECTS if subject.split == split}
     folders = [run / subjects[name].folder for name in ("seeds", "pseudo masks")]
-    matrices = truth.matrices(folders[-1])
-    right = np.trace(matrices, axis1=1, axis2=2) / np.maximum(1, matrices.sum(axis=(1, 2)))
+    hits, unions = truth.overlaps(folders[-1]).sum(axis=2).T
+    right = 2 * hits / np.maximum(1, hits + unions)  # the share of right pixels: each wrong one is in two unions
     rows = []
     for index in np.argsort(right, kind="stable")[:count]:
         name, image = truth.dataset.names[index], truth.dataset.image(int(index))

@@ -50,11 +50,14 @@ class AnnotatedImage:
         size: its height and width; None where the file does not say.
         regions: label and pixels, `(H, W)` bool; later ones lie above earlier ones. The readers draw each when it is
             asked for, so that a file that lies about sizes reserves nothing.
+        by_person: whether a person drew it; False for a prediction that nobody has answered, None where the file does
+            not say.
     """
 
     file_name: str
     size: tuple[int, int] | None
     regions: Iterable[tuple[str, np.ndarray]]
+    by_person: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

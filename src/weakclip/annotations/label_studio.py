@@ -174,7 +174,8 @@ def _annotated(task: Any, path: Path | str) -> AnnotatedImage | None:
         raise DataError(f"{path}: a task has the file name {short(file_name)}; expected text")
     if len(sizes) > 1:
         raise DataError(f"{path}, {shown(file_name)}: its regions are drawn on images of different sizes")
-    return AnnotatedImage(file_name, sizes.pop() if sizes else None, _regions(results, path, file_name))
+    size = sizes.pop() if sizes else None
+    return AnnotatedImage(file_name, size, _regions(results, path, file_name), by_person=bool(kept))
 
 
 def _address(task: Any) -> Any:

@@ -10,7 +10,7 @@ import json as json_format
 import math
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +23,7 @@ from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.pipeline import RunResult
+    from weakclip.tools.annotate import VerifyResult
     from weakclip.tools.check.run import DataCheck
     from weakclip.tools.init.folder import Start
     from weakclip.tools.tag import Tagging
@@ -189,3 +190,31 @@ def show_tagging(made: Tagging, folder: Path, threshold: float) -> None:
         typer.echo(f"note: {note}")
     labels = "" if made.path == folder / "labels.csv" else f" --labels {shlex.quote(str(made.path))}"
     typer.echo(f"next: correct the column `labels`, then weakclip init {shlex.quote(str(folder))}{labels}")
+
+
+def show_verified(made: VerifyResult, source: Path, run: Path) -> None:
+    """Print how many masks are verified now, their new labels, the score of the run's masks, and what comes next."""
+    typer.echo(f"{run / 'verified'}: {made.verified:,} masks of {source}")
+    if made.unchanged:
+        typer.echo(f"{made.unchanged:,} masks of the file are as {run} made them, and not verified")
+    for name, labels in [*made.relabelled.items()][:SHOWN]:
+        typer.echo(f"{one_line(name)} has other labels now: {', '.join(labels) or 'none, it is background'}")
+    if len(made.relabelled) > SHOWN:
+        typer.echo(f"{len(made.relabelled) - SHOWN:,} more images have other labels now (--json lists all)")
+    if made.agreement is not None:
+        low, high = (100 * bound for bound in made.agreement.interval)
+        typer.echo(
+            f"against them the run's own masks of {made.agreement.images:,} of these images score a mean IoU of "
+            f"{100 * made.agreement.mean_iou:.1f} % (95 % interval {low:.1f} to {high:.1f})"
+        )
+    show_foreign(made.foreign, source, run)
+    words = ["weakclip", "run", str(run / "config.yaml"), "--out", str(run), "--redo"]
+    typer.echo(f"next: {shlex.join(words)}")
+
+
+def show_foreign(foreign: Sequence[str], source: Path, run: Path) -> None:
+    """Name the images of an annotation file that a run does not have."""
+    if foreign:
+        more = ", … (--json lists all)" if len(foreign) > SHOWN else ""
+        named = ", ".join(foreign[:SHOWN]) + more
+        typer.echo(f"{source}: left out, for {run} has no such images: {len(foreign):,}, {named}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weakclip.cli.options import Json, Network, OwnEncoder, encoder_of, named
-from weakclip.cli.output import answer, show_start, show_tagging
+from weakclip.cli.output import answer, show_foreign, show_start, show_tagging, show_verified
 
 if TYPE_CHECKING:
     from weakclip.tools.annotate import ImportResult
@@ -25,9 +25,6 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that
 Run = Annotated[Path, typer.Argument(help="A run folder.")]
 Model = Annotated[Path, typer.Argument(help="A run folder, or the folder of a segmentation network.")]
 Root = Annotated[str | None, typer.Option(help="Another folder of the data set than the run's own.")]
-
-MOST_SHOWN = 10
-"""Images that are named on the console."""
 
 Preset = StrEnum("Preset", ["voc", "coco", "loss"])
 
@@ -225,10 +222,29 @@ def import_command(
     source: Annotated[Path, typer.Argument(help="The annotation file: JSON of COCO or Label Studio, XML of CVAT.")],
     *,
     run: Annotated[Path, typer.Option(help="The run folder whose masks were exported.")],
-    out: Annotated[Path, typer.Option(help="The folder that gets one palette PNG an image.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A folder for one palette PNG an image, as seeds of another run; the run stays as it is."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Read masks that people corrected back in, as seeds for `seeds.method: imported_masks`."""
+    """Read masks that people corrected back in: verified masks of the run, which its next run keeps unchanged."""
+    from weakclip.store.layout import VERIFIED
+    from weakclip.tools.annotate import verify_masks
+
+    if out is not None:
+        _import_seeds(source, run, out, json=json)
+        return
+    answer(
+        lambda: verify_masks(source, run),
+        json=json,
+        record=lambda made: {"folder": run / VERIFIED, **asdict(made)},
+        show=lambda made: show_verified(made, source, run),
+    )
+
+
+def _import_seeds(source: Path, run: Path, out: Path, *, json: bool) -> None:
+    """The masks of a file as seeds for `seeds.method: imported_masks`."""
     from weakclip.store.marks import MARKS
     from weakclip.tools.annotate import import_masks
 
@@ -238,10 +254,7 @@ def import_command(
 
     def show(made: ImportResult) -> None:
         typer.echo(f"{out}: {made.drawn:,} masks of {source}, {made.kept:,} as {run} had them")
-        if made.foreign:
-            more = ", … (--json lists all)" if len(made.foreign) > MOST_SHOWN else ""
-            named = ", ".join(made.foreign[:MOST_SHOWN]) + more
-            typer.echo(f"{source}: left out, for {run} has no such images: {len(made.foreign):,}, {named}")
+        show_foreign(made.foreign, source, run)
         changes = [word for setting in settings for word in ("--set", setting)]
         words = [str(run / "config.yaml"), *changes, "--out", f"runs/{out.name}"]
         typer.echo(f"next: weakclip run {shlex.join(words)}")

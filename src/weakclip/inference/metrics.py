@@ -78,8 +78,12 @@ class ConfusionMatrix:
 
     def iou(self) -> np.ndarray:
         """Intersection over union of each class, `(K,)` float64 in 0…1; NaN where truth and prediction lack it."""
+        return iou_of(self.overlaps())
+
+    def overlaps(self) -> np.ndarray:
+        """Pixels of intersection and of union of each class, `(2, K)` int64."""
         hits = np.diagonal(self.matrix)
-        return _ratio(hits, self.matrix.sum(axis=0) + self.matrix.sum(axis=1) - hits)
+        return np.stack([hits, self.matrix.sum(axis=0) + self.matrix.sum(axis=1) - hits])
 
     def mean_iou(self) -> float:
         """Mean of `iou` over the classes that have one, 0…1; NaN when nothing was counted."""
@@ -98,6 +102,27 @@ class ConfusionMatrix:
     def pixel_accuracy(self) -> float:
         """Share of the scored pixels that are right, 0…1; NaN when nothing was counted."""
         return float(_ratio(np.trace(self.matrix), self.matrix.sum()))
+
+
+def iou_of(overlaps: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class from `ConfusionMatrix.overlaps`, or a sum of them."""
+    hits, unions = overlaps
+    return _ratio(hits, unions)
+
+
+def bootstrap_iou(overlaps: np.ndarray, *, draws: int = 1000) -> np.ndarray:
+    """Intersection over union of each class when the images are drawn again, with replacement (Efron, 1979).
+
+    Args:
+        overlaps: `(n, 2, K)` int64, `ConfusionMatrix.overlaps` of each image.
+        draws: how often.
+
+    Returns:
+        `(draws, K)` float64 in 0…1, NaN where truth and prediction lack a class; the same at every call.
+    """
+    rng, count = np.random.default_rng(0), len(overlaps)
+    drawn = (overlaps[rng.integers(count, size=count)].sum(axis=0) for _ in range(draws))
+    return np.stack([iou_of(each) for each in drawn])
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -2,5 +2,6 @@
 
 from weakclip.tools.annotate.corrected import ImportResult, import_masks
 from weakclip.tools.annotate.run_masks import TOOLS, export_masks
+from weakclip.tools.annotate.verify import Agreement, VerifyResult, verify_masks
 
-__all__ = ["TOOLS", "ImportResult", "export_masks", "import_masks"]
+__all__ = ["TOOLS", "Agreement", "ImportResult", "VerifyResult", "export_masks", "import_masks", "verify_masks"]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from weakclip.annotations import (
     AnnotatedImage,
     annotation_labels,
@@ -20,7 +22,7 @@ from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.image_names import ImageNames
 from weakclip.datasets.images import resize_mask, write_mask
 from weakclip.errors import DataError, RunError
-from weakclip.pipeline.context import open_run
+from weakclip.pipeline.context import RunContext, open_run
 from weakclip.store.files import atomic_write, check_inside, write_json
 from weakclip.store.layout import MASKS
 from weakclip.store.progress import track
@@ -66,29 +68,60 @@ def import_masks(source: Path | str, run: Path | str, out: Path | str) -> Import
     """
     source, out = Path(source), Path(out)
     context = open_run(run)
-    dataset, labels = context.train, annotation_labels(context.train.class_set)
-    names, drawn, foreign = ImageNames(dataset.names), dict[str, str](), list[str]()
-    read = _reader(source)
+    dataset, annotations = context.train, Annotations(source, context)
     _claim(out, source, context.out)
-    for image in track(read(source), "importing", total=len(dataset)):
-        name = names.find(image.file_name)
-        if name is None:
-            foreign.append(shown(image.file_name))
-            continue
-        if name in drawn:
-            both = f"as {drawn[name]} and as {shown(image.file_name)}"
-            raise DataError(f"{source}: image {name} is annotated twice, {both}; keep one of the two")
-        index = dataset.index_of(name)
-        mask = draw_image(image, labels, dataset.stored_size(index), source)
-        if mask.shape != dataset.size(index):
-            mask = resize_mask(mask, dataset.size(index))
+    for name, mask, _ in annotations.masks():
         write_mask(out / f"{name}.png", mask, dataset.class_set.palette)
-        drawn[name] = shown(image.file_name)
-    if not drawn:
-        found = f"none of its {len(foreign):,} images is of {context.out}: {', '.join(foreign[:3])}"
-        raise DataError(f"{source}: {found}; give the run that was exported, with images such as {dataset.names[0]}")
-    kept = _keep_rest(dataset, drawn, context.folder("pseudo_masks") / MASKS, out)
-    return ImportResult(drawn=len(drawn), kept=kept, foreign=tuple(foreign))
+    kept = _keep_rest(dataset, annotations.drawn, context.folder("pseudo_masks") / MASKS, out)
+    return ImportResult(drawn=len(annotations.drawn), kept=kept, foreign=tuple(annotations.foreign))
+
+
+class Annotations:
+    """The masks of an annotation file for the images of a run.
+
+    Args:
+        source: the file.
+        context: the run.
+
+    Attributes:
+        drawn: images of the run → how the file names them, as far as it was read.
+        foreign: names of the file's other images, as far as it was read.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+
+    def __init__(self, source: Path, context: RunContext) -> None:
+        self._source, self._context, self._read = source, context, _reader(source)
+        self.drawn: dict[str, str] = {}
+        self.foreign: list[str] = []
+
+    def masks(self) -> Iterator[tuple[str, np.ndarray, AnnotatedImage]]:
+        """Each image of the run: its name, its mask `(H, W)` uint8 at the size that the run reads it with, its entry.
+
+        Raises:
+            DataError: an unknown label, an image of another size or twice, or none of the run.
+        """
+        dataset, source = self._context.train, self._source
+        names, labels = ImageNames(dataset.names), annotation_labels(dataset.class_set)
+        for image in track(self._read(source), "importing", total=len(dataset)):
+            name = names.find(image.file_name)
+            if name is None:
+                self.foreign.append(shown(image.file_name))
+                continue
+            if name in self.drawn:
+                both = f"as {self.drawn[name]} and as {shown(image.file_name)}"
+                raise DataError(f"{source}: image {name} is annotated twice, {both}; keep one of the two")
+            index = dataset.index_of(name)
+            mask = draw_image(image, labels, dataset.stored_size(index), source)
+            if mask.shape != dataset.size(index):
+                mask = resize_mask(mask, dataset.size(index))
+            yield name, mask, image
+            self.drawn[name] = shown(image.file_name)
+        if not self.drawn:
+            found = f"none of its {len(self.foreign):,} images is of {self._context.out}: {', '.join(self.foreign[:3])}"
+            expected = f"give the run that was exported, with images such as {dataset.names[0]}"
+            raise DataError(f"{source}: {found}; {expected}")
 
 
 def _reader(source: Path) -> Reader:

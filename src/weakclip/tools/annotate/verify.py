@@ -1,0 +1,137 @@
+"""Masks that people corrected in an annotation tool become verified masks of their run (`pipeline/verified.py`)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets.classes import IGNORE_INDEX
+from weakclip.datasets.images import read_mask, write_mask
+from weakclip.inference.metrics import ConfusionMatrix, bootstrap_iou, iou_of
+from weakclip.pipeline.context import RunContext, open_run
+from weakclip.store.files import writing
+from weakclip.store.layout import MASKS, VERIFIED
+from weakclip.store.lock import FolderLock
+from weakclip.tools.annotate.corrected import Annotations
+
+WAITING = ".verified.new"
+"""In a run folder: masks of an import that is not complete."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How the run's masks agree with those that were corrected: the score of masks that nobody had corrected yet.
+
+    It is that of the images that were corrected. Where these were the most doubtful ones, the others are better.
+
+    Args:
+        images: how many images were compared.
+        mean_iou: mean over the classes, 0…1.
+        interval: 95 % interval of it, from a bootstrap over the images.
+    """
+
+    images: int
+    mean_iou: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyResult:
+    """The result of an import of verified masks.
+
+    Args:
+        verified: images that have a verified mask from the file.
+        unchanged: images whose mask is the run's own, where the file does not say that a person approved it; and
+            predictions that nobody has answered. They are not verified.
+        foreign: images of the file that the run does not have, as the file names them; they are left out.
+        relabelled: image → its new labels, where the drawn classes are others.
+        agreement: of the run's masks with the verified ones; None where the run had masks of none of them.
+    """
+
+    verified: int
+    unchanged: int
+    foreign: tuple[str, ...]
+    relabelled: dict[str, tuple[str, ...]]
+    agreement: Agreement | None
+
+
+def verify_masks(source: Path | str, run: Path | str) -> VerifyResult:
+    """Take the masks of an annotation file as verified masks of the run whose masks were exported.
+
+    All of them or, after an error, none. An earlier verified mask of an image is replaced; those of images that the
+    file does not name stay.
+
+    Args:
+        source: the file: JSON of COCO or Label Studio, XML of CVAT.
+        run: the run folder.
+
+    Raises:
+        RunError: no run, or another process works in it.
+        DataError: as `import_masks`.
+    """
+    source = Path(source)
+    context = open_run(run)
+    with FolderLock(context.out):
+        waiting = context.out / WAITING
+        with writing(waiting):
+            shutil.rmtree(waiting, ignore_errors=True)
+        try:
+            return _verify(source, context, waiting)
+        finally:
+            shutil.rmtree(waiting, ignore_errors=True)
+
+
+def _verify(source: Path, context: RunContext, waiting: Path) -> VerifyResult:
+    dataset, annotations = context.train, Annotations(source, context)
+    taken, overlaps = list[str](), list[np.ndarray]()
+    for name, mask, image in annotations.masks():
+        own = _own_mask(context, name)
+        if image.by_person is False or (image.by_person is None and own is not None and np.array_equal(own, mask)):
+            continue
+        write_mask(waiting / f"{name}.png", mask, dataset.class_set.palette)
+        taken.append(name)
+        if own is not None and own.shape == mask.shape and name not in context.verified:
+            matrix = ConfusionMatrix(dataset.class_set.num_classes)
+            matrix.update(own, mask)
+            overlaps.append(matrix.overlaps())
+    for name in taken:
+        target = context.out / VERIFIED / f"{name}.png"
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(waiting / f"{name}.png", target)
+    return VerifyResult(
+        verified=len(taken),
+        unchanged=len(annotations.drawn) - len(taken),
+        foreign=tuple(annotations.foreign),
+        relabelled=_relabelled(dataset, open_run(context.out).train, taken),
+        agreement=_agreement(np.stack(overlaps)) if overlaps else None,
+    )
+
+
+def _own_mask(context: RunContext, name: str) -> np.ndarray | None:
+    path = context.folder("pseudo_masks") / MASKS / f"{name}.png"
+    mask = read_mask(path) if path.is_file() else None
+    return None if mask is None or (mask == IGNORE_INDEX).all() else mask
+
+
+def _relabelled(
+    before: ImageLabelDataset, after: ImageLabelDataset, names: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    labels = {name: after.labels(after.index_of(name)) for name in names}
+    return {
+        name: tuple(after.class_set.names[index] for index in each)
+        for name, each in labels.items()
+        if each != before.labels(before.index_of(name))
+    }
+
+
+def _agreement(overlaps: np.ndarray) -> Agreement:
+    mean = float(np.nanmean(iou_of(overlaps.sum(axis=0))))
+    low, high = np.percentile(np.nanmean(bootstrap_iou(overlaps), axis=1), [2.5, 97.5])
+    return Agreement(images=len(overlaps), mean_iou=mean, interval=(float(low), float(high)))

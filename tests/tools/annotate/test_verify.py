@@ -1,0 +1,91 @@
+"""Corrected masks come back as verified masks of their run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from weakclip.annotations import Shapes
+from weakclip.datasets.images import read_mask, write_mask
+from weakclip.errors import DataError
+from weakclip.pipeline.context import open_run
+from weakclip.tools.annotate import TOOLS, export_masks, verify_masks
+
+Call = Callable[..., int]
+
+
+def correct(run: Path, out: Path, tool: str, name: str, value: int) -> Path:
+    """An exported file in which a person has made one image wholly of one class; the run's masks are as before."""
+    path = run / "3_pseudo_masks/masks" / f"{name}.png"
+    before, palette = read_mask(path), open_run(run).train.class_set.palette
+    write_mask(path, np.full_like(before, value), palette)
+    export_masks(run, out / f"masks{TOOLS[tool]}", tool, Shapes())
+    write_mask(path, before, palette)
+    return out / f"masks{TOOLS[tool]}"
+
+
+@pytest.mark.parametrize("tool", ["coco", "cvat"])
+def test_what_a_person_changed_is_verified(tool: str, folder_run: Path, tmp_path: Path) -> None:
+    dataset = open_run(folder_run).train
+    before = dataset.labels(dataset.index_of("one"))
+    new = next(index for index in range(1, dataset.class_set.num_classes) if index not in before)
+    made = verify_masks(correct(folder_run, tmp_path, tool, "one", new), folder_run)
+    assert (made.verified, made.unchanged, made.foreign) == (1, 2, ())
+    assert made.relabelled == {"one": (dataset.class_set.names[new],)}
+    assert (read_mask(folder_run / "verified/one.png") == new).all()
+    assert [path.name for path in (folder_run / "verified").rglob("*.png")] == ["one.png"]
+    after = open_run(folder_run).train
+    assert after.labels(after.index_of("one")) == (new,)
+    own = read_mask(folder_run / "3_pseudo_masks/masks/one.png")
+    assert made.agreement is not None and made.agreement.images == 1
+    assert made.agreement.mean_iou == pytest.approx((own == new).mean() / len(np.unique([*np.unique(own), new])))
+    low, high = made.agreement.interval
+    assert low == high == pytest.approx(made.agreement.mean_iou)
+
+
+def test_of_label_studio_what_was_submitted_counts_and_no_prediction(folder_run: Path, tmp_path: Path) -> None:
+    export_masks(folder_run, tmp_path / "a.json", "label-studio", Shapes())
+    tasks = json.loads((tmp_path / "a.json").read_text())
+    tasks[0]["annotations"] = [tasks[0]["predictions"][0]]  # approved as it was
+    tasks[1]["annotations"] = [{"was_cancelled": True, "result": []}]
+    (tmp_path / "a.json").write_text(json.dumps(tasks))
+    made = verify_masks(tmp_path / "a.json", folder_run)
+    assert (made.verified, made.unchanged) == (1, 2)
+    name = open_run(folder_run).train.names[0]
+    assert [
+        path.relative_to(folder_run / "verified").as_posix() for path in (folder_run / "verified").rglob("*.png")
+    ] == [f"{name}.png"]
+    assert made.agreement is not None and made.agreement.mean_iou == 1.0
+
+
+def test_a_second_import_replaces_and_keeps(folder_run: Path, tmp_path: Path) -> None:
+    first = verify_masks(correct(folder_run, tmp_path, "coco", "one", 1), folder_run)
+    again = verify_masks(correct(folder_run, tmp_path, "coco", "one", 0), folder_run)
+    other = verify_masks(correct(folder_run, tmp_path, "cvat", "two", 1), folder_run)
+    assert first.verified == again.verified == other.verified == 1
+    assert again.agreement is None  # the network has seen this image's mask
+    assert not read_mask(folder_run / "verified/one.png").any() and read_mask(folder_run / "verified/two.png").all()
+
+
+def test_a_wrong_file_changes_nothing(folder_run: Path, tmp_path: Path) -> None:
+    file = correct(folder_run, tmp_path, "coco", "one", 1)
+    text = json.loads(file.read_text())
+    text["images"][-1]["width"] += 1
+    (tmp_path / "wrong.json").write_text(json.dumps(text))
+    with pytest.raises(DataError, match="is annotated at"):
+        verify_masks(tmp_path / "wrong.json", folder_run)
+    assert not (folder_run / "verified").exists() and not list(folder_run.glob(".verified*"))
+
+
+def test_the_command(call: Call, folder_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = correct(folder_run, tmp_path, "coco", "one", 2)
+    assert call("import", file, "--run", folder_run) == 0
+    shown = capsys.readouterr().out
+    assert "1 masks of" in shown and "2 masks of the file are as" in shown
+    assert f"next: weakclip run {folder_run / 'config.yaml'} --out {folder_run} --redo\n" in shown
+    assert call("import", file, "--run", folder_run, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["verified"] == 1
