@@ -242,7 +242,11 @@ def test_empty_data_and_a_model_without_parameters_are_errors(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"steps": 0}, {"ema_decay": 1.0}, {"precision": "fp8"}, {"workers": -1}, {"clip_grad_norm": 0.0}]
+    "change",
+    [
+        *({"steps": 0}, {"ema_decay": 1.0}, {"precision": "fp8"}, {"workers": -1}, {"clip_grad_norm": 0.0}),
+        *({"optimizer": "adam"}, {"schedule": "step"}, {"momentum": 1.0}),
+    ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any]):
     with pytest.raises(ConfigError, match=next(iter(change))):
@@ -256,6 +260,13 @@ def test_learning_rate_rises_then_falls_to_the_floor():
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert max(rates) == 1.0
     assert rates[100] == pytest.approx(0.1)
+
+
+def test_poly_falls_by_its_power():
+    settings = TrainSettings(steps=110, warmup_steps=10, learning_rate=2.0, min_learning_rate=0.0, schedule="poly")
+    assert learning_rate_at(10, settings) == 2.0
+    assert learning_rate_at(60, settings) == pytest.approx(2 * 0.5**0.9)
+    assert learning_rate_at(110, settings) == 0.0
 
 
 _TWO_PROCESSES = """

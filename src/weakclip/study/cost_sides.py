@@ -24,7 +24,8 @@ from weakclip.seeds.affinitynet.model import PUBLISHED_REDUCTIONS, AffinityNet
 from weakclip.seeds.affinitynet.train import AffinityLoss
 from weakclip.segmenters.resnet38 import PUBLISHED_WIDTHS
 from weakclip.training.loading import Batch
-from weakclip.training.loop import LossFunction, build_optimizer, lay_out
+from weakclip.training.loop import LossFunction, lay_out
+from weakclip.training.optimizer import build_optimizer
 from weakclip.training.settings import TrainSettings
 
 
@@ -99,7 +100,7 @@ class AffinityNetSide:
         """The network with random weights, on the device; its convolutions in the memory order of WeakCLIP's."""
         model = AffinityNet(widths=self.widths, reductions=self.reductions, frozen=True).to(device).train()
         lay_out(model, torch.channels_last)
-        optimizer = torch.optim.SGD(_trained(model), lr=1e-6, momentum=0.9, weight_decay=5e-4)
+        optimizer = torch.optim.SGD(_trained(model).values(), lr=1e-6, momentum=0.9, weight_decay=5e-4)
         return Training(model, AffinityLoss(), optimizer, None)
 
 
@@ -122,5 +123,5 @@ def drawn_batch(size: int, crop: int, num_classes: int, device: torch.device) ->
     return {"image": images.to(device), "mask": masks[:, 0].to(torch.uint8).to(device)}
 
 
-def _trained(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -1,4 +1,4 @@
-"""The one training loop, `fit`: AdamW, warm-up and cosine, averaged weights, checkpoints, exact resume."""
+"""The one training loop, `fit`: optimiser, schedule, averaged weights, checkpoints, exact resume."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from weakclip.training.bad_steps import BadSteps
 from weakclip.training.interrupt import StopRequest
 from weakclip.training.loading import Batch, TrainingData, load_batches
 from weakclip.training.log import TrainLog
+from weakclip.training.optimizer import FACTOR, autocast_dtype, build_optimizer
 from weakclip.training.processes import Processes, open_processes
 from weakclip.training.sampler import step_seed
 from weakclip.training.sampling import repeats_of
@@ -133,7 +134,7 @@ class _Run:
             raise ConfigError("the model has no parameter to train")
         self.parameters = list(named.values())
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in named.items()}
-        self.optimizer = build_optimizer(self.parameters, settings)
+        self.optimizer = build_optimizer(named, settings)
         buffers = (tensor for tensor in self.tensors.values() if not tensor.requires_grad)
         self.statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
         self.averages = AveragedWeights(self.tensors, settings.ema_decay)
@@ -148,7 +149,7 @@ class _Run:
         device = self.processes.device
         rate = learning_rate_at(self.step, self.settings)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group[FACTOR]
         self.bad_steps.before_step()
         moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
         self.optimizer.zero_grad(set_to_none=True)  # before the forward pass, which needs the memory
@@ -226,26 +227,3 @@ def lay_out(model: nn.Module, order: torch.memory_format) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=order)
-
-
-def build_optimizer(parameters: list[nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW as the settings have it; biases, norms and temperatures do not decay."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type that `precision` asks for on a device; None for float32 throughout."""
-    wanted = precision == "bf16" or (precision == "auto" and _bf16_pays(device))
-    return torch.bfloat16 if wanted else None
-
-
-def _bf16_pays(device: torch.device) -> bool:
-    """On GPUs; on CPUs with tile instructions (AMX), where a step of WeakCLIP took 0.6 to 0.7 of the time in fp32."""
-    if device.type != "cpu":
-        return True
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # absent in older torch
-    return bool(capabilities.get("amx_bf16", False))

@@ -8,6 +8,29 @@ from dataclasses import dataclass, field
 from weakclip.errors import ConfigError
 from weakclip.store.keys import NO_EFFECT
 
+OPTIMIZERS, SCHEDULES, PRECISIONS = ("adamw", "sgd"), ("cosine", "poly"), ("auto", "fp32", "bf16")
+"""Words of the settings `optimizer`, `schedule` and `precision`."""
+
+POLY_POWER = 0.9  # Chen et al., "DeepLab", TPAMI 2018, section 4.1.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateFactor:
+    """A factor on the learning rate of some parameters.
+
+    Args:
+        part: text in the names of the parameters ("decode_head").
+        factor: 0 or more; 0 leaves the parameters as they are.
+    """
+
+    part: str
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not self.part or self.factor < 0:
+            found = f"part {self.part!r}, factor {self.factor}"
+            raise ConfigError(f"rate_factors: a part of a name, and a factor of 0 or more, expected; found {found}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
@@ -16,10 +39,14 @@ class TrainSettings:
     Args:
         steps: number of optimiser steps.
         batch_size: images a step, over all processes together.
-        learning_rate: of AdamW, after the warm-up.
-        weight_decay: of AdamW, for tensors of two and more dimensions (not for biases, norms and temperatures).
+        optimizer: "adamw", or "sgd" with `momentum`.
+        schedule: of the learning rate after the warm-up: "cosine", or "poly", `(1 - t)^0.9`.
+        learning_rate: after the warm-up.
+        rate_factors: factors on the learning rate by the names of parameters; where several fit, their product counts.
+        momentum: of "sgd", 0…1.
+        weight_decay: for tensors of two and more dimensions (not for biases, norms and temperatures).
         warmup_steps: steps over which the learning rate rises linearly from nearly 0.
-        min_learning_rate: where the cosine ends.
+        min_learning_rate: where the schedule ends.
         clip_grad_norm: upper bound of the gradient's Euclidean norm; None for no bound.
         ema_decay: decay of the averaged weights, which are the result, 0…1; 0 keeps the last weights.
         precision: "fp32", "bf16" (autocast) or "auto": bf16 where it pays, on GPUs and on CPUs with AMX.
@@ -33,7 +60,11 @@ class TrainSettings:
 
     steps: int = 20_000
     batch_size: int = 16
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
     learning_rate: float = 1e-4
+    rate_factors: tuple[RateFactor, ...] = ()
+    momentum: float = 0.9
     weight_decay: float = 3e-5
     warmup_steps: int = 1500
     min_learning_rate: float = 1e-6
@@ -53,10 +84,12 @@ class TrainSettings:
         for name in ("learning_rate", "weight_decay", "warmup_steps", "min_learning_rate", "workers"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: 0 or more expected; found {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"ema_decay: 0 or more and below 1 expected; found {self.ema_decay}")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ConfigError(f"precision: auto, fp32 or bf16 expected; found {self.precision!r}")
+        for name in ("ema_decay", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}: 0 or more and below 1 expected; found {getattr(self, name)}")
+        for name, words in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in words:
+                raise ConfigError(f"{name}: {', '.join(words)} expected; found {getattr(self, name)!r}")
         if self.clip_grad_norm is not None and self.clip_grad_norm <= 0:
             raise ConfigError(f"clip_grad_norm: above 0, or null, expected; found {self.clip_grad_norm}")
         if self.repeat_threshold is not None and self.repeat_threshold <= 0:
@@ -85,7 +118,7 @@ class TrainResult:
 
 
 def learning_rate_at(step: int, settings: TrainSettings) -> float:
-    """Learning rate of a step, counted from 0: linear warm-up, then a half cosine down to the floor.
+    """Learning rate of a step, counted from 0: linear warm-up, then a half cosine, or `(1 - t)^0.9`, to the floor.
 
     >>> settings = TrainSettings(steps=30, warmup_steps=10, learning_rate=1.0, min_learning_rate=0.0)
     >>> [round(learning_rate_at(step, settings), 3) for step in (0, 9, 10, 20, 29)]
@@ -95,4 +128,5 @@ def learning_rate_at(step: int, settings: TrainSettings) -> float:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
     span = settings.learning_rate - settings.min_learning_rate
-    return settings.min_learning_rate + span * 0.5 * (1 + math.cos(math.pi * progress))
+    share = (1 - progress) ** POLY_POWER if settings.schedule == "poly" else 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.min_learning_rate + span * share
