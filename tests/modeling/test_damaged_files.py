@@ -54,11 +54,12 @@ def test_widths_of_a_deeplab_are_proved_before_it_is_built(tmp_path: Path, width
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"frozen": "no"}, "true or false expected; found 2 and frozen 'no'"),
-        ({"id2label": {}}, "found 0 and frozen False"),
+        ({"norm_momentum": "no"}, "a number expected; found 2 and norm_momentum 'no'"),
+        ({"norm_momentum": 7.0}, "norm_momentum: above 0, at most 1 expected; found 7.0"),
+        ({"id2label": {}}, "found 0 and norm_momentum 0.1"),
         ({"id2label": ["background"]}, "expected a JSON object with id2label"),
         ({"id2label": {"first": "background"}}, "expected a JSON object with id2label"),
-        ({"id2label": {"0": "background"}}, r"fc8_seg_conv2\.bias \(2,\), expected \(1,\)"),
+        ({"id2label": {"0": "background"}}, r"head\.classifier\.bias \(2,\), expected \(1,\)"),
     ],
 )
 @pytest.mark.parametrize("labels", [None, {0: "background", 1: "dog", 2: "cow"}])

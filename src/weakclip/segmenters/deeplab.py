@@ -1,21 +1,22 @@
 """DeepLabV1 on ResNet38: the network that is retrained on pseudo masks of PASCAL VOC.
 
-Two 3×3 convolutions of dilation 12 (512 channels, a rectifier between) on the last features; logits of stride 8.
+On the last features stand a 3×3 convolution of dilation 12 and a 1×1 one, 512 channels, norm and rectifier after each,
+dropout, and a 1×1 classifier; logits of stride 8.
 
 References:
     Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs", ICLR 2015.
-    The released code of Xu et al., "Multi-class Token Transformer for Weakly Supervised Semantic Segmentation", CVPR
-    2022, whose classifier this is.
+    github.com/Yingyue-L/deeplabv1-resnet38, with which the authors of WeakCLIP retrain: the head, its first weights,
+    and the momentum of the norms.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
@@ -23,13 +24,16 @@ from weakclip.errors import ConfigError, WeightsError, first_line
 from weakclip.modeling.state_files import check_fit, fill, read_state
 from weakclip.segmenters.resnet38 import PUBLISHED_WIDTHS, ResNet38
 from weakclip.store.files import atomic_write, write_json
-from weakclip.store.untrusted_text import parse_json
+from weakclip.store.untrusted_text import parse_json, short
 
 MODEL_TYPE = "weakclip_deeplab_resnet38"
 """The model type in `config.json`; no AutoModel of transformers knows it."""
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-_DILATION, _CHANNELS = 12, 512
+_DILATION, _CHANNELS, _DROPOUT = 12, 512, 0.5
+
+RELEASED_MOMENTUM = 3e-4
+"""Share of a batch in the norms' statistics, as retraining from an ImageNet trunk has it."""
 
 
 class DeepLabOutput(NamedTuple):
@@ -48,25 +52,38 @@ class DeepLabResNet38(nn.Module):
     Args:
         labels: names of the classes by index.
         widths: of the trunk.
-        frozen: whether the trunk's norms and first convolution stay as they are, as the released code has it for a
-            trunk that was trained on ImageNet.
+        norm_momentum: share of a batch in the statistics of the norms, above 0, at most 1.
     """
 
     def __init__(
-        self, labels: Mapping[int, str], *, widths: Sequence[int] = PUBLISHED_WIDTHS, frozen: bool = False
+        self, labels: Mapping[int, str], *, widths: Sequence[int] = PUBLISHED_WIDTHS, norm_momentum: float = 0.1
     ) -> None:
         super().__init__()
-        self.labels, self.frozen = dict(labels), frozen
-        self.trunk = ResNet38(widths, frozen_norms=frozen, frozen=("conv1a",) if frozen else ())
-        self.fc8_seg_conv1 = nn.Conv2d(widths[6], _CHANNELS, 3, padding=_DILATION, dilation=_DILATION)
-        self.fc8_seg_conv2 = nn.Conv2d(_CHANNELS, len(labels), 3, padding=_DILATION, dilation=_DILATION)
-        for layer in (self.fc8_seg_conv1, self.fc8_seg_conv2):
-            nn.init.xavier_uniform_(layer.weight)
+        if not 0 < norm_momentum <= 1:
+            raise ConfigError(f"norm_momentum: above 0, at most 1 expected; found {norm_momentum}")
+        self.labels, self.norm_momentum = dict(labels), norm_momentum
+        self.trunk = ResNet38(widths)
+        layers: dict[str, nn.Module] = {
+            "conv1": nn.Conv2d(widths[6], _CHANNELS, 3, padding=_DILATION, dilation=_DILATION, bias=False),
+            "bn1": nn.BatchNorm2d(_CHANNELS),
+            "relu1": nn.ReLU(),
+            "conv2": nn.Conv2d(_CHANNELS, _CHANNELS, 1, bias=False),
+            "bn2": nn.BatchNorm2d(_CHANNELS),
+            "relu2": nn.ReLU(),
+            "dropout": nn.Dropout(_DROPOUT),
+            "classifier": nn.Conv2d(_CHANNELS, len(labels), 1),
+        }
+        self.head = nn.Sequential(OrderedDict(layers))
+        for layer in self.head:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = norm_momentum
 
     def forward(self, pixel_values: Tensor) -> DeepLabOutput:
         """Logits of normalised pixels `(B, 3, H, W)`."""
-        hidden = F.relu(self.fc8_seg_conv1(self.trunk(pixel_values).conv6))
-        return DeepLabOutput(self.fc8_seg_conv2(hidden))
+        return DeepLabOutput(self.head(self.trunk(pixel_values).conv6))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`, each whole or not at all."""
@@ -74,7 +91,7 @@ class DeepLabResNet38(nn.Module):
         state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         with atomic_write(folder / WEIGHTS_FILE) as file:
             file.write(save_tensors(state, metadata={"format": "pt"}))
-        numbers = {"widths": self.trunk.widths, "frozen": self.frozen}
+        numbers = {"widths": self.trunk.widths, "norm_momentum": self.norm_momentum}
         write_json(folder / CONFIG_FILE, {"model_type": MODEL_TYPE, "id2label": self.labels, **numbers})
 
 
@@ -98,21 +115,22 @@ def load_deeplab(folder: str | Path, labels: Mapping[int, str] | None = None) ->
     try:
         content = parse_json(config.read_text(encoding="utf-8"))
         saved = {int(index): str(name) for index, name in content["id2label"].items()}
-        widths, frozen = content["widths"], content["frozen"]
-        if not saved or not isinstance(frozen, bool):
-            raise ConfigError(f"classes, and true or false expected; found {len(saved)} and frozen {frozen!r}")
+        widths, momentum = content["widths"], content["norm_momentum"]
+        if not saved or not isinstance(momentum, float):
+            raise ConfigError(f"classes, and a number expected; found {len(saved)} and norm_momentum {short(momentum)}")
         with torch.device("meta"):  # takes no memory, whatever the numbers say
-            planned = DeepLabResNet38(saved, widths=widths)
+            planned = DeepLabResNet38(saved, widths=widths, norm_momentum=momentum)
     except ConfigError as error:
         raise WeightsError(f"{config}: damaged description: {error}; train the network again") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
-        expected = "expected a JSON object with id2label, widths and frozen; train the network again"
+        expected = "expected a JSON object with id2label, widths and norm_momentum; train the network again"
         raise WeightsError(f"{config}: damaged description ({reason}); {expected}") from None
     state, _ = read_state(path)
     check_fit(planned, state, path, kind=f"the DeepLab of {CONFIG_FILE}")
-    model = DeepLabResNet38(labels or saved, widths=widths, frozen=frozen)
+    model = DeepLabResNet38(labels or saved, widths=widths, norm_momentum=momentum)
     if labels and len(labels) != len(saved):
-        state |= {f"fc8_seg_conv2.{name}": value for name, value in model.fc8_seg_conv2.state_dict().items()}
+        own = model.state_dict()
+        state |= {name: own[name] for name in own if name.startswith("head.classifier.")}
     fill(model, state, path, kind="DeepLab")
     return model

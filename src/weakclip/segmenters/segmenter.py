@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from weakclip.clip.hub_files import cache_first, pixel_statistics
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import WeightsError, first_line
-from weakclip.segmenters.deeplab import DeepLabResNet38, is_deeplab, load_deeplab
+from weakclip.segmenters.deeplab import RELEASED_MOMENTUM, DeepLabResNet38, is_deeplab, load_deeplab
 from weakclip.segmenters.trunk_files import start_from_imagenet
 from weakclip.store.files import atomic_write, temporary_name, write_json, writing
 from weakclip.store.untrusted_weights import check_config
@@ -98,7 +98,7 @@ def build_segmenter(source: str, class_set: ClassSet, *, pretrained: str | None 
     if source == SMALL:
         return Segmenter(_small_network(labels), pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD)
     if source == DEEPLAB:
-        deeplab = DeepLabResNet38(labels, frozen=pretrained is not None)
+        deeplab = DeepLabResNet38(labels, norm_momentum=0.1 if pretrained is None else RELEASED_MOMENTUM)
         if pretrained is not None:
             start_from_imagenet(deeplab.trunk, pretrained)
         return Segmenter(deeplab, pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD)

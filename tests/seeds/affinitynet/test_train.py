@@ -171,8 +171,6 @@ def test_training_starts_from_the_named_trunk_and_keeps_its_norms(
 def test_what_is_wrong_with_a_trunk_is_told(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"none\.pth: no such file"):
         settings(pretrained=str(tmp_path / "none.pth")).build()
-    with pytest.raises(WeightsError, match="an MXNet file; expected a torch checkpoint"):
-        settings(pretrained=str(tmp_path / "a1.params")).build()
     torch.save({**ResNet38(WIDTHS).state_dict(), "conv1a.weight": torch.zeros(3)}, tmp_path / "odd.pth")
     with pytest.raises(WeightsError, match=r"does not fit ResNet38: conv1a\.weight \(3,\), expected \(4, 3, 3, 3\)"):
         settings(pretrained=str(tmp_path / "odd.pth")).build()
