@@ -36,7 +36,7 @@ AFFINITY = """seeds.affinity={
   train: {steps: 600, batch_size: 8, learning_rate: 2.0e-3, weight_decay: 5.0e-4, warmup_steps: 40,
     min_learning_rate: 0.0, clip_grad_norm: 1.0, ema_decay: 0.99, precision: fp32, checkpoint_every: 100},
   augment: {crop_size: 128, scale: [0.75, 1.5], fit_crop: true, max_class_share: 1.0},
-  walk: {beta: 32, log_steps: 4, background_power: 1.5}}"""
+  walk: {beta: 32, log_steps: 4, background: 0.43}}"""
 """The CRF of the labels is that of the demo's seeds."""
 
 ROWS = {

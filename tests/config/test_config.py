@@ -14,6 +14,7 @@ from weakclip.config import (
     EvaluateSettings,
     FolderData,
     ImportedCAMSeeds,
+    ImportedMaskSeeds,
     RunConfig,
     changed_settings,
     config_path,
@@ -25,15 +26,17 @@ from weakclip.config import (
     shipped_configs,
 )
 from weakclip.errors import ConfigError
+from weakclip.segmenters.deeplab import DeepLabResNet38
 from weakclip.store.keys import plain
+from weakclip.training.optimizer import build_optimizer
 
 
 def parse(text: str) -> RunConfig:
     return parse_config(yaml.safe_load(text), origin="my.yaml")
 
 
-def test_four_configurations_are_shipped() -> None:
-    assert shipped_configs() == ["coco14", "demo", "folder", "voc12"]
+def test_these_configurations_are_shipped() -> None:
+    assert shipped_configs() == ["coco14", "coco14_paper", "demo", "folder", "voc12", "voc12_paper"]
 
 
 def written(name: str) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def test_the_published_configuration_is_complete_and_commented() -> None:
     assert config_path("voc12").read_text(encoding="utf-8").count("#") >= 50
 
 
-@pytest.mark.parametrize("name", ["coco14", "demo", "folder"])
+@pytest.mark.parametrize("name", [each for each in shipped_configs() if each != "voc12"])
 def test_other_configurations_say_what_differs_and_nothing_else(name: str) -> None:
     base = yaml.safe_load(config_path(name).read_text(encoding="utf-8"))["base"]
     below, here = (dict(leaves(plain(load_config(each)), "")) for each in (base, name))
@@ -90,7 +93,7 @@ def test_another_kind_of_section_brings_its_own_keys(order: int) -> None:
         load_config("voc12", [*overrides, "seeds.gradcam.scale=2"])
 
 
-@pytest.mark.parametrize("name", ["coco14", "demo", "folder", "voc12"])
+@pytest.mark.parametrize("name", shipped_configs())
 def test_a_configuration_is_printed_with_where_each_value_comes_from(name: str) -> None:
     text = explain_config(name, ["train.steps=3"])
     assert parse(text) == load_config(name, ["train.steps=3"])
@@ -98,10 +101,10 @@ def test_a_configuration_is_printed_with_where_each_value_comes_from(name: str) 
     assert lines["  steps: 3"] == "--set"
     text = explain_config(name, ["seeds={method: cosine}", "loss.crf={kernels: []}"])
     assert "  foreground_confidence: 0.95  # default" in text and "    iterations: 10  # " in text
-    assert set(lines.values()) <= {"voc12", "folder", name, "--set", "default"}
+    assert set(lines.values()) <= {"voc12", "voc12_paper", "folder", name, "--set", "default"}
 
 
-@pytest.mark.parametrize("name", ["coco14", "demo", "folder", "voc12"])
+@pytest.mark.parametrize("name", shipped_configs())
 def test_round_trip_through_yaml(name: str) -> None:
     config = load_config(name)
     assert parse(dump_config(config)) == config
@@ -166,7 +169,9 @@ def test_a_section_that_is_there_twice_is_said(tmp_path: Path) -> None:
 
 
 def test_missing_file_names_the_shipped_ones() -> None:
-    with pytest.raises(ConfigError, match="demoo: no such file, and no shipped configuration; those are coco14, demo"):
+    with pytest.raises(
+        ConfigError, match="demoo: no such file, and no shipped configuration; those are coco14, coco14_paper, demo"
+    ):
         load_config("demoo")
 
 
@@ -245,3 +250,83 @@ def test_a_section_is_changed_key_by_key() -> None:
 def test_the_first_class_of_imported_maps_is_0_or_1() -> None:
     with pytest.raises(ConfigError, match="first_class: 0 or 1 expected; found 2"):
         load_config("demo", ["seeds.method=imported_cams", "seeds.folder=cams", "seeds.first_class=2"])
+
+
+STARTS = (
+    (
+        "seeds.method=mctformer",
+        "seeds.mctformer",
+        "MCTformer+ starts from DeiT: name the file, deit_small_patch16_224-",
+    ),
+    ("seeds.affinity={}", "seeds.affinity", "AffinityNet starts from a trained ResNet38: name the file, res38_cls.pth"),
+    ("retrain.model=deeplab_resnet38", "retrain", "starts from ImageNet: name the file, ilsvrc-cls_rna-a1_cls1000_"),
+)
+"""A setting, the section whose network starts from a file, and the message."""
+
+
+@pytest.mark.parametrize("name", ["voc12", "coco14", "folder"])
+@pytest.mark.parametrize(("override", "section", "told"), STARTS)
+def test_no_network_starts_from_random_weights_unasked(name: str, override: str, section: str, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(name, [override])
+    message = str(error.value)
+    assert f"{section}.pretrained: " in message and told in message and "\n" not in message
+    assert message.endswith(f"random weights: {section}.from_scratch: true")
+    assert load_config(name, [override, f"{section}.from_scratch=true"]) != load_config(name)
+    assert load_config(name, [override, f"{section}.pretrained=trunk.pth"]) != load_config(name)
+    assert load_config("demo", [override]) != load_config("demo")
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "batch", "published", "retraining"),
+    [("voc12_paper", 20_000, 16, 8000, 40_000), ("coco14_paper", 40_000, 24, 29_000, 160_000)],
+)
+def test_the_paper_s_configuration(name: str, steps: int, batch: int, published: int, retraining: int) -> None:
+    """Zhu et al., IJCV 2024, its released code, and github.com/Yingyue-L/deeplabv1-resnet38."""
+    config = load_config(name)
+    train, retrain, evaluate = config.train, config.retrain, config.evaluate
+    assert isinstance(config.seeds, ImportedMaskSeeds)
+    assert not config.pseudo_masks.restrict_to_labels and config.loss.crf is not None
+    assert (train.steps, train.batch_size, train.learning_rate, train.weight_decay) == (steps, batch, 1e-4, 3e-5)
+    assert train.keep_every and published % train.keep_every == 0 and train.ema_decay == 0
+    assert (retrain.model, retrain.train.optimizer, retrain.train.schedule) == ("deeplab_resnet38", "sgd", "poly")
+    assert (retrain.train.steps, retrain.train.batch_size, retrain.train.momentum) == (retraining, 16, 0.9)
+    assert (retrain.augment.crop_size, retrain.augment.scale, retrain.augment.fit_crop) == (448, (0.5, 1.5), False)
+    assert evaluate.inference.scales == (0.5, 0.75, 1.0, 1.25, 1.5) and evaluate.inference.flip
+    assert evaluate.inference.average == "logits" and not evaluate.inference.fit_crop
+    assert evaluate.inference.crop >= 640 * 1.5  # the longest side of VOC is 500, of COCO 640: one window an image
+
+
+def test_learning_rates_of_the_paper_s_retraining() -> None:
+    """Ten times for the new layers, twice for biases, none for the norms' scales and shifts."""
+    network = DeepLabResNet38({0: "background", 1: "cat"}, widths=(4, 4, 8, 8, 16, 16, 32))
+    optimizer = build_optimizer(dict(network.named_parameters()), load_config("voc12_paper").retrain.train)
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    rates = {names[each]: group["lr"] / 1e-3 for group in optimizer.param_groups for each in group["params"]}
+    expected = {"head.conv1.weight": 10, "head.conv2.weight": 10, "head.classifier.weight": 10}
+    expected["head.classifier.bias"] = 20
+    for name, rate in rates.items():
+        assert rate == pytest.approx(0 if "bn" in name else expected.get(name, 1)), name
+
+
+def test_crfs_of_the_paper_s_scores() -> None:
+    found = {name: load_config(name).evaluate.crf for name in ("voc12_paper", "coco14_paper")}
+    kernels = {name: [(k.sxy, k.weight, k.srgb) for k in crf.kernels] for name, crf in found.items() if crf}
+    assert kernels == {
+        "voc12_paper": [(1, 3, None), (112, 3, 2)],
+        "coco14_paper": [(1, 3, None), (67, 4, 3)],
+    }
+    masks = load_config("voc12_paper").pseudo_masks.crf
+    assert masks == load_config("voc12").pseudo_masks.crf and load_config("coco14").pseudo_masks.crf != masks
+
+
+def test_our_recipes_say_that_they_are_ours() -> None:
+    for name in ("voc12", "coco14"):
+        first = config_path(name).read_text(encoding="utf-8").splitlines()[0]
+        assert "by a recipe of our own" in first
+        assert load_config(name).pseudo_masks.restrict_to_labels
+    boxes = {name: load_config(name).seeds.gradcam.box_threshold for name in ("voc12", "coco14")}
+    assert boxes == {"voc12": 0.4, "coco14": 0.7}  # released code of CLIP-ES, generate_cams_voc12.py, …_coco14.py
+    for name in ("voc12", "coco14"):
+        factors = load_config(name).retrain.train.rate_factors
+        assert [(each.part, each.factor) for each in factors] == [("decode_head", 10)]

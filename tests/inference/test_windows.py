@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import weakclip
+from weakclip.datasets import ScenesDataset
 from weakclip.errors import ConfigError
 from weakclip.inference.windows import (
     InferenceSettings,
@@ -17,8 +21,10 @@ from weakclip.inference.windows import (
     stitching_matrix,
     window_starts,
 )
+from weakclip.modeling import mixed_logits
 
 PLAIN = InferenceSettings(scales=(1.0,), flip=False, crop=32, stride=21, fit_crop=False)
+DEMO = InferenceSettings(scales=(1.0,), flip=False, crop=128, stride=96)
 
 
 def image_of(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -151,6 +157,58 @@ def test_scales_are_averaged_as_probabilities() -> None:
 
     settings = InferenceSettings(scales=(0.5, 1.0), flip=False, crop=32, stride=21)
     assert np.allclose(predict_probs(by_size, image_of(32, 32), settings, device="cpu"), 0.5, atol=1e-6)
+
+
+def test_scales_and_flips_are_averaged_as_logits() -> None:
+    """Logits of 6 at one size and 2 of the other class at the other: the softmax of their means, over all passes."""
+
+    def by_size(images: Tensor) -> Tensor:
+        logits = torch.zeros(len(images), 2, *images.shape[2:])
+        logits[:, 0 if images.shape[3] == 32 else 1] = 6.0 if images.shape[3] == 32 else 2.0
+        return logits
+
+    settings = InferenceSettings(scales=(0.5, 1.0), flip=True, crop=32, stride=21, average="logits")
+    probs = predict_probs(by_size, image_of(32, 32), settings, device="cpu")
+    expected = torch.tensor([3.0, 1.0]).softmax(dim=0).numpy()
+    assert np.allclose(probs, expected[:, None, None], atol=1e-6)
+
+
+def test_one_pass_is_averaged_the_same_either_way() -> None:
+    image = image_of(40, 33)
+    first, second = (dataclasses.replace(PLAIN, average=kind) for kind in ("logits", "probabilities"))
+    found = [predict_probs(colours, image, settings, device="cpu") for settings in (first, second)]
+    assert np.allclose(*found, atol=1e-6)
+
+
+@pytest.mark.parametrize("match_share", [0.0, 0.5, 1.0])
+def test_masks_of_both_precisions_agree(match_share: float) -> None:
+    """bf16 has eight bits of mantissa; masks differ at the borders of classes, where probabilities are nearly equal."""
+    clip, dataset = weakclip.load_clip("demo"), ScenesDataset("val", count=2)
+    model = weakclip.build_weakclip(clip, dataset.class_set, decoder_channels=32, co_attention_width=32).eval()
+    seen: set[bool] = set()
+
+    def logits_of(images: Tensor) -> Tensor:
+        output = model(images)
+        seen.add(torch.is_autocast_enabled("cpu"))
+        return mixed_logits(output, match_share)
+
+    for index in range(len(dataset)):
+        one, other = (
+            predict_probs(logits_of, dataset.image(index), dataclasses.replace(DEMO, precision=kind), device="cpu")
+            for kind in ("fp32", "bf16")
+        )
+        assert other.dtype == np.float32 and np.allclose(other.sum(axis=0), 1, atol=1e-5)
+        assert np.abs(one - other).max() < 0.03
+        assert (one.argmax(axis=0) == other.argmax(axis=0)).mean() > 0.98
+    assert seen == {False, True}
+
+
+def test_a_cpu_computes_in_float32_where_nothing_else_is_asked() -> None:
+    def logits_of(images: Tensor) -> Tensor:
+        assert not torch.is_autocast_enabled("cpu")
+        return colours(images)
+
+    predict_probs(logits_of, image_of(20, 20), PLAIN, device="cpu")
 
 
 def test_scale_one_brings_the_shorter_side_to_the_crop() -> None:

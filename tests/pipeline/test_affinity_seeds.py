@@ -154,7 +154,7 @@ def test_a_whole_run_starts_from_refined_seeds(settings: dict[str, Any], tmp_pat
 
 
 def test_limited_training_limits_affinitynet_too() -> None:
-    config = load_config("voc12", ["seeds.affinity={}"])
-    assert config.seeds.affinity is not None and config.seeds.affinity.train.steps == 10_576
+    config = load_config("voc12", ["seeds.affinity={from_scratch: true}"])
+    assert config.seeds.affinity is not None and config.seeds.affinity.train.steps == 6610
     limited = limit_training(config, 3).seeds.affinity
-    assert limited is not None and (limited.train.steps, limited.train.warmup_steps) == (3, 3)
+    assert limited is not None and (limited.train.steps, limited.train.warmup_steps) == (3, 0)

@@ -177,3 +177,21 @@ def test_bad_masks_are_one_line(folder, sample):
     write_mask(folder / "sub/photo.png", np.full(SIZE, 4, dtype=np.uint8), CLASSES.palette)
     with pytest.raises(DataError, match="unknown class 4; expected 0 to 3"):
         imported.masks(sample)
+
+
+@pytest.mark.parametrize("stored", ["COCO_train2014_000000000009", "000000000009"])
+def test_masks_of_coco_may_be_called_by_the_number(tmp_path, stored):
+    sample = Sample(name="COCO_train2014_000000000009", image=np.zeros((*SIZE, 3), dtype=np.uint8), labels=(1,))
+    write_mask(tmp_path / f"{stored}.png", np.ones(SIZE, dtype=np.uint8), CLASSES.palette)
+    assert (ImportedMasks(tmp_path, CLASSES).masks(sample).seed == 1).all()
+
+
+def test_the_whole_name_goes_before_the_number(tmp_path):
+    sample = Sample(name="COCO_train2014_000000000009", image=np.zeros((*SIZE, 3), dtype=np.uint8), labels=(1, 2))
+    write_mask(tmp_path / "000000000009.png", np.ones(SIZE, dtype=np.uint8), CLASSES.palette)
+    write_mask(tmp_path / f"{sample.name}.png", np.full(SIZE, 2, dtype=np.uint8), CLASSES.palette)
+    assert (ImportedMasks(tmp_path, CLASSES).masks(sample).seed == 2).all()
+    other = Sample(name="2007_000032", image=sample.image, labels=(1,))
+    write_mask(tmp_path / "000032.png", np.ones(SIZE, dtype=np.uint8), CLASSES.palette)
+    with pytest.raises(DataError, match=r"2007_000032\.png"):
+        ImportedMasks(tmp_path, CLASSES).masks(other)

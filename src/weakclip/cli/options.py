@@ -80,7 +80,8 @@ class NetworkName(StrEnum):
 Config = Annotated[
     str,
     typer.Argument(
-        help="A YAML file, or a shipped configuration: demo, voc12, coco14, folder.", autocompletion=_shipped_names
+        help="A YAML file, or a shipped configuration: demo, folder, voc12, coco14, voc12_paper, coco14_paper.",
+        autocompletion=_shipped_names,
     ),
 ]
 Set = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -81,6 +82,12 @@ class FrozenCLIP(FrozenEncoder):
         self.position_interpolation: PositionInterpolation = position_interpolation
         self.partial_patches: PartialPatches = partial_patches
         self.train(False)
+
+    def with_positions(self, interpolation: PositionInterpolation) -> FrozenCLIP:
+        """The same CLIP, its weights shared, with another interpolation of the positions."""
+        other = copy.copy(self)
+        other.position_interpolation = interpolation
+        return other
 
     def tap(self, layers: Sequence[int] | None) -> None:
         """Choose the layers that `encode_image` gives.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from weakclip.config.data import AnyData
+from weakclip.config.data import AnyData, ScenesData
 from weakclip.config.seeds import AnySeeds, ClipGradCAMSeeds
 from weakclip.crf import VOC_CRF, CRFParams
 from weakclip.datasets import AugmentSettings
@@ -87,6 +87,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed: a whole number from 0 to 2³² − 1 expected; found {self.seed}")
+        if not isinstance(self.data, ScenesData):  # which shows the parts at work in minutes, with weak networks
+            self.seeds.check_start()
+            self.retrain.check_start()
 
 
 def limit_training(config: RunConfig, steps: int) -> RunConfig:

@@ -83,7 +83,8 @@ def describe_scales(settings: InferenceSettings) -> str:
     """
     if settings.scales == (1.0,) and not settings.flip:
         return NOT_USED
-    return f"scales {', '.join(f'{scale:g}' for scale in settings.scales)}{' and flip' if settings.flip else ''}"
+    scales = f"scales {', '.join(f'{scale:g}' for scale in settings.scales)}{' and flip' if settings.flip else ''}"
+    return scales + (", mean of logits" if settings.average == "logits" else "")
 
 
 def score_masks(

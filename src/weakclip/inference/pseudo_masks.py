@@ -34,6 +34,8 @@ class PseudoMaskSettings:
             their shares; otherwise it is dropped, and the background gains as much as they do.
         temperature: divisor of the log-probabilities before the dense CRF, above 0; above 1 a network that is too sure
             of itself leaves more to the edges of the image.
+        step: the step of WeakCLIP's training whose weights predict, of those that `train.keep_every` kept; None for the
+            result of the training. Other networks are not asked for it.
         confidence: whether the probability of the chosen class is written too, as 8-bit grey PNG (255 = certain).
     """
 
@@ -43,11 +45,14 @@ class PseudoMaskSettings:
     match_share: float = 0.0
     keep_foreground: bool = False
     temperature: float = 1.0
+    step: int | None = None
     confidence: bool = field(default=False, metadata=MORE_OUTPUT)
 
     def __post_init__(self) -> None:
         if not 0 <= self.match_share <= 1:
             raise ConfigError(f"match_share: 0 to 1 expected; found {self.match_share}")
+        if self.step is not None and self.step < 1:
+            raise ConfigError(f"step: 1 or more, or null, expected; found {self.step}")
         if not self.temperature > 0:
             raise ConfigError(f"temperature of the masks' probabilities: above 0 expected; found {self.temperature}")
 

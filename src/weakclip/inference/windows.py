@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -107,6 +108,8 @@ class InferenceSettings:
         fit_crop: factor 1 brings the image's shorter side to `crop`, as in training (the longer to eight crops at
             most); otherwise it keeps its size.
         batch_size: windows that go through the network together.
+        average: what is averaged over scales and flips: "probabilities", or "logits" before one softmax.
+        precision: of the network: "fp32", "bf16" (autocast) or "auto", bf16 on GPUs; averages are float32 in any case.
     """
 
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -115,6 +118,8 @@ class InferenceSettings:
     stride: int = 341
     fit_crop: bool = True
     batch_size: int = 4
+    average: Literal["probabilities", "logits"] = "probabilities"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:
@@ -130,8 +135,8 @@ def predict_probs(
 ) -> np.ndarray:
     """Class probabilities of one image, averaged over scales and flips.
 
-    At each scale the logits of overlapping windows are averaged, brought to the image's size bilinearly and turned
-    into probabilities by a softmax; the probabilities are averaged.
+    At each scale the logits of overlapping windows are averaged and brought to the image's size bilinearly. Of all
+    scales and flips, the probabilities are averaged, or, as `settings.average` says, the logits.
 
     Args:
         logits_of: the network, `(B, 3, h, w)` uint8 RGB on `device` to logits `(B, K, h', w')`. For many images, wrap
@@ -164,6 +169,7 @@ def predict_batch(
     height, width = images[0].shape[:2]
     base = fit_factor((height, width), settings.crop) if settings.fit_crop else 1.0
     totals: list[Tensor] = []
+    means_logits = settings.average == "logits"
     with torch.no_grad():
         for scale in settings.scales:
             size = max(1, round(height * base * scale)), max(1, round(width * base * scale))
@@ -171,8 +177,12 @@ def predict_batch(
             pixels = torch.stack([torch.tensor(image, device=device).permute(2, 0, 1) for image in resized])
             for flipped in (False, True) if settings.flip else (False,):
                 stitched = _stitched(network, pixels.flip(3) if flipped else pixels, (height, width), settings)
-                probs = [(logits.flip(2) if flipped else logits).softmax(dim=0) for logits in stitched]
-                totals = [total.add_(more) for total, more in zip(totals, probs, strict=True)] if totals else probs
+                parts = [logits.flip(2) if flipped else logits for logits in stitched]
+                parts = parts if means_logits else [logits.softmax(dim=0) for logits in parts]
+                totals = [total.add_(more) for total, more in zip(totals, parts, strict=True)] if totals else parts
+        if means_logits:
+            passes = len(settings.scales) * (1 + settings.flip)
+            return [total.div_(passes).softmax(dim=0).cpu().numpy() for total in totals]
         return [total.div_(total.sum(dim=0, keepdim=True)).cpu().numpy() for total in totals]
 
 
@@ -209,7 +219,8 @@ def _stitched(
     places = [(slice(top, top + window[0]), slice(left, left + window[1])) for top in tops for left in lefts]
     windows = [image[:, rows, columns] for image in pixels for rows, columns in places]
     step = settings.batch_size
-    batches = [logits_of(torch.stack(windows[first : first + step])) for first in range(0, len(windows), step)]
+    with _in_precision(settings.precision, pixels.device):
+        batches = [logits_of(torch.stack(windows[first : first + step])) for first in range(0, len(windows), step)]
     logits = torch.cat(batches).float()
     coarse = logits.shape[2:]
     row_matrix = stitching_matrix(tops, window[0], height, coarse[0], size[0]).to(logits.device)
@@ -221,6 +232,12 @@ def _stitched(
         with torch.autocast(tiles.device.type, enabled=False):
             stitched.append(row_matrix @ (tiles @ column_matrix.T))
     return stitched
+
+
+def _in_precision(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Autocast to bf16 where the settings ask for it on a device."""
+    wanted = precision == "bf16" or (precision == "auto" and device.type != "cpu")
+    return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
 
 
 def stitching_matrix(starts: list[int], window: int, length: int, coarse: int, target: int) -> Tensor:

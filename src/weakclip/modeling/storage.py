@@ -25,6 +25,7 @@ from weakclip.modeling.weakclip import ModelSettings, WeakCLIP
 from weakclip.store.files import atomic_write, expand_home, write_json
 from weakclip.store.untrusted_text import parse_json, short
 from weakclip.store.untrusted_weights import check_room, load_safetensors
+from weakclip.training.snapshots import restore_snapshot
 
 logger = logging.getLogger("weakclip")
 
@@ -65,6 +66,7 @@ def load_weakclip(
     vocabulary: str | Path | None = None,
     clip: Encoder | None = None,
     device: str | torch.device = "cpu",
+    step: int | None = None,
 ) -> WeakCLIP:
     """Load a WeakCLIP of ours, or a checkpoint in the format of the released code.
 
@@ -75,6 +77,8 @@ def load_weakclip(
         clip: an encoder that is loaded already, used in place of the CLIP that the folder names; needed where the model
             was trained with an encoder that is no CLIP, for a folder never runs code.
         device: where the model goes; `clip` moves along.
+        step: for the folder of a training, whose weights are taken, of those that `train.keep_every` kept; None for the
+            result.
 
     Returns:
         The model, in evaluation mode. Its `origin` says in one line what was loaded and what was not in the file; the
@@ -91,9 +95,15 @@ def load_weakclip(
         if architecture is not None:
             raise WeightsError(f"{path}: `architecture` is for released checkpoints; {DESCRIPTION_FILE} has it here")
         with torch.random.fork_rng(devices=[]):  # first weights are drawn and replaced: the caller's draws stay
-            return _noted(_load_folder(path, vocabulary, clip)).to(device).eval()
+            model = _load_folder(path, vocabulary, clip)
+            if step is not None:
+                restore_snapshot(model, path, step)
+                model.origin += f"; weights of step {step}"
+            return _noted(model).to(device).eval()
     if not path.is_file():
         raise WeightsError(f"{path}: no such file or folder; expected a folder of save_weakclip or a released .pth")
+    if step is not None:
+        raise WeightsError(f"{path}: a single file, without weights of step {step}; leave `step` out")
     if clip is not None:
         raise WeightsError(f"{path}: a released checkpoint brings its own CLIP; leave `clip` out")
     with torch.random.fork_rng(devices=[]):

@@ -14,20 +14,23 @@ from weakclip.pipeline.context import RunContext
 from weakclip.segmenters.segmenter import load_segmenter
 
 
-def load_network(context: RunContext, folder: Path, *, match_share: float = 0.0) -> LogitsFunction:
+def load_network(
+    context: RunContext, folder: Path, *, match_share: float = 0.0, step: int | None = None
+) -> LogitsFunction:
     """The network in a folder of the run: a WeakCLIP on the run's own encoder, or an ordinary one.
 
     Args:
         context: of the run.
         folder: of the network.
         match_share: share of a WeakCLIP's match map in its logits; an ordinary network has none.
+        step: of the training whose weights a WeakCLIP has; None for its result.
 
     Raises:
         WeightsError: there is none, or it cannot be loaded.
     """
     if not (folder / DESCRIPTION_FILE).is_file():
         return load_segmenter(folder, device=context.device)
-    model = load_weakclip(folder, clip=context.clip, device=context.device)
+    model = load_weakclip(folder, clip=context.clip, device=context.device, step=step)
     return lambda images: mixed_logits(model(images), match_share)
 
 

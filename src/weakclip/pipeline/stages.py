@@ -92,8 +92,8 @@ def train_on_seeds(context: RunContext, view: TrainView, folder: Path) -> None:
 
 def make_pseudo_masks(context: RunContext, view: MasksView, folder: Path) -> None:
     """Predict every training image with WeakCLIP, and sharpen it with the dense CRF."""
-    model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device)
     settings, dataset = view.pseudo_masks, context.train
+    model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device, step=settings.step)
     seeds = context.folder("seeds")
     recorder = MaskRecorder(dataset, seeds=seeds / SEEDS, dense=seeds / DENSE, folder=folder)
     for name in context.verified.names:  # what is there is passed over
@@ -140,7 +140,7 @@ def retrain_on_pseudo_masks(context: RunContext, view: RetrainView, folder: Path
     pairs = TrainingPairs(dataset, context.folder("pseudo_masks") / MASKS, view.retrain.augment)
     start = None
     if view.retrain.model == WEAKCLIP:
-        start = load_weakclip(context.folder("train"), clip=context.clip, device=context.device)
+        start = load_weakclip(context.folder("train"), clip=context.clip, device=context.device, step=view.step)
     result = retrain(pairs, folder, view.retrain, start=start, device=context.device, seed=view.seed)
     write_training(context, folder, result)
 
@@ -174,8 +174,8 @@ def evaluate(context: RunContext, view: EvaluateView, folder: Path) -> None:
 
 def _load(context: RunContext, view: EvaluateView, network: Network) -> LogitsFunction:
     """A network of the run, as it predicts images whose labels nobody knows."""
-    share = view.prediction(network).match_share
-    return load_network(context, context.folder(TRAINED_BY[network]), match_share=share)
+    how = view.prediction(network)
+    return load_network(context, context.folder(TRAINED_BY[network]), match_share=how.match_share, step=how.step)
 
 
 def _score_masks(context: RunContext, view: EvaluateView) -> list[Scores]:
@@ -198,6 +198,7 @@ STAGES = {
         view=SeedsView.of,
         run=make_seeds,
         data=("train images", "labels from the review", "verified masks"),
+        code=2,
     ),
     "train": Stage(
         purpose="training WeakCLIP on the seeds",

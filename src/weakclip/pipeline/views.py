@@ -14,7 +14,7 @@ from weakclip.inference.pseudo_masks import PseudoMaskSettings
 from weakclip.modeling import ModelSettings
 from weakclip.modeling.train import LossSettings
 from weakclip.report.chosen import Network
-from weakclip.segmenters.train import RetrainSettings
+from weakclip.segmenters.train import WEAKCLIP, RetrainSettings
 from weakclip.store.keys import MORE_OUTPUT
 from weakclip.training.settings import TrainSettings
 
@@ -66,10 +66,17 @@ class MasksView(View):
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainView(View):
-    """Settings of the stage `retrain`."""
+    """Settings of the stage `retrain`; `step` is that of the WeakCLIP that is trained further, where one is."""
 
     retrain: RetrainSettings
+    step: int | None
     seed: int
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Self:
+        """The view of a configuration."""
+        step = config.pseudo_masks.step if config.retrain.model == WEAKCLIP else None
+        return cls(retrain=config.retrain, step=step, seed=config.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from weakclip.pipeline.data import source_fingerprint
 from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, ChosenNetwork, Network, read_chosen
 from weakclip.store.files import expand_home
 from weakclip.store.layout import CONFIG, STAGE_FOLDERS
+from weakclip.training.snapshots import SNAPSHOTS
 
 logger = logging.getLogger("weakclip")
 
@@ -46,6 +47,11 @@ class ModelSource:
         is_student = self.path.resolve().name.startswith(STAGE_FOLDERS["retrain"])
         return "weakclip" if self.kind == "weakclip" and not is_student else "retrained"
 
+    @property
+    def step(self) -> int | None:
+        """The step of the training whose weights a run's WeakCLIP has; None for its result."""
+        return self.config.pseudo_masks.step if self.config and self.network == "weakclip" else None
+
     @functools.cached_property
     def config(self) -> RunConfig | None:
         """The settings of its run."""
@@ -59,6 +65,8 @@ class ModelSource:
             description = DESCRIPTION_FILE if self.kind == "weakclip" else NETWORK_CONFIG
             files = [path for name in ("*.safetensors", description) for path in sorted(self.path.glob(name))]
             files = [path for path in files if path.name != "checkpoint.safetensors"]  # of the training, not the result
+        if self.step is not None:
+            files.append(self.path / SNAPSHOTS / f"{self.step}.safetensors")
         demo = Path(weakclip.clip.__file__).parent / "demo"
         parts = "\n".join(source_fingerprint(str(path), demo) for path in files)
         return hashlib.sha256(parts.encode()).hexdigest()[:32]

@@ -149,7 +149,7 @@ def load_predictor(
         segmenter = load_segmenter(model.path, device=device)
         return Predictor(segmenter, model.class_set(segmenter.class_names), settings)
     vocabulary = model.config.clip.vocabulary if model.config else None
-    weakclip = load_weakclip(model.path, vocabulary=vocabulary, clip=clip, device=device)
+    weakclip = load_weakclip(model.path, vocabulary=vocabulary, clip=clip, device=device, step=model.step)
     share = settings.match_share
     return Predictor(lambda images: mixed_logits(weakclip(images), share), weakclip.class_set, settings)
 

@@ -3,7 +3,7 @@
 For an image and its labels, CLIP scores the class prompts against background prompts in one softmax. The gradient of
 each class's probability at the last block's normalised input weighs that input's channels: a class activation map. The
 attention of the last layers, made a symmetric doubly stochastic affinity, spreads each map from boxes of strong
-response.
+response. Images and positions are resized as there, and all of it is float32.
 
 References:
     Lin et al., "CLIP is Also an Efficient Segmenter: A Text-Driven Approach for Weakly Supervised Semantic
@@ -13,14 +13,17 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from weakclip.clip import BlockEncoder, Encoder
+from weakclip.clip import BlockEncoder, Encoder, FrozenCLIP
 from weakclip.clip.encoder import with_blocks
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import ClassSet
@@ -85,7 +88,7 @@ class ClipGradCAM:
     """
 
     def __init__(self, clip: Encoder, class_set: ClassSet, settings: GradCAMSettings | None = None) -> None:
-        self.clip = with_blocks(clip, "Grad-CAM")
+        self.clip = with_blocks(as_clip_es(clip), "Grad-CAM")
         self.settings = settings or GradCAMSettings()
         if self.settings.score_from == "class_token" and not self.clip.prefix:
             raise EncoderError(f"{clip.source}: has no class token; set seeds.gradcam.score_from to patches")
@@ -104,10 +107,34 @@ class ClipGradCAM:
         """
         if not sample.labels:
             return no_cam(sample)
-        image = image_tensor(sample, self.settings.scale, self.clip.device)
+        image = input_image(self.clip, sample, self.settings.scale)
         text = self.foreground_text[[label - 1 for label in sample.labels]]
         result = grad_cam(self.clip, image, text, self.background_text, self.settings)
         return refined_cam(sample, result.maps, result.attention, self.settings.box_threshold)
+
+
+def as_clip_es(clip: Encoder) -> Encoder:
+    """A CLIP with its positions interpolated bilinearly, as CLIP-ES has them; another encoder as it is."""
+    return clip.with_positions("bilinear") if isinstance(clip, FrozenCLIP) else clip
+
+
+def input_image(clip: BlockEncoder, sample: Sample, scale: float) -> Tensor:
+    """A sample's image as CLIP-ES gives it to a CLIP: resized bicubically, 8 bits a channel, up to whole patches.
+
+    Args:
+        clip: the CLIP; another encoder gets the image at its own size, and fits it to its patches itself.
+        sample: image `(H, W, 3)` uint8.
+        scale: factor on the sides, above 0.
+
+    Returns:
+        `(1, 3, h, w)` on the encoder's device, uint8 0…255, or float 0…1 for another encoder at a scale that is not 1.
+    """
+    if not isinstance(clip, FrozenCLIP):
+        return image_tensor(sample, scale, clip.device)
+    patch = clip.patch_size
+    height, width = (math.ceil(scale * side / patch) * patch for side in sample.image.shape[:2])
+    resized = Image.fromarray(sample.image).resize((width, height), Image.Resampling.BICUBIC)
+    return torch.tensor(np.asarray(resized), device=clip.device).permute(2, 0, 1)[None]
 
 
 def grad_cam(

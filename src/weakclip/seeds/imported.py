@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from weakclip.store.files import expand_home
 from weakclip.store.untrusted_npy import read_npy, read_npz
 from weakclip.store.untrusted_text import short
 
+_COCO_PREFIX = re.compile(r"^COCO_(train|val)2014_")
 _MAPS_KEYS = ("attn_highres", "high_res", "highres", "cams", "cam")
 
 
@@ -91,6 +93,8 @@ class ImportedCAMs:
 class ImportedMasks:
     """Seed masks from a folder with one palette or grey PNG an image: `NAME.png`, class indices and 255.
 
+    Masks of MS COCO may be called by the number: `000000000009.png` for `COCO_train2014_000000000009`.
+
     Args:
         folder: where the files are.
         class_set: the classes.
@@ -115,7 +119,7 @@ class ImportedMasks:
         Raises:
             DataError: no file, another size than the image, or an unknown class.
         """
-        path = self.folder / f"{sample.name}.png"
+        path = self._path(sample.name)
         mask = read_mask(path)
         if mask.shape != sample.image.shape[:2]:
             raise BrokenFileError(f"{path}: mask {mask.shape} for an image of {sample.image.shape[:2]}")
@@ -125,6 +129,12 @@ class ImportedMasks:
             raise BrokenFileError(f"{path}: unknown class {unknown[0]}; expected 0 to {last} and {IGNORE_INDEX}")
         seed = np.where(np.isin(mask, [0, *sample.labels]), mask, IGNORE_INDEX).astype(np.uint8)
         return SeedMasks(seed=seed, dense=np.where(seed == IGNORE_INDEX, 0, seed).astype(np.uint8))
+
+    def _path(self, name: str) -> Path:
+        """The image's file; under its whole name, or, where there is none, without COCO's prefix."""
+        whole = self.folder / f"{name}.png"
+        short_name = _COCO_PREFIX.sub("", name)
+        return whole if short_name == name or whole.is_file() else self.folder / f"{short_name}.png"
 
 
 def _existing(folder: Path | str) -> Path:

@@ -14,9 +14,9 @@ from typing import Literal, Self
 from weakclip.clip import Encoder
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError
-from weakclip.seeds.affinitynet.train import AffinitySettings
+from weakclip.seeds.affinitynet.train import AFFINITY_START, AffinitySettings
 from weakclip.seeds.base import SeedMethod, SeedSettings
-from weakclip.training.settings import TrainSettings
+from weakclip.training.settings import TrainSettings, no_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,13 @@ class SeedStageSettings:
         """Files and folders that the method reads, beside the images: what each is, in words, and its name."""
         return {}
 
+    def check_start(self) -> None:
+        """Refuse a network that would start from random weights unasked.
+
+        Raises:
+            ConfigError: it would.
+        """
+
     def limited(self, limit: Callable[[TrainSettings], TrainSettings]) -> Self:
         """The same settings with every training in them cut short by `limit`."""
         return self
@@ -80,8 +87,8 @@ class CAMSeeds(SeedStageSettings):
     """Seeds that are made of class activation maps.
 
     Args:
-        affinity: an AffinityNet that is trained on the maps and spreads them; None for none. `background_power` of its
-            walk then takes the place of that of `masks`.
+        affinity: an AffinityNet that is trained on the maps and spreads them; None for none. The `background` of its
+            walk then takes the place of the `background_power` of `masks`.
         masks: how class activation maps become seed masks.
     """
 
@@ -97,6 +104,11 @@ class CAMSeeds(SeedStageSettings):
     def sources(self) -> dict[str, str | None]:
         """The checkpoint that AffinityNet starts from."""
         return {"ResNet38 weights": self.affinity.pretrained} if self.affinity else {}
+
+    def check_start(self) -> None:
+        """AffinityNet starts from a checkpoint of ResNet38."""
+        if self.affinity and self.affinity.pretrained is None and not self.affinity.from_scratch:
+            raise ConfigError(no_start("seeds.affinity", "AffinityNet starts from a trained ResNet38", AFFINITY_START))
 
     def limited(self, limit: Callable[[TrainSettings], TrainSettings]) -> Self:
         """The same with a shorter training of AffinityNet."""

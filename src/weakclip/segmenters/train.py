@@ -15,14 +15,23 @@ from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError
 from weakclip.modeling import WeakCLIP, save_weakclip
 from weakclip.segmenters.segmenter import DEEPLAB, Segmenter, build_segmenter, save_segmenter
+from weakclip.segmenters.trunk_files import RESNET38_START
+from weakclip.store.keys import NO_EFFECT
 from weakclip.training.dataset import TrainingPairs
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit
 from weakclip.training.processes import write_once
-from weakclip.training.settings import TrainResult, TrainSettings
+from weakclip.training.settings import RateFactor, TrainResult, TrainSettings, no_start
 
 WEAKCLIP = "weakclip"
 """In the place of a network's name: the trained WeakCLIP of the run, trained further."""
+
+
+def _segformer() -> TrainSettings:
+    """Rate, decay, and ten times the rate for the fresh head, as SegFormer is trained (Xie et al., NeurIPS 2021)."""
+    return TrainSettings(
+        learning_rate=6e-5, weight_decay=0.01, rate_factors=(RateFactor(part="decode_head", factor=10.0),)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +41,19 @@ class RetrainSettings:
     Args:
         model: None for none: WeakCLIP is the run's only network. "weakclip" trains the run's WeakCLIP further, on all
             pixels of its own masks. "small" is a small UperNet from scratch. "deeplab_resnet38" is DeepLabV1 with a
-            ResNet38, the paper's network on VOC; its folder is loaded by `load_segmenter`, and by no AutoModel. Else
-            what `AutoModelForSemanticSegmentation` takes: an id on the hub or a folder. SegFormer MiT-B2 is the paper's
-            best on COCO.
-        pretrained: only for "deeplab_resnet38": a torch checkpoint of its ResNet38, whose norms and first convolution
-            then stay; None for fresh weights, which are all trained.
-        train: how long and how; learning rate and weight decay are those of SegFormer (Xie et al., NeurIPS 2021).
+            ResNet38, with which the authors retrain; its folder is loaded by `load_segmenter`, and by no AutoModel.
+            Else what `AutoModelForSemanticSegmentation` takes: an id on the hub or a folder.
+        pretrained: only for "deeplab_resnet38": the file that its ResNet38 starts from, `.params` as published, `.pth`
+            or `.safetensors`. The statistics of its norms then change slowly.
+        from_scratch: whether "deeplab_resnet38" may start from random weights, without `pretrained`.
+        train: how long and how; learning rates and weight decay are those of SegFormer.
         augment: the augmentation.
     """
 
     model: str | None = None
     pretrained: str | None = None
-    train: TrainSettings = field(default_factory=lambda: TrainSettings(learning_rate=6e-5, weight_decay=0.01))
+    from_scratch: bool = field(default=False, metadata=NO_EFFECT)
+    train: TrainSettings = field(default_factory=_segformer)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
     def __post_init__(self) -> None:
@@ -51,6 +61,15 @@ class RetrainSettings:
             raise ConfigError(
                 f"pretrained: null expected for {self.model}; found {self.pretrained!r}, which is for {DEEPLAB} only"
             )
+
+    def check_start(self) -> None:
+        """Refuse a ResNet38 that would start from random weights unasked.
+
+        Raises:
+            ConfigError: it would.
+        """
+        if self.model == DEEPLAB and self.pretrained is None and not self.from_scratch:
+            raise ConfigError(no_start("retrain", f"{DEEPLAB} starts from ImageNet", RESNET38_START))
 
 
 def segmentation_loss(model: Callable[[Tensor], Tensor], batch: Batch) -> dict[str, Tensor]:

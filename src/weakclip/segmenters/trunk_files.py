@@ -14,8 +14,8 @@ from weakclip.segmenters.resnet38 import ResNet38
 from weakclip.store.files import expand_home
 from weakclip.store.untrusted_mxnet import read_mxnet
 
-IMAGENET_FILE = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"
-"""The file of the ResNet38's authors, trained on ImageNet: model A1 of github.com/itijyou/ademxapp."""
+RESNET38_START = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params (linked from github.com/Yingyue-L/deeplabv1-resnet38)"
+"""The file of the ResNet38's authors, trained on ImageNet, and where to get it, in words."""
 
 _HEADS = ("f8_", "f9.", "fc8", "linear1000")
 """Tensors of the released checkpoints beside the trunk: AffinityNet's own layers and classifiers."""

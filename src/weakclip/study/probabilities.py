@@ -17,6 +17,7 @@ from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext
 from weakclip.store.files import atomic_write
 from weakclip.store.jobs import work_through
+from weakclip.training.snapshots import SNAPSHOTS
 
 
 class ProbabilityFolder:
@@ -83,7 +84,8 @@ def weights_fingerprint(context: RunContext) -> str:
     Raises:
         WeightsError: it has none.
     """
-    path = context.folder("train") / "model.safetensors"
+    step = context.config.pseudo_masks.step
+    path = context.folder("train") / ("model.safetensors" if step is None else f"{SNAPSHOTS}/{step}.safetensors")
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
     except OSError:
@@ -108,7 +110,7 @@ def write_probabilities(context: RunContext, folder: Path, indices: Sequence[int
     known = ProbabilityFolder(folder, dataset)
     if all(known.find(dataset.names[index]) is not None for index in indices):
         return
-    model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device)
+    model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device, step=settings.step)
     if model.class_set.names != dataset.class_set.names:
         raise WeightsError(f"{context.folder('train')}: trained for other classes than those of the data set")
     network = WithinMemory(lambda images: mixed_logits(model(images), settings.match_share))

@@ -26,6 +26,7 @@ from weakclip.training.processes import Processes, open_processes
 from weakclip.training.sampler import step_seed
 from weakclip.training.sampling import repeats_of
 from weakclip.training.settings import TrainResult, TrainSettings, learning_rate_at
+from weakclip.training.snapshots import write_snapshot
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 LOG_NAME = "log.jsonl"
@@ -59,7 +60,7 @@ def fit(
             classes, it is `LabelledData`.
         loss_fn: `(model, batch)` → scalars; `loss` is minimised, the others are logged.
         settings: how long and how.
-        folder: gets `checkpoint.safetensors` and `log.jsonl`.
+        folder: gets `checkpoint.safetensors`, `log.jsonl`, and `snapshots` where the settings ask for them.
         device: where to train.
         seed: of data order, augmentation and dropout.
         description: shown before the progress bar.
@@ -113,6 +114,7 @@ def _take_steps(run: _Run, model: nn.Module, loss_fn: LossFunction, batches: Ite
                 raise batch
             torch.manual_seed(step_seed(run.origin["seed"], run.step, processes.rank))
             run.take_step(model, loss_fn, batch)
+            run.keep()
             stopping = processes.any(stop.received is not None)
             if stopping or run.step % settings.checkpoint_every == 0 or run.step == settings.steps:
                 run.save()
@@ -184,6 +186,12 @@ class _Run:
                 f"{', '.join(images)}; look at them (all are in {self.log.path}), lower learning_rate "
                 f"({settings.learning_rate}) or set precision to fp32; the last good checkpoint is {self.path}"
             )
+
+    def keep(self) -> None:
+        """Write the weights of this step, where they are to be kept; before its checkpoint, so that none is missed."""
+        every = self.settings.keep_every
+        if every and self.step % every == 0 and self.processes.is_main:
+            write_snapshot(self.path.parent, self.step, self.averages.averages or self.tensors)
 
     def save(self) -> None:
         """Write the checkpoint; companions wait for process 0."""

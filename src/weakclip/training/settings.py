@@ -11,7 +11,7 @@ from weakclip.store.keys import NO_EFFECT
 OPTIMIZERS, SCHEDULES, PRECISIONS = ("adamw", "sgd"), ("cosine", "poly"), ("auto", "fp32", "bf16")
 """Words of the settings `optimizer`, `schedule` and `precision`."""
 
-POLY_POWER = 0.9  # Chen et al., "DeepLab", TPAMI 2018, section 4.1.1
+POLY_POWER = 0.9  # github.com/Yingyue-L/deeplabv1-resnet38, tools/config.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,8 @@ class TrainSettings:
         ema_decay: decay of the averaged weights, which are the result, 0…1; 0 keeps the last weights.
         precision: "fp32", "bf16" (autocast) or "auto": bf16 where it pays, on GPUs and on CPUs with AMX.
         checkpoint_every: steps from checkpoint to checkpoint.
+        keep_every: weights of every so many steps are kept in files of their own, beside the result: averaged ones, or,
+            with `ema_decay` 0, those of the step; None keeps none.
         log_every: steps from line to line of `log.jsonl`.
         workers: processes that load data; 0 loads in the training process. The result does not depend on it.
         max_bad_steps: steps in a row whose loss or gradient is not finite that end the training; fewer are skipped.
@@ -72,6 +74,7 @@ class TrainSettings:
     ema_decay: float = 0.999
     precision: str = "auto"
     checkpoint_every: int = field(default=500, metadata=NO_EFFECT)
+    keep_every: int | None = field(default=None, metadata=NO_EFFECT)
     log_every: int = field(default=20, metadata=NO_EFFECT)
     workers: int = field(default=0, metadata=NO_EFFECT)
     max_bad_steps: int = field(default=10, metadata=NO_EFFECT)
@@ -90,10 +93,21 @@ class TrainSettings:
         for name, words in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in words:
                 raise ConfigError(f"{name}: {', '.join(words)} expected; found {getattr(self, name)!r}")
+        if self.keep_every is not None and self.keep_every < 1:
+            raise ConfigError(f"keep_every: at least 1, or null, expected; found {self.keep_every}")
         if self.clip_grad_norm is not None and self.clip_grad_norm <= 0:
             raise ConfigError(f"clip_grad_norm: above 0, or null, expected; found {self.clip_grad_norm}")
         if self.repeat_threshold is not None and self.repeat_threshold <= 0:
             raise ConfigError(f"repeat_threshold: above 0, or null, expected; found {self.repeat_threshold}")
+
+
+def no_start(section: str, what: str, file: str) -> str:
+    """The message about a network that would be trained from random weights unasked.
+
+    >>> no_start("retrain", "x starts from ImageNet", "x.params")
+    'retrain.pretrained: x starts from ImageNet: name the file, x.params; random weights: retrain.from_scratch: true'
+    """
+    return f"{section}.pretrained: {what}: name the file, {file}; random weights: {section}.from_scratch: true"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ AffinityNet learns from it which neighbours share a class. A random walk over it
 References:
     Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly Supervised Semantic
     Segmentation", CVPR 2018, and its released code.
+    The released code of Xu et al., "Multi-class Token Transformer for Weakly Supervised Semantic Segmentation", CVPR
+    2022 (run_psa.sh, psa/infer_aff.py): powers, steps and the score of the background.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ from weakclip.datasets import Sample
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.errors import ConfigError
 from weakclip.seeds.affinitynet.model import AffinityNet, pair_offsets
-from weakclip.seeds.base import CAM, background_score, normalized_scores, seed_probabilities
+from weakclip.seeds.base import CAM, normalized_scores, seed_probabilities
 from weakclip.segmenters.resnet38 import STRIDE
 
 
 @dataclass(frozen=True, kw_only=True)
 class AffinityLabelSettings:
-    """How class activation maps become the labels that AffinityNet learns from; the defaults are the released code's.
+    """How class activation maps become the labels that AffinityNet learns from; defaults as in MCTformer's code.
 
     Args:
         low_power: exponent of the background score `(1 - max CAM)^power` under which foreground is sure.
@@ -36,8 +38,8 @@ class AffinityLabelSettings:
         crf: dense CRF on either, None for none.
     """
 
-    low_power: float = 4.0
-    high_power: float = 32.0
+    low_power: float = 1.0
+    high_power: float = 12.0
     crf: CRFParams | None = LOSS_CRF
 
     def __post_init__(self) -> None:
@@ -48,25 +50,25 @@ class AffinityLabelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomWalkSettings:
-    """How maps are spread; the defaults are the released code's.
+    """How maps are spread; the defaults are those of MCTformer's code.
 
     Args:
         beta: exponent of the affinities; larger keeps the walk to better matches.
-        log_steps: logarithm to base 2 of the number of steps (8: 256 steps).
-        background_power: exponent of the background score, which walks with the classes.
+        log_steps: logarithm to base 2 of the number of steps (6: 64 steps).
+        background: score of the background, 0…1, the same everywhere at first; it walks with the classes.
     """
 
     beta: float = 8.0
-    log_steps: int = 8
-    background_power: float = 16.0
+    log_steps: int = 6
+    background: float = 0.39
 
     def __post_init__(self) -> None:
         if self.beta <= 0:
             raise ConfigError(f"beta is above 0; found {self.beta}")
         if not 0 <= self.log_steps <= 16:
             raise ConfigError(f"log_steps lies between 0 and 16; found {self.log_steps}")
-        if self.background_power < 0:
-            raise ConfigError(f"background_power is 0 or more; found {self.background_power}")
+        if not 0 <= self.background <= 1:
+            raise ConfigError(f"background of the walk: 0 to 1 expected; found {self.background}")
 
 
 def affinity_label(sample: Sample, cam: CAM, settings: AffinityLabelSettings) -> np.ndarray:
@@ -152,7 +154,8 @@ class AffinityRefiner:
             `(1+n, H, W)` float32, the background first, summing to 1 over the first axis.
         """
         device, size = self.model.pixel_mean.device, sample.image.shape[:2]
-        scores = np.concatenate([background_score(cam, self.settings.background_power), cam.maps])
+        background = np.full((1, *size), self.settings.background, dtype=np.float32)
+        scores = np.concatenate([background, cam.maps])
         pooled = F.avg_pool2d(torch.from_numpy(scores).to(device), STRIDE, ceil_mode=True)
         image = torch.from_numpy(sample.image).permute(2, 0, 1)[None].to(device)
         walked = random_walk(pooled, self.model(image)[0], self.model.radius, self.settings)

@@ -3,6 +3,8 @@
 References:
     Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly Supervised Semantic
     Segmentation", CVPR 2018, and its released code.
+    The released code of Xu et al., "Multi-class Token Transformer for Weakly Supervised Semantic Segmentation", CVPR
+    2022 (psa/train_aff.py, run_psa.sh): the numbers of the training.
 """
 
 from __future__ import annotations
@@ -22,40 +24,50 @@ from weakclip.seeds.affinitynet.refine import AffinityLabelSettings, RandomWalkS
 from weakclip.seeds.affinitynet.storage import save_affinitynet
 from weakclip.segmenters.resnet38 import PUBLISHED_WIDTHS, STRIDE
 from weakclip.segmenters.trunk_files import start_from_imagenet
+from weakclip.store.keys import NO_EFFECT
 from weakclip.training.dataset import TrainingPairs
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit
 from weakclip.training.processes import write_once
-from weakclip.training.settings import TrainResult, TrainSettings
+from weakclip.training.settings import RateFactor, TrainResult, TrainSettings
 
 WEIGHTS_FILE = "affinitynet.safetensors"
+AFFINITY_START = "res38_cls.pth (linked from github.com/jiwoon-ahn/psa), or ResNet38's .params of ImageNet"
+"""Files that training starts from, and where to get the first one, in words."""
+
 _EPSILON = 1e-5  # of the released code; keeps the logarithms finite
 
 
 def _published() -> TrainSettings:
-    """8 epochs of the 10,582 VOC images at batch 8, weight decay 5e-4; neither gradient bound nor averaged weights.
+    """5 epochs of the 10,582 VOC images at batch 8, ten times the rate for new layers; no gradient bound, no averages.
 
-    The released code takes SGD with rates from 0.1; for AdamW, which trains everything here, the rate is a choice.
+    The released optimiser gets its weight decay in the place of SGD's momentum, which is 5e-4 so.
     """
     return TrainSettings(
-        steps=10_576,
+        steps=6610,
         batch_size=8,
-        learning_rate=1e-4,
+        optimizer="sgd",
+        schedule="poly",
+        learning_rate=0.01,
+        rate_factors=(RateFactor(part="f8_", factor=10.0), RateFactor(part="f9", factor=10.0)),
+        momentum=5e-4,
         weight_decay=5e-4,
-        warmup_steps=500,
+        warmup_steps=0,
         min_learning_rate=0.0,
         clip_grad_norm=None,
         ema_decay=0.0,
+        workers=4,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AffinitySettings:
-    """An AffinityNet that refines seeds; the defaults are those of the released code on PASCAL VOC 2012.
+    """An AffinityNet that refines seeds; the defaults are those of MCTformer's released code on PASCAL VOC 2012.
 
     Args:
-        pretrained: a checkpoint of a ResNet38 that training starts from: its norms and its weights up to stage b2 then
-            stay. None for random weights, which are all trained.
+        pretrained: a checkpoint of a ResNet38 that training starts from, `.params` as published, `.pth` or
+            `.safetensors`: its norms and its weights up to stage b2 then stay.
+        from_scratch: whether training may start from random weights, without `pretrained`; all of them are trained.
         widths: channels of ResNet38's first convolution and its six stages.
         reductions: channels that its three levels are reduced to.
         radius: distance, in steps of the stride-8 grid, below which pairs of pixels are looked at.
@@ -66,6 +78,7 @@ class AffinitySettings:
     """
 
     pretrained: str | None = None
+    from_scratch: bool = field(default=False, metadata=NO_EFFECT)
     widths: tuple[int, ...] = PUBLISHED_WIDTHS
     reductions: tuple[int, ...] = PUBLISHED_REDUCTIONS
     radius: int = RADIUS

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
+from weakclip.errors import ConfigError
 from weakclip.seeds.kinds import CAMSeeds, SeedRun
 from weakclip.seeds.mctformer.cam import MCTformerCAM
 from weakclip.seeds.mctformer.storage import load_mctformer
-from weakclip.seeds.mctformer.train import WEIGHTS_FILE, MCTformerSettings, train_mctformer
+from weakclip.seeds.mctformer.train import DEIT_START, WEIGHTS_FILE, MCTformerSettings, train_mctformer
 from weakclip.store.files import expand_home
-from weakclip.training.settings import TrainSettings
+from weakclip.training.settings import TrainSettings, no_start
 
 FOLDER = "mctformer"
 """In the folder of the stage: the training."""
@@ -38,6 +39,12 @@ class MCTformerSeeds(CAMSeeds):
     def sources(self) -> dict[str, str | None]:
         """The weights that it has, or that its training starts from."""
         return {"MCTformer+ weights": self.mctformer.source, **super().sources}
+
+    def check_start(self) -> None:
+        """MCTformer+ starts from DeiT, or from the image tower of a CLIP."""
+        super().check_start()
+        if self.mctformer.source is None and not self.mctformer.from_scratch:
+            raise ConfigError(no_start("seeds.mctformer", "MCTformer+ starts from DeiT", DEIT_START))
 
     def limited(self, limit: Callable[[TrainSettings], TrainSettings]) -> Self:
         """The same with shorter trainings."""

@@ -24,12 +24,15 @@ from weakclip.seeds.mctformer.cam import MCTformerCAMSettings
 from weakclip.seeds.mctformer.model import MCTformer, MCTformerModelSettings, MCTformerOutput
 from weakclip.seeds.mctformer.start import start_from_clip
 from weakclip.seeds.mctformer.storage import save_mctformer, start_from_deit
+from weakclip.store.keys import NO_EFFECT
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit
 from weakclip.training.processes import write_once
 from weakclip.training.settings import TrainResult, TrainSettings
 
 WEIGHTS_FILE = "mctformer.safetensors"
+DEIT_START = "deit_small_patch16_224-cd65a155.pth (dl.fbaipublicfiles.com/deit), or a CLIP as pretrained_clip"
+"""The file that training starts from, and where to get it, in words."""
 
 
 def _published() -> TrainSettings:
@@ -43,19 +46,24 @@ def _published() -> TrainSettings:
         min_learning_rate=1e-5,
         clip_grad_norm=None,
         ema_decay=0.0,
+        workers=4,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MCTformerSettings:
-    """An MCTformer+ that is trained for its maps; the defaults are those of the released code on PASCAL VOC 2012.
+    """An MCTformer+ that is trained for its maps.
+
+    The defaults are those of the released code on PASCAL VOC 2012, but for the augmentation, which is that of the other
+    networks here: random resize, crop, flip and colours in place of its RandomResizedCrop, RandAugment and erasing.
 
     Args:
-        pretrained: a DeiT checkpoint that training starts from; None for random weights.
+        pretrained: a DeiT checkpoint that training starts from.
         pretrained_clip: instead, a CLIP (hub id, folder, or "demo") whose image tower training starts from; patch
             size, width, depth and heads of `model` are then that tower's.
         checkpoint: an MCTformer+ that is trained already (ours or a released one): nothing is trained then, and
             `model`, `train` and `augment` have no effect.
+        from_scratch: whether training may start from random weights, where no file is named.
         model: the numbers of the network.
         contrast_weight: weight of the class-token contrast.
         train: how long and how.
@@ -66,6 +74,7 @@ class MCTformerSettings:
     pretrained: str | None = None
     pretrained_clip: str | None = None
     checkpoint: str | None = None
+    from_scratch: bool = field(default=False, metadata=NO_EFFECT)
     model: MCTformerModelSettings = field(default_factory=MCTformerModelSettings)
     contrast_weight: float = 1.0
     train: TrainSettings = field(default_factory=_published)

@@ -157,7 +157,7 @@ def _loaded(source: ModelSource, clip: Encoder | None) -> tuple[nn.Module, Class
         segmenter = load_segmenter(source.path)
         return segmenter, source.class_set(segmenter.class_names)
     vocabulary = source.config.clip.vocabulary if source.config else None
-    model = load_weakclip(source.path, vocabulary=vocabulary, clip=clip)
+    model = load_weakclip(source.path, vocabulary=vocabulary, clip=clip, step=source.step)
     return BakedWeakCLIP(model, match_share=default_settings(source).match_share), model.class_set
 
 

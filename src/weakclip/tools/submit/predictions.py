@@ -80,7 +80,7 @@ def submit(
     masks = settings.masks(restrict_to_labels=False)
     with FolderLock(run / FOLDER):
         folder = _prediction_folder(context, dataset, masks, trained)
-        logits_of = load_network(context, source.path, match_share=masks.match_share)
+        logits_of = load_network(context, source.path, match_share=masks.match_share, step=source.step)
         write_pseudo_masks(logits_of, dataset, folder, masks, device=context.device, description=f"predicting {split}")
         write_archive(folder / MASKS, dataset, out)
     return len(dataset)
