@@ -38,7 +38,7 @@ def complete(words: str, *options: str) -> subprocess.CompletedProcess[str]:
     [
         ("weakclip pse", {"pseudo-masks"}),
         ("weakclip run ", set(shipped_configs())),
-        ("weakclip config vo", {"voc12"}),
+        ("weakclip config vo", {"voc12", "voc12_paper"}),
         ("weakclip run demo --set train.st", {"train.steps="}),
     ],
 )
