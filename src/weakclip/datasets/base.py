@@ -199,6 +199,24 @@ def check_name(name: str) -> None:
         raise DataError(f"image name {short(name)} cannot be used as a relative file name; rename the image")
 
 
+def missing_classes(mask: np.ndarray, labels: Sequence[int], class_set: ClassSet) -> str:
+    """The words for a mask with pixels of 255 or other classes, and none of its image's classes; empty for any other.
+
+    Args:
+        mask: `(H, W)` uint8.
+        labels: classes of the image.
+        class_set: their names.
+    """
+    used = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
+    if not labels or set(labels) & set(used) or used == [0]:
+        return ""
+    expected = ", ".join(f"{class_set.names[label]} ({label})" for label in labels)
+    if used == [0, IGNORE_INDEX]:
+        found = f"it holds 0 and {IGNORE_INDEX} only, and {IGNORE_INDEX} is of no class"
+        return f"{found}; where it means the object, write the index of the class: {expected}"
+    return f"it holds {', '.join(map(str, used[:5]))} and no pixel of the image's classes: {expected}"
+
+
 def check_mask(mask: np.ndarray, size: tuple[int, int], num_classes: int, source: Path | str) -> None:
     """Raise a `DataError` unless `mask` has the image's `size` and holds only class indices and 255."""
     if mask.shape != size:

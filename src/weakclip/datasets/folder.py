@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from weakclip.datasets.base import Fault, ImageFileDataset
+import numpy as np
+
+from weakclip.datasets.base import Fault, ImageFileDataset, missing_classes
 from weakclip.datasets.class_files import CLASS_FILE, Vocabulary, class_set_of_names, read_class_file
 from weakclip.datasets.classes import BACKGROUND
+from weakclip.datasets.folder_masks import MaskFolder
 from weakclip.datasets.image_folder import ImageFolder, stem
 from weakclip.datasets.label_files import LabelError, LabelRow, noting, read_label_rows, reading_text
 from weakclip.errors import DataError
 from weakclip.store.files import expand_home
+
+logger = logging.getLogger("weakclip")
 
 LABEL_FILES = ("labels.csv", "labels.jsonl")
 SPLITS = ("train", "val", "test")
@@ -57,6 +62,7 @@ class FolderDataset(ImageFileDataset):
     ) -> None:
         self.root = Path(root)
         self.longest_side = longest_side
+        self._told = False
         images = ImageFolder(self.root)
         self.image_folder = images.folder
         faults = [_twins(images.folder, files) for files in images.twins()]
@@ -76,10 +82,10 @@ class FolderDataset(ImageFileDataset):
         self.faults = tuple(dict.fromkeys(faults))
         self._labels = [labels.get(file, ()) for file in self._files]
         names = [stem(file) for file in self._files]
-        stored = _mask_files(self.root)
-        self._masked = [f"{name}.png" in stored for name in names]
-        self.has_masks = any(self._masked)
-        notes = [*images.notes(), *_stray_masks(self.root, stored, images)]
+        masks = MaskFolder(self.root / "masks")
+        self._masks = [masks.find(name) for name in names]
+        self.has_masks = any(path is not None for path in self._masks)
+        notes = [*images.notes(), *masks.notes(map(stem, images.files))]
         super().__init__(vocabulary.class_set, split or ALL, names, notes=notes)
 
     def _unlabelled(self, labels: dict[str, tuple[int, ...]], *, each: bool) -> list[Fault]:
@@ -103,7 +109,16 @@ class FolderDataset(ImageFileDataset):
 
     def mask_path(self, index: int) -> Path | None:
         """`masks/NAME.png`, or None where there is none."""
-        return self.root / "masks" / f"{self.names[index]}.png" if self._masked[index] else None
+        return self._masks[index]
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """Pixel labels `(H, W)` uint8, or None; says so of the first mask that holds none of its image's classes."""
+        mask = super().mask(index)
+        missing = "" if mask is None or self._told else missing_classes(mask, self.labels(index), self.class_set)
+        if missing:
+            self._told = True
+            logger.warning("%s: %s (said of the first such mask)", self.mask_path(index), missing)
+        return mask
 
     def labels(self, index: int) -> tuple[int, ...]:
         """Ascending indices of the classes that the image shows; empty where nothing is known (val, test)."""
@@ -147,26 +162,6 @@ def label_table(root: Path, label_file: Path | str | None = None) -> Path | None
     if len(tables) > 1:
         raise DataError(f"{root}: labels.csv and labels.jsonl are both here; keep one")
     return tables[0] if tables else None
-
-
-def _mask_files(root: Path) -> set[str]:
-    """The files in `masks/`, by their path in it."""
-    folder = root / "masks"
-    found: set[str] = set()
-    for current, _, files in os.walk(folder):
-        here = Path(current).relative_to(folder).as_posix()
-        found.update(files if here == "." else (f"{here}/{file}" for file in files))
-    return found
-
-
-def _stray_masks(root: Path, stored: set[str], images: ImageFolder) -> list[str]:
-    """A note if `masks/` holds files that belong to no image of any split."""
-    expected = {f"{stem(file)}.png" for file in images.files}
-    stray = sorted(file for file in stored - expected if not file.split("/")[-1].startswith("."))
-    if not stray:
-        return []
-    count = f"{len(stray)} file{'s' if len(stray) > 1 else ''}"
-    return [f"{root / 'masks'}: {count} left out, the first {stray[0]}; masks are PNGs called like their image"]
 
 
 def _vocabulary(

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import math
-import os
-import struct
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL import WebPImagePlugin as _WebPImagePlugin  # noqa: F401, of FORMATS the one that Pillow imports late
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from weakclip.datasets.classes import IGNORE_INDEX
-from weakclip.errors import BrokenFileError, DataError
+from weakclip.datasets.image_files import opened_image, orientation, upright
+from weakclip.errors import BrokenFileError
 from weakclip.store.files import atomic_write
-from weakclip.store.untrusted_text import one_line
-
-FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Formats that are decoded, told from a file's content. Pillow knows many more: of some the decoder is
-another program (Ghostscript, of EPS), and of most it is seldom looked at."""
 
 LONGEST_ASPECT = 8
 """An image is enlarged to fit a crop by its shorter side, but never beyond this many crops along its longer side."""
 
 _DEEP_MODES = ("I", "F")  # and I;16 in either byte order: more than 8 bits
-_EXIF_ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 256, 257
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_PHOTOMETRIC = 256, 257, 262
 
 
 def read_rgb(path: Path | str, *, longest_side: int | None = None) -> np.ndarray:
@@ -50,15 +41,14 @@ def read_rgb(path: Path | str, *, longest_side: int | None = None) -> np.ndarray
     Raises:
         DataError: no such file, not an image, a truncated one, or one of too many pixels for Pillow.
     """
-    with _opened(path) as image:
+    with opened_image(path) as image:
         whole = _upright_size(image)
         size = reduced_size(whole, longest_side)
         if size != whole:
             enough = 2 * min(size)  # of a JPEG decoded at 1/2, 1/4 or 1/8; the shorter side may be either
             image.draft(None, (enough, enough))
         image.load()  # Pillow turns a TIFF by itself here, and takes its orientation away
-        ImageOps.exif_transpose(image, in_place=True)
-        colours = _colours(image)
+        colours = _colours(upright(image), white_is_zero=_white_is_zero(image))
         if colours.size != (size[1], size[0]):
             colours = colours.resize((size[1], size[0]), Image.Resampling.BILINEAR, reducing_gap=3.0)
         return np.array(colours)
@@ -85,13 +75,25 @@ def fit_factor(size: tuple[int, ...], crop: int) -> float:
     return min(crop / min(size), LONGEST_ASPECT * crop / max(size))
 
 
-def _colours(image: Image.Image) -> Image.Image:
-    """RGB, 8 bits."""
+def _colours(image: Image.Image, *, white_is_zero: bool = False) -> Image.Image:
+    """RGB, 8 bits.
+
+    Args:
+        image: loaded.
+        white_is_zero: whether grey of more than 8 bits counts down from white; Pillow inverts 8 bits by itself.
+    """
     if image.mode in _DEEP_MODES or image.mode.startswith("I;16"):
-        image = Image.fromarray(_eight_bits(np.asarray(image)))
+        values = np.asarray(image)
+        whole = values.dtype.kind == "u" and values.dtype.itemsize == 2
+        grey = _eight_bits(~values if white_is_zero and whole else values)
+        image = Image.fromarray(255 - grey if white_is_zero and not whole else grey)
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _white_is_zero(image: Image.Image) -> bool:
+    return isinstance(image, TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
@@ -108,7 +110,7 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 def read_mask(path: Path | str | IO[bytes]) -> np.ndarray:
-    """Read a mask of class indices from a palette or 8-bit grey PNG, a file or what is open already.
+    """Read a mask of class indices from a palette or grey PNG of up to 8 bits, a file or what is open already.
 
     Returns:
         `(H, W)` uint8, `IGNORE_INDEX` where no class is given; turned by its EXIF orientation, if it has one.
@@ -116,80 +118,28 @@ def read_mask(path: Path | str | IO[bytes]) -> np.ndarray:
     Raises:
         DataError: no such file, not an image, or an image with colour channels.
     """
-    with _opened(path) as image:
+    with opened_image(path) as image:
+        scale = _grey_scale(image)
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        if image.mode not in ("P", "L", "1"):
+        turned = upright(image)
+        if turned.mode not in ("P", "L", "1"):
             raise BrokenFileError(
-                f"{path}: a mask is a palette or 8-bit grey image of class indices; found {image.mode}"
+                f"{path}: a mask is a palette or 8-bit grey image of class indices; found {turned.mode}"
             )
-        return np.array(image if image.mode != "1" else image.convert("L"), dtype=np.uint8)
+        return np.array(turned, dtype=np.uint8) // scale
 
 
-@contextlib.contextmanager
-def _opened(path: Path | str | IO[bytes]) -> Iterator[Image.Image]:
-    try:
-        if isinstance(path, Path | str) and Path(path).exists() and not Path(path).is_file():
-            raise BrokenFileError(
-                f"{path}: cannot be read as an image (it is a folder, pipe or device)"
-            )  # a pipe would never end
-        name = os.fspath(path) if isinstance(path, Path | str) else ""
-        with open(path, "rb") if isinstance(path, Path | str) else contextlib.nullcontext(path) as file:
-            yield _identified(file, name)
-    except (DataError, MemoryError):
-        raise
-    except FileNotFoundError:
-        raise BrokenFileError(f"{path}: no such file; put it back, and give the same command again") from None
-    except PermissionError:
-        raise BrokenFileError(f"{path}: may not be read; give yourself the right to (chmod u+r)") from None
-    except UnidentifiedImageError:
-        raise BrokenFileError(f"{path}: {_what_else(path)}; expected {', '.join(FORMATS)}") from None
-    except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise BrokenFileError(f"{path}: more than {limit} megapixels; make it smaller, or cut it into tiles") from None
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        reason = one_line(str(error)) or type(error).__name__
-        raise BrokenFileError(
-            f"{path}: cannot be read as an image ({reason}); save it anew from the original"
-        ) from None
-
-
-def _identified(file: IO[bytes], name: str) -> Image.Image:
-    """`Image.open` without its warning: Pillow warns from 89 megapixels and refuses from twice as many, and only the
-    second is a limit. A filter of warnings would be one of the whole program.
-
-    Args:
-        file: read from its beginning; it stays open.
-        name: its path, from which Pillow maps uncompressed pixels into memory; empty where there is none.
-    """
-    Image.preinit()  # registers the common formats; the others are imported above
-    file.seek(0)
-    start = file.read(16)
-    for kind in FORMATS:
-        factory, accept = Image.OPEN[kind]
-        with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # so the readers say: it is none
-            if accept is not None and accept(start) is not True:
-                continue
-            file.seek(0)
-            image = factory(file, name)
-            if image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
-                raise Image.DecompressionBombError
-            return image
-    raise UnidentifiedImageError
-
-
-def _what_else(path: Path | str | IO[bytes]) -> str:
-    """The kind of a file that is no image."""
-    try:
-        empty = isinstance(path, Path | str) and Path(path).stat().st_size == 0
-    except (OSError, ValueError):
-        empty = False
-    return "an empty file" if empty else "not an image that is read"
+def _grey_scale(image: Image.Image) -> int:
+    """The factor on the values of a PNG of 2 or 4 bits of grey, which Pillow spreads to 0…255; else 1."""
+    if not isinstance(image, PngImageFile) or not image.tile:
+        return 1
+    name: Any = image.tile[0][3]
+    return {"L;2": 85, "L;4": 17}.get(name if isinstance(name, str) else (name or [""])[0], 1)
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
     """Height and width of an image as `read_rgb` gives it, from its header."""
-    with _opened(path) as image:
+    with opened_image(path) as image:
         return _upright_size(image)
 
 
@@ -198,8 +148,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
     if isinstance(image, TiffImageFile):  # some versions of Pillow have swapped the sides already
         width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
-    turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    return (width, height) if turned else (height, width)
+    return (width, height) if orientation(image) >= 5 else (height, width)
 
 
 def write_mask(path: Path | str, mask: np.ndarray, palette: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from weakclip.datasets import Sample
+from weakclip.datasets.base import missing_classes
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.images import read_mask
 from weakclip.errors import BrokenFileError, ConfigError, DataError
@@ -19,6 +21,8 @@ from weakclip.seeds.kinds import CAMSeeds, SeedRun, SeedStageSettings
 from weakclip.store.files import expand_home
 from weakclip.store.untrusted_npy import read_npy, read_npz
 from weakclip.store.untrusted_text import short
+
+logger = logging.getLogger("weakclip")
 
 _COCO_PREFIX = re.compile(r"^COCO_(train|val)2014_")
 _MAPS_KEYS = ("attn_highres", "high_res", "highres", "cams", "cam")
@@ -106,6 +110,7 @@ class ImportedMasks:
     def __init__(self, folder: Path | str, class_set: ClassSet) -> None:
         self.folder = _existing(folder)
         self.class_set = class_set
+        self._told = False
 
     def masks(self, sample: Sample) -> SeedMasks:
         """The file's mask as seeds; classes that the labels do not name become 255.
@@ -127,6 +132,10 @@ class ImportedMasks:
         if unknown:
             last = self.class_set.num_classes - 1
             raise BrokenFileError(f"{path}: unknown class {unknown[0]}; expected 0 to {last} and {IGNORE_INDEX}")
+        missing = missing_classes(mask, sample.labels, self.class_set)
+        if missing and not self._told:
+            self._told = True
+            logger.warning("%s: %s (said of the first such mask)", path, missing)
         seed = np.where(np.isin(mask, [0, *sample.labels]), mask, IGNORE_INDEX).astype(np.uint8)
         return SeedMasks(seed=seed, dense=np.where(seed == IGNORE_INDEX, 0, seed).astype(np.uint8))
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from weakclip.datasets.base import ImageFileDataset, ImageLabelDataset
+from weakclip.datasets.base import ImageFileDataset, ImageLabelDataset, missing_classes
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.errors import DataError
 from weakclip.store.progress import track
@@ -51,7 +51,7 @@ MENDS = {
     Kind.LABELS: "repair the file that is named",
     Kind.NO_LABELS: "add its labels, or take it out of the training list",
     Kind.MASK: "save it anew as a palette or grey PNG of its image's size, class indices as values; or delete it",
-    Kind.NO_PIXEL: "take the label out, or draw the object; harmless where it is drawn as 255 or hidden by others",
+    Kind.NO_PIXEL: "take the label out, or draw the object with the index of its class; harmless where others hide it",
     Kind.NO_LABEL: "add the label: no mask is made of a class that the labels do not name",
     Kind.SAME_CONTENT: "keep one of the two, with the labels of both",
     Kind.NO_MASK: "put the mask there, or leave it so: the image is then not scored",
@@ -191,10 +191,12 @@ def inspect_image(dataset: ImageLabelDataset, index: int, *, needs_labels: bool)
     if needs_labels and labels == ():
         found(Kind.NO_LABELS, "no class is named; training learns only from the labels")
     classes = None if mask is None else _classes(mask)
-    if classes is not None and labels:
+    if mask is not None and classes is not None and labels:
         for kind, indices in ((Kind.NO_PIXEL, set(labels) - {*classes}), (Kind.NO_LABEL, {*classes} - {0, *labels})):
             if indices:
-                found(kind, ", ".join(dataset.class_set.names[index] for index in sorted(indices)))
+                names = ", ".join(dataset.class_set.names[index] for index in sorted(indices))
+                why = missing_classes(mask, labels, dataset.class_set) if classes == (0,) else ""
+                found(kind, f"{names}; {why}" if why else names)
     return ImageFacts(name, labels, classes, digest, tuple(findings))
 
 

@@ -1,0 +1,58 @@
+"""The masks of a folder of images, found by the names of the images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from weakclip.datasets.image_names import alike, canonical
+
+_ENDING = ".png"
+
+
+class MaskFolder:
+    """PNGs that are called like their images. Names that look the same are the same: é as one sign or two, any space.
+
+    Args:
+        folder: where they are; it need not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files = sorted(_files_below(folder))
+        stems = [(file[: -len(_ENDING)], file) for file in self._files if file.lower().endswith(_ENDING)]
+        self._exact = dict(stems)
+        self._alike: dict[str, list[str]] = {}
+        for name, file in stems:
+            self._alike.setdefault(_key(name), []).append(file)
+
+    def find(self, name: str) -> Path | None:
+        """The mask of an image, by its name without the ending; None where there is none."""
+        file = self._file(name)
+        return None if file is None else self.folder / file
+
+    def _file(self, name: str) -> str | None:
+        if name in self._exact:
+            return self._exact[name]
+        found = self._alike.get(_key(name), ())
+        return found[0] if len(found) == 1 else None
+
+    def notes(self, names: Iterable[str]) -> list[str]:
+        """A sentence on files that are the mask of none of these images, if there are any."""
+        used = {self._file(name) for name in names}
+        stray = [file for file in self._files if file not in used and not file.split("/")[-1].startswith(".")]
+        if not stray:
+            return []
+        count = f"{len(stray)} file{'s' if len(stray) > 1 else ''}"
+        return [f"{self.folder}: {count} left out, the first {stray[0]}; masks are PNGs called like their image"]
+
+
+def _key(name: str) -> str:
+    return "/".join(alike(part) for part in canonical(name).split("/"))
+
+
+def _files_below(folder: Path) -> Iterable[str]:
+    for current, _, files in os.walk(folder):
+        here = Path(current).relative_to(folder).as_posix()
+        yield from files if here == "." else (f"{here}/{file}" for file in files)
