@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import ClassSet
@@ -57,6 +58,25 @@ def test_classes_may_be_counted_from_one_or_named(folder, sample, maps):
 def test_keys_and_maps_as_irn_and_clip_es_write_them(folder, sample, maps):
     np.save(folder / "sub/photo.npy", {"keys": np.array([0, 2]), "high_res": maps[[0, 2]], "cam": maps[:, ::4, ::4]})
     _same(ImportedCAMs(folder, CLASSES).cam(sample), maps)
+
+
+@pytest.mark.parametrize("tensors", [("keys", "cam"), ("cam",), ("keys", "cam", "high_res")])
+def test_irns_own_files_hold_tensors(tensors, folder, sample, maps):
+    """jiwoon-ahn/irn, step/make_cam.py: keys and cam are tensors of torch."""
+    content = {"keys": np.array([0, 2]), "cam": maps[[0, 2], ::4, ::4].copy(), "high_res": maps[[0, 2]]}
+    content |= {key: torch.from_numpy(content[key]) for key in tensors}
+    np.save(folder / "sub/photo.npy", content)
+    _same(ImportedCAMs(folder, CLASSES).cam(sample), maps)
+
+
+@pytest.mark.parametrize("name", ["cams_irn", "cams_irn_keys_tensor"])
+def test_found_files_of_irn(cases, name):
+    classes = ClassSet.from_foreground(["cat", "dog"])
+    for file, size, labels in (("a", (40, 60), (1,)), ("b", (40, 60), (2,)), ("sub/c", (64, 48), (1, 2))):
+        cam = ImportedCAMs(cases / "irn_cams" / name, classes).cam(Sample(file, np.zeros((*size, 3), np.uint8), labels))
+        expected = np.zeros((len(labels), *size), np.float32)
+        expected[:, 5:25, 10:30] = 0.9
+        assert np.array_equal(cam.maps, expected) and cam.classes == labels
 
 
 def test_npz_with_one_array_a_class(folder, sample, maps):

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from weakclip.errors import WeightsError, first_line
-from weakclip.store.untrusted_npy import BoundedUnpickler
+from weakclip.store.bounded_pickle import BoundedUnpickler
 from weakclip.store.untrusted_text import one_line
 from weakclip.store.untrusted_weights import check_room, check_tensors, load_safetensors, load_torch
 

@@ -1,8 +1,8 @@
 """Dictionaries of arrays from `.npy` files, read without running anything in them.
 
 `np.save` of a dictionary writes a pickle, and a pickle may run any code when it is loaded. The reader here rebuilds
-only plain arrays, containers, numbers and text, with functions of its own, and refuses every other name. Class
-activation maps and image-level labels come in such files.
+only plain arrays, containers, numbers and text, with functions of its own, and refuses every other name; tensors of
+torch become arrays. Class activation maps and image-level labels come in such files.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from weakclip.errors import BrokenFileError, first_line
+from weakclip.store.bounded_pickle import BoundedUnpickler
+from weakclip.store.untrusted_storage import Storage, rebuilt_parameter, rebuilt_tensor
 from weakclip.store.untrusted_text import one_line
 
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
 _PLAIN_KINDS = "biufU"
-
-_PART = 2**20  # bytes that are read at a time
 
 MOST_BYTES = 2**32
 """Of a `.npz` when unpacked: a packed file of some megabytes can stand for any number of gigabytes."""
@@ -32,7 +32,7 @@ def read_npy(path: Path | str) -> Any:
     """The content of a `.npy` file: an array, or the one object that it wraps.
 
     Args:
-        path: the file; arrays of numbers, or a pickled dictionary, list or tuple of arrays, numbers and text.
+        path: the file; arrays of numbers, or a pickled dictionary, list or tuple of arrays, tensors, numbers and text.
 
     Returns:
         A numpy array, or the object.
@@ -154,6 +154,10 @@ _ADMITTED: dict[tuple[str, str], Any] = {
     **{(module, "_reconstruct"): _Array for module in _MULTIARRAY},
     **{(module, "scalar"): _scalar for module in _MULTIARRAY},
     **{(module, "_frombuffer"): _from_buffer for module in _NUMERIC},
+    ("torch.storage", "_load_from_bytes"): Storage,
+    ("torch._utils", "_rebuild_tensor"): rebuilt_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): rebuilt_tensor,
+    ("torch._utils", "_rebuild_parameter"): rebuilt_parameter,
 }
 
 
@@ -161,33 +165,8 @@ def _refuse_state(_: object) -> None:
     raise pickle.UnpicklingError("refused to change a function")
 
 
-for _function in (_scalar, _from_buffer, _latin1, _no_bytes):
+for _function in (_scalar, _from_buffer, _latin1, _no_bytes, rebuilt_tensor, rebuilt_parameter):
     setattr(_function, "__setstate__", _refuse_state)  # noqa: B010, mypy knows of no attributes of functions
-
-
-def _read_byte_array(unpickler: Any) -> None:
-    """A byte array part by part; Python's own reader first makes one of zeros, as long as the file says."""
-    size, content = int.from_bytes(unpickler.read(8), "little"), bytearray()
-    while len(content) < size:
-        part = unpickler.read(min(size - len(content), _PART))
-        if not part:
-            raise pickle.UnpicklingError("a byte array is cut off")
-        content += part
-    unpickler.append(content)
-
-
-class BoundedUnpickler(pickle._Unpickler):
-    """An unpickler that reserves no more than a file holds, and admits no name; who derives from it says which.
-
-    Python's own, for its memo is a dictionary: in that of C one number of a file reserves gigabytes.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"refused to load {module}.{name}")
-
-
-_BYTE_ARRAY = 0x96  # an operation of protocol 5
-BoundedUnpickler.dispatch = {**BoundedUnpickler.dispatch, _BYTE_ARRAY: _read_byte_array}
 
 
 class _PlainUnpickler(BoundedUnpickler):
