@@ -14,7 +14,7 @@ from weakclip.errors import RunError
 from weakclip.inference.mask_statistics import STATISTICS, ImageStatistics, StatisticsLog
 from weakclip.report import read_images, render_report
 from weakclip.report.class_table import class_figures
-from weakclip.report.doubts import KINDS, UNUSUAL, area_scores, figures_of, worst
+from weakclip.report.doubts import KINDS, UNUSUAL, area_scores, figures_of, reason, worst
 from weakclip.store.files import write_json
 
 KIND = {kind.key: kind for kind in KINDS}
@@ -130,6 +130,18 @@ def test_doubt_grows_with_everything_that_speaks_against_a_mask() -> None:
         doubts = [figures.doubt for figures in figures_of(changed)]
         assert doubts[0] == max(doubts) and doubts.count(doubts[0]) == 1
     assert figures_of([]) == []
+
+
+def test_a_mask_that_lacks_a_tagged_class_comes_first_and_says_so() -> None:
+    base = [image(index, 0.2, confidence=0.9, crf_change=0.02, seed_mask={1: 0.8}) for index in range(20)]
+    bad = dataclasses.replace(base[3], confidence=0.1, crf_change=0.9, seed_mask={1: 0.0})
+    lacking = dataclasses.replace(base[7], labels=(1, 2))
+    figures = figures_of([*base[:3], bad, *base[4:7], lacking, *base[8:]])
+    order = sorted(range(20), key=lambda index: -figures[index].doubt)
+    assert order[:2] == [7, 3] and 0.5 <= figures[7].doubt <= 1 and figures[3].doubt < 0.5
+    names = ("background", "cat", "dog")
+    assert reason(figures[7], names) == "no pixel of dog"
+    assert reason(figures[3], names) in {"lowest confidence", "largest crf change", "seed disagrees"}
 
 
 def test_true_masks_change_no_doubt() -> None:

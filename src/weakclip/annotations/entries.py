@@ -35,10 +35,14 @@ class MaskEntry:
     Args:
         file_name: the image, by its path below the image folder.
         mask: `(H, W)` uint8, class indices and 255.
+        doubt: 0…1, how doubtful the mask is; None where that is not known.
+        reason: what speaks most against it, in words.
     """
 
     file_name: str
     mask: np.ndarray
+    doubt: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)

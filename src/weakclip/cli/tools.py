@@ -203,15 +203,18 @@ def masks(
     image_prefix: Annotated[
         str, typer.Option(help="Label Studio: what makes an image's address of its file name.")
     ] = "/data/local-files/?d=",
+    only: Annotated[
+        str, typer.Option(help="bad, unmarked, unverified, worst:N, or several with commas between; all if left out.")
+    ] = "",
     json: Json = False,
 ) -> None:
-    """Write the pseudo masks of a run for an annotation tool; `weakclip import` reads them back, corrected."""
+    """Write the pseudo masks of a run for an annotation tool, the most doubtful first; see `weakclip import`."""
     from weakclip.annotations import Shapes
     from weakclip.tools.annotate import export_masks
 
-    written = Shapes(kind=shapes.value, tolerance=tolerance)
+    written, conditions = Shapes(kind=shapes.value, tolerance=tolerance), only.split(",") if only else ()
     answer(
-        lambda: export_masks(run, out, tool.value, written, image_prefix=image_prefix),
+        lambda: export_masks(run, out, tool.value, written, image_prefix=image_prefix, only=conditions),
         json=json,
         record=lambda count: {"file": out, "format": tool.value, "images": count},
         show=lambda count: typer.echo(f"{out}: {count:,} images"),

@@ -28,12 +28,15 @@ class ImageFigures:
     Args:
         statistics: what the stages noted of it.
         area_scores: class index → how many spreads its area lies above (or, negative, below) the class's median.
-        doubt: 0…1, the mean rank of what speaks against the mask among all images of the run; 1 is the worst.
+        doubt: 0…1, 1 is the worst: half the mean rank of what speaks against the mask among all images of the run, and
+            one half more where the mask lacks a class of the labels, so that such images come first.
+        leading: the key of the kind (`KINDS`) whose figure has the highest rank; empty where none is known.
     """
 
     statistics: ImageStatistics
     area_scores: ByClass
     doubt: float
+    leading: str
 
     @property
     def area_score(self) -> float | None:
@@ -46,8 +49,8 @@ def figures_of(images: Sequence[ImageStatistics]) -> list[ImageFigures]:
     scores = area_scores(images)
     doubts = _doubts(images, scores)
     return [
-        ImageFigures(statistics=image, area_scores=score, doubt=doubt)
-        for image, score, doubt in zip(images, scores, doubts, strict=True)
+        ImageFigures(statistics=image, area_scores=score, doubt=doubt, leading=leading)
+        for image, score, (doubt, leading) in zip(images, scores, doubts, strict=True)
     ]
 
 
@@ -83,7 +86,13 @@ def is_unusual(score: float | None) -> bool:
     return score is not None and abs(score) > UNUSUAL
 
 
-def _doubts(images: Sequence[ImageStatistics], scores: Sequence[ByClass]) -> list[float]:
+_RANKED = ("missed", "area", "confidence", "crf", "seed", "prediction")
+"""The kinds whose figures are ranked, by their keys."""
+
+
+def _doubts(images: Sequence[ImageStatistics], scores: Sequence[ByClass]) -> list[tuple[float, str]]:
+    """Doubt of every image, and the key of what speaks most against it."""
+
     def against(image: ImageStatistics, score: ByClass) -> tuple[float | None, ...]:
         return (
             len(image.missed) / len(image.labels) if image.labels else 0.0,
@@ -98,7 +107,17 @@ def _doubts(images: Sequence[ImageStatistics], scores: Sequence[ByClass]) -> lis
         return []
     table = np.array([against(image, score) for image, score in zip(images, scores, strict=True)], dtype=float)
     places = np.stack([ranks(column) for column in table.T], axis=1)
-    return [float(value) for value in np.nanmean(places, axis=1)]
+    return [
+        (float(np.nanmean(row)) / 2 + (0.5 if image.missed else 0.0), _leading(image, row))
+        for image, row in zip(images, places, strict=True)
+    ]
+
+
+def _leading(image: ImageStatistics, places: np.ndarray) -> str:
+    if image.missed:
+        return "missed"
+    others = np.nan_to_num(places[1:], nan=-1.0)  # nothing is missing: all such images share one rank
+    return _RANKED[1 + int(others.argmax())] if others.max() >= 0 else ""
 
 
 def _turned(value: float | None) -> float | None:
@@ -193,6 +212,18 @@ KINDS = (
     ),
 )
 """The lists of worst cases, in the order in which they are shown."""
+
+
+def reason(image: ImageFigures, names: Sequence[str]) -> str:
+    """What speaks most against a mask, in a few words; empty where nothing is known.
+
+    Args:
+        image: its figures.
+        names: the classes, background first.
+    """
+    if image.leading == "missed":
+        return f"no pixel of {', '.join(names[index] for index in image.statistics.missed)}"
+    return next((kind.title.lower() for kind in KINDS if kind.key == image.leading), "")
 
 
 def worst(images: Sequence[ImageFigures], kind: Kind, count: int) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from weakclip.errors import RunError
 from weakclip.inference.mask_statistics import STATISTICS, ImageStatistics, read_statistics
+from weakclip.report.doubts import ImageFigures, figures_of
 from weakclip.report.folder import RunSummary, read_run
 from weakclip.store.layout import CAPTIONS, STAGE_FOLDERS, STRIPS
 from weakclip.store.untrusted_text import parse_json
@@ -39,6 +40,17 @@ class RunImages:
     classes: tuple[tuple[str, str], ...]
     images: tuple[ImageStatistics, ...]
     strips: tuple[Strips, ...]
+
+
+def known_figures(folder: Path | str) -> dict[str, ImageFigures]:
+    """Image name → its figures among the others; empty where nothing is known of them yet, or can be read.
+
+    The masks of a run of an earlier version, or of a damaged one, can be looked at all the same: the report says so.
+    """
+    try:
+        return {of.statistics.name: of for of in figures_of(read_images(folder).images)}
+    except RunError:
+        return {}
 
 
 def read_images(folder: Path | str, run: RunSummary | None = None) -> RunImages:

@@ -18,9 +18,8 @@ from weakclip.errors import DataError, RunError
 from weakclip.pipeline.bad_files import broken_of, open_sound
 from weakclip.pipeline.context import mark_files
 from weakclip.pipeline.verdicts import mark_labels, merged_marks
-from weakclip.report import read_images
 from weakclip.report.chosen import read_chosen
-from weakclip.report.doubts import figures_of
+from weakclip.report.images import known_figures
 from weakclip.store.layout import MASKS, PREDICTIONS, SEEDS, STAGE_FOLDERS
 from weakclip.store.manifest import read_records
 from weakclip.store.marks import MARKS, Mark, MarkFile, now
@@ -85,7 +84,7 @@ class ReviewFolder:
         self._own = MarkFile(own)
         for mark in merged_marks(files).values():
             mark_labels(mark, self.dataset, str(own))
-        self._doubts = _doubts(self.run)
+        self._doubts = {name: of.doubt for name, of in known_figures(self.run).items()}
         self.network = read_chosen(self.run).line
 
     def marks(self) -> Mapping[str, Mark]:
@@ -238,12 +237,3 @@ def _kinds(mark: Mark | None, key: str | None) -> tuple[str, ...]:
         return (*kinds, "unmarked")
     kinds += [mark.mark] if mark.mark != "relabel" else []
     return (*kinds, "again") if mark.masks != key else tuple(kinds)
-
-
-def _doubts(run: Path) -> dict[str, float]:
-    """How doubtful the report finds each mask; empty where nothing is known of them yet."""
-    try:
-        figures = figures_of(read_images(run).images)
-    except RunError:  # of an earlier version, or damaged: the report says so, and masks can be looked at all the same
-        return {}
-    return {of.statistics.name: of.doubt for of in figures}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from weakclip.errors import RunError
 from weakclip.pipeline.context import open_run
 from weakclip.store.layout import MASKS
 from weakclip.store.progress import track
+from weakclip.tools.annotate.queue import Queued, queue
 
 Tool = Literal["coco", "label-studio", "cvat"]
 
@@ -24,9 +25,15 @@ TOOLS = {"coco": ".json", "label-studio": ".json", "cvat": ".xml"}
 
 
 def export_masks(
-    run: Path | str, out: Path | str, tool: Tool, shapes: Shapes, *, image_prefix: str = LOCAL_FILES
+    run: Path | str,
+    out: Path | str,
+    tool: Tool,
+    shapes: Shapes,
+    *,
+    image_prefix: str = LOCAL_FILES,
+    only: Sequence[str] = (),
 ) -> int:
-    """Write the pseudo masks of a run to one file, one image at a time.
+    """Write the pseudo masks of a run to one file, one image at a time, the most doubtful first.
 
     Args:
         run: the run folder.
@@ -34,19 +41,24 @@ def export_masks(
         tool: the format.
         shapes: masks or polygons.
         image_prefix: only for Label Studio: what makes an image's address of its file name.
+        only: conditions on the images; see `queue`.
 
     Returns:
         How many images were written.
 
     Raises:
-        RunError: no run, masks that are missing, or a place that cannot be written.
+        RunError: no run, masks that are missing, no image that passes, or a place that cannot be written.
+        ConfigError: an unknown condition.
         DataError: the run's images are no longer there, or a mask cannot be read.
     """
     out = Path(out)
     if out.suffix.lower() != TOOLS[tool]:
         raise RunError(f"{out}: ends in {out.suffix or 'nothing'}; expected {TOOLS[tool]} for {tool}")
     context = open_run(run)
-    entries = _entries(context.train, context.folder("pseudo_masks") / MASKS)
+    chosen = queue(context, only)
+    if not chosen:
+        raise RunError(f"{run}: no image is {' and '.join(only)}; nothing to export")
+    entries = _entries(context.train, context.folder("pseudo_masks") / MASKS, chosen)
     try:
         if tool == "coco":
             return write_coco(out, entries, context.train.class_set, shapes)
@@ -69,10 +81,10 @@ def stored_mask(dataset: ImageLabelDataset, index: int, path: Path) -> np.ndarra
     return mask if mask.shape == size else resize_mask(mask, size)
 
 
-def _entries(dataset: ImageLabelDataset, folder: Path) -> Iterator[MaskEntry]:
-    files = zip(dataset.names, image_files(dataset), strict=True)
-    for index, (name, file_name) in enumerate(track(files, "exporting", total=len(dataset))):
-        path = folder / f"{name}.png"
+def _entries(dataset: ImageLabelDataset, folder: Path, chosen: Sequence[Queued]) -> Iterator[MaskEntry]:
+    files = image_files(dataset)
+    for each in track(chosen, "exporting", total=len(chosen)):
+        path = folder / f"{dataset.names[each.index]}.png"
         if not path.is_file():
             raise RunError(f"{path}: no such mask; run `weakclip pseudo-masks` or `weakclip run` first")
-        yield MaskEntry(file_name, stored_mask(dataset, index, path))
+        yield MaskEntry(files[each.index], stored_mask(dataset, each.index, path), each.doubt, each.reason)
