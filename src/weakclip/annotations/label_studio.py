@@ -107,7 +107,8 @@ def _task(entry: MaskEntry, labels: Mapping[str, int], shapes: Shapes, prefix: s
     for number, result in enumerate(results, 1):
         result["id"] = f"region{number}"
     address = prefix + urllib.parse.quote(entry.file_name)
-    data, prediction = {IMAGE: address, "file_name": entry.file_name}, {"model_version": "weakclip", "result": results}
+    data = {IMAGE: address, "file_name": entry.file_name}
+    prediction: dict[str, Any] = {"model_version": "weakclip", "result": results}
     if entry.doubt is not None:  # Label Studio sorts tasks by the score of their predictions
         data |= {"doubt": f"{100 * entry.doubt:.0f}", "reason": entry.reason}
         prediction |= {"score": round(1 - entry.doubt, 4)}
