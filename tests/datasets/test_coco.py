@@ -21,6 +21,7 @@ from weakclip.datasets.file_cache import FileCache
 from weakclip.datasets.images import read_mask
 from weakclip.datasets.regions import decode_runs, draw_regions, fill_polygon, unpack_runs
 from weakclip.errors import DataError
+from weakclip.pipeline.data import SomeImages
 from weakclip.tools.check.dataset import Kind, check_split
 
 SIZE = (8, 10)
@@ -74,6 +75,18 @@ def test_validation_keeps_images_without_annotations(tmp_path: Path) -> None:
     assert dataset.labels(2) == ()
     assert dataset.notes == ()
     assert not dataset.mask(2).any()
+
+
+def test_what_counts_and_how_masks_are_drawn_is_said(tmp_path: Path) -> None:
+    write(tmp_path, ANNOTATIONS, "val")
+    said = COCO14Dataset(tmp_path, "val").truth
+    assert said.startswith(
+        "3 images, 1 of them without annotation, which count as background (CLIP-ES leaves them out); "
+    )
+    assert said.endswith("the smaller object on top, crowds unlabelled")
+    write(tmp_path, ANNOTATIONS)
+    assert COCO14Dataset(tmp_path, "train").truth.startswith("2 images; masks are drawn")
+    assert SomeImages(COCO14Dataset(tmp_path, "val"), [0, 1]).truth == said
 
 
 def test_small_objects_lie_on_large_ones_and_crowds_below_all(tmp_path: Path) -> None:

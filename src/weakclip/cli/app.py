@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ import typer
 from weakclip import __version__
 from weakclip.cli import tools
 from weakclip.cli.options import Config, Json, Limit, Network, OwnEncoder, Set, encoder_of, load, load_data, named
-from weakclip.cli.output import answer, answer_run, errors_printed, print_json, show_check
+from weakclip.cli.output import answer, answer_run, errors_printed, print_json, show_check, show_score
 from weakclip.cli.study import study
 from weakclip.errors import WeakCLIPError
 from weakclip.store.untrusted_text import one_line
@@ -49,6 +50,7 @@ Redo = Annotated[
     typer.Option("--redo", help="Make finished results again where settings or data changed; the old stay until then."),
 ]
 Product = StrEnum("Product", ["overlays", "coco-masks", "coco-polygons"])
+Scored = StrEnum("Scored", ["seeds", "masks"])
 SETTINGS = "inference.…, crf.…, match_share, keep_foreground, temperature, or device"
 
 
@@ -105,6 +107,32 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], json: 
     from weakclip.report import write_report
 
     answer(lambda: write_report(folder), json=json, record=lambda path: {"report": path}, show=typer.echo)
+
+
+@app.command()
+def score(
+    what: Annotated[Scored, typer.Argument(help="Of the run, what is scored.")],
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    *,
+    split: Annotated[str | None, typer.Option(help="A split of its data set, as VOC's train; else its own.")] = None,
+    labels: Annotated[
+        bool | None,
+        typer.Option(help="Masks with, or without, the image-level labels; else as the run has made them."),
+    ] = None,
+    clip: OwnEncoder = "",
+    json: Json = False,
+) -> None:
+    """Score the seeds or the masks of a run against true masks, at any time after their stage."""
+    from weakclip.tools.score.run_scores import score_run
+
+    answer(
+        lambda: score_run(
+            run, "seeds" if what == Scored.seeds else "masks", split=split, labels=labels, clip=encoder_of(clip)
+        ),
+        json=json,
+        record=asdict,
+        show=show_score,
+    )
 
 
 @app.command("config")

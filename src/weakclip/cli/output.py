@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from weakclip.tools.annotate import VerifyResult
     from weakclip.tools.check.run import DataCheck
     from weakclip.tools.init.folder import Start
+    from weakclip.tools.score.run_scores import RunScore
     from weakclip.tools.tag import Tagging
 
 Result = TypeVar("Result")
@@ -135,6 +136,18 @@ def _show_run(result: RunResult) -> None:
     for line in result.warnings:
         console.print(f"warning: {one_line(line)}", soft_wrap=True, markup=False)
     console.print(f"report: {result.report}", soft_wrap=True)
+
+
+def show_score(score: RunScore) -> None:
+    """Print a score with all that it needs to be compared."""
+    from weakclip.report.figures import percent
+
+    row = score.scores
+    typer.echo(f"{row.subject}: {percent(row.mean_iou)} % mIoU on {row.split}, {row.images:,} images")
+    typer.echo(f"only classes of the image-level labels: {'yes' if score.labels else 'no'}")
+    typer.echo(f"dense CRF: {row.crf}\nmulti-scale: {row.multi_scale}")
+    if score.truth:
+        typer.echo(f"true masks: {score.truth}")
 
 
 def show_check(check: DataCheck) -> None:

@@ -132,6 +132,11 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
         """The file that the image is read from; None where it is drawn, not stored."""
         return None
 
+    @property
+    def truth(self) -> str:
+        """How its pixel labels came about, in words, for those who read a score; empty where nothing need be said."""
+        return ""
+
     def stored_size(self, index: int) -> tuple[int, int]:
         """Height and width of the image file, upright, which `size` may be a reduction of."""
         path = self.image_file(index)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -172,9 +173,9 @@ def score_network(
     return plain, score_masks(folder / MASKS, dataset, subject=subject, crf=describe_crf(crf), multi_scale=scales)
 
 
-def write_scores(path: Path | str, scores: Sequence[Scores], *, left_out: Mapping[str, int] | None = None) -> None:
-    """Write `{"scores": [...]}`, and beside it how many images were left out; what has no value is null."""
-    write_json(path, {"scores": [dataclasses.asdict(score) for score in scores], **(left_out or {})})
+def write_scores(path: Path | str, scores: Sequence[Scores], *, notes: Mapping[str, Any] | None = None) -> None:
+    """Write `{"scores": [...]}`, and notes beside it; what has no value is null."""
+    write_json(path, {"scores": [dataclasses.asdict(score) for score in scores], **(notes or {})})
 
 
 def _add(matrix: ConfusionMatrix, path: Path, target: np.ndarray) -> None:

@@ -36,6 +36,11 @@ class SomeImages(ImageLabelDataset):
         self.unscored = frozenset(unscored)
         self.has_masks = whole.has_masks and any(map(self._has_mask, range(len(self))))
 
+    @property
+    def truth(self) -> str:
+        """That of the whole."""
+        return self.whole.truth
+
     def _has_mask(self, index: int) -> bool:
         """Whether `mask` gives pixel labels of this image; nothing is read."""
         source, position = origin(self, index)

@@ -20,9 +20,11 @@ def write_training(context: RunContext, folder: Path, result: TrainResult) -> No
 
 
 def finish_scores(context: RunContext, folder: Path, scores: Sequence[Scores]) -> None:
-    """Write scores into `metrics.json` and the log."""
+    """Write scores into `metrics.json` and the log, with how the true masks came about where that need be said."""
     for score in scores:
         told = {name: getattr(score, name) for name in ("subject", "split", "crf", "mean_iou")}
         append_json(folder / "log.jsonl", told)
-    data = context.config.data
-    write_scores(folder / "metrics.json", scores, left_out=context.left_out(data.train_split, data.val_split))
+    data, splits = context.config.data, [split for split in (context.train, context.val) if split and split.truth]
+    truth = {"truth": {split.split: split.truth for split in splits}} if splits else {}
+    notes = {**truth, **context.left_out(data.train_split, data.val_split)}
+    write_scores(folder / "metrics.json", scores, notes=notes)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-import shutil
 from pathlib import Path
 
 from weakclip.clip import Encoder
@@ -18,19 +16,16 @@ from weakclip.pipeline.networks import load_network
 from weakclip.prediction.models import find_model
 from weakclip.prediction.predictor import default_settings
 from weakclip.report.chosen import TRAINED_BY, Network
-from weakclip.store.files import remove_leftovers, write_json, writing
+from weakclip.store.keyed_folder import keyed_folder
 from weakclip.store.keys import ResultKey, flat
 from weakclip.store.layout import MASKS
 from weakclip.store.lock import FolderLock
 from weakclip.store.manifest import read_records
-from weakclip.store.untrusted_text import parse_json
 from weakclip.tools.submit.archive import write_archive
-
-logger = logging.getLogger("weakclip")
 
 ENDINGS = (".tgz", ".tar.gz")
 
-FOLDER, KEY = "submission", "key.json"
+FOLDER = "submission"
 """Below the run folder, a folder a split: predictions, and the key of what they depend on."""
 
 
@@ -114,18 +109,4 @@ def _prediction_folder(
     """The folder of the predictions; what lies there under another key is removed."""
     inputs = {"network": trained, "images": image_fingerprint(dataset)}
     key = ResultKey(settings=flat(masks, "submission"), inputs=inputs)
-    folder = context.out / FOLDER / dataset.split
-    with writing(folder):
-        if folder.exists() and _stored_key(folder) != key.digest:
-            logger.info("submission: network, images or settings have changed; predicts anew")
-            shutil.rmtree(folder)
-        remove_leftovers(folder)
-        write_json(folder / KEY, key.record())
-    return folder
-
-
-def _stored_key(folder: Path) -> str | None:
-    try:
-        return str(parse_json((folder / KEY).read_text(encoding="utf-8"))["key"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    return keyed_folder(context.out / FOLDER / dataset.split, key, what="submission")

@@ -1,0 +1,147 @@
+"""Seeds and masks of a run, scored at any time after their stage, on any split whose images it has.
+
+Publications score on the 1,464 images of VOC's `train`, runs train on the 10,582 of `train_aug`; and masks are
+published with and without the image-level labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from weakclip.clip import Encoder
+from weakclip.datasets import ImageLabelDataset
+from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.inference.evaluation import Scores, describe_crf, describe_scales, score_masks
+from weakclip.inference.pseudo_masks import write_pseudo_masks
+from weakclip.modeling import load_weakclip, mixed_logits
+from weakclip.pipeline.context import RunContext, open_run
+from weakclip.pipeline.data import SomeImages, image_fingerprint, open_split
+from weakclip.pipeline.given import Given
+from weakclip.pipeline.stages import stages_of
+from weakclip.pipeline.views import EvaluateView
+from weakclip.store.keyed_folder import keyed_folder
+from weakclip.store.keys import ResultKey, flat, result_settings
+from weakclip.store.layout import DENSE, MASKS
+from weakclip.store.lock import FolderLock
+from weakclip.store.manifest import read_records
+
+logger = logging.getLogger("weakclip")
+
+Subject = Literal["seeds", "masks"]
+
+FOLDER = "scored"
+"""Below the run folder: masks that were made for a score only, in a folder for each split and use of labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunScore:
+    """A score with all that it needs to be compared.
+
+    Args:
+        scores: the numbers, the split, the dense CRF and the scales.
+        labels: whether the masks hold only classes of the image-level labels.
+        truth: how the true masks came about, in words; empty where nothing need be said.
+    """
+
+    scores: Scores
+    labels: bool
+    truth: str
+
+
+def score_run(
+    run: Path | str,
+    subject: Subject,
+    *,
+    split: str | None = None,
+    labels: bool | None = None,
+    clip: Encoder | None = None,
+) -> RunScore:
+    """Score the seeds or the masks of a run against the true masks of a split; nothing of the run changes.
+
+    Args:
+        run: the run folder.
+        subject: "seeds", or "masks".
+        split: of the run's data set; its images that the run has masks of are scored. None for the run's own.
+        labels: whether masks hold only classes of the image-level labels. Where the run's were made otherwise, the
+            split is predicted anew, into `scored` of the run, and a stopped call goes on. None takes what is there.
+        clip: the encoder of a WeakCLIP that was trained with one of the user's own.
+
+    Raises:
+        RunError: no run, or one whose stage is not done, or was done with other settings than its `config.yaml`.
+        ConfigError: seeds without labels.
+        DataError: no such split, one with no image of the run, or one without true masks.
+    """
+    run = Path(run)
+    context = RunContext(open_run(run).config, run, given=Given(clip))
+    stage = "seeds" if subject == "seeds" else "pseudo_masks"
+    _check_done(context, stage)
+    dataset = _images(context, split)
+    view = EvaluateView.of(context.config)
+    if subject == "seeds":
+        if labels is False:
+            raise ConfigError("seeds are made of the image-level labels; leave --no-labels out, or score masks")
+        found = score_masks(context.folder("seeds") / DENSE, dataset, subject="seeds", crf=view.seed_crf)
+        return RunScore(scores=found, labels=True, truth=dataset.truth)
+    masks = view.pseudo_masks
+    wanted = masks.restrict_to_labels if labels is None else labels
+    folder = (
+        context.folder("pseudo_masks") if wanted == masks.restrict_to_labels else _predicted(context, dataset, wanted)
+    )
+    made = {"crf": describe_crf(masks.crf), "multi_scale": describe_scales(masks.inference)}
+    found = score_masks(folder / MASKS, dataset, subject="pseudo masks", **made)
+    return RunScore(scores=found, labels=wanted, truth=dataset.truth)
+
+
+def _check_done(context: RunContext, stage: str) -> None:
+    """Refuse to score what is not finished, or what `config.yaml` does not describe."""
+    record: dict[str, Any] = read_records(context.out).get(stage, {})
+    command = f"weakclip {stage.replace('_', '-')}"
+    if not record.get("done"):
+        raise RunError(f"{context.out}: its {stage} are not finished; run `{command}` or `weakclip run` first")
+    settings = result_settings(stages_of(context.config)[stage].view(context.config))
+    if ResultKey(settings=settings).record()["settings"] != record.get("settings"):
+        raise RunError(
+            f"{context.out}: its {stage} were made with other settings than its config.yaml has; `{command}`"
+        )
+
+
+def _images(context: RunContext, split: str | None) -> ImageLabelDataset:
+    """The images of a split that the run has masks of."""
+    whole = context.train
+    if split is None or split == whole.split:
+        return whole
+    names, known = open_split(context.config.data, split, None).names, {name: i for i, name in enumerate(whole.names)}
+    indices = [known[name] for name in names if name in known]
+    if not indices:
+        raise DataError(f"{split}: none of its {len(names):,} images is in {whole.split}, of which the run has masks")
+    if absent := len(names) - len(indices):
+        logger.warning("%s: %d of %d images are no part of this run, and not scored", split, absent, len(names))
+    part = SomeImages(whole, indices)
+    part.split = split
+    return part
+
+
+def _predicted(context: RunContext, dataset: ImageLabelDataset, labels: bool) -> Path:
+    """The folder of masks of a split with the other use of labels than the run's own."""
+    settings = dataclasses.replace(context.config.pseudo_masks, restrict_to_labels=labels, confidence=False)
+    trained = str(read_records(context.out).get("train", {}).get("key"))
+    key = ResultKey(
+        settings=flat(settings, "pseudo_masks"), inputs={"train": trained, "images": image_fingerprint(dataset)}
+    )
+    name = f"{dataset.split}_{'labels' if labels else 'any_class'}"
+    with FolderLock(context.out / FOLDER):
+        folder = keyed_folder(context.out / FOLDER / name, key, what="score")
+        model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device, step=settings.step)
+        write_pseudo_masks(
+            lambda images: mixed_logits(model(images), settings.match_share),
+            dataset,
+            folder,
+            settings,
+            device=context.device,
+            description=f"predicting {dataset.split}",
+        )
+    return folder
