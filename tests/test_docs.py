@@ -90,7 +90,9 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def known_options(command: Any) -> dict[str, Any]:
-    return {option: parameter for parameter in command.params for option in parameter.opts}
+    return {
+        option: parameter for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
