@@ -35,8 +35,20 @@ def check_shapes(image: Any, probs: Any, *, channels_last: bool) -> None:
     if [*probs_shape[:-3], *probs_shape[-2:]] != size or 0 in image_shape:
         raise DataError(
             f"dense CRF: probabilities of shape {probs_shape} do not fit the image of shape {image_shape}, which is "
-            f"read as {layout}; resize one of them to the other's height and width"
+            f"read as {layout}; {_advice(probs_shape, size[-2:])}"
         )
+
+
+def _advice(probs: tuple[int, ...], size: list[int]) -> str:
+    """For probabilities of another shape than an image of that height and width."""
+    if list(probs[-3:-1]) == size:
+        return "the labels are the last axis of the probabilities: move it before height and width (numpy.moveaxis)"
+    if list(probs[:-3:-1]) == size:
+        return (
+            "height and width are exchanged: turn the probabilities as the image is turned (a photo is, by its EXIF "
+            "orientation), or transpose them"
+        )
+    return "resize one of them to the other's height and width"
 
 
 def check_probs(probs: Any) -> None:
@@ -52,7 +64,7 @@ def check_range(lowest: float, smallest: float, largest: float) -> None:
     if lowest < 0:
         raise DataError(
             f"dense CRF: the lowest probability is {lowest:.4g}, expected 0 or more; "
-            "for unary energies say energies=True"
+            "apply softmax to logits, and to the negative of energies, which Python takes with energies=True, too"
         )
     if smallest < 1 - SUM_TOLERANCE or largest > 1 + SUM_TOLERANCE:
         raise DataError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,15 +12,15 @@ from weakclip.datasets.base import Fault, ImageFileDataset, missing_classes
 from weakclip.datasets.class_files import CLASS_FILE, Vocabulary, class_set_of_names, read_class_file
 from weakclip.datasets.classes import BACKGROUND
 from weakclip.datasets.folder_masks import MaskFolder
+from weakclip.datasets.folder_splits import listed_twice, split_files, split_folders, split_names
 from weakclip.datasets.image_folder import ImageFolder, stem
-from weakclip.datasets.label_files import LabelError, LabelRow, noting, read_label_rows, reading_text
+from weakclip.datasets.label_files import LabelError, LabelRow, joined_labels, noting, read_label_rows
 from weakclip.errors import DataError
 from weakclip.store.files import expand_home
 
 logger = logging.getLogger("weakclip")
 
 LABEL_FILES = ("labels.csv", "labels.jsonl")
-SPLITS = ("train", "val", "test")
 ALL = "all"
 
 
@@ -29,7 +28,8 @@ class FolderDataset(ImageFileDataset):
     """Images in a folder, and who shows what in one of two forms.
 
     - `images/` (nested folders are fine) and `labels.csv` or `labels.jsonl`: see `read_label_rows`;
-    - one sub-folder a class, in `images/` or directly in the root: each image shows the class of its folder.
+    - one sub-folder a class, in `images/` or directly in the root: each image shows the class of its folder. Where all
+      first folders are called like splits, `train/CLASS`, `val/CLASS`, they are the splits, and the classes lie below.
 
     Optional: `classes.yaml` (see `read_class_file`; without it the classes are those in the labels, sorted by name);
     `masks/NAME.png`, palette or grey PNGs of class indices for scoring (255: not scored); and `train.txt`, `val.txt`,
@@ -70,13 +70,13 @@ class FolderDataset(ImageFileDataset):
         vocabulary, joined = _vocabulary(self.root, class_file, rows, faults)
         labels = _read_labels(images, [row for row in rows if row not in joined], vocabulary, faults)
         labels |= {file: () for row in joined for file in images.known(row.image)}
-        self._files = _split_files(self.root, split, images, faults)
+        self._files = split_files(self.root, split, images, faults)
         if split in (None, "train"):
             faults += self._unlabelled(labels, each=lenient)
         if faults and not lenient:
             raise LabelError(faults, self.root)
         if faults:
-            unusable = {file for files in images.twins() for file in files} | _listed_twice(self.root, images)
+            unusable = {file for files in images.twins() for file in files} | listed_twice(self.root, images)
             unusable |= {file for file in self._files if not labels.get(file)} if split in (None, "train") else set()
             self._files = [file for file in dict.fromkeys(self._files) if file not in unusable]
         self.faults = tuple(dict.fromkeys(faults))
@@ -100,8 +100,8 @@ class FolderDataset(ImageFileDataset):
 
     @staticmethod
     def splits(root: Path | str) -> tuple[str, ...]:
-        """The splits that a folder offers: train always, val and test where their lists exist."""
-        return ("train", *(name for name in SPLITS[1:] if (Path(root) / f"{name}.txt").is_file()))
+        """The splits that a folder offers: train always, val and test where their lists or folders exist."""
+        return split_names(Path(root), ImageFolder(Path(root)))
 
     def image_path(self, index: int) -> Path:
         """The image file."""
@@ -147,7 +147,15 @@ def label_rows(root: Path, images: ImageFolder, label_file: Path | str | None, f
             f"columns image,labels, sort the images of {images.folder} into one folder a class, or let `weakclip tag` "
             "propose labels"
         )
-    return [LabelRow(file, (file.split("/")[0],), f"{images.folder / file}") for file in images.files]
+    splits = split_folders(images.files)
+    deep = 1 if splits else 0
+    sorted_in = [file for file in images.files if file.count("/") > deep]
+    if not sorted_in:
+        raise DataError(
+            f"{images.folder}: its folders are the splits {', '.join(splits)}, without class folders in them; write "
+            "labels.csv with the columns image,labels, or sort the images of each into one folder a class"
+        )
+    return [LabelRow(file, (file.split("/")[deep],), f"{images.folder / file}") for file in sorted_in]
 
 
 def label_table(root: Path, label_file: Path | str | None = None) -> Path | None:
@@ -169,22 +177,22 @@ def _vocabulary(
 ) -> tuple[Vocabulary, set[LabelRow]]:
     """The classes that a file names, or, without one, those in the labels; and the rows that are not used for that.
 
-    `cat dog` beside `cat` and `dog` is two labels with the wrong separator, not a class of its own.
+    `cat dog` and `cat/dog` beside `cat` and `dog` are two labels with the wrong separator, not a class of their own.
     """
     if class_file is not None:
         return read_class_file(expand_home(class_file)), set()
     if (root / CLASS_FILE).is_file():
         return read_class_file(root / CLASS_FILE), set()
     written = {label for row in rows for label in row.labels}
-    odd = {label for label in written if len(label.split()) > 1 and written.issuperset(label.split())}
-    joined = {row for row in rows if odd.intersection(row.labels)}
+    odd = {label: parts for label in written if (parts := joined_labels(label, written))}
+    joined = {row for row in rows if not odd.keys().isdisjoint(row.labels)}
     faults += [
-        Fault(f"{row.where}: {label!r} looks like {len(label.split())} classes; separate labels by ';'", row.image)
+        Fault(f"{row.where}: {label!r} looks like {len(odd[label])} classes; separate labels by ';'", row.image)
         for row in rows
         for label in row.labels
         if label in odd
     ]
-    names = sorted(written - odd - {BACKGROUND})
+    names = sorted(written - odd.keys() - {BACKGROUND})
     if not names:
         raise LabelError(faults or [Fault(f"{root}: its labels name no class; write a row for each image")], root)
     try:
@@ -217,53 +225,7 @@ def _indices(row: LabelRow, vocabulary: Vocabulary) -> tuple[int, ...]:
     try:
         return vocabulary.foreground_indices(row.labels)
     except DataError as error:
-        hint = "; labels are separated by ';'" if any(" " in label for label in row.labels) else ""
+        names = vocabulary.class_set.names
+        joined = any(" " in label or joined_labels(label, names) for label in row.labels)
+        hint = "; labels are separated by ';'" if joined else ""
         raise DataError(f"{row.where}: {error}{hint}") from None
-
-
-def _split_files(root: Path, split: str | None, images: ImageFolder, faults: list[Fault]) -> list[str]:
-    if split is None:
-        return images.files
-    if split not in SPLITS:
-        raise DataError(f"{root}: unknown split {split!r}; a folder has {', '.join(SPLITS)}")
-    lists = {name: _read_split(root / f"{name}.txt", images, faults) for name in SPLITS}
-    placed: dict[str, str] = {}
-    for name, files in lists.items():
-        for file in files or ():
-            if placed.setdefault(file, name) != name:
-                said = f"{root}: {file} is both in {placed[file]}.txt and in {name}.txt; keep splits apart"
-                faults.append(Fault(said, stem(file)))
-    chosen = lists[split]
-    if chosen is None and split != "train":
-        raise DataError(f"{root}: no {split}.txt; write one image name a line to make the split {split!r}")
-    if chosen is None:
-        chosen = [file for file in images.files if file not in placed]
-        if not chosen:
-            raise DataError(f"{root}: val.txt and test.txt list all its images; leave some of them for the training")
-    elif not chosen and not faults:
-        raise DataError(f"{root / split}.txt: names no image; write one a line, or remove the file")
-    return chosen
-
-
-def _listed_twice(root: Path, images: ImageFolder) -> set[str]:
-    """Files that are in more than one list."""
-    lists = (_read_split(root / f"{name}.txt", images, []) for name in SPLITS)
-    counts = Counter(file for files in lists for file in set(files or ()))
-    return {file for file, count in counts.items() if count > 1}
-
-
-def _read_split(path: Path, images: ImageFolder, faults: list[Fault]) -> list[str] | None:
-    """The files of a list; None where there is no list."""
-    if not path.is_file():
-        return None
-    with reading_text(path):
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    files: dict[str, None] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            with noting(faults, line):
-                file = images.find(line.strip(), f"{path}, line {number}")
-                if file in files:
-                    faults.append(Fault(f"{path}, line {number}: {line.strip()!r} is listed twice; take one line out"))
-                files[file] = None
-    return list(files)

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import functools
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from weakclip.datasets.image_names import alike, canonical
 from weakclip.errors import DataError
 from weakclip.store.untrusted_text import is_plain, one_line
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-OTHER_SUFFIXES = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raw")
+_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp")
+IMAGE_SUFFIXES = (
+    *_JPEG_SUFFIXES,
+    *(".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+OTHER_SUFFIXES = (
+    *(".avif", ".heic", ".heics", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".jxr", ".psd", ".svg"),
+    *(".tga", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".raw", ".rw2"),
+)
 """Kinds of photo that are not read; a note names them."""
+
+SYSTEM_FOLDERS = frozenset(("@eadir", "@__thumb", "__macosx", "#recycle", "#snapshot", "$recycle.bin", "lost+found"))
+"""Folders of thumbnails and waste, in lower case, that file servers and systems make (@eaDir is Synology's)."""
 
 RUN_FILES = {"config.yaml", "manifest.json"}
 """Files of a run folder: masks and pictures in it are results, not images."""
@@ -23,8 +33,8 @@ RUN_FILES = {"config.yaml", "manifest.json"}
 class ImageFolder:
     """The image files below a folder, by relative path with or without the extension.
 
-    Hidden files and folders, run folders, and `masks/` beside the images are passed over; so are names that cannot be
-    written to a text file or steer a terminal.
+    Hidden files and folders, those of file servers, run folders, and `masks/` beside the images are passed over; so are
+    names that cannot be written to a text file or steer a terminal.
 
     Args:
         root: a data set's folder; the images are in `images/` where there is one, otherwise anywhere below.
@@ -57,8 +67,8 @@ class ImageFolder:
             raise DataError("; ".join([f"{self.folder}: {expected}", *self._left_out()]))
         self._by_name: dict[str, list[str]] = {}
         for file in self.files:
-            self._by_name.setdefault(_key(stem(file)), []).append(file)
-        self._by_path = {_key(file): file for file in self.files}
+            self._by_name.setdefault(canonical(stem(file)), []).append(file)
+        self._by_path = {canonical(file): file for file in self.files}
 
     def notes(self) -> list[str]:
         """Sentences on photos that are left out: of a kind that is not read, or with such names; if there are any."""
@@ -92,19 +102,31 @@ class ImageFolder:
         path = PurePosixPath(reference.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
             raise DataError(f"{where}: {reference!r} leads out of {self.folder}; name images by their path inside it")
-        key = _key(path.as_posix())
+        key = canonical(path.as_posix())
         if key in self._by_path:
             return self._by_path[key]
         if key in self._by_name:
             return self._by_name[key][0]
+        same = self._by_look.get(alike(path.as_posix()), [])
+        if len(same) == 1:
+            return same[0]
         near = self._near(path)
         advice = f"did you mean {near!r}?" if near else "correct the name, or take the line out"
-        raise DataError(f"{where}: no image {reference!r} in {self.folder}; {advice}")
+        raise DataError(f"{where}: no image {reference.strip()!r} in {self.folder}; {advice}")
 
     def _near(self, path: PurePosixPath) -> str | None:
         """The one image that is called so but for its folders, upper case, or ending."""
         found = self._by_bare_name.get(_bare(path.as_posix()), [])
         return found[0] if len(found) == 1 else None
+
+    @functools.cached_property
+    def _by_look(self) -> dict[str, list[str]]:
+        """Files by what their paths look like, with and without the ending."""
+        names: dict[str, list[str]] = {}
+        for file in self.files:
+            for look in {alike(file), alike(stem(file))}:
+                names.setdefault(look, []).append(file)
+        return names
 
     @functools.cached_property
     def _by_bare_name(self) -> dict[str, list[str]]:
@@ -121,11 +143,12 @@ def stem(file: str) -> str:
 
 def _bare(file: str) -> str:
     name = PurePosixPath(file).name
-    return _key(stem(name) if name.lower().endswith(IMAGE_SUFFIXES) else name).casefold()
+    return alike(stem(name) if name.lower().endswith(IMAGE_SUFFIXES) else name).casefold()
 
 
-def _key(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
+def is_passed_over(folder: str) -> bool:
+    """Whether a folder of that name is looked into for no images: hidden, or one of `SYSTEM_FOLDERS`."""
+    return folder.startswith(".") or folder.casefold() in SYSTEM_FOLDERS
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -135,7 +158,7 @@ def _files(folder: Path) -> Iterator[str]:
         if set(files) >= RUN_FILES:
             folders.clear()
             continue
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_passed_over(name)]
         if here == folder and folder.name != "images":
             folders[:] = [name for name in folders if name != "masks"]
         for name in files:

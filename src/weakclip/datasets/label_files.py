@@ -6,7 +6,7 @@ import contextlib
 import csv
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,17 @@ from weakclip.datasets.base import Fault
 from weakclip.errors import DataError
 from weakclip.store.untrusted_text import parse_json, short
 
+_LISTED = re.compile(r"""\s*(?:\[.+\]|[({]\s*(['"]).*\1\s*,?\s*[)}])\s*""", re.DOTALL)
+"""Labels that a program wrote as a list, a tuple or a set: ['cat', 'dog']."""
+
 
 @dataclass(frozen=True)
 class LabelRow:
     """One image and its class names, as written.
 
     Args:
-        image: path of the image below the image folder, with or without its extension.
+        image: path of the image below the image folder, with or without its extension, as written: a name may begin
+            with a space.
         labels: class names; at least one.
         where: file and line, for messages.
     """
@@ -99,13 +103,13 @@ def read_label_rows(path: Path, faults: list[Fault] | None = None) -> list[Label
 def _csv_rows(lines: Iterable[str], path: Path, faults: list[Fault]) -> Iterator[LabelRow]:
     lines = iter(lines)
     header = next(lines, "")
-    delimiter = next((mark for mark in "\t;," if mark in header), ",")
-    columns = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
-    if not {"image", "labels"} <= set(columns):
+    read = {mark: [name.strip().lower() for name in next(csv.reader([header], delimiter=mark), [])] for mark in ",;\t"}
+    delimiter = next((mark for mark, names in read.items() if {"image", "labels"} <= set(names)), "")
+    if not delimiter:
         raise DataError(
             f"{path}, line 1: expected the columns image,labels; found {short(header.strip())}; name them in line 1"
         )
-    reader = csv.reader(lines, delimiter=delimiter)
+    columns, reader = read[delimiter], csv.reader(lines, delimiter=delimiter)
     for cells in reader:
         if any(cell.strip() for cell in cells):
             image = dict(zip(columns, cells, strict=False)).get("image", "")
@@ -117,7 +121,9 @@ def _csv_row(columns: Sequence[str], cells: Sequence[str], where: str) -> LabelR
     if len(cells) > len(columns):
         raise DataError(f"{where}: {len(cells)} cells for {len(columns)} columns; separate labels by ';' inside quotes")
     row = dict(zip(columns, cells, strict=False))
-    return _checked_row(row.get("image", ""), re.split("[;,]", row.get("labels", "")), where)
+    cell = row.get("labels", "")
+    _refuse_lists([cell], where)
+    return _checked_row(row.get("image", ""), re.split("[;,]", cell), where)
 
 
 def _json_rows(lines: Iterable[str], path: Path, faults: list[Fault]) -> Iterator[LabelRow]:
@@ -137,7 +143,14 @@ def _json_row(line: str, where: str) -> LabelRow:
         raise DataError(f'{where}: expected {{"image": "…", "labels": ["…"]}}')
     if not all(isinstance(label, str) for label in labels):
         raise DataError(f"{where}: labels are class names in quotes; found {short(labels)}")
+    _refuse_lists(labels, where)
     return _checked_row(row["image"], labels, where)
+
+
+def _refuse_lists(labels: Iterable[str], where: str) -> None:
+    listed = next((label for label in labels if _LISTED.fullmatch(label)), None)
+    if listed is not None:
+        raise DataError(f"{where}: {short(listed)} is a list in one text; write labels with ';' between: cat;dog")
 
 
 def _checked_row(image: str, labels: Iterable[str], where: str) -> LabelRow:
@@ -146,4 +159,21 @@ def _checked_row(image: str, labels: Iterable[str], where: str) -> LabelRow:
         raise DataError(f"{where}: no image is named")
     if not names:
         raise DataError(f"{where}: image {short(image.strip())} has no labels; name its classes or take the row out")
-    return LabelRow(image.strip(), names, where)
+    return LabelRow(image, names, where)
+
+
+def joined_labels(label: str, known: Collection[str]) -> list[str]:
+    """The parts of a label that is several with a wrong separator between; empty where it is one.
+
+    Args:
+        label: as written.
+        known: all labels.
+
+    >>> joined_labels("cat/dog", {"cat", "dog"}), joined_labels("tv/monitor", {"cat"}), joined_labels("a|b", {"a"})
+    (['cat', 'dog'], [], ['a', 'b'])
+    """
+    for mark in ("|", "+", "/", "&", "\\", None):  # None: any space
+        parts = [part.strip() for part in label.split(mark)]
+        if len(parts) > 1 and all(parts) and (mark == "|" or all(part in known for part in parts)):
+            return parts
+    return []

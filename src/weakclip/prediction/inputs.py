@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from weakclip.datasets.image_folder import IMAGE_SUFFIXES
+from weakclip.datasets.image_folder import IMAGE_SUFFIXES, is_passed_over
 from weakclip.errors import DataError
 from weakclip.store.files import expand_home
 
@@ -79,7 +79,7 @@ def _expanded(entry: str) -> Iterator[Path]:
 def _images_below(folder: Path) -> list[Path]:
     found = []
     for current, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_passed_over(name)]
         shown = (name for name in files if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."))
         found += [Path(current) / name for name in shown]
     return sorted(found)

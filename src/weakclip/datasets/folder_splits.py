@@ -1,0 +1,122 @@
+"""The splits of a folder of images: lists of images, or folders that are called like splits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from weakclip.datasets.base import Fault
+from weakclip.datasets.image_folder import ImageFolder, stem
+from weakclip.datasets.label_files import noting, reading_text
+from weakclip.errors import DataError
+
+SPLITS = ("train", "val", "test")
+
+_FOLDERS = {
+    "train": ("train", "training", "train_set", "training_set"),
+    "val": ("val", "valid", "validation", "dev", "val_set", "valid_set", "validation_set"),
+    "test": ("test", "testing", "test_set"),
+}
+_SPLIT_OF = {name: split for split, names in _FOLDERS.items() for name in names}
+
+
+def split_folders(files: Sequence[str]) -> dict[str, str]:
+    """The first folders that are splits, as torchvision and ImageNet have them: `train/CLASS`, `val/CLASS`.
+
+    Args:
+        files: paths of images.
+
+    Returns:
+        Folder → split; empty where one of the first folders is called otherwise, or the only one may be a class.
+
+    >>> split_folders(["train/cat/1.png", "validation/cat/2.png"]), split_folders(["train/1.png", "bus/2.png"])
+    ({'train': 'train', 'validation': 'val'}, {})
+    """
+    first = {file.split("/")[0] if "/" in file else "" for file in files}
+    splits = {name: _SPLIT_OF[_plain(name)] for name in sorted(first) if _plain(name) in _SPLIT_OF}
+    alone = len(splits) == 1 and all(file.count("/") == 1 for file in files)
+    return {} if alone or len(splits) < len(first) else splits
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("-", "_").replace(" ", "_")
+
+
+def split_names(root: Path, images: ImageFolder) -> tuple[str, ...]:
+    """The splits that a folder offers: train always, val and test where their lists or folders exist."""
+    folders = _folders(root, images).values()
+    return ("train", *(name for name in SPLITS[1:] if _list(root, name).is_file() or name in folders))
+
+
+def _list(root: Path, split: str) -> Path:
+    return root / f"{split}.txt"
+
+
+def _folders(root: Path, images: ImageFolder) -> dict[str, str]:
+    """Folders that are splits, where there is no list."""
+    listed = any(_list(root, name).is_file() for name in SPLITS)
+    return {} if listed else split_folders(images.files)
+
+
+def split_files(root: Path, split: str | None, images: ImageFolder, faults: list[Fault]) -> list[str]:
+    """The images of a split, all of them for None.
+
+    Raises:
+        DataError: no such split, or one without images.
+    """
+    if split is None:
+        return images.files
+    if split not in SPLITS:
+        raise DataError(f"{root}: unknown split {split!r}; a folder has {', '.join(SPLITS)}")
+    folders = _folders(root, images)
+    if folders and split in (*folders.values(), "train"):
+        return _of_folders(root, split, folders, images)
+    lists = {name: _read_split(_list(root, name), images, faults) for name in SPLITS}
+    placed: dict[str, str] = {}
+    for name, files in lists.items():
+        for file in files or ():
+            if placed.setdefault(file, name) != name:
+                said = f"{root}: {file} is both in {placed[file]}.txt and in {name}.txt; keep splits apart"
+                faults.append(Fault(said, stem(file)))
+    chosen = lists[split]
+    if chosen is None and split != "train":
+        raise DataError(f"{root}: no {split}.txt; write one image name a line to make the split {split!r}")
+    if chosen is None:
+        chosen = [file for file in images.files if file not in placed]
+        if not chosen:
+            raise DataError(f"{root}: val.txt and test.txt list all its images; leave some of them for the training")
+    elif not chosen and not faults:
+        raise DataError(f"{root / split}.txt: names no image; write one a line, or remove the file")
+    return chosen
+
+
+def _of_folders(root: Path, split: str, folders: dict[str, str], images: ImageFolder) -> list[str]:
+    found = [file for file in images.files if folders[file.split("/")[0]] == split]
+    if not found:
+        raise DataError(f"{root}: its folders are the splits {', '.join(folders)}, and none is for {split!r}; add one")
+    return found
+
+
+def listed_twice(root: Path, images: ImageFolder) -> set[str]:
+    """Files that are in more than one list."""
+    lists = (_read_split(_list(root, name), images, []) for name in SPLITS)
+    counts = Counter(file for files in lists for file in set(files or ()))
+    return {file for file, count in counts.items() if count > 1}
+
+
+def _read_split(path: Path, images: ImageFolder, faults: list[Fault]) -> list[str] | None:
+    """The files of a list; None where there is no list."""
+    if not path.is_file():
+        return None
+    with reading_text(path):
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    files: dict[str, None] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            with noting(faults, line):
+                file = images.find(line, f"{path}, line {number}")
+                if file in files:
+                    faults.append(Fault(f"{path}, line {number}: {line.strip()!r} is listed twice; take one line out"))
+                files[file] = None
+    return list(files)
