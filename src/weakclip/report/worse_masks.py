@@ -41,7 +41,7 @@ class Limits:
 
     gone: float = 0.75
     least_images: int = 3
-    foreground_kept: float = 0.5
+    foreground_kept: float = 0.3
     background_kept: float = 0.7
     foreground_left: float = 0.5
 
