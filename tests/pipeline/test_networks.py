@@ -12,7 +12,7 @@ import pytest
 
 from weakclip import cli
 from weakclip.config import RunConfig, load_config
-from weakclip.errors import ConfigError
+from weakclip.errors import ConfigError, WeightsError
 from weakclip.inference.evaluation import Scores
 from weakclip.modeling import load_weakclip
 from weakclip.pipeline import run_pipeline, run_stage, stages
@@ -54,6 +54,15 @@ def test_without_retraining_the_run_ends_with_weakclip(
     assert result.chosen.why in (ran / "report.html").read_text()
     caplog.set_level(logging.INFO, "weakclip")
     assert run_pipeline(alone, ran, full=True).ran == ()
+
+
+def test_a_network_that_is_nowhere_is_told_before_the_first_stage(config_file: Path, tmp_path: Path) -> None:
+    config = load_config(config_file, ["retrain.model=nobody/has-this"])
+    with pytest.raises(
+        WeightsError, match=r"nobody/has-this: no semantic-segmentation model to be had in the cache or"
+    ):
+        run_pipeline(config, tmp_path / "run")
+    assert not (tmp_path / "run/1_seeds").exists()
 
 
 def test_evaluation_holds_one_network_at_a_time(config_file: Path, ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:

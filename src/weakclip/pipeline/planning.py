@@ -14,6 +14,8 @@ from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.items import item_digests, take_over
 from weakclip.pipeline.keys import stage_keys
 from weakclip.pipeline.stages import Stage, stages_of
+from weakclip.segmenters.segmenter import check_available
+from weakclip.segmenters.train import WEAKCLIP
 from weakclip.store.files import atomic_write, remove_leftovers, write_json
 from weakclip.store.keys import ResultKey, output_settings
 from weakclip.store.layout import CONFIG, ERRORS, ITEMS
@@ -86,6 +88,7 @@ def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan
     Raises:
         RunError: a stage that a wanted one builds on is missing; or a finished result would have to make way.
         DataError: data that a wanted stage cannot work on.
+        WeightsError: the network that is to be retrained is not there.
     """
     screening = _screened(context)
     plan = Plan.of(context, wanted)
@@ -97,6 +100,9 @@ def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan
                 _complain(plan, stage, upstream)
     if "retrain" in wanted:
         _check_bad_masks(context, plan.keys["pseudo_masks"])
+        model = context.config.retrain.model
+        if model not in (None, WEAKCLIP) and plan.state("retrain") != "done":
+            check_available(model)
     elif "evaluate" in wanted and context.config.retrain.model is None and context.bad:
         bad = len(context.bad)
         logger.info("%d masks are marked bad, and no stage trains on masks: retrain.model is null", bad)

@@ -194,7 +194,6 @@ def _from_pretrained(source: str, labels: dict[int, str] | None = None) -> nn.Mo
 
     if is_deeplab(source):
         return load_deeplab(source, labels)
-    local = Path(source).is_dir()
     changes = {"id2label": labels, "label2id": {name: index for index, name in labels.items()}} if labels else {}
 
     def load(only_here: bool) -> nn.Module:
@@ -210,10 +209,30 @@ def _from_pretrained(source: str, labels: dict[int, str] | None = None) -> nn.Mo
             )
         return model
 
-    try:
+    with _one_line(source):
         return cache_first(source, load)
-    except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
-        where = "in this folder" if local else "in the cache or on the hub (is the machine offline?)"
+
+
+def check_available(source: str) -> None:
+    """Ask whether a network of transformers is there, before hours are spent; its description is all that is read.
+
+    Raises:
+        WeightsError: it is not.
+    """
+    from transformers import PretrainedConfig
+
+    if source not in BUILT_IN and not is_deeplab(source):
+        with _one_line(source):
+            cache_first(source, lambda here: PretrainedConfig.get_config_dict(source, local_files_only=here))
+
+
+@contextlib.contextmanager
+def _one_line(source: str) -> Iterator[None]:
+    """Transformers and the hub raise many kinds of errors; the reader needs one line."""
+    try:
+        yield
+    except Exception as error:
+        where = "in this folder" if Path(source).is_dir() else "in the cache or on the hub (is the machine offline?)"
         reason = first_line(error)
         raise WeightsError(f"{source}: no semantic-segmentation model to be had {where}: {reason}") from None
 

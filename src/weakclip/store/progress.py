@@ -1,16 +1,24 @@
-"""One progress bar for long work: rate and time left on a terminal, silence elsewhere."""
+"""Progress of long work, with a rate and the time left: a bar on a terminal, a line a minute elsewhere."""
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+logger = logging.getLogger("weakclip")
+
 Item = TypeVar("Item")
+
+LINE_EVERY = 60.0
+"""Seconds from line to line where there is no terminal."""
 
 
 class _Rate(ProgressColumn):
@@ -20,7 +28,7 @@ class _Rate(ProgressColumn):
 
 
 def track(items: Iterable[Item], description: str, *, total: int, done: int = 0) -> Iterator[Item]:
-    """Yield `items` under a progress bar on standard error.
+    """Yield `items` under a progress bar on standard error; without a terminal, a line a minute goes to the log.
 
     Args:
         items: what is left to do.
@@ -29,9 +37,23 @@ def track(items: Iterable[Item], description: str, *, total: int, done: int = 0)
         done: how many of them were done by an earlier run.
     """
     console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield from _logged(items, description, total, done)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task(description, total=total, completed=done)
         for item in items:
             yield item
             progress.advance(task)
+
+
+def _logged(items: Iterable[Item], description: str, total: int, done: int) -> Iterator[Item]:
+    started = said = time.monotonic()
+    for count, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - said >= LINE_EVERY:
+            said, rate = now, count / (now - started)
+            left = timedelta(seconds=round((total - done - count) / rate))
+            logger.info("%s: %d of %d, %.2g/s, %s left", description, done + count, total, rate, left)
