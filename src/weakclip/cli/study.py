@@ -111,6 +111,21 @@ def study_parts(
     _answer(lambda: study_parts(load(config, set_, limit_steps), out, seeds=seeds, steps=steps or ()), json=json)
 
 
+@study.command("snapshots")
+def study_snapshots(
+    config: Config,
+    *,
+    out: StudyOut,
+    run: Annotated[Path, typer.Option(help="A run folder whose training has kept steps (train.keep_every).")],
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Score the pseudo masks of every kept step on the training split, whose true masks are read."""
+    from weakclip.study.snapshots import study_snapshots
+
+    _answer(lambda: study_snapshots(load(config, set_), out, run=run), json=json)
+
+
 @study.command("cost")
 def study_cost(
     *,

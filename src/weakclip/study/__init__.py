@@ -5,6 +5,7 @@ from weakclip.study.numbers import study_prompts, study_temperature
 from weakclip.study.parts import study_parts
 from weakclip.study.record import Candidate, CRFStudy
 from weakclip.study.results import Result, VariantStudy
+from weakclip.study.snapshots import study_snapshots
 
 __all__ = [
     "CRFStudy",
@@ -14,5 +15,6 @@ __all__ = [
     "study_crf",
     "study_parts",
     "study_prompts",
+    "study_snapshots",
     "study_temperature",
 ]

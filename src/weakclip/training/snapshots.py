@@ -28,6 +28,11 @@ def write_snapshot(folder: Path, step: int, tensors: Mapping[str, Tensor]) -> No
         file.write(safetensors.torch.save(stored, {"format": "pt"}))
 
 
+def kept_steps(folder: Path) -> list[int]:
+    """The steps whose weights are in the folder of a training, in order."""
+    return sorted(int(each.stem) for each in (folder / SNAPSHOTS).glob("*.safetensors") if each.stem.isdecimal())
+
+
 def restore_snapshot(model: nn.Module, folder: Path, step: int) -> None:
     """Put the weights of a step in the place of a trained model's.
 
@@ -41,7 +46,7 @@ def restore_snapshot(model: nn.Module, folder: Path, step: int) -> None:
     """
     path = folder / SNAPSHOTS / f"{step}.safetensors"
     if not path.is_file():
-        kept = sorted(int(each.stem) for each in path.parent.glob("*.safetensors") if each.stem.isdecimal())
+        kept = kept_steps(folder)
         there = f"kept are {', '.join(map(str, kept))}" if kept else "none are kept"
         raise WeightsError(f"{path}: no weights of step {step}; {there}; train with a train.keep_every that divides it")
     try:

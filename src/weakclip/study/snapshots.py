@@ -1,0 +1,98 @@
+"""The kept steps of one training, by the masks that each makes: the only place where pixel labels compare them.
+
+The authors of WeakCLIP choose the step by its mIoU on pixel labels. Who does so here has tuned on that split, and the
+study's table says it; a run itself never looks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from weakclip.config import RunConfig
+from weakclip.errors import DataError, RunError
+from weakclip.inference.evaluation import score_masks
+from weakclip.inference.pseudo_masks import write_pseudo_masks
+from weakclip.modeling import load_weakclip, mixed_logits
+from weakclip.pipeline.context import RunContext
+from weakclip.report.figures import percent
+from weakclip.store.files import remove_leftovers
+from weakclip.store.keys import ResultKey, flat
+from weakclip.store.layout import MASKS
+from weakclip.store.lock import FolderLock
+from weakclip.study.probabilities import weights_fingerprint
+from weakclip.study.record import check_folder
+from weakclip.study.results import Result, VariantStudy, finished_results, save_results
+from weakclip.study.variant_pages import write_variant_pages
+from weakclip.training.snapshots import kept_steps
+
+logger = logging.getLogger("weakclip")
+
+SUBJECT = "steps of one training"
+
+
+def study_snapshots(config: RunConfig, out: Path | str, *, run: Path | str) -> VariantStudy:
+    """Make the pseudo masks of every step that a run has kept, and score them on the training split.
+
+    Args:
+        config: data set, and the `pseudo_masks` that are made; `data.train_split` names the split.
+        out: the study's folder; a study of the same settings and data that is there already is continued.
+        run: a run folder whose training has kept steps (`train.keep_every`).
+
+    Raises:
+        RunError: a run without kept steps; `out` holds something else, or another process works there.
+        DataError: the split has no true masks.
+        WeightsError: a run without a fitting WeakCLIP.
+    """
+    out, config = Path(out), _at_step(config, None)
+    context = RunContext(config, Path(run), trusted=True)
+    training, dataset = context.folder("train"), context.train
+    steps = kept_steps(training)
+    if not steps:
+        raise RunError(f"{training}: keeps no weights by step; train with train.keep_every")
+    if not dataset.has_masks:
+        raise DataError(f"split {dataset.split!r} has no true masks to score on; name another one: data.train_split")
+    inputs = {"weights": weights_fingerprint(context), **context.fingerprints(("train images", "train masks"))}
+    key = ResultKey(settings=flat(config.pseudo_masks, "pseudo_masks") | {"study": SUBJECT}, inputs=inputs)
+    with FolderLock(out):
+        check_folder(out, key)
+        remove_leftovers(out)
+        study = VariantStudy(
+            folder=out,
+            subject=SUBJECT,
+            split=dataset.split,
+            images=len(dataset),
+            variants=tuple(map(_name, steps)),
+            seeds=(config.seed,),
+            results=finished_results(out),
+        )
+        save_results(study, key)
+        for step in steps:
+            if study.find(_name(step), config.seed) is None:
+                result = _score(context, step, out / "variants" / _name(step))
+                study = dataclasses.replace(study, results=(*study.results, result))
+                save_results(study, key)
+                logger.info("step %d: mIoU %s %%", step, percent(result.mean_iou))
+        write_variant_pages(study)
+        return study
+
+
+def _name(step: int) -> str:
+    return f"step_{step}"
+
+
+def _at_step(config: RunConfig, step: int | None) -> RunConfig:
+    return dataclasses.replace(config, pseudo_masks=dataclasses.replace(config.pseudo_masks, step=step))
+
+
+def _score(context: RunContext, step: int, folder: Path) -> Result:
+    """The masks of one step, and their score."""
+    settings, dataset, device = context.config.pseudo_masks, context.train, context.device
+    model = load_weakclip(context.folder("train"), clip=context.clip, device=device, step=step)
+    write_pseudo_masks(
+        lambda images: mixed_logits(model(images), settings.match_share), dataset, folder, settings, device=device
+    )
+    scores = score_masks(folder / MASKS, dataset, subject="pseudo masks")
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return Result(variant=_name(step), seed=context.config.seed, mean_iou=scores.mean_iou, trained_parameters=trained)
