@@ -83,7 +83,7 @@ def test_the_commands_run(call: Callable[..., int], page_folder: Path, monkeypat
         assert np.array_equal(
             read_mask(f"corrected/{name}.png"), read_mask(f"runs/mine/3_pseudo_masks/masks/{name}.png")
         )
-    (again,) = [line for line in LINES if line.startswith("weakclip run")]
+    (again,) = [line for line in LINES if line.startswith("weakclip run") and "corrected" in line]
     assert run_line(call, again.replace("weakclip run", "weakclip seeds"), monkeypatch) == 0
     values = read_mask("runs/corrected/1_seeds/masks/two.png")  # which shows all classes
     assert np.array_equal(values, read_mask("corrected/two.png"))

@@ -127,6 +127,7 @@ def test_stopped_stage_keeps_the_images_that_it_has(config: RunConfig, ran: Path
     changed = {name for name, time in times(ran).items() if before[name] != time}
     assert changed == {f"1_seeds/{part}/{lost.name}" for part in ("masks", "dense")} | {
         "1_seeds/files.json",
+        "1_seeds/items.json",
         "1_seeds/log.jsonl",
         "1_seeds/metrics.json",
     }
