@@ -122,6 +122,13 @@ def test_ids_are_the_same_however_they_are_written(tmp_path: Path, kind: Callabl
     assert np.array_equal(dataset.mask(0), mask)
 
 
+def test_sides_with_fractions_are_whole(tmp_path: Path) -> None:
+    write(tmp_path, ANNOTATIONS)
+    file = tmp_path / "annotations/instances_train2014.json"
+    file.write_text(file.read_text().replace('"height": 8', '"height": 8.0').replace('"width": 10', '"width": 10.0'))
+    assert COCO14Dataset(tmp_path, "train").mask(0).shape == SIZE
+
+
 def test_a_box_is_a_label_and_no_mask(tmp_path: Path) -> None:
     write(tmp_path, [annotation(7, 1, [])])
     dataset = COCO14Dataset(tmp_path, "train")

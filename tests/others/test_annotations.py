@@ -222,7 +222,14 @@ OWN_REFUSED = {
         "annotation 5 lacks 'category_id'; expected a COCO file",
     ),
     "a width in words": (relisted({"width": "wide"}, "images"), "image 1: expected a whole number as its width; found"),
-    "annotations in an object": (coco(annotations={"1": {}}), r"not a JSON file of the COCO format \(expected '\['"),
+    "annotations in an object": (
+        coco(annotations={"1": {}}),
+        r"of the COCO format \(annotations begins with '{'; expected",
+    ),
+    "a panoptic file": (
+        coco(annotations=[{"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 1, "category_id": 1}]}]),
+        "annotation: it is of COCO's panoptic format; expected a segmentation for each object",
+    ),
     "an image in two spellings": (
         coco(names=("a.png", "images/A.png")),
         r"image a is annotated twice, as a\.png and as images/A\.png; keep one of the two",

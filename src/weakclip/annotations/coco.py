@@ -137,6 +137,8 @@ def _store_regions(
     with writing(tempfile.gettempdir()):
         for kind, entry in list_entries(path, ("annotations",)):
             with naming_entry(path, kind, entry):
+                if "segments_info" in entry:
+                    raise ValueError("it is of COCO's panoptic format; expected a segmentation for each object")
                 image, category = identity(entry["image_id"]), identity(entry["category_id"])
                 if image not in images:
                     strays.setdefault(image, entry_name(kind, entry))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from weakclip.datasets.classes import COCO14, IGNORE_INDEX
-from weakclip.datasets.coco_lists import Id, add_once, check_listed, entry_name, identity, list_entries, naming_entry
+from weakclip.datasets.coco_lists import (
+    Id,
+    add_once,
+    check_listed,
+    entry_name,
+    identity,
+    list_entries,
+    naming_entry,
+    whole_number,
+)
 from weakclip.datasets.file_cache import FileCache
 from weakclip.datasets.regions import Region
 from weakclip.errors import DataError
@@ -20,8 +29,6 @@ from weakclip.store.untrusted_text import parse_json, short
 
 LISTS = ("images", "annotations", "categories")
 INDEX = "index.json"
-
-_IMAGE_KEYS = ("file_name", "height", "width")
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def read_index(path: Path) -> list[ImageEntry]:
     for kind, entry in list_entries(path, LISTS):
         with naming_entry(path, kind, entry):
             if kind == "images":
-                add_once(images, identity(entry["id"]), {key: entry[key] for key in _IMAGE_KEYS}, kind)
+                add_once(images, identity(entry["id"]), _image(entry), kind)
             elif kind == "categories":
                 add_once(categories, identity(entry["id"]), entry["name"], kind)
             else:
@@ -122,6 +129,11 @@ def read_index(path: Path) -> list[ImageEntry]:
         if not _is_sound(entry):
             raise DataError(f"{path}: {short(entry)}; expected an image with a number, a file name and two sides")
     return sorted(entries, key=lambda entry: entry.file_name)
+
+
+def _image(entry: Mapping[str, Any]) -> dict[str, Any]:
+    sides = {name: whole_number(entry[name], name) for name in ("height", "width")}
+    return {"file_name": entry["file_name"], **sides}
 
 
 def read_regions(path: Path, wanted: Collection[Id]) -> dict[Id, list[Region]]:

@@ -38,6 +38,8 @@ def stream_lists(file: IO[str], names: Collection[str], *, chunk: int = CHUNK) -
         key = source.value()
         source.take(":")
         if key in names:
+            if source.peek() not in ("[", ""):
+                raise ValueError(f"{key} begins with {source.peek()!r}; expected a list")
             yield key, None
             yield from ((key, element) for element in source.elements())
         else:
