@@ -18,6 +18,7 @@ from weakclip.cli.app import STAGES, app
 from weakclip.config import load_config, parse_config
 from weakclip.crf import VOC_CRF
 from weakclip.errors import ConfigError
+from weakclip.inference.evaluation import Scores
 from weakclip.pipeline import RunResult
 from weakclip.prediction import PredictionSummary
 from weakclip.study import Candidate, CRFStudy, Result, VariantStudy
@@ -29,6 +30,7 @@ from weakclip.tools.export import OnnxExport
 from weakclip.tools.export.hf_dataset import ExportedDataset
 from weakclip.tools.init.folder import Start
 from weakclip.tools.init.survey import FolderSurvey
+from weakclip.tools.score.run_scores import RunScore
 from weakclip.tools.tag import Tagging
 
 Call = Callable[..., int]
@@ -62,6 +64,18 @@ SURVEY = FolderSurvey(
     sizes=((3, 4),),
     notes=(),
 )
+SCORES = Scores(
+    subject="seeds",
+    split="train",
+    images=2,
+    crf="no",
+    multi_scale="no",
+    mean_iou=0.5,
+    pixel_accuracy=0.5,
+    iou={"cat": None},
+    precision={"cat": None},
+    recall={"cat": None},
+)
 COST = Measurement(
     side="x",
     seconds=(1.0,),
@@ -83,6 +97,7 @@ CASES: dict[str, tuple[str, Any]] = {
     "init": ("images", Start(survey=SURVEY, config=OUT, class_file=None, loaded=load_config("demo"))),
     "tag": ("images", TAGGING),
     "import": ("masks.json --run run --out out", ImportResult(drawn=1, kept=1, foreign=())),
+    "score": ("seeds out", RunScore(scores=SCORES, labels=True, truth="")),
     "submit": ("out --out results.tgz", 3),
     "export onnx": ("out --out out.onnx", OnnxExport(path=OUT, opset=20, difference=0.0)),
     "export transformers": ("out --out folder", ("background", "cat")),
@@ -92,6 +107,7 @@ CASES: dict[str, tuple[str, Any]] = {
     "study prompts": ("demo --out out", VARIANTS),
     "study temperature": ("demo --out out", VARIANTS),
     "study parts": ("demo --out out", VARIANTS),
+    "study snapshots": ("demo --run out --out study", VARIANTS),
     "study cost": ("--out out", [COST]),
 }
 """Of every command: its arguments, and what its work may come to."""
