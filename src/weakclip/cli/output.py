@@ -210,6 +210,9 @@ def show_verified(made: VerifyResult, source: Path, run: Path) -> None:
     typer.echo(f"{run / 'verified'}: {made.verified:,} masks of {source}")
     if made.unchanged:
         typer.echo(f"{made.unchanged:,} masks of the file are as {run} made them, and not verified")
+    if made.empty:
+        names = ", ".join(map(one_line, made.empty[:SHOWN])) + (", …" if len(made.empty) > SHOWN else "")
+        typer.echo(f"{len(made.empty):,} images have labels and nothing drawn, and are not verified: {names}")
     for name, labels in [*made.relabelled.items()][:SHOWN]:
         typer.echo(f"{one_line(name)} has other labels now: {', '.join(labels) or 'none, it is background'}")
     if len(made.relabelled) > SHOWN:

@@ -14,18 +14,22 @@ from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import DataError
 from weakclip.pipeline.context import open_run
 from weakclip.tools.annotate import TOOLS, export_masks, verify_masks
+from weakclip.tools.annotate.exported import EXPORTED
 
 Call = Callable[..., int]
 
 
 def correct(run: Path, out: Path, tool: str, name: str, value: int) -> Path:
-    """An exported file in which a person has made one image wholly of one class; the run's masks are as before."""
-    path = run / "3_pseudo_masks/masks" / f"{name}.png"
+    """An exported file in which a person has made one image wholly of one class; the run is as after the export."""
+    path, file = run / "3_pseudo_masks/masks" / f"{name}.png", out / f"masks{TOOLS[tool]}"
     before, palette = read_mask(path), open_run(run).train.class_set.palette
+    export_masks(run, file, tool, Shapes())
+    noted = (run / EXPORTED).read_bytes()
     write_mask(path, np.full_like(before, value), palette)
-    export_masks(run, out / f"masks{TOOLS[tool]}", tool, Shapes())
+    export_masks(run, file, tool, Shapes())
     write_mask(path, before, palette)
-    return out / f"masks{TOOLS[tool]}"
+    (run / EXPORTED).write_bytes(noted)
+    return file
 
 
 @pytest.mark.parametrize("tool", ["coco", "cvat"])
@@ -69,6 +73,38 @@ def test_a_second_import_replaces_and_keeps(folder_run: Path, tmp_path: Path) ->
     assert first.verified == again.verified == other.verified == 1
     assert again.agreement is None  # the network has seen this image's mask
     assert not read_mask(folder_run / "verified/one.png").any() and read_mask(folder_run / "verified/two.png").all()
+
+
+@pytest.mark.parametrize("tool", ["coco", "cvat"])
+def test_masks_of_an_earlier_run_are_not_verified_and_replace_none(tool: str, folder_run: Path, tmp_path: Path) -> None:
+    file = correct(folder_run, tmp_path, tool, "one", 1)
+    export_masks(folder_run, tmp_path / f"old{TOOLS[tool]}", tool, Shapes())
+    verify_masks(file, folder_run)
+    dataset = open_run(folder_run).train
+    for name in dataset.names:  # the run is made anew: the verified mask is its own, the others are others
+        own = folder_run / "3_pseudo_masks/masks" / f"{name}.png"
+        write_mask(own, np.ones_like(read_mask(own)), dataset.class_set.palette)
+    made = verify_masks(tmp_path / f"old{TOOLS[tool]}", folder_run)
+    assert (made.verified, made.unchanged) == (0, 3)
+    assert (read_mask(folder_run / "verified/one.png") == 1).all()
+    assert [path.name for path in (folder_run / "verified").rglob("*.png")] == ["one.png"]
+
+
+def test_images_that_nobody_drew_in_keep_masks_and_labels(folder_run: Path, tmp_path: Path) -> None:
+    dataset = open_run(folder_run).train
+    images = [
+        {"id": number, "file_name": f"{name}.jpg", "height": size[0], "width": size[1]}
+        for number, (name, size) in enumerate(zip(dataset.names, map(dataset.size, range(3)), strict=True))
+    ]
+    drawn = {"id": 1, "image_id": 0, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]], "iscrowd": 0}
+    categories = [{"id": 1, "name": dataset.class_set.names[1]}]
+    content = {"images": images, "annotations": [drawn], "categories": categories}
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    made = verify_masks(tmp_path / "other.json", folder_run)
+    assert (made.verified, made.unchanged, made.empty) == (1, 0, dataset.names[1:])
+    assert [open_run(folder_run).train.labels(index) for index in (1, 2)] == [dataset.labels(1), dataset.labels(2)]
+    made = verify_masks(correct(folder_run, tmp_path, "coco", dataset.names[1], 0), folder_run)
+    assert (made.verified, made.empty) == (1, ())  # a person took away what the run had drawn
 
 
 def test_a_wrong_file_changes_nothing(folder_run: Path, tmp_path: Path) -> None:

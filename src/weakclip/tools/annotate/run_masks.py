@@ -6,16 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from weakclip.annotations import MaskEntry, Shapes, write_coco, write_cvat, write_label_studio
 from weakclip.annotations.label_studio import LOCAL_FILES
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.images import read_mask, resize_mask
 from weakclip.errors import RunError
-from weakclip.pipeline.context import open_run
+from weakclip.pipeline.context import RunContext, open_run
 from weakclip.store.layout import MASKS
 from weakclip.store.progress import track
+from weakclip.tools.annotate.exported import mask_digest, note_exported
 from weakclip.tools.annotate.queue import Queued, queue
 
 Tool = Literal["coco", "label-studio", "cvat"]
@@ -58,7 +57,7 @@ def export_masks(
     chosen = queue(context, only)
     if not chosen:
         raise RunError(f"{run}: no image is {' and '.join(only)}; nothing to export")
-    entries = _entries(context.train, context.folder("pseudo_masks") / MASKS, chosen)
+    entries = _entries(context, chosen)
     try:
         if tool == "coco":
             return write_coco(out, entries, context.train.class_set, shapes)
@@ -75,16 +74,20 @@ def image_files(dataset: ImageLabelDataset) -> list[str]:
     return [f"{name}{file.suffix if file else '.png'}" for name, file in zip(dataset.names, files, strict=True)]
 
 
-def stored_mask(dataset: ImageLabelDataset, index: int, path: Path) -> np.ndarray:
-    """A mask of an image at the size of its file: a run that reduces large photos makes masks of the reduced size."""
-    mask, size = read_mask(path), dataset.stored_size(index)
-    return mask if mask.shape == size else resize_mask(mask, size)
+def _entries(context: RunContext, chosen: Sequence[Queued]) -> Iterator[MaskEntry]:
+    """The masks, each at the size of its image's file: a run that reduces large photos makes masks of the reduced size.
 
-
-def _entries(dataset: ImageLabelDataset, folder: Path, chosen: Sequence[Queued]) -> Iterator[MaskEntry]:
+    They are noted before the file that they are written to appears.
+    """
+    dataset, folder, digests = context.train, context.folder("pseudo_masks") / MASKS, dict[str, str]()
     files = image_files(dataset)
     for each in track(chosen, "exporting", total=len(chosen)):
-        path = folder / f"{dataset.names[each.index]}.png"
+        name, size = dataset.names[each.index], dataset.stored_size(each.index)
+        path = folder / f"{name}.png"
         if not path.is_file():
             raise RunError(f"{path}: no such mask; run `weakclip pseudo-masks` or `weakclip run` first")
-        yield MaskEntry(files[each.index], stored_mask(dataset, each.index, path), each.doubt, each.reason)
+        mask = read_mask(path)
+        digests[name] = mask_digest(mask)
+        stored = mask if mask.shape == size else resize_mask(mask, size)
+        yield MaskEntry(files[each.index], stored, each.doubt, each.reason)
+    note_exported(context.out, digests)

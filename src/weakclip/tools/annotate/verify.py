@@ -19,6 +19,7 @@ from weakclip.store.files import writing
 from weakclip.store.layout import MASKS, VERIFIED
 from weakclip.store.lock import FolderLock
 from weakclip.tools.annotate.corrected import Annotations
+from weakclip.tools.annotate.exported import mask_digest, read_exported
 
 WAITING = ".verified.new"
 """In a run folder: masks of an import that is not complete."""
@@ -47,8 +48,10 @@ class VerifyResult:
 
     Args:
         verified: images that have a verified mask from the file.
-        unchanged: images whose mask is the run's own, where the file does not say that a person approved it; and
-            predictions that nobody has answered. They are not verified.
+        unchanged: images whose mask is the run's own, or one that it exported before, where the file does not say that
+            a person approved it; and predictions that nobody has answered. They are not verified.
+        empty: images without anything drawn, though their labels name classes and the run gave no mask of them to a
+            tool, where the file does not say that a person approved this. They are not verified.
         foreign: images of the file that the run does not have, as the file names them; they are left out.
         relabelled: image → its new labels, where the drawn classes are others.
         agreement: of the run's masks with the verified ones; None where the run had masks of none of them.
@@ -56,6 +59,7 @@ class VerifyResult:
 
     verified: int
     unchanged: int
+    empty: tuple[str, ...]
     foreign: tuple[str, ...]
     relabelled: dict[str, tuple[str, ...]]
     agreement: Agreement | None
@@ -89,10 +93,15 @@ def verify_masks(source: Path | str, run: Path | str) -> VerifyResult:
 
 def _verify(source: Path, context: RunContext, waiting: Path) -> VerifyResult:
     dataset, annotations = context.train, Annotations(source, context)
-    taken, overlaps = list[str](), list[np.ndarray]()
+    exported = read_exported(context.out)
+    taken, empty, overlaps = list[str](), list[str](), list[np.ndarray]()
     for name, mask, image in annotations.masks():
-        own = _own_mask(context, name)
-        if image.by_person is False or (image.by_person is None and own is not None and np.array_equal(own, mask)):
+        own, given = _own_mask(context, name), exported.get(name, ())
+        same = mask_digest(mask) in given or (own is not None and np.array_equal(own, mask))
+        if image.by_person is False or (image.by_person is None and same):
+            continue
+        if image.by_person is None and not given and not mask.any() and dataset.labels(dataset.index_of(name)):
+            empty.append(name)
             continue
         write_mask(waiting / f"{name}.png", mask, dataset.class_set.palette)
         taken.append(name)
@@ -107,7 +116,8 @@ def _verify(source: Path, context: RunContext, waiting: Path) -> VerifyResult:
             os.replace(waiting / f"{name}.png", target)
     return VerifyResult(
         verified=len(taken),
-        unchanged=len(annotations.drawn) - len(taken),
+        unchanged=len(annotations.drawn) - len(taken) - len(empty),
+        empty=tuple(empty),
         foreign=tuple(annotations.foreign),
         relabelled=_relabelled(dataset, open_run(context.out).train, taken),
         agreement=_agreement(np.stack(overlaps)) if overlaps else None,
