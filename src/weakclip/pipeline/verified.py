@@ -51,7 +51,8 @@ class VerifiedMasks:
         for folder in folders:
             self._paths |= _masks_in(folder, dataset)
         self.names = tuple(name for name in dataset.names if name in self._paths)
-        self.labels = {name: self._labels(name) for name in track(self.names, "verified masks", total=len(self))}
+        read = track(self.names, "verified masks", total=len(self)) if self.names else ()
+        self.labels = {name: self._labels(name) for name in read}
 
     def __contains__(self, name: str) -> bool:
         return name in self._paths
