@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from weakclip.config import RunConfig, parse_config
-from weakclip.datasets.images import read_mask, write_mask
+from weakclip.datasets.images import read_mask, write_mask, write_png
 from weakclip.errors import DataError, RunError
 from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.pipeline.context import RunContext
@@ -139,4 +139,50 @@ def test_a_mask_of_no_image_is_named(tmp_path: Path, config: RunConfig, caplog: 
     dataset = RunContext(config, tmp_path).train
     write_mask(tmp_path / "verified/stranger.png", np.zeros((64, 64), np.uint8), dataset.class_set.palette)
     assert len(RunContext(config, tmp_path).verified) == 0
-    assert "1 masks are of no image of train and are not used: stranger" in caplog.text
+    assert "verified masks of train: " in caplog.text and "1 file left out, the first stranger.png" in caplog.text
+
+
+def test_names_that_look_the_same_are_the_same(tmp_path: Path, config: RunConfig) -> None:
+    dataset = RunContext(config, tmp_path).train
+    draw(tmp_path, config, 0, (1,))
+    (tmp_path / f"verified/{dataset.names[0]}.png").rename(tmp_path / f"verified/{dataset.names[0]}.PNG")
+    assert RunContext(config, tmp_path).verified.names == (dataset.names[0],)
+
+
+def test_an_object_drawn_as_255_is_told(tmp_path: Path, config: RunConfig, caplog: pytest.LogCaptureFixture) -> None:
+    draw(tmp_path, config, 0, (255,))
+    labels = RunContext(config, tmp_path).verified.labels
+    assert "it holds 0 and 255 only, and 255 is of no class" in caplog.text
+    assert list(labels.values()) == [RunContext(config, tmp_path).train.labels(0)]
+
+
+def test_a_coloured_mask_is_one_line_that_says_what_to_do(tmp_path: Path, config: RunConfig) -> None:
+    name = RunContext(config, tmp_path).train.names[0]
+    write_png(tmp_path / "verified" / f"{name}.png", np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(DataError, match=r"found RGB; correct this verified mask, or remove it"):
+        _ = RunContext(config, tmp_path).verified
+
+
+def test_marks_on_verified_images_are_named(
+    tmp_path: Path, config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = RunContext(config, tmp_path).train.names[0]
+    draw(tmp_path, config, 0, (1,))
+    (tmp_path / "marks.jsonl").write_text(f'{{"image": "{name}", "mark": "bad"}}\n')
+    context = RunContext(config, tmp_path)
+    with caplog.at_level("INFO", logger="weakclip"):
+        assert not context.bad
+    assert f"1 marks are passed over, for their images have verified masks: {name}" in caplog.text
+
+
+def test_a_person_is_sure_and_the_scores_say_whose_masks_they_count(
+    tmp_path: Path, config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    mask = draw(tmp_path / "drawn", config, 0, (1,), unsure=True)
+    name, values = RunContext(config, tmp_path).train.names[0], _plain(config)
+    values["data"]["verified"] = str(tmp_path / "drawn/verified")
+    values["pseudo_masks"]["confidence"] = True
+    run_pipeline(parse_config(values, origin="test"), tmp_path / "run")
+    confidence = read_mask(tmp_path / f"run/3_pseudo_masks/confidence/{name}.png")
+    np.testing.assert_array_equal(confidence, np.where(mask == 255, 0, 255))
+    assert "1 scored images of train have a verified mask" in caplog.text

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,7 @@ def score_masks(
     subject: str,
     crf: str = NOT_USED,
     multi_scale: str = NOT_USED,
+    verified: Container[str] = (),
 ) -> Scores:
     """Score `folder/NAME.png` against the true masks, in one confusion matrix over the data set.
 
@@ -107,16 +108,18 @@ def score_masks(
         subject: what is scored, in words.
         crf: the dense CRF behind the masks, in words (`describe_crf`).
         multi_scale: the passes behind the masks, in words (`describe_scales`).
+        verified: images whose masks a person has drawn; in these 255 counts as background, as in the dense maps.
 
     Raises:
-        DataError: no true masks, a mask that is missing or of another size, or one that holds 255.
+        DataError: no true masks, a mask that is missing or of another size, or another one that holds 255.
     """
     folder = Path(folder)
     matrix, count = ConfusionMatrix(dataset.class_set.num_classes), 0
     for index in track(range(len(dataset)), f"scoring {subject}", total=len(dataset)):
         target = dataset.mask(index)
         if target is not None:
-            _add(matrix, folder / f"{dataset.names[index]}.png", target)
+            name = dataset.names[index]
+            _add(matrix, folder / f"{name}.png", target, undecided=name in verified)
             count += 1
     if not matrix.matrix.any():
         raise DataError(f"split {dataset.split!r} has no true masks with classes; nothing to score {subject} against")
@@ -178,8 +181,10 @@ def write_scores(path: Path | str, scores: Sequence[Scores], *, notes: Mapping[s
     write_json(path, {"scores": [dataclasses.asdict(score) for score in scores], **(notes or {})})
 
 
-def _add(matrix: ConfusionMatrix, path: Path, target: np.ndarray) -> None:
+def _add(matrix: ConfusionMatrix, path: Path, target: np.ndarray, *, undecided: bool) -> None:
     mask = read_mask(path)
+    if undecided:
+        mask[mask == IGNORE_INDEX] = 0
     if mask.shape != target.shape:
         raise DataError(f"{path}: mask of {mask.shape}, but the true mask has {target.shape}; make the masks again")
     if (mask == IGNORE_INDEX).any():

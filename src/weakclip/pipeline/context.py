@@ -82,7 +82,16 @@ class RunContext:
         """The verified masks of the training split: those of `data.verified` and, on top of them, the run's own."""
         labels = self.review.labels
         dataset = ReviewedImages(self._given_train, labels=labels) if labels else self._given_train
-        return VerifiedMasks(dataset, verified_folders(self.config.data.verified, self.out))
+        verified = VerifiedMasks(dataset, verified_folders(self.config.data.verified, self.out))
+        passed = [
+            name
+            for name in verified.names
+            if name in self.review.bad or labels.get(name, verified.labels[name]) != verified.labels[name]
+        ]
+        if passed:
+            said = ", ".join(passed[:3]) + (", …" if len(passed) > 3 else "")
+            logger.info("%d marks are passed over, for their images have verified masks: %s", len(passed), said)
+        return verified
 
     @functools.cached_property
     def corrected_labels(self) -> dict[str, tuple[int, ...]]:

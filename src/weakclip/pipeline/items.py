@@ -12,7 +12,7 @@ from pathlib import Path
 
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import digest_of, file_dataset, file_stat
-from weakclip.store.files import no_link
+from weakclip.store.files import atomic_write, no_link
 from weakclip.store.layout import ITEMS, LOG
 from weakclip.store.untrusted_text import parse_json
 
@@ -64,9 +64,8 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    waiting = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(source, waiting)
-    waiting.rename(target)
+    with source.open("rb") as content, atomic_write(target) as file:
+        shutil.copyfileobj(content, file)
 
 
 def _read_items(path: Path) -> dict[str, str]:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from weakclip.config import RunConfig
 from weakclip.datasets import ImageLabelDataset
-from weakclip.datasets.images import write_mask
+from weakclip.datasets.classes import IGNORE_INDEX
+from weakclip.datasets.images import write_mask, write_png
 from weakclip.inference.evaluation import (
     Scores,
     describe_crf,
@@ -46,7 +48,7 @@ from weakclip.report.chosen import TITLES, TRAINED_BY, Network, choose_network, 
 from weakclip.report.worse_masks import change_record, seed_change, warning
 from weakclip.segmenters.train import WEAKCLIP, retrain
 from weakclip.store.files import append_json, write_json
-from weakclip.store.layout import DENSE, MASKS, SEEDS
+from weakclip.store.layout import CONFIDENCE, DENSE, MASKS, SEEDS
 from weakclip.training.dataset import TrainingPairs
 from weakclip.training.processes import write_once
 
@@ -97,7 +99,10 @@ def make_pseudo_masks(context: RunContext, view: MasksView, folder: Path) -> Non
     seeds = context.folder("seeds")
     recorder = MaskRecorder(dataset, seeds=seeds / SEEDS, dense=seeds / DENSE, folder=folder)
     for name in context.verified.names:  # what is there is passed over
-        write_mask(folder / MASKS / f"{name}.png", context.verified.mask(name), dataset.class_set.palette)
+        mask = context.verified.mask(name)
+        if settings.confidence:
+            write_png(folder / CONFIDENCE / f"{name}.png", np.where(mask == IGNORE_INDEX, 0, 255).astype(np.uint8))
+        write_mask(folder / MASKS / f"{name}.png", mask, dataset.class_set.palette)
     made = write_pseudo_masks(
         lambda images: mixed_logits(model(images), settings.match_share),
         dataset,
@@ -182,9 +187,11 @@ def _score_masks(context: RunContext, view: EvaluateView) -> list[Scores]:
     """Seeds and pseudo masks on the training split."""
     dataset, masks = context.train, view.pseudo_masks
     made = {"crf": describe_crf(masks.crf), "multi_scale": describe_scales(masks.inference)}
+    pseudo, verified = context.folder("pseudo_masks") / MASKS, context.verified
+    verified.tell_scored(dataset.names)
     return [
         score_masks(context.folder("seeds") / DENSE, dataset, subject="seeds", crf=view.seed_crf),
-        score_masks(context.folder("pseudo_masks") / MASKS, dataset, subject="pseudo masks", **made),
+        score_masks(pseudo, dataset, subject="pseudo masks", verified=verified, **made),
     ]
 
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from weakclip.datasets import ImageLabelDataset
-from weakclip.datasets.base import check_mask
+from weakclip.datasets.base import check_mask, missing_classes
 from weakclip.datasets.classes import IGNORE_INDEX
+from weakclip.datasets.folder_masks import MaskFolder
 from weakclip.datasets.images import read_mask, resize_mask
 from weakclip.errors import BrokenFileError, DataError
 from weakclip.pipeline.data import digest_if_any
@@ -25,16 +26,13 @@ from weakclip.store.progress import track
 
 logger = logging.getLogger("weakclip")
 
-NAMED = 3
-"""So many masks of no image are named."""
-
 
 class VerifiedMasks:
     """The verified masks of a data set's images, read when asked for.
 
     Args:
         dataset: the images, with the labels of the data set and of a review.
-        folders: folders of `NAME.png`; a later one wins.
+        folders: folders of `NAME.png`, found as `MaskFolder` finds them; a later one wins.
 
     Attributes:
         names: the images that have one, in the order of the data set.
@@ -50,11 +48,12 @@ class VerifiedMasks:
         self._paths: dict[str, Path] = {}
         for folder in folders:
             self._paths |= _masks_in(folder, dataset)
+        self._told = False
         self.names = tuple(name for name in dataset.names if name in self._paths)
         read = track(self.names, "verified masks", total=len(self)) if self.names else ()
         self.labels = {name: self._labels(name) for name in read}
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._paths
 
     def __len__(self) -> int:
@@ -76,8 +75,9 @@ class VerifiedMasks:
             DataError: as the class.
         """
         path, index = self._paths[name], self._dataset.index_of(name)
-        mask, size = read_mask(path), self._dataset.size(index)
+        size = self._dataset.size(index)
         try:
+            mask = read_mask(path)
             if mask.shape != size:  # drawn on the photo itself, where the run reads large photos reduced
                 check_mask(mask, self._dataset.stored_size(index), self._dataset.class_set.num_classes, path)
                 mask = resize_mask(mask, size)
@@ -91,30 +91,36 @@ class VerifiedMasks:
         mask = self.mask(name)
         return SeedMasks(seed=mask, dense=np.where(mask == IGNORE_INDEX, 0, mask).astype(np.uint8))
 
+    def tell_scored(self, names: Iterable[str]) -> None:
+        """Say in the log how many of some images, whose masks are scored, have a verified one."""
+        count = sum(name in self for name in names)
+        if count:
+            logger.warning(
+                "%d scored images of %s have a verified mask; once the run has taken it over, it counts in the score",
+                count,
+                self._dataset.split,
+            )
+
     def _labels(self, name: str) -> tuple[int, ...]:
-        shown = set(np.unique(self.mask(name)).tolist())
+        mask = self.mask(name)
+        shown = set(np.unique(mask).tolist())
         before = self._dataset.labels(self._dataset.index_of(name)) if IGNORE_INDEX in shown else ()
+        if shown == {0, IGNORE_INDEX} and before and not self._told:
+            self._told = True
+            said = missing_classes(mask, before, self._dataset.class_set)
+            logger.warning("%s: %s (said of the first such mask)", self._paths[name], said)
         return tuple(sorted((shown | set(before)) - {0, IGNORE_INDEX}))
 
 
 def _masks_in(folder: Path, dataset: ImageLabelDataset) -> dict[str, Path]:
-    """The masks of a folder by the names of their images; those of no image are named in the log."""
-    found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.png"))}
-    known = set(dataset.names)
-    strangers = [name for name in found if name not in known]
-    if strangers:
-        more = "" if len(strangers) <= NAMED else ", …"
-        logger.warning(
-            "%s: %d masks are of no image of %s and are not used: %s",
-            folder,
-            len(strangers),
-            dataset.split,
-            ", ".join(strangers[:NAMED]) + more,
-        )
-    used = {name: path for name, path in found.items() if name in known}
-    for path in used.values():
+    """The masks of a folder by the names of their images; files that are none of them are told in the log."""
+    masks = MaskFolder(folder)
+    for note in masks.notes(dataset.names):
+        logger.warning("verified masks of %s: %s", dataset.split, note)
+    found = {name: path for name in dataset.names if (path := masks.find(name)) is not None}
+    for path in found.values():
         check_inside(path, folder)
-    return used
+    return found
 
 
 def verified_folders(named: str | None, out: Path) -> list[Path]:

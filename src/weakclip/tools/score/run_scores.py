@@ -84,15 +84,18 @@ def score_run(
     if subject == "seeds":
         if labels is False:
             raise ConfigError("seeds are made of the image-level labels; leave --no-labels out, or score masks")
+        context.verified.tell_scored(dataset.names)
         found = score_masks(context.folder("seeds") / DENSE, dataset, subject="seeds", crf=view.seed_crf)
         return RunScore(scores=found, labels=True, truth=dataset.truth)
     masks = view.pseudo_masks
     wanted = masks.restrict_to_labels if labels is None else labels
-    folder = (
-        context.folder("pseudo_masks") if wanted == masks.restrict_to_labels else _predicted(context, dataset, wanted)
-    )
+    if wanted == masks.restrict_to_labels:
+        folder = context.folder("pseudo_masks")
+        context.verified.tell_scored(dataset.names)
+    else:
+        folder = _predicted(context, dataset, wanted)
     made = {"crf": describe_crf(masks.crf), "multi_scale": describe_scales(masks.inference)}
-    found = score_masks(folder / MASKS, dataset, subject="pseudo masks", **made)
+    found = score_masks(folder / MASKS, dataset, subject="pseudo masks", verified=context.verified, **made)
     return RunScore(scores=found, labels=wanted, truth=dataset.truth)
 
 
