@@ -12,6 +12,7 @@ from PIL import Image
 
 from weakclip.datasets.classes import voc_palette
 from weakclip.datasets.folder import FolderDataset
+from weakclip.datasets.folder_masks import MaskFolder
 from weakclip.datasets.images import write_mask
 from weakclip.errors import DataError
 from weakclip.prediction.inputs import find_images
@@ -221,3 +222,9 @@ def test_two_files_that_look_alike_are_kept_apart(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("image,labels\na\u202fb.png,cat\né.png,cat\na b.png,cat\n")
     with pytest.raises(DataError, match=r"labels\.csv, line 2: no image 'a.*b\.png' in"):
         FolderDataset(tmp_path)
+
+
+def test_a_mask_that_is_called_like_one_image_is_of_no_other(tmp_path: Path) -> None:
+    (tmp_path / "a b.png").touch()
+    masks = MaskFolder(tmp_path, ["a b", "a  b"])
+    assert [masks.find(name) for name in ("a b", "a  b")] == [tmp_path / "a b.png", None]

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from weakclip.config import load_config
-from weakclip.errors import RunError, WeightsError
+from weakclip.errors import ConfigError, RunError, WeightsError
 from weakclip.modeling import load_weakclip
 from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.prediction import find_model, load_predictor
@@ -55,6 +55,22 @@ def test_a_step_that_was_not_kept_is_named(config_file: Path, tmp_path: Path) ->
         run_stage(load_config(config_file), tmp_path / "run", stage)
     with pytest.raises(WeightsError, match=r"5\.safetensors: no weights of step 5; kept are 2, 4, 6; train with"):
         run_stage(load_config(config_file, ["pseudo_masks.step=5"]), tmp_path / "run", "pseudo_masks")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["pseudo_masks.step=5"], "6 steps and keeps every 2"),
+        (["pseudo_masks.step=8"], "6 steps and keeps every 2"),
+        (["pseudo_masks.step=4", "train.keep_every=null"], "6 steps and keeps none"),
+    ],
+)
+def test_a_step_that_will_not_be_kept_is_told_before_the_training(
+    config_file: Path, tmp_path: Path, changes: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"pseudo_masks\.step: \d expected to be kept; the training has {said}: set"):
+        run_pipeline(load_config(config_file, changes), tmp_path / "run")
+    assert not (tmp_path / "run/1_seeds").exists()
 
 
 def test_weakclip_is_trained_further_from_the_kept_step(config_file: Path, tmp_path: Path) -> None:

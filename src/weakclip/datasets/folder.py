@@ -82,10 +82,10 @@ class FolderDataset(ImageFileDataset):
         self.faults = tuple(dict.fromkeys(faults))
         self._labels = [labels.get(file, ()) for file in self._files]
         names = [stem(file) for file in self._files]
-        masks = MaskFolder(self.root / "masks")
+        masks = MaskFolder(self.root / "masks", map(stem, images.files))
         self._masks = [masks.find(name) for name in names]
         self.has_masks = any(path is not None for path in self._masks)
-        notes = [*images.notes(), *masks.notes(map(stem, images.files))]
+        notes = [*images.notes(), *masks.notes()]
         super().__init__(vocabulary.class_set, split or ALL, names, notes=notes)
 
     def _unlabelled(self, labels: dict[str, tuple[int, ...]], *, each: bool) -> list[Fault]:

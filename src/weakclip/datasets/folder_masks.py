@@ -16,15 +16,18 @@ class MaskFolder:
 
     Args:
         folder: where they are; it need not exist.
+        names: of the images, without their endings. A file that is called exactly like one is of no other.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+        self.folder, self._names = folder, frozenset(names)
         self._files = sorted(_files_below(folder))
         stems = [(file[: -len(_ENDING)], file) for file in self._files if file.lower().endswith(_ENDING)]
         self._exact = dict(stems)
         self._alike: dict[str, list[str]] = {}
         for name, file in stems:
+            if name in self._names:
+                continue
             self._alike.setdefault(_key(name), []).append(file)
 
     def find(self, name: str) -> Path | None:
@@ -38,9 +41,9 @@ class MaskFolder:
         found = self._alike.get(_key(name), ())
         return found[0] if len(found) == 1 else None
 
-    def notes(self, names: Iterable[str]) -> list[str]:
-        """A sentence on files that are the mask of none of these images, if there are any."""
-        used = {self._file(name) for name in names}
+    def notes(self) -> list[str]:
+        """A sentence on files that are the mask of none of the images, if there are any."""
+        used = {self._file(name) for name in self._names}
         stray = [file for file in self._files if file not in used and not file.split("/")[-1].startswith(".")]
         if not stray:
             return []

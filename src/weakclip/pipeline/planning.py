@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from weakclip.config import dump_config
-from weakclip.errors import DataError, RunError
+from weakclip.config import RunConfig, dump_config
+from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.pipeline.bad_files import Screening, forget, keep, screen
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.items import item_digests, take_over
@@ -87,6 +87,7 @@ def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan
 
     Raises:
         RunError: a stage that a wanted one builds on is missing; or a finished result would have to make way.
+        ConfigError: masks by a step that the training would not keep.
         DataError: data that a wanted stage cannot work on.
         WeightsError: the network that is to be retrained is not there.
     """
@@ -98,6 +99,8 @@ def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan
         for upstream in plan.stages[stage].upstream:
             if upstream not in wanted and plan.state(upstream) != "done":
                 _complain(plan, stage, upstream)
+    if "train" in wanted and plan.state("train") != "done":
+        _check_step(context.config)
     if "retrain" in wanted:
         _check_bad_masks(context, plan.keys["pseudo_masks"])
         model = context.config.retrain.model
@@ -153,6 +156,17 @@ def _refuse_to_replace(plan: Plan, wanted: Sequence[str]) -> None:
         f"{plan.manifest.folder}: finished, and would be made anew: {', '.join(reasons)}; add --redo to do so (the old "
         "result of a stage stays until its new one is done), give another --out, or take the change back"
     )
+
+
+def _check_step(config: RunConfig) -> None:
+    """Refuse a training that does not keep the step whose weights are to make the masks."""
+    step, train = config.pseudo_masks.step, config.train
+    if step is not None and (train.keep_every is None or step % train.keep_every or step > train.steps):
+        kept = f"every {train.keep_every}" if train.keep_every else "none"
+        raise ConfigError(
+            f"pseudo_masks.step: {step} expected to be kept; the training has {train.steps} steps and keeps {kept}: "
+            "set a train.keep_every that divides it"
+        )
 
 
 def _check_bad_masks(context: RunContext, masks: ResultKey) -> None:

@@ -114,8 +114,8 @@ class VerifiedMasks:
 
 def _masks_in(folder: Path, dataset: ImageLabelDataset) -> dict[str, Path]:
     """The masks of a folder by the names of their images; files that are none of them are told in the log."""
-    masks = MaskFolder(folder)
-    for note in masks.notes(dataset.names):
+    masks = MaskFolder(folder, dataset.names)
+    for note in masks.notes():
         logger.warning("verified masks of %s: %s", dataset.split, note)
     found = {name: path for name in dataset.names if (path := masks.find(name)) is not None}
     for path in found.values():
