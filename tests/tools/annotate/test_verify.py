@@ -107,6 +107,11 @@ def test_images_that_nobody_drew_in_keep_masks_and_labels(folder_run: Path, tmp_
     assert (made.verified, made.empty) == (1, ())  # a person took away what the run had drawn
 
 
+def test_nothing_agrees_with_what_is_undecided_everywhere(folder_run: Path, tmp_path: Path) -> None:
+    made = verify_masks(correct(folder_run, tmp_path, "coco", "one", 255), folder_run)
+    assert (made.verified, made.agreement) == (1, None)
+
+
 def test_a_wrong_file_changes_nothing(folder_run: Path, tmp_path: Path) -> None:
     file = correct(folder_run, tmp_path, "coco", "one", 1)
     text = json.loads(file.read_text())

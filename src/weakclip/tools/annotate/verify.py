@@ -105,7 +105,8 @@ def _verify(source: Path, context: RunContext, waiting: Path) -> VerifyResult:
             continue
         write_mask(waiting / f"{name}.png", mask, dataset.class_set.palette)
         taken.append(name)
-        if own is not None and own.shape == mask.shape and name not in context.verified:
+        decided = (mask != IGNORE_INDEX).any()
+        if own is not None and own.shape == mask.shape and decided and name not in context.verified:
             matrix = ConfusionMatrix(dataset.class_set.num_classes)
             matrix.update(own, mask)
             overlaps.append(matrix.overlaps())
