@@ -221,7 +221,8 @@ def show_verified(made: VerifyResult, source: Path, run: Path) -> None:
         low, high = (100 * bound for bound in made.agreement.interval)
         typer.echo(
             f"against them the run's own masks of {made.agreement.images:,} of these images score a mean IoU of "
-            f"{100 * made.agreement.mean_iou:.1f} % (95 % interval {low:.1f} to {high:.1f})"
+            f"{100 * made.agreement.mean_iou:.1f} % (95 % interval {low:.1f} to {high:.1f}); "
+            "images that nobody corrected are not in it"
         )
     show_foreign(made.foreign, source, run)
     words = ["weakclip", "run", str(run / "config.yaml"), "--out", str(run), "--redo"]
