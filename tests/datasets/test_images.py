@@ -324,3 +324,17 @@ def test_an_overlay_colours_objects_alone() -> None:
     assert np.array_equal(np.delete(shown, 1, axis=0), np.delete(RGB, 1, axis=0))
     assert np.array_equal(overlay(RGB, mask, VOC12.palette, alpha=1.0)[1], np.tile(VOC12.palette[1], (11, 1)))
     assert np.array_equal(overlay(RGB, mask, VOC12.palette, alpha=0.0), RGB)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.9])
+def test_damaged_pixels_of_a_png_are_refused_and_not_black(share: float, tmp_path: Path) -> None:
+    """Zeros in the place of the compressed pixels, as after a lost block of a disk."""
+    path = tmp_path / "a.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    content = path.read_bytes()
+    first = max(60, int(share * len(content)))
+    path.write_bytes(content[:first] + bytes(len(content) - first))
+    for read in (read_rgb, read_mask, lambda path: read_rgb(path, longest_side=32)):
+        with pytest.raises(DataError, match=r"a\.png: cannot be read as an image \(broken data stream"):
+            read(path)

@@ -46,12 +46,21 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1…8; 1 where there is none, or EXIF that cannot be read."""
+    """The EXIF orientation, 1…8; 1 where there is none, or EXIF that cannot be read.
+
+    Raises:
+        OSError: the pixels of a PNG are damaged. They are decoded here, for its EXIF may stand after them.
+    """
+    if isinstance(image, PngImageFile) and "exif" not in image.info:
+        try:
+            image.load()
+        except OSError:  # Pillow takes a second call for a success, with black pixels
+            raise
+        except Exception:  # nearly any other, of a chunk after the pixels
+            pass
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # Pillow's reader of EXIF raises nearly anything; of PNG, this loads the image
-        if isinstance(image, PngImageFile):
-            image.load()  # if it was that which failed, it fails again
+    except Exception:  # Pillow's reader of EXIF raises nearly anything
         return 1
     return value if isinstance(value, int) and value in _TURNS else 1
 
