@@ -35,8 +35,8 @@ def split_folders(files: Sequence[str]) -> dict[str, str]:
     """
     first = {file.split("/")[0] if "/" in file else "" for file in files}
     splits = {name: _SPLIT_OF[_plain(name)] for name in sorted(first) if _plain(name) in _SPLIT_OF}
-    alone = len(splits) == 1 and all(file.count("/") == 1 for file in files)
-    return {} if alone or len(splits) < len(first) else splits
+    lone = len(splits) == 1 and all(file.count("/") == 1 for file in files)
+    return {} if lone or len(splits) < len(first) else splits
 
 
 def _plain(name: str) -> str:

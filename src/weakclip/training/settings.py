@@ -51,7 +51,7 @@ class TrainSettings:
         ema_decay: decay of the averaged weights, which are the result, 0…1; 0 keeps the last weights.
         precision: "fp32", "bf16" (autocast) or "auto": bf16 where it pays, on GPUs and on CPUs with AMX.
         checkpoint_every: steps from checkpoint to checkpoint.
-        keep_every: weights of every so many steps are kept in files of their own, beside the result: averaged ones, or,
+        keep_every: steps from kept weights to kept weights, in files of their own beside the result: averaged ones, or,
             with `ema_decay` 0, those of the step; None keeps none.
         log_every: steps from line to line of `log.jsonl`.
         workers: processes that load data; 0 loads in the training process. The result does not depend on it.
