@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,26 +64,31 @@ def test_a_stage_that_goes_on_has_the_same_batches(
 
     import weakclip.pipeline.seed_stage as stage
 
-    write, count = stage.write_mask, 0
+    write, masks = stage.write_mask, tmp_path / "stopped/1_seeds"
 
-    def stopped(*arguments: Any) -> None:
-        nonlocal count
-        count += 1
-        if count > 5:  # the third image has one of its two masks
+    def whole(name: str) -> bool:
+        return all((masks / part / f"{name}.png").is_file() for part in ("masks", "dense"))
+
+    def stopped(path: Path, *arguments: Any) -> None:
+        if path == masks / f"dense/{names[2]}.png":  # it has one of its two masks; threads finish images in any order
+            while not whole(names[0]):
+                time.sleep(0.01)
             raise KeyboardInterrupt
-        write(*arguments)
+        write(path, *arguments)
 
     monkeypatch.setattr(stage, "write_mask", stopped)
     with pytest.raises(KeyboardInterrupt):
         run_stage(config, tmp_path / "stopped", "seeds")
     monkeypatch.setattr(stage, "write_mask", write)
-    kept = {name: (tmp_path / f"stopped/1_seeds/masks/{name}.png").stat().st_mtime_ns for name in names[:2]}
+    kept = {name: (masks / f"masks/{name}.png").stat().st_mtime_ns for name in names if whole(name)}
+    assert names[0] in kept
+    assert names[2] not in kept
     batches.clear()
     run_stage(config, tmp_path / "stopped", "seeds")
     assert batches == [list(names[:4]), list(names[4:])]
     assert made(tmp_path / "stopped") == made(tmp_path / "whole")
-    for name, time in kept.items():
-        assert (tmp_path / f"stopped/1_seeds/masks/{name}.png").stat().st_mtime_ns == time
+    for name, time_of in kept.items():
+        assert (masks / f"masks/{name}.png").stat().st_mtime_ns == time_of
 
 
 def test_affinitynet_takes_the_maps_too(config: RunConfig, tmp_path: Path) -> None:
