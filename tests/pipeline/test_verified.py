@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 
 from weakclip.config import RunConfig, parse_config
-from weakclip.datasets.images import read_mask, write_mask, write_png
+from weakclip.datasets.images import mask_digest, read_mask, write_mask, write_png
 from weakclip.errors import DataError, RunError
 from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.pipeline.context import RunContext
 from weakclip.store.layout import ITEMS
+from weakclip.store.marks import Mark, MarkFile, now
 from weakclip.store.untrusted_text import parse_json
 
 Settings = Callable[..., dict[str, Any]]
@@ -163,16 +165,61 @@ def test_a_coloured_mask_is_one_line_that_says_what_to_do(tmp_path: Path, config
         _ = RunContext(config, tmp_path).verified
 
 
-def test_marks_on_verified_images_are_named(
-    tmp_path: Path, config: RunConfig, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("mark", "used"),
+    [
+        ({}, False),
+        ({"time": "2999-01-01T00:00:00+00:00"}, False),
+        ({"time": "2999-01-01"}, False),
+        ({"time": "2001-01-01T00:00:00+00:00"}, True),
+        ({"time": "2999-01-01T00:00:00+00:00", "pixels": "of another mask"}, True),
+        ({"time": "2001-01-01T00:00:00+00:00", "pixels": "this"}, False),
+    ],
+)
+def test_a_bad_mark_takes_away_the_verified_mask_that_it_was_made_on(
+    tmp_path: Path, config: RunConfig, caplog: pytest.LogCaptureFixture, mark: dict[str, str], used: bool
 ) -> None:
-    name = RunContext(config, tmp_path).train.names[0]
-    draw(tmp_path, config, 0, (1,))
-    (tmp_path / "marks.jsonl").write_text(f'{{"image": "{name}", "mark": "bad"}}\n')
+    before = RunContext(config, tmp_path).train
+    name, labels = before.names[0], before.labels(0)
+    pixels = mask_digest(draw(tmp_path, config, 0, (1, 2, 3, 4)))
+    mark = {key: pixels if value == "this" else value for key, value in mark.items()}
+    line = {"image": name, "mark": "bad", **mark}
+    (tmp_path / "marks.jsonl").write_text(json.dumps(line) + "\n")
     context = RunContext(config, tmp_path)
     with caplog.at_level("INFO", logger="weakclip"):
-        assert not context.bad
-    assert f"1 marks are passed over, for their images have verified masks: {name}" in caplog.text
+        assert (name in context.verified, set(context.bad)) == (used, set() if used else {name})
+    if used:
+        assert f"1 marks are passed over, for their images have verified masks: {name}" in caplog.text
+        return
+    assert "1 verified masks are marked bad and are not used" in caplog.text and caplog.text.rstrip().endswith(name)
+    assert context.train.labels(0) == labels
+    MarkFile(tmp_path / "marks.jsonl").add(Mark(image=name))
+    assert name in RunContext(config, tmp_path).verified
+
+
+def test_the_next_run_seeds_an_image_again_whose_verified_mask_is_marked_bad(tmp_path: Path, config: RunConfig) -> None:
+    run_stage(config, tmp_path, "seeds")
+    name, seed = RunContext(config, tmp_path).train.names[1], tmp_path / "1_seeds/masks"
+    path, marks = seed / f"{name}.png", MarkFile(tmp_path / "marks.jsonl")
+    first = path.read_bytes()
+    mask = draw(tmp_path, config, 1, (1, 2, 3, 4))
+    run_stage(config, tmp_path, "seeds", redo=True)
+    np.testing.assert_array_equal(read_mask(path), mask)
+    marks.add(Mark(image=name, mark="bad", time=now(), pixels=mask_digest(mask)))
+    with pytest.raises(RunError, match=r"verified masks.*--redo"):
+        run_stage(config, tmp_path, "seeds")
+    run_stage(config, tmp_path, "seeds", redo=True)
+    assert path.read_bytes() == first and (tmp_path / f"verified/{name}.png").is_file()
+    marks.add(Mark(image=name, time=now()))
+    run_stage(config, tmp_path, "seeds", redo=True)
+    np.testing.assert_array_equal(read_mask(path), mask)
+
+
+def test_a_mark_without_its_mask_is_named(tmp_path: Path, config: RunConfig, caplog: pytest.LogCaptureFixture) -> None:
+    name = RunContext(config, tmp_path).train.names[0]
+    MarkFile(tmp_path / "marks.jsonl").add(Mark(image=name, mark="verified"))
+    assert len(RunContext(config, tmp_path).verified) == 0
+    assert f"1 images are marked verified, but no folder of verified masks has a mask of them: {name}" in caplog.text
 
 
 def test_a_person_is_sure_and_the_scores_say_whose_masks_they_count(

@@ -181,7 +181,7 @@ def test_marks_by_keys_alone_are_there_after_a_reload(open_page: Open, review_ru
     page.keyboard.press("Enter")
     until(lambda: stored(review_run) == {NAMES[1]: "bad", NAMES[2]: "good", NAMES[3]: "relabel"})
     assert set(read_marks(review_run / MARKS)[0][NAMES[3]].labels or ()) == {"cat", "dog"}
-    until(lambda: page.inner_text("#left").startswith("1 of 4 left · 1 good · 1 bad · 1 relabelled"))
+    until(lambda: page.inner_text("#left").startswith("1 of 4 left · 1 good · 0 verified · 1 bad · 1 relabelled"))
     page.keyboard.press("Escape")
     page.wait_for_selector("#overview:not([hidden])")
     page.reload()

@@ -19,7 +19,7 @@ from review_case import HOSTILE, HOSTILE_CLASS, LABELS, NAMES, write_figures, wr
 from weakclip.errors import DataError, RunError
 from weakclip.inference.mask_statistics import STATISTICS
 from weakclip.review import guard
-from weakclip.review.folder import ReviewFolder
+from weakclip.review.folder import FILTERS, ReviewFolder
 from weakclip.review.pictures import Picture, PictureCache
 from weakclip.review.server import build_site
 from weakclip.store.marks import MARKS, read_marks
@@ -68,7 +68,7 @@ def test_run_is_described(client: TestClient) -> None:
     value = client.get("/api/run").json()
     assert value["layers"] == ["image", "seed", "pseudo mask", "prediction", "truth"]
     assert {each["name"] for each in value["classes"]} == {"background", *LABELS}
-    assert value["counts"] == {"all": 4, "unmarked": 4, "good": 0, "bad": 0, "relabelled": 0, "again": 0}
+    assert value["counts"] == {**dict.fromkeys(FILTERS, 0), "all": 4, "unmarked": 4}
 
 
 def test_images_are_listed_and_filtered(client: TestClient) -> None:
@@ -298,7 +298,14 @@ def test_marks_are_stored_and_counted(client: TestClient, review_run: Path) -> N
     assert post(client, image=0, mark="good").json()["item"]["mark"] == "good"
     assert post(client, image=1, mark="bad").json()["counts"]["bad"] == 1
     answer = post(client, image=2, mark="relabel", labels=["dog", "cat", "cat"], truth_seen=True).json()
-    assert answer["counts"] == {"all": 4, "unmarked": 1, "good": 1, "bad": 1, "relabelled": 1, "again": 0}
+    assert answer["counts"] == {
+        **dict.fromkeys(FILTERS, 0),
+        "all": 4,
+        "unmarked": 1,
+        "good": 1,
+        "bad": 1,
+        "relabelled": 1,
+    }
     assert len(answer["item"]["labels"]) == 2
     assert client.get("/api/list?mark=relabelled").json()["indices"] == [2]
     assert 2 in client.get("/api/list?class=cat").json()["indices"]

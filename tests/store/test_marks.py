@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import threading
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import weakclip
 from weakclip.errors import DataError
-from weakclip.store.marks import Mark, MarkFile, now, read_marks
+from weakclip.store.marks import Mark, MarkFile, _append, every_mark, now, read_marks
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(weakclip.__file__).parents[1])}
 
@@ -87,6 +89,18 @@ for number in range(int(sys.argv[3])):
 """
 
 
+RACER = """
+import sys
+from pathlib import Path
+from weakclip.store.marks import Mark, MarkFile
+file, made = MarkFile(Path(sys.argv[1])), 0
+while made < 20:
+    last = file.current().get("x")
+    after = last.time if last else ""
+    made += file.add(Mark(image="x", mark="good", time=str(int(after or 0) + 1), reviewer=sys.argv[2]), after=after)
+"""
+
+
 def writer(path: Path, name: str, count: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", WRITER, str(path), name, str(count)]
     return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
@@ -103,12 +117,43 @@ def test_kill_loses_nothing_that_was_answered(tmp_path: Path) -> None:
     assert {f"a {number}" for number in answered} <= set(read_marks(path)[0])
 
 
-def test_two_processes_lose_no_marks(tmp_path: Path) -> None:
+def test_several_processes_lose_and_tear_no_marks(tmp_path: Path) -> None:
     path = tmp_path / "marks.jsonl"
-    for process in [writer(path, name, 50) for name in "ab"]:
+    path.write_text('{"image": "torn", "ma')
+    for process in [writer(path, name, 50) for name in "abc"]:
         process.communicate()
     marks, torn = read_marks(path)
-    assert (len(marks), torn) == (100, 0)
+    assert (len(marks), torn) == (150, 1)
+
+
+def test_of_processes_that_overtake_each_other_one_makes_the_mark(tmp_path: Path) -> None:
+    """Each adds a mark on one image only where it saw the last one; none is lost in between."""
+    path = tmp_path / "marks.jsonl"
+    processes = [subprocess.Popen([sys.executable, "-c", RACER, str(path), name], env=ENVIRONMENT) for name in "abc"]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    marks, torn = every_mark(path)
+    assert torn == 0 and [mark.time for mark in marks] == [str(number) for number in range(1, 61)]
+
+
+def test_marks_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "marks.jsonl"
+    path.write_text('{"image": "a", "mark": "bad", "labels": null, "time": "t", "masks": "k", "truth_seen": true}\n')
+    assert read_marks(path)[0] == {"a": Mark(image="a", mark="bad", time="t", masks="k", truth_seen=True)}
+    MarkFile(path).add(Mark(image="a", mark="good", time="u", reviewer="änna"))
+    assert [mark.reviewer for mark in every_mark(path)[0]] == ["", "änna"]
+
+
+def test_a_line_that_did_not_fit_leaves_nothing(tmp_path: Path) -> None:
+    class Short(FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(bytes(data)[:5])
+
+    path = tmp_path / "marks.jsonl"
+    MarkFile(path).add(made("a"))
+    before = path.read_bytes()
+    with Short(path, "ab+") as file, pytest.raises(OSError, match="took 5 of"):
+        _append(file, path, b'{"image": "b"}\n')
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -116,7 +161,7 @@ def test_two_processes_lose_no_marks(tmp_path: Path) -> None:
     [
         ("[]", "line 1: no mark"),
         ('{"mark": "good"}', "line 1: no mark"),
-        ('{"image": "a", "mark": "awful"}', "line 1: mark 'awful'; expected good, bad, relabel or null"),
+        ('{"image": "a", "mark": "awful"}', "line 1: mark 'awful'; expected good, verified, bad, relabel or null"),
         ('{"image": "a", "mark": "relabel", "labels": "cat"}', "line 1: labels 'cat'; expected a list"),
         ('{"image": "a", "labels": [1]}', r"line 1: labels \[1\]; expected a list"),
     ],

@@ -16,7 +16,7 @@ import typer
 from weakclip import __version__
 from weakclip.cli import tools
 from weakclip.cli.options import Config, Json, Limit, Network, OwnEncoder, Set, encoder_of, load, load_data, named
-from weakclip.cli.output import answer, answer_run, errors_printed, print_json, show_check, show_score
+from weakclip.cli.output import answer, answer_run, errors_printed, print_json, show_check, show_review, show_score
 from weakclip.cli.study import study
 from weakclip.errors import WeakCLIPError
 from weakclip.store.untrusted_text import one_line
@@ -153,12 +153,22 @@ def show_config(config: Config, set_: Set = None, json: Json = False) -> None:
 @app.command()
 def review(
     run: Annotated[Path, typer.Argument(help="A run folder with masks in it.")],
+    *,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     host: Annotated[str, typer.Option(help="Listen on another address than this machine's own.")] = "127.0.0.1",
+    reviewer: Annotated[str, typer.Option(help="The name that marks carry; the login name where left out.")] = "",
+    stats: Annotated[bool, typer.Option("--stats", help="Print who has marked how much, and how far they agree.")] = (
+        False
+    ),
     json: Json = False,
 ) -> None:
-    """Look at the masks of a run in a browser and mark them good, bad or relabelled; `run --redo` uses the marks."""
+    """Look at the masks of a run in a browser and mark them good, verified, bad or relabelled, for `run --redo`."""
+    if stats:
+        from weakclip.review.stats import review_stats
+
+        answer(lambda: review_stats(run), json=json, record=asdict, show=show_review)
+        return
     from weakclip.review.guard import is_loopback
     from weakclip.review.serving import serve
 
@@ -174,7 +184,7 @@ def review(
             typer.launch(address)
 
     with errors_printed(json=json):
-        serve(run, announce=announce, port=port, host=host)
+        serve(run, announce=announce, port=port, host=host, reviewer=reviewer)
 
 
 @app.command()

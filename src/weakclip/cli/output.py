@@ -23,6 +23,7 @@ from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.pipeline import RunResult
+    from weakclip.review.stats import ReviewStats
     from weakclip.tools.annotate import VerifyResult
     from weakclip.tools.check.run import DataCheck
     from weakclip.tools.init.folder import Start
@@ -227,6 +228,25 @@ def show_verified(made: VerifyResult, source: Path, run: Path) -> None:
     show_foreign(made.foreign, source, run)
     words = ["weakclip", "run", str(run / "config.yaml"), "--out", str(run), "--redo"]
     typer.echo(f"next: {shlex.join(words)}")
+
+
+def show_review(stats: ReviewStats) -> None:
+    """Print the marks of each reviewer, by mark and by day, and how far two of them agree."""
+    typer.echo(f"{stats.images:,} images are marked")
+    for each in stats.reviewers:
+        verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in each.verdicts.items())
+        days = ", ".join(f"{day} {count:,}" for day, count in each.days.items())
+        typer.echo(f"{one_line(each.name)}: {each.marks:,} marks ({verdicts}); by day: {days}")
+    for pair in stats.pairs:
+        first, second = map(one_line, pair.reviewers)
+        kappa = "" if pair.kappa is None else f", Cohen's kappa {pair.kappa:.2f}"
+        share = f"{pair.agreed:,} of {pair.images:,} images ({100 * pair.agreed / pair.images:.0f} %)"
+        typer.echo(f"{first} and {second} agree on {share}{kappa}")
+        if pair.differing:
+            more = ", … (--json lists all)" if len(pair.differing) > SHOWN else ""
+            typer.echo(f"  they differ on {', '.join(map(one_line, pair.differing[:SHOWN]))}{more}")
+    if stats.torn:
+        typer.echo(f"{stats.torn:,} lines cannot be read and were passed over")
 
 
 def show_foreign(foreign: Sequence[str], source: Path, run: Path) -> None:

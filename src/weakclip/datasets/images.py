@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 from typing import IO, Any
@@ -149,6 +150,11 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     if isinstance(image, TiffImageFile):  # some versions of Pillow have swapped the sides already
         width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
     return (width, height) if orientation(image) >= 5 else (height, width)
+
+
+def mask_digest(mask: np.ndarray) -> str:
+    """Thirty-two hex digits of the pixels of a mask, `(H, W)` uint8."""
+    return hashlib.sha256(f"{mask.shape} ".encode() + mask.tobytes()).hexdigest()[:32]
 
 
 def write_mask(path: Path | str, mask: np.ndarray, palette: np.ndarray) -> None:

@@ -28,12 +28,12 @@ from weakclip.pipeline.data import (
 )
 from weakclip.pipeline.given import Given, encoder_digest
 from weakclip.pipeline.verdicts import Review, ReviewedImages, read_review
-from weakclip.pipeline.verified import VerifiedMasks, verified_folders
+from weakclip.pipeline.verified import VerifiedMasks, tell_marks, verified_folders
 from weakclip.segmenters.segmenter import BUILT_IN
 from weakclip.segmenters.train import WEAKCLIP
 from weakclip.store.files import expand_home
 from weakclip.store.layout import CONFIG, STAGE_FOLDERS
-from weakclip.store.marks import MARKS
+from weakclip.store.marks import MARKS, Mark
 
 logger = logging.getLogger("weakclip")
 
@@ -82,15 +82,9 @@ class RunContext:
         """The verified masks of the training split: those of `data.verified` and, on top of them, the run's own."""
         labels = self.review.labels
         dataset = ReviewedImages(self._given_train, labels=labels) if labels else self._given_train
-        verified = VerifiedMasks(dataset, verified_folders(self.config.data.verified, self.out))
-        passed = [
-            name
-            for name in verified.names
-            if name in self.review.bad or labels.get(name, verified.labels[name]) != verified.labels[name]
-        ]
-        if passed:
-            said = ", ".join(passed[:3]) + (", …" if len(passed) > 3 else "")
-            logger.info("%d marks are passed over, for their images have verified masks: %s", len(passed), said)
+        folders = verified_folders(self.config.data.verified, self.out)
+        verified = VerifiedMasks(dataset, folders, marked_bad=self.review.bad)
+        tell_marks(verified, self.review)
         return verified
 
     @functools.cached_property
@@ -101,9 +95,9 @@ class RunContext:
         return {name: each for name, each in labels.items() if each != given.labels(given.index_of(name))}
 
     @functools.cached_property
-    def bad(self) -> dict[str, str | None]:
+    def bad(self) -> dict[str, Mark]:
         """The masks that are marked bad and have no verified one in their place, as `Review.bad`."""
-        return {name: masks for name, masks in self.review.bad.items() if name not in self.verified}
+        return {name: mark for name, mark in self.review.bad.items() if name not in self.verified}
 
     @functools.cached_property
     def broken(self) -> tuple[BrokenImage, ...]:

@@ -176,7 +176,7 @@ def _check_bad_masks(context: RunContext, masks: ResultKey) -> None:
         raise DataError(
             f"all {images} masks are marked bad, and none is left to train on; `weakclip review` changes marks"
         )
-    earlier = sum(key not in (None, masks.digest) for key in bad.values())
+    earlier = sum(mark.masks not in (None, masks.digest) for mark in bad.values())
     if earlier:
         logger.info(
             "retrain: %d of %d bad marks were made on other masks than this run's; `weakclip review` shows them",

@@ -52,13 +52,14 @@ class Review:
 
     Args:
         labels: image name → ascending foreground indices, where they differ from the data set's.
-        bad: names of the images whose masks are marked bad, in the data set's order → key of the masks that were looked
-            at; None where it is not known.
+        bad: names of the images whose masks are marked bad, in the data set's order → the mark.
+        approved: names of the images whose masks are marked verified.
         truth_seen: how many of these marks were made with the true mask in view.
     """
 
     labels: Mapping[str, tuple[int, ...]]
-    bad: Mapping[str, str | None]
+    bad: Mapping[str, Mark]
+    approved: tuple[str, ...]
     truth_seen: int
 
 
@@ -93,11 +94,16 @@ def read_review(dataset: ImageLabelDataset, paths: Sequence[Path]) -> Review:
         corrected = mark_labels(mark, dataset, where)
         if corrected is not None and corrected != dataset.labels(dataset.index_of(name)):
             labels[name] = corrected
-    bad = {name: mark.masks for name, mark in known.items() if mark.mark == "bad"}
-    used = {*labels, *bad}
-    review = Review(labels=labels, bad=bad, truth_seen=sum(known[name].truth_seen for name in used))
+    bad = {name: mark for name, mark in known.items() if mark.mark == "bad"}
+    approved = tuple(name for name, mark in known.items() if mark.mark == "verified")
+    used = {*labels, *bad, *approved}
+    truth_seen = sum(known[name].truth_seen for name in used)
+    review = Review(labels=labels, bad=bad, approved=approved, truth_seen=truth_seen)
     if used:
-        logger.info("%s: %d images have other labels, %d masks are marked bad", where, len(labels), len(bad))
+        logger.info(
+            "%s: %d images have other labels, %d masks are marked bad, %d verified",
+            *(where, len(labels), len(bad), len(approved)),
+        )
     if review.truth_seen:
         logger.warning(
             "%s: %d of these marks were made with the true mask in view; this run's results have used pixel labels",

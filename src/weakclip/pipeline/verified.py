@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,14 @@ from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.base import check_mask, missing_classes
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.folder_masks import MaskFolder
-from weakclip.datasets.images import read_mask, resize_mask
+from weakclip.datasets.images import mask_digest, read_mask, resize_mask
 from weakclip.errors import BrokenFileError, DataError
 from weakclip.pipeline.data import digest_if_any
+from weakclip.pipeline.verdicts import Review
 from weakclip.seeds import SeedMasks
 from weakclip.store.files import check_inside, expand_home
 from weakclip.store.layout import VERIFIED
+from weakclip.store.marks import Mark
 from weakclip.store.progress import track
 
 logger = logging.getLogger("weakclip")
@@ -33,9 +36,12 @@ class VerifiedMasks:
     Args:
         dataset: the images, with the labels of the data set and of a review.
         folders: folders of `NAME.png`, found as `MaskFolder` finds them; a later one wins.
+        marked_bad: image name → the mark of those that a review marked bad. A verified mask that such a mark was made
+            on counts no more; one that was drawn since then does.
 
     Attributes:
         names: the images that have one, in the order of the data set.
+        rejected: the images whose verified mask is marked bad.
         labels: image name → ascending foreground indices: the classes that the mask shows. Where it has pixels of 255
             the labels that the image had before stay, too.
 
@@ -43,12 +49,22 @@ class VerifiedMasks:
         DataError: a file that is no mask, a mask of another size than its image, or one with an unknown class.
     """
 
-    def __init__(self, dataset: ImageLabelDataset, folders: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        dataset: ImageLabelDataset,
+        folders: Sequence[Path] = (),
+        *,
+        marked_bad: Mapping[str, Mark] | None = None,
+    ) -> None:
         self._dataset = dataset
         self._paths: dict[str, Path] = {}
         for folder in folders:
             self._paths |= _masks_in(folder, dataset)
         self._told = False
+        bad = {name: mark for name, mark in (marked_bad or {}).items() if name in self._paths}
+        self.rejected = tuple(name for name, mark in bad.items() if self._is_judged(name, mark))
+        for name in self.rejected:
+            del self._paths[name]
         self.names = tuple(name for name in dataset.names if name in self._paths)
         read = track(self.names, "verified masks", total=len(self)) if self.names else ()
         self.labels = {name: self._labels(name) for name in read}
@@ -101,6 +117,17 @@ class VerifiedMasks:
                 self._dataset.split,
             )
 
+    def _is_judged(self, name: str, mark: Mark) -> bool:
+        """Whether a mark is about this verified mask. Where it names no pixels, a mark that is older is not."""
+        if mark.pixels is not None:
+            return mark.pixels == mask_digest(self.mask(name))
+        try:
+            made = datetime.fromisoformat(mark.time)
+        except ValueError:
+            return True
+        made = made if made.tzinfo else made.replace(tzinfo=UTC)
+        return made.timestamp() >= self._paths[name].stat().st_mtime
+
     def _labels(self, name: str) -> tuple[int, ...]:
         mask = self.mask(name)
         shown = set(np.unique(mask).tolist())
@@ -136,3 +163,31 @@ def verified_folders(named: str | None, out: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; data.verified is a folder of NAME.png, or null")
     return [folder, *own]
+
+
+def tell_marks(verified: VerifiedMasks, review: Review) -> None:
+    """Say in the log which marks of a review and which verified masks stand against each other."""
+    if verified.rejected:
+        logger.warning(
+            "%d verified masks are marked bad and are not used, as if they were not there (`weakclip review` takes the "
+            "marks back): %s",
+            *(len(verified.rejected), _some(verified.rejected)),
+        )
+    passed = [
+        name
+        for name in verified.names
+        if name in review.bad or review.labels.get(name, verified.labels[name]) != verified.labels[name]
+    ]
+    if passed:
+        logger.info("%d marks are passed over, for their images have verified masks: %s", len(passed), _some(passed))
+    absent = [name for name in review.approved if name not in verified]
+    if absent:
+        logger.warning(
+            "%d images are marked verified, but no folder of verified masks has a mask of them: %s; mark them again in "
+            "`weakclip review`, or name the folder in data.verified",
+            *(len(absent), _some(absent)),
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -20,6 +20,7 @@ from weakclip.pipeline.context import mark_files
 from weakclip.pipeline.verdicts import mark_labels, merged_marks
 from weakclip.report.chosen import read_chosen
 from weakclip.report.images import known_figures
+from weakclip.review.approval import Approval
 from weakclip.store.layout import MASKS, PREDICTIONS, SEEDS, STAGE_FOLDERS
 from weakclip.store.manifest import read_records
 from weakclip.store.marks import MARKS, Mark, MarkFile, now
@@ -27,7 +28,7 @@ from weakclip.store.marks import MARKS, Mark, MarkFile, now
 SEED, PSEUDO, PREDICTION, TRUTH = LAYERS = ("seed", "pseudo mask", "prediction", "truth")
 """Masks that can be laid over an image."""
 
-FILTERS = ("all", "unmarked", "good", "bad", "relabelled", "again")
+FILTERS = ("all", "unmarked", "good", "verified", "bad", "relabelled", "again")
 """Choices by mark; "again": marked when the image had another mask than it has now."""
 
 
@@ -37,11 +38,12 @@ class Request:
 
     Args:
         image: index in the split.
-        mark: "good", "bad", "relabel", or None to take the mark back.
+        mark: "good", "verified", "bad", "relabel", or None to take the mark back.
         labels: class names in place of the data set's labels; None for those. Not read where `keep_labels`.
         keep_labels: whether the labels of an earlier mark stay.
         after: time of the mark that this one may replace, "" for none; None: whatever is there.
         truth_seen: whether the true mask was in view.
+        undo: whether the state before the reviewer's last mark is given back.
     """
 
     image: int
@@ -50,6 +52,7 @@ class Request:
     keep_labels: bool = False
     after: str | None = None
     truth_seen: bool = False
+    undo: bool = False
 
 
 class ReviewFolder:
@@ -57,14 +60,15 @@ class ReviewFolder:
 
     Args:
         run: the run folder.
+        reviewer: the name that marks carry.
 
     Raises:
         RunError: no run folder, or one in which no masks are made yet.
         WeakCLIPError: its configuration, its data set or its marks cannot be read.
     """
 
-    def __init__(self, run: Path | str) -> None:
-        self.run = Path(run)
+    def __init__(self, run: Path | str, *, reviewer: str = "") -> None:
+        self.run, self.reviewer = Path(run), reviewer
         if not (self.run / "config.yaml").is_file():
             raise RunError(f"{run}: not a run folder (no config.yaml); give the folder of `weakclip run --out`")
         config = load_config(self.run / "config.yaml")
@@ -82,6 +86,7 @@ class ReviewFolder:
         own, files = self.run / MARKS, mark_files(data.marks, self.run)
         self._inherited = merged_marks([path for path in files if path != own])
         self._own = MarkFile(own)
+        self._approval = Approval(self.run, self.dataset)
         for mark in merged_marks(files).values():
             mark_labels(mark, self.dataset, str(own))
         self._doubts = {name: of.doubt for name, of in known_figures(self.run).items()}
@@ -108,6 +113,7 @@ class ReviewFolder:
             "layers": ["image", *self.layers],
             "doubts": bool(self._doubts),
             "network": self.network,
+            "reviewer": self.reviewer,
         }
 
     def choose(self, by_mark: str, by_class: int | None, by_name: str, *, by_doubt: bool) -> list[int]:
@@ -158,6 +164,8 @@ class ReviewFolder:
             "corrected": None if mark is None else mark.labels,
             "mark": None if mark is None else mark.mark,
             "again": "again" in _kinds(mark, key),
+            "by": "" if mark is None or mark.undo else mark.reviewer,
+            "verified": name in self._approval,
             "time": own[name].time if name in own else "",
         }
 
@@ -165,8 +173,9 @@ class ReviewFolder:
         """Make a mark; the image's item afterwards, or None where it was marked by somebody else since `after`.
 
         Raises:
-            DataError: a label that is no foreground class, or "relabel" without labels.
-            OSError: the marks cannot be written.
+            DataError: a label that is no foreground class, "relabel" without labels, or a mask that cannot be verified.
+            FolderInUseError: a run works in the folder, and the mark would change its verified masks.
+            OSError, StorageError: the marks, or a verified mask, cannot be written.
         """
         name = self.dataset.names[request.image]
         before = self.marks().get(name)
@@ -182,11 +191,15 @@ class ReviewFolder:
             time=now(),
             masks=self.masks_key(),
             truth_seen=request.truth_seen,
+            reviewer=self.reviewer,
+            undo=request.undo,
         )
         indices = mark_labels(mark, self.dataset, "marks")
         if indices is not None:
             mark = dataclasses.replace(mark, labels=tuple(self.dataset.class_set.names[each] for each in indices))
-        return self.items([request.image])[0] if self._own.add(mark, after=request.after) else None
+        mask = self._mask_path(request.image, PSEUDO)
+        made = self._own.add(mark, after=request.after, prepare=lambda last, new: self._approval.apply(last, new, mask))
+        return self.items([request.image])[0] if made else None
 
     def image(self, index: int) -> np.ndarray:
         """`(H, W, 3)` uint8 RGB."""

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 from jinja2 import Environment, StrictUndefined
 
-from weakclip.errors import DataError
+from weakclip.errors import DataError, StorageError
 from weakclip.review.folder import FILTERS, Request, ReviewFolder
 from weakclip.review.guard import ASGI, MAX_BODY, Guard
 from weakclip.review.pictures import Picture, Pictures
+from weakclip.store.lock import FolderInUseError
 from weakclip.store.marks import VERDICTS
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class MarkBody(pydantic.BaseModel, extra="forbid", strict=True):
     labels: list[str] | None = None
     after: str | None = None
     truth_seen: bool = False
+    undo: bool = False
 
 
 def build_site(folder: ReviewFolder, *, token: str, host: str = "127.0.0.1") -> ASGI:
@@ -172,13 +174,12 @@ class _Site:
             keep_labels="labels" not in body.model_fields_set,
             after=body.after,
             truth_seen=body.truth_seen,
+            undo=body.undo,
         )
         try:
             item = self.folder.add(request)
-        except DataError as error:
-            return _error(400, str(error))
-        except OSError as error:
-            return _error(507, f"the mark is not stored: {error.strerror or error}")
+        except (DataError, FolderInUseError, OSError) as error:
+            return _not_made(error)
         if item is None:
             return _error(409, "the image was marked elsewhere in the meantime")
         return _json({"item": item, "counts": self.folder.counts()})
@@ -197,6 +198,16 @@ class _Site:
         if request.headers.get("if-none-match") == picture.etag:
             return Response(status_code=304, headers=headers)
         return Response(picture.content, media_type=picture.media_type, headers=headers)
+
+
+def _not_made(error: Exception) -> Response:
+    """Why a mark was not made."""
+    if isinstance(error, DataError):
+        return _error(400, str(error))
+    if isinstance(error, FolderInUseError):
+        return _error(409, f"verified masks wait: {error}")
+    reason = error.strerror if isinstance(error, OSError) and not isinstance(error, StorageError) else None
+    return _error(507, f"the mark is not stored: {reason or error}")
 
 
 def _unreadable(request: requests.Request, error: Exception) -> Response:

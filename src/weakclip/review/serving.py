@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import importlib.util
+import os
 import secrets
 import socket
 from collections.abc import Callable
@@ -11,9 +13,15 @@ from pathlib import Path
 
 from weakclip.errors import ConfigError, RunError
 from weakclip.review.folder import ReviewFolder
+from weakclip.store.untrusted_text import is_plain, short
+
+LONGEST_NAME = 100
+"""Characters of a reviewer's name at most."""
 
 
-def serve(run: Path | str, *, announce: Callable[[str], None], port: int, host: str = "127.0.0.1") -> None:
+def serve(
+    run: Path | str, *, announce: Callable[[str], None], port: int, host: str = "127.0.0.1", reviewer: str = ""
+) -> None:
     """Serve the review page of a run folder until Ctrl-C.
 
     Args:
@@ -21,9 +29,10 @@ def serve(run: Path | str, *, announce: Callable[[str], None], port: int, host: 
         announce: called with the page's address as soon as it can be opened.
         port: 0 takes a free one.
         host: the address to listen on.
+        reviewer: the name that marks carry; the login name where it is empty.
 
     Raises:
-        ConfigError: Starlette or uvicorn is not installed.
+        ConfigError: Starlette or uvicorn is not installed, or a name that is none.
         RunError: as `ReviewFolder`, or the port cannot be had.
     """
     if not all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn")):
@@ -32,13 +41,33 @@ def serve(run: Path | str, *, announce: Callable[[str], None], port: int, host: 
 
     from weakclip.review.server import build_site
 
-    site = build_site(ReviewFolder(run), token=secrets.token_urlsafe(32), host=host)
+    folder = ReviewFolder(run, reviewer=reviewer_name(reviewer))
+    site = build_site(folder, token=secrets.token_urlsafe(32), host=host)
     with contextlib.closing(listening(host, port)) as listener:
         settings = uvicorn.Config(site, log_level="warning", server_header=False, lifespan="off", ws="none")
         shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
         announce(f"http://{shown}:{listener.getsockname()[1]}/")
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(settings).run(sockets=[listener])
+
+
+def reviewer_name(given: str) -> str:
+    """The name that marks carry: the given one, or else the login name.
+
+    Raises:
+        ConfigError: an over-long name, or one with control characters.
+    """
+    name = given.strip()
+    if not name:
+        try:
+            name = getpass.getuser()
+        except (OSError, KeyError, ImportError):  # no such account, as in some containers
+            name = f"user {os.getuid()}" if hasattr(os, "getuid") else "reviewer"
+    if len(name) > LONGEST_NAME or not is_plain(name):
+        raise ConfigError(
+            f"reviewer: {short(name)}; expected up to {LONGEST_NAME} characters, none a control character"
+        )
+    return name
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -6,11 +6,13 @@ in the file only says whose it is. On a file system without such locks the file 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -139,6 +141,20 @@ def _flock(handle: int, path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def waited_for(handle: int) -> Iterator[None]:
+    """Hold an open file's lock, after everybody who has it; where the system or the file system has none, go on."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def _in_use(path: Path) -> str:

@@ -2,10 +2,11 @@
 
 A line is the whole state of one image, and the last line on an image counts:
 
-    {"time": "2026-03-01T10:00:00.000000+00:00", "image": "cats/007", "mark": "relabel", "labels": ["cat", "sofa"],
-     "masks": "key of the masks that were looked at", "truth_seen": false}
+    {"time": "2026-03-01T10:00:00.000000+00:00", "reviewer": "anna", "image": "cats/007", "mark": "relabel",
+     "labels": ["cat", "sofa"], "masks": "key of the masks that were looked at", "truth_seen": false}
 
-`mark` is good, bad, relabel or null (taken back); `labels` are the image's labels in place of the data set's, or null.
+`mark` is good, verified, bad, relabel or null (taken back); `labels` are the image's labels in place of the data set's,
+or null. Several processes may append to one file: each line is written whole, under a lock of the file.
 """
 
 from __future__ import annotations
@@ -14,21 +15,23 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from weakclip.errors import DataError
 from weakclip.store.files import no_link
+from weakclip.store.lock import waited_for
 from weakclip.store.untrusted_text import parse_json, short
 
 MARKS = "marks.jsonl"
 """The file's name in a run folder."""
 
-VERDICTS = ("good", "bad", "relabel")
+VERDICTS = ("good", "verified", "bad", "relabel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +41,16 @@ class Mark:
     Args:
         time: when, in ISO 8601; tells two marks on one image apart.
         image: its name in the data set.
-        mark: "good", "bad" or "relabel"; None for a mark that was taken back.
+        mark: "good", "verified" (right as it is), "bad" or "relabel"; None for a mark that was taken back.
         labels: foreground class names in place of the data set's labels; None for those. A mark of good or bad on an
             image that was relabelled keeps its labels.
         masks: key of the stage result that was looked at (`manifest.json`); None where it is not known.
         truth_seen: whether the true mask was in view: such a mark carries pixel labels into training.
+        reviewer: who made it; empty in files of earlier versions.
+        pixels: digest of the mask that was judged, as `datasets.images.mask_digest`; None where it is not known.
+        copied: of "verified": whether the mark has put the mask among the verified ones, so that the next mark on the
+            image takes it out again. False where a person's own mask lies there.
+        undo: whether the line gives back the state before the reviewer's last mark on the image.
     """
 
     image: str
@@ -51,6 +59,10 @@ class Mark:
     time: str = ""
     masks: str | None = None
     truth_seen: bool = False
+    reviewer: str = ""
+    pixels: str | None = None
+    copied: bool = False
+    undo: bool = False
 
 
 def now() -> str:
@@ -64,8 +76,14 @@ def read_marks(path: Path | str) -> tuple[dict[str, Mark], int]:
     Raises:
         DataError: the file cannot be read, or a line that is JSON and no mark.
     """
+    marks, torn = every_mark(path)
+    return {mark.image: mark for mark in marks}, torn
+
+
+def every_mark(path: Path | str) -> tuple[list[Mark], int]:
+    """All marks in their order, and the number of lines that were passed over; as `read_marks`."""
     path = Path(path)
-    marks: dict[str, Mark] = {}
+    marks: list[Mark] = []
     torn = 0
     try:
         lines = path.read_bytes().split(b"\n")
@@ -79,8 +97,7 @@ def read_marks(path: Path | str) -> tuple[dict[str, Mark], int]:
         except ValueError:
             torn += 1
             continue
-        mark = _mark(entry, f"{path}, line {number}")
-        marks[mark.image] = mark
+        marks.append(_mark(entry, f"{path}, line {number}"))
     return marks, torn
 
 
@@ -92,7 +109,7 @@ def _mark(entry: Any, where: str) -> Mark:
         raise DataError(f"{where}: mark {short(verdict)}; expected {', '.join(VERDICTS)} or null")
     if labels is not None and not (isinstance(labels, list) and all(isinstance(name, str) for name in labels)):
         raise DataError(f"{where}: labels {short(labels)}; expected a list of class names, or null")
-    masks = entry.get("masks")
+    masks, reviewer, pixels = (entry.get(key) for key in ("masks", "reviewer", "pixels"))
     return Mark(
         image=entry["image"],
         mark=verdict,
@@ -100,6 +117,10 @@ def _mark(entry: Any, where: str) -> Mark:
         time=str(entry.get("time", "")),
         masks=masks if isinstance(masks, str) else None,
         truth_seen=entry.get("truth_seen") is True,
+        reviewer=reviewer if isinstance(reviewer, str) else "",
+        pixels=pixels if isinstance(pixels, str) else None,
+        copied=entry.get("copied") is True,
+        undo=entry.get("undo") is True,
     )
 
 
@@ -126,12 +147,19 @@ class MarkFile:
             self._refresh()
             return MappingProxyType(self._marks)
 
-    def add(self, mark: Mark, *, after: str | None = None) -> bool:
-        """Append a mark, and return when it is on the disk.
+    def add(
+        self,
+        mark: Mark,
+        *,
+        after: str | None = None,
+        prepare: Callable[[Mark | None, Mark], Mark] = lambda before, mark: mark,
+    ) -> bool:
+        """Append a mark, and return when it is on the disk. No other process adds one meanwhile.
 
         Args:
             mark: the image's whole state.
             after: if given, the mark is made only where the image's last one is of this time ("" for none).
+            prepare: from the image's last mark and the new one to the line that is written, just before that.
 
         Returns:
             Whether it was made.
@@ -140,18 +168,15 @@ class MarkFile:
             OSError: the file cannot be written, or not wholly.
             DataError: as `read_marks`.
         """
-        line = json.dumps(asdict(mark), ensure_ascii=False).encode() + b"\n"
-        with self._lock:
+        with self._lock, open(self.path, "ab+", buffering=0, opener=no_link) as file, waited_for(file.fileno()):
             self._refresh()
             last = self._marks.get(mark.image)
             if after is not None and after != (last.time if last else ""):
                 return False
-            end = _append(self.path, line)
-            if self._seen is not None and self._seen[0] == end:
-                self._marks[mark.image] = mark
-                self._seen = self._stat()
-                if self._seen[0] != end + len(line):
-                    self._seen = None  # somebody else wrote meanwhile
+            mark = prepare(last, mark)
+            _append(file, self.path, json.dumps(asdict(mark), ensure_ascii=False).encode() + b"\n")
+            self._marks[mark.image] = mark
+            self._seen = self._stat()
             return True
 
     def _refresh(self) -> None:
@@ -168,18 +193,18 @@ class MarkFile:
         return stat.st_size, stat.st_mtime_ns
 
 
-def _append(path: Path, line: bytes) -> int:
-    """Write a line at the end in one piece, after ending a torn one, down to the disk; returns the size before."""
-    with open(path, "ab+", buffering=0, opener=no_link) as file:
-        end = file.seek(0, os.SEEK_END)
-        if end:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                line = b"\n" + line
-        written = file.write(line)
-        os.fsync(file.fileno())
+def _append(file: FileIO, path: Path, line: bytes) -> None:
+    """Write a line at the end in one piece, after ending a torn one, down to the disk; a part of it is taken back."""
+    end = file.seek(0, os.SEEK_END)
+    if end:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            line = b"\n" + line
+    written = file.write(line)
     if written != len(line):
+        file.truncate(end)
         raise OSError(f"{path}: the disk took {written} of {len(line)} bytes")
+    os.fsync(file.fileno())
     if not end:
         with contextlib.suppress(OSError):  # a folder cannot be opened everywhere
             folder = os.open(path.parent, os.O_RDONLY)
@@ -187,4 +212,3 @@ def _append(path: Path, line: bytes) -> int:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-    return end

@@ -3,7 +3,7 @@
 (() => {
   const PAGE = 60;
   const FILTERS = {
-    all: "all images", unmarked: "not marked", good: "good", bad: "bad", relabelled: "relabelled", again: "to look at again",
+    all: "all images", unmarked: "not marked", good: "good", verified: "verified", bad: "bad", relabelled: "relabelled", again: "to look at again",
   };
   const token = document.querySelector('meta[name="review-token"]').content;
   const $ = (id) => document.getElementById(id);
@@ -59,7 +59,7 @@
     const marked = counts.all - counts.unmarked;
     $("done").max = counts.all;
     $("done").value = marked;
-    const rest = `of ${counts.all} left · ${counts.good} good · ${counts.bad} bad · ${counts.relabelled} relabelled`;
+    const rest = `of ${counts.all} left · ${counts.good} good · ${counts.verified} verified · ${counts.bad} bad · ${counts.relabelled} relabelled`;
     $("left").replaceChildren(node("b", "", counts.unmarked), ` ${rest}${counts.again ? ` · ${counts.again} to look at again` : ""}`);
   }
 
@@ -180,7 +180,11 @@
     $("labels").replaceChildren(node("span", "", item.corrected ? "Labels, corrected:" : "Labels:"), ...(chips.length ? chips : ["no class"]));
     for (const button of document.querySelectorAll(".marks [data-mark]")) button.setAttribute("aria-pressed", String(button.dataset.mark === item.mark));
     $("clear").disabled = !item.mark && !item.corrected;
-    $("state").textContent = item.again ? "marked on an earlier mask; this one is new" : "";
+    $("state").textContent = [
+      item.mark && item.by && item.by !== run.reviewer ? `marked by ${item.by}` : "",
+      item.verified && item.mark !== "verified" ? "has a verified mask" : "",
+      item.again ? "marked on an earlier mask; this one is new" : "",
+    ].filter(Boolean).join(" · ");
   }
 
   function showLayers() {
@@ -253,7 +257,7 @@
     $("undo").disabled = !done.length;
     if (!last) return say("nothing to undo");
     const { index, ...before } = last;
-    const answer = await ask("/api/marks", { image: index, ...before, truth_seen: truthSeen.has(index) });
+    const answer = await ask("/api/marks", { image: index, ...before, truth_seen: truthSeen.has(index), undo: true });
     take(answer);
     const position = list.indexOf(index);
     if (at >= 0 && position >= 0) await open(position);
@@ -291,7 +295,7 @@
   // ---------------------------------------------------------------- keys and buttons
 
   const KEYS = {
-    g: () => mark("good"), b: () => mark("bad"), r: relabel, u: undo,
+    g: () => mark("good"), v: () => mark("verified"), b: () => mark("bad"), r: relabel, u: undo,
     c: () => mark(null, null),
     "?": () => $("help-dialog").showModal(),
     "/": () => $("by-name").focus(),
@@ -368,7 +372,7 @@
   });
   $("filters").addEventListener("submit", (event) => event.preventDefault());
   for (const [id, work] of Object.entries({
-    good: KEYS.g, bad: KEYS.b, relabel, clear: KEYS.c, undo, help: KEYS["?"], close: back,
+    good: KEYS.g, verified: KEYS.v, bad: KEYS.b, relabel, clear: KEYS.c, undo, help: KEYS["?"], close: back,
     back: () => open(at - 1), on: () => open(at + 1), "page-back": () => told(showPage)(page - 1), "page-on": () => told(showPage)(page + 1),
   })) $(id).addEventListener("click", work);
   for (const id of ["left-layer", "right-layer"]) $(id).addEventListener("change", showLayers);
@@ -404,6 +408,7 @@
     if (run.classes.some((each) => each.name === state.get("class"))) $("by-class").value = state.get("class");
     $("by-name").value = state.get("name") || "";
     $("network").textContent = `The run's network: ${run.network}`;
+    $("reviewer").textContent = run.reviewer;
     $("order-choice").hidden = !run.doubts;
     $("order").value = run.doubts && state.get("order") !== "split" ? "doubt" : "split";
     const wanted = state.has("image") ? Number(state.get("image")) : -1, number = Number(state.get("page") || 1) - 1;

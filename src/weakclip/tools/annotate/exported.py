@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
 
 from weakclip.errors import StorageError
 from weakclip.store.files import append_bytes
@@ -18,11 +15,6 @@ logger = logging.getLogger("weakclip")
 
 EXPORTED = "exported.jsonl"
 """In a run folder: a line for each mask that was exported, with its image and the digest of its pixels."""
-
-
-def mask_digest(mask: np.ndarray) -> str:
-    """Thirty-two hex digits of the pixels of a mask, `(H, W)` uint8."""
-    return hashlib.sha256(f"{mask.shape} ".encode() + mask.tobytes()).hexdigest()[:32]
 
 
 def read_exported(run: Path) -> dict[str, set[str]]:

@@ -9,12 +9,12 @@ from typing import Literal
 from weakclip.annotations import MaskEntry, Shapes, write_coco, write_cvat, write_label_studio
 from weakclip.annotations.label_studio import LOCAL_FILES
 from weakclip.datasets import ImageLabelDataset
-from weakclip.datasets.images import read_mask, resize_mask
+from weakclip.datasets.images import mask_digest, read_mask, resize_mask
 from weakclip.errors import RunError
 from weakclip.pipeline.context import RunContext, open_run
 from weakclip.store.layout import MASKS
 from weakclip.store.progress import track
-from weakclip.tools.annotate.exported import mask_digest, note_exported
+from weakclip.tools.annotate.exported import note_exported
 from weakclip.tools.annotate.queue import Queued, queue
 
 Tool = Literal["coco", "label-studio", "cvat"]

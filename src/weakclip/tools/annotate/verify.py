@@ -12,14 +12,14 @@ import numpy as np
 
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.classes import IGNORE_INDEX
-from weakclip.datasets.images import read_mask, write_mask
+from weakclip.datasets.images import mask_digest, read_mask, write_mask
 from weakclip.inference.metrics import ConfusionMatrix, bootstrap_iou, iou_of
 from weakclip.pipeline.context import RunContext, open_run
 from weakclip.store.files import writing
 from weakclip.store.layout import MASKS, VERIFIED
 from weakclip.store.lock import FolderLock
 from weakclip.tools.annotate.corrected import Annotations
-from weakclip.tools.annotate.exported import mask_digest, read_exported
+from weakclip.tools.annotate.exported import read_exported
 
 WAITING = ".verified.new"
 """In a run folder: masks of an import that is not complete."""
