@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from weakclip.inference.metrics import ConfusionMatrix
     from weakclip.modeling import WeakCLIP, WeakCLIPOutput, build_weakclip, load_weakclip, losses, save_weakclip
     from weakclip.pipeline import RunResult, run_pipeline
+    from weakclip.pipeline.run import run
     from weakclip.prediction import Prediction, Predictor, PredictSettings, load_predictor
 
 __version__ = "0.1.0"
@@ -62,6 +63,7 @@ __all__ = [
     "losses",
     "metrics",
     "modeling",
+    "run",
     "run_pipeline",
     "save_weakclip",
     "seeds",
@@ -76,6 +78,7 @@ _HOMES = {
     "inference.metrics": ("ConfusionMatrix",),
     "modeling": ("WeakCLIP", "WeakCLIPOutput", "build_weakclip", "load_weakclip", "save_weakclip"),
     "pipeline": ("RunResult", "run_pipeline"),
+    "pipeline.run": ("run",),
     "prediction": ("PredictSettings", "Prediction", "Predictor", "load_predictor"),
 }
 _MODULES = {"classes": "datasets.classes", "losses": "modeling.losses", "metrics": "inference.metrics"}

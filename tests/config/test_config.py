@@ -127,7 +127,7 @@ def test_short_configuration_takes_the_defaults() -> None:
         ("data: {dataset: scenes}\ntrain: 7", "my.yaml: train: expected keys and values; found 7"),
         (
             "data: {dataset: scene}",
-            "my.yaml: data.dataset: one of scenes, voc12, coco14, folder expected; found 'scene'",
+            "my.yaml: data.dataset: one of scenes, voc12, coco14, folder, own expected; found 'scene'",
         ),
         ("data: {dataset: voc12}", "my.yaml: data.root: this key is required and missing"),
         ("data: {dataset: scenes, val_limit: 0}", "my.yaml: data: val_limit: 1 or more"),

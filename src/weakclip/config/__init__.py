@@ -1,6 +1,15 @@
 """The configuration of a run: `RunConfig`, read from YAML."""
 
-from weakclip.config.data import AnyData, COCO14Data, DataSettings, FolderData, ScenesData, StoredData, VOC12Data
+from weakclip.config.data import (
+    AnyData,
+    COCO14Data,
+    DataSettings,
+    FolderData,
+    OwnData,
+    ScenesData,
+    StoredData,
+    VOC12Data,
+)
 from weakclip.config.layers import config_path, shipped_configs
 from weakclip.config.reading import (
     changed_settings,
@@ -38,6 +47,7 @@ __all__ = [
     "ImportedCAMSeeds",
     "ImportedMaskSeeds",
     "MCTformerSeeds",
+    "OwnData",
     "OwnSeeds",
     "PatchTextSeeds",
     "RunConfig",

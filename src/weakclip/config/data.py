@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from weakclip.datasets.kinds import COCO14Data, DataSettings, FolderData, ScenesData, StoredData, VOC12Data
+from weakclip.datasets.kinds import COCO14Data, DataSettings, FolderData, OwnData, ScenesData, StoredData, VOC12Data
 
-__all__ = ["AnyData", "COCO14Data", "DataSettings", "FolderData", "ScenesData", "StoredData", "VOC12Data"]
+__all__ = ["AnyData", "COCO14Data", "DataSettings", "FolderData", "OwnData", "ScenesData", "StoredData", "VOC12Data"]
 
 AnyData = (
     ScenesData
     | VOC12Data
     | COCO14Data
     | FolderData
+    | OwnData
 )  # fmt: skip

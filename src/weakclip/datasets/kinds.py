@@ -158,6 +158,24 @@ class FolderData(StoredData):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnData(DataSettings):
+    """Data sets that a Python program gives to `run_pipeline(dataset=…)`."""
+
+    dataset: Literal["own"] = "own"
+
+    def open(self, split: str, limit: int | None) -> ImageLabelDataset:
+        """Nobody but the program can.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "data.dataset own: names a data set of a Python program; pass run_pipeline(dataset=…, val_dataset=…); "
+            "commands that read the images cannot work on such a run"
+        )
+
+
 def _check_count(name: str, value: int | None) -> None:
     if value is not None and value < 1:
         raise ConfigError(f"{name}: 1 or more, or null, expected; found {value}")

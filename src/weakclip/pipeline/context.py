@@ -26,7 +26,7 @@ from weakclip.pipeline.data import (
     seed_fingerprint,
     source_fingerprint,
 )
-from weakclip.pipeline.given import Given, encoder_digest
+from weakclip.pipeline.given import Given, dataset_digest, encoder_digest
 from weakclip.pipeline.verdicts import Review, ReviewedImages, read_review
 from weakclip.pipeline.verified import VerifiedMasks, tell_marks, verified_folders
 from weakclip.segmenters.segmenter import BUILT_IN
@@ -112,12 +112,14 @@ class RunContext:
     @functools.cached_property
     def _given_train(self) -> ImageLabelDataset:
         """The training split as the data set has it, without what is broken."""
-        return _noted(open_sound(self.config, "train", self.broken))
+        return _noted(self.given.dataset or open_sound(self.config, "train", self.broken))
 
     @functools.cached_property
     def val(self) -> ImageLabelDataset | None:
         """The validation split, where the settings name one, without what is broken."""
-        return None if self.config.data.val_split is None else _noted(open_sound(self.config, "val", self.broken))
+        if self.config.data.val_split is None:
+            return None
+        return _noted(self.given.val_dataset or open_sound(self.config, "val", self.broken))
 
     @functools.cached_property
     def clip(self) -> Encoder:
@@ -152,6 +154,10 @@ class RunContext:
         weights, vocabulary = source_fingerprint(self.config.clip.source, demo), self.config.clip.vocabulary
         return digest_of([weights, source_fingerprint(vocabulary, demo)]) if vocabulary else weights
 
+    def _image_fingerprint(self, dataset: ImageLabelDataset) -> str:
+        known = image_fingerprint(dataset)
+        return known if self.given.dataset is None else digest_of([known, dataset_digest(dataset)])
+
     def _student_fingerprint(self, demo: Path) -> str:
         """Digest of the weights that retraining starts from, unless they are the run's own."""
         model = self.config.retrain.model
@@ -168,14 +174,14 @@ class RunContext:
         if "imported seeds" in seeds:
             seeds["imported seeds"] = lambda: seed_fingerprint(self.config.seeds.sources["imported seeds"])
         return seeds | {
-            "train images": lambda: image_fingerprint(self._given_train),
+            "train images": lambda: self._image_fingerprint(self._given_train),
             "train masks": lambda: mask_fingerprint(self._given_train),
             "labels from the review": lambda: digest_if_any(
                 f"{name} {labels}" for name, labels in sorted(self.corrected_labels.items())
             ),
             "masks marked bad": lambda: digest_if_any(sorted(self.bad)),
             "verified masks": lambda: self.verified.fingerprint,
-            "val images": lambda: image_fingerprint(self.val) if self.val else "none",
+            "val images": lambda: self._image_fingerprint(self.val) if self.val else "none",
             "val masks": lambda: mask_fingerprint(self.val) if self.val else "none",
             "CLIP weights": lambda: self._clip_fingerprint(demo),
             "seed method": lambda: self.given.seed_method_fingerprint,

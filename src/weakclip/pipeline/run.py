@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weakclip.clip import Encoder
-from weakclip.config import RunConfig
+from weakclip.config import RunConfig, load_config
+from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import BrokenFileError, ConfigError, DataError, RunError, first_line
 from weakclip.inference.evaluation import Scores
 from weakclip.inference.windows import is_out_of_memory
@@ -57,6 +58,21 @@ class RunResult:
     warnings: tuple[str, ...] = ()
 
 
+def run(config: RunConfig | str | Path, out: Path | str, *, redo: bool = False) -> RunResult:
+    """`weakclip run CONFIG --out OUT` from Python.
+
+    Args:
+        config: the settings, the name of a shipped configuration, or a YAML file.
+        out: the run folder; made where it does not exist.
+        redo: as for `run_pipeline`, which takes objects of a program, too.
+
+    Raises:
+        ConfigError: a file that is no configuration.
+        WeakCLIPError: as `run_pipeline`.
+    """
+    return run_pipeline(config if isinstance(config, RunConfig) else load_config(config), out, redo=redo)
+
+
 def run_pipeline(
     config: RunConfig,
     out: Path | str,
@@ -65,6 +81,8 @@ def run_pipeline(
     redo: bool = False,
     clip: Encoder | None = None,
     seed_method: SeedMethod | None = None,
+    dataset: ImageLabelDataset | None = None,
+    val_dataset: ImageLabelDataset | None = None,
 ) -> RunResult:
     """The whole job: seeds, training, pseudo masks, retraining, evaluation, report.
 
@@ -80,6 +98,10 @@ def run_pipeline(
         clip: an encoder in place of the one that `config` names; its `source` takes the place of `clip.source`.
         seed_method: anything with `cam(sample) -> CAM`, in place of the seed method that `config` names. A run is done
             anew when its class has another name, or its `fingerprint()`, if it has one, another value.
+        dataset: the training split, in place of the data set that `config` names. What has changed in it is told from
+            names, labels, files, and its `fingerprint()` where it has one; of images that are no files, the first
+            stands for all.
+        val_dataset: the split that the networks are scored on, where `dataset` is given; None for none.
 
     Returns:
         The run folder, its report and its scores.
@@ -95,7 +117,7 @@ def run_pipeline(
     """
     stages = MAIN_STAGES + (UPPER_BOUND_STAGES if full else ())
     wanted = [stage for stage in stages if stage in stages_of(config)]
-    return _run(config, Path(out), wanted, Given(clip, seed_method), redo=redo)
+    return _run(config, Path(out), wanted, Given(clip, seed_method, dataset, val_dataset), redo=redo)
 
 
 def run_stage(
@@ -106,6 +128,8 @@ def run_stage(
     redo: bool = False,
     clip: Encoder | None = None,
     seed_method: SeedMethod | None = None,
+    dataset: ImageLabelDataset | None = None,
+    val_dataset: ImageLabelDataset | None = None,
 ) -> RunResult:
     """One stage on the results of those before it.
 
@@ -116,6 +140,8 @@ def run_stage(
         redo: as for `run_pipeline`.
         clip: as for `run_pipeline`.
         seed_method: as for `run_pipeline`.
+        dataset: as for `run_pipeline`.
+        val_dataset: as for `run_pipeline`.
 
     Raises:
         RunError: a stage before it is missing, or was made with other settings; or its own finished result would have
@@ -128,7 +154,7 @@ def run_stage(
             "retrain.model: is null, and WeakCLIP the only network; to train another one on the masks set it to "
             "weakclip, small, deeplab_resnet38, or a network of transformers: --set retrain.model=weakclip"
         )
-    return _run(config, Path(out), (stage,), Given(clip, seed_method), redo=redo)
+    return _run(config, Path(out), (stage,), Given(clip, seed_method, dataset, val_dataset), redo=redo)
 
 
 def _run(config: RunConfig, out: Path, wanted: Sequence[str], given: Given, *, redo: bool) -> RunResult:
