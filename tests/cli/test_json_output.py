@@ -89,7 +89,7 @@ TAGGING = Tagging(path=OUT, images=2, classes={"cat": 2}, unsure=(), unread=(), 
 CASES: dict[str, tuple[str, Any]] = {
     "run": ("demo --out out", RUN),
     **{stage.replace("_", "-"): ("demo --out out", RUN) for stage in STAGES},
-    "report": ("out", OUT),
+    "report": ("out", (OUT, ())),
     "config": ("demo", (load_config("demo"), "seed: 0")),
     "crf": ("image.png probs.npy --out out.png", OUT),
     "data check": ("demo", DataCheck(splits=(), findings=())),
@@ -170,7 +170,7 @@ def test_a_stage_says_what_ran_and_what_was_skipped(answered: Any, config_file: 
     _, again, told = answered("seeds", config_file, "--out", out)
     assert (again["ran"], again["skipped"]) == ([], ["seeds"])
     assert "skipped" in told or not told  # the logger's lines, where pytest has not taken them
-    assert answered("report", out)[:2] == (0, {"report": str(out / "report.html")})
+    assert answered("report", out)[:2] == (0, {"report": str(out / "report.html"), "warnings": []})
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,12 @@ from weakclip.datasets.images import read_rgb
 from weakclip.datasets.label_files import LabelError
 from weakclip.datasets.voc_labels import read_xml_labels
 from weakclip.errors import DataError, RunError, WeakCLIPError
+from weakclip.pipeline.context import open_run
+from weakclip.prediction.models import find_model
 from weakclip.report import render_report
+from weakclip.review.folder import ReviewFolder
 from weakclip.tools.check.dataset import Kind, check_split
+from weakclip.tools.export.hf_dataset import export_hf_dataset
 
 SECRET = "the content of a private file"
 
@@ -254,6 +258,31 @@ def test_a_report_shows_no_file_of_elsewhere(tmp_path: Path) -> None:
         with pytest.raises(RunError, match="a link that leads out of"):
             render_report(run)
         link.unlink()
+
+
+@pytest.mark.parametrize("base", ["voc12", "../../secret.yaml", "/etc/passwd"])
+def test_the_settings_of_a_run_have_no_base_and_lie_in_its_folder(base: str, tmp_path: Path) -> None:
+    """Neither another file nor another version's shipped settings change what a finished run means."""
+    run = report_run(tmp_path / "run")
+    (tmp_path / "secret.yaml").write_text("data: {dataset: scenes}\n")
+    readers: list[Callable[[], object]] = [
+        lambda: open_run(run),
+        lambda: ReviewFolder(run),
+        lambda: find_model(run, network="weakclip").config,
+        lambda: export_hf_dataset(run, tmp_path / "out"),
+    ]
+    (run / "2_train").mkdir(exist_ok=True)
+    (run / "2_train/weakclip.json").write_text("{}")
+    for link in (False, True):
+        (run / "config.yaml").unlink(missing_ok=True)
+        if link:
+            (run / "config.yaml").symlink_to(tmp_path / "secret.yaml")
+        else:
+            (run / "config.yaml").write_text(f"base: {base}\ndata: {{dataset: scenes}}\n")
+        for read in readers:
+            with pytest.raises(WeakCLIPError, match="a link that leads out of" if link else "have no base") as caught:
+                read()
+            assert is_one_clear_line(caught.value, tmp_path)
 
 
 MANIFESTS: list[Callable[[dict[str, Any]], object]] = [

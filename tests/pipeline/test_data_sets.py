@@ -18,7 +18,7 @@ from weakclip.errors import ConfigError, DataError, WeightsError
 from weakclip.pipeline import run_pipeline
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import (
-    image_fingerprint,
+    dataset_fingerprint,
     mask_fingerprint,
     open_split,
     seed_fingerprint,
@@ -128,7 +128,7 @@ def test_limited_data_set_is_its_beginning(tagged_folder: Path) -> None:
 
 def test_fingerprint_follows_images_labels_and_limit(tagged_folder: Path) -> None:
     def fingerprint(limit: int | None = None) -> str:
-        return image_fingerprint(open_split(open_folder(tagged_folder), "train", limit))
+        return dataset_fingerprint(open_split(open_folder(tagged_folder), "train", limit))
 
     seen = [fingerprint(), fingerprint(2)]
     assert fingerprint() == seen[0]
@@ -151,7 +151,7 @@ def test_fingerprint_follows_what_changes_images_and_labels_and_nothing_else(
         (tmp_path / "mine.yaml").write_text(text)
         files = {"class_file": str(tmp_path / "mine.yaml"), "label_file": str(tmp_path / "labels.csv")}
         settings = FolderData(root=str(tagged_folder), longest_side=longest_side, **files)
-        return image_fingerprint(open_split(settings, "train", None))
+        return dataset_fingerprint(open_split(settings, "train", None))
 
     plain = fingerprint(f"names: {names}")
     assert fingerprint(f"names: {names}\nsynonyms: {{{names[0]}: [other]}}") == plain
@@ -164,7 +164,7 @@ def test_masks_have_a_fingerprint_of_their_own(tagged_folder: Path) -> None:
 
     def fingerprints() -> tuple[str, str]:
         dataset = open_split(open_folder(tagged_folder), "train", None)
-        return image_fingerprint(dataset), mask_fingerprint(dataset)
+        return dataset_fingerprint(dataset), mask_fingerprint(dataset)
 
     before, dataset = fingerprints(), ScenesDataset("train", size=64, count=3)
     write_mask(tagged_folder / f"masks/{dataset.names[0]}.png", np.zeros((64, 64), np.uint8), dataset.class_set.palette)

@@ -200,6 +200,35 @@ def test_second_run_is_refused_and_reading_is_not(
     assert strays(out) == []
 
 
+def test_a_redo_that_was_killed_is_named_by_the_next_command_until_it_is_finished(
+    commands: Commands, kept_config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """New seeds lie beside older masks then: nobody takes them for one run."""
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    assert "do not belong together" not in commands.run("report", out).said()
+    redo = commands.start("run", kept_config, "--out", out, "--redo", "--set", "seeds.gradcam.box_threshold=0.7")
+    assert redo.until(f"train: {STAGES['train'].purpose}")
+    redo.kill()
+    said = (
+        f"{out}: results that do not belong together: 2_train is being made again and not finished; 3_pseudo_masks, "
+        f"4_retrain, 5_evaluate are made of earlier results than are there now; `weakclip run {out}/config.yaml --out "
+        f"{out} --redo` goes on"
+    )
+    photos = undisturbed / "5_evaluate/pictures"
+    predict, export = ("predict", out, photos), ("export", "masks", out, "--format", "coco")
+    for command in (("report", out), (*predict, "--out", tmp_path / "p"), (*export, "--out", tmp_path / "m.json")):
+        assert said in commands.run(*command).said()
+    refused = commands.run("score", "masks", out)
+    assert refused.code == 2
+    assert "its pseudo_masks were made of earlier results than are there now" in refused.said()
+    assert commands.run("score", "seeds", out).code == 0
+    assert "box_threshold" in commands.run("run", kept_config, "--out", out).said()
+    finished = commands.run("run", out / "config.yaml", "--out", out, "--redo")
+    assert finished.code == 0 and "do not belong together" not in finished.said()
+    assert "do not belong together" not in commands.run("report", out).said()
+
+
 @pytest.mark.slow
 def test_of_many_at_once_one_works(commands: Commands, kept_config: Path, undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"

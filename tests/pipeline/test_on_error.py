@@ -158,7 +158,8 @@ def test_broken_files_are_left_out_of_all_stages_and_mended_ones_are_taken_in(
     assert again.ran == () and again.left_out == 10
 
     Image.fromarray(noise(40)).save(data / "images" / "empty.png")
-    with pytest.raises(RunError, match=r"seeds \(data \(train images\) changed\), train, .*--redo"):
+    changed = "; ".join(rf"data \(train {what}\) changed" for what in ("list", "labels", "images"))
+    with pytest.raises(RunError, match=rf"seeds \({changed}\), train, .*--redo"):
         run_pipeline(config_of(), run)
     assert "empty" not in masks(run, "3_pseudo_masks/masks")
     mended = run_pipeline(config_of(), run, redo=True)

@@ -16,7 +16,16 @@ import typer
 from weakclip import __version__
 from weakclip.cli import tools
 from weakclip.cli.options import Config, Json, Limit, Network, OwnEncoder, Set, encoder_of, load, load_data, named
-from weakclip.cli.output import answer, answer_run, errors_printed, print_json, show_check, show_review, show_score
+from weakclip.cli.output import (
+    answer,
+    answer_run,
+    errors_printed,
+    print_json,
+    show_check,
+    show_report,
+    show_review,
+    show_score,
+)
 from weakclip.cli.study import study
 from weakclip.errors import WeakCLIPError
 from weakclip.store.untrusted_text import one_line
@@ -104,9 +113,14 @@ for name, purpose in STAGES.items():
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], json: Json = False) -> None:
     """Write report.html of a run folder anew."""
-    from weakclip.report import write_report
+    from weakclip.report import read_run, write_report
 
-    answer(lambda: write_report(folder), json=json, record=lambda path: {"report": path}, show=typer.echo)
+    answer(
+        lambda: (write_report(folder), read_run(folder).warnings),
+        json=json,
+        record=lambda made: {"report": made[0], "warnings": made[1]},
+        show=lambda made: show_report(*made),
+    )
 
 
 @app.command()

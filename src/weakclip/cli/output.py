@@ -134,9 +134,19 @@ def _show_run(result: RunResult) -> None:
         console.print(f"network: {result.chosen.line}", soft_wrap=True)
     if result.left_out:
         console.print(f"left out: {result.left_out:,}; {result.folder / 'errors.jsonl'} lists them", soft_wrap=True)
-    for line in result.warnings:
-        console.print(f"warning: {one_line(line)}", soft_wrap=True, markup=False)
+    _show_warnings(result.warnings)
     console.print(f"report: {result.report}", soft_wrap=True)
+
+
+def show_report(page: Path, warnings: Sequence[str]) -> None:
+    """Print what a run warns of, and the path of its report."""
+    _show_warnings(warnings)
+    typer.echo(page)
+
+
+def _show_warnings(warnings: Sequence[str]) -> None:
+    for line in warnings:
+        typer.echo(f"warning: {one_line(line)}")
 
 
 def show_score(score: RunScore) -> None:

@@ -17,6 +17,7 @@ from weakclip.config.reading import (
     explain_config,
     load_config,
     load_crf,
+    load_run_config,
     parse_config,
 )
 from weakclip.config.sections import ClipSettings, EvaluateSettings, RunConfig, limit_training
@@ -62,6 +63,7 @@ __all__ = [
     "limit_training",
     "load_config",
     "load_crf",
+    "load_run_config",
     "parse_config",
     "shipped_configs",
 ]

@@ -12,7 +12,10 @@ from weakclip.config.building import build
 from weakclip.config.layers import config_path, layers, merge, paths_of, put_all, read_text, read_yaml
 from weakclip.config.sections import RunConfig
 from weakclip.crf import CRFParams
+from weakclip.errors import ConfigError
+from weakclip.store.files import check_inside
 from weakclip.store.keys import plain
+from weakclip.store.layout import CONFIG
 from weakclip.store.untrusted_text import one_line
 
 Settings = TypeVar("Settings")
@@ -35,6 +38,25 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         merge(values, layer)
     put_all(values, overrides, "train.steps=100")
     return parse_config(values, origin=" with --set ".join([str(path), *map(one_line, overrides)]))
+
+
+def load_run_config(folder: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read the `config.yaml` of a run folder, which holds every setting.
+
+    A base is refused in it: another version of the package may have other values there than the run was made with.
+
+    Raises:
+        ConfigError: as `load_config`, or a base.
+        DataError: a link that leads out of the folder.
+    """
+    path = Path(folder) / CONFIG
+    check_inside(path, Path(folder))
+    if "base" in read_yaml(read_text(path), str(path)):
+        raise ConfigError(
+            f"{path}: base: the settings of a run hold every value and have no base; put back the file that "
+            "`weakclip run` wrote, or move this one elsewhere and give it to `weakclip run`"
+        )
+    return load_config(path, overrides)
 
 
 def explain_config(source: str | Path, overrides: Sequence[str] = ()) -> str:

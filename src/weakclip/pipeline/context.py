@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +14,7 @@ from torch import nn
 import weakclip.clip
 from weakclip.clip import Encoder, load_clip, load_encoder
 from weakclip.clip.own import is_code
-from weakclip.config import RunConfig, load_config
+from weakclip.config import RunConfig, load_run_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, DataError, RunError, first_line
 from weakclip.pipeline.bad_files import BrokenImage, broken_of, open_sound
@@ -22,6 +22,8 @@ from weakclip.pipeline.data import (
     digest_if_any,
     digest_of,
     image_fingerprint,
+    label_fingerprint,
+    list_fingerprint,
     mask_fingerprint,
     seed_fingerprint,
     source_fingerprint,
@@ -34,8 +36,13 @@ from weakclip.segmenters.train import WEAKCLIP
 from weakclip.store.files import expand_home
 from weakclip.store.layout import CONFIG, STAGE_FOLDERS
 from weakclip.store.marks import MARKS, Mark
+from weakclip.store.standing import mixture
 
 logger = logging.getLogger("weakclip")
+
+TRAIN_DATA = ("train list", "train labels", "train images")
+VAL_DATA = ("val list", "val labels", "val images")
+"""Sources of data: all of a split but its masks."""
 
 
 class RunContext:
@@ -143,7 +150,7 @@ class RunContext:
         return {source: digest for source, digest in digests.items() if digest}
 
     def fingerprint(self, source: str) -> str:
-        """Digest of a source of data: "train images", "train masks", "val images", "val masks", "CLIP weights", …"""
+        """Digest of a source of data: "train list", "train labels", "train images", "train masks", "CLIP weights", …"""
         if source not in self._fingerprints:
             self._fingerprints[source] = self._fingerprint_makers()[source]()
         return self._fingerprints[source]
@@ -174,6 +181,8 @@ class RunContext:
         if "imported seeds" in seeds:
             seeds["imported seeds"] = lambda: seed_fingerprint(self.config.seeds.sources["imported seeds"])
         return seeds | {
+            "train list": lambda: list_fingerprint(self._given_train),
+            "train labels": lambda: label_fingerprint(self._given_train),
             "train images": lambda: self._image_fingerprint(self._given_train),
             "train masks": lambda: mask_fingerprint(self._given_train),
             "labels from the review": lambda: digest_if_any(
@@ -181,6 +190,8 @@ class RunContext:
             ),
             "masks marked bad": lambda: digest_if_any(sorted(self.bad)),
             "verified masks": lambda: self.verified.fingerprint,
+            "val list": lambda: list_fingerprint(self.val) if self.val else "none",
+            "val labels": lambda: label_fingerprint(self.val) if self.val else "none",
             "val images": lambda: self._image_fingerprint(self.val) if self.val else "none",
             "val masks": lambda: mask_fingerprint(self.val) if self.val else "none",
             "CLIP weights": lambda: self._clip_fingerprint(demo),
@@ -205,8 +216,12 @@ def mark_files(named: str | None, out: Path) -> list[Path]:
     return [path, own] if own.is_file() and own.resolve() != path.resolve() else [path]
 
 
-def open_run(folder: Path | str) -> RunContext:
-    """The context of a run that is there already, with its own settings.
+def open_run(folder: Path | str, overrides: Sequence[str] = ()) -> RunContext:
+    """The context of a run that is there already, with its own settings; the log names results of different settings.
+
+    Args:
+        folder: the run folder.
+        overrides: `KEY.PATH=VALUE`, over the settings of the run.
 
     Raises:
         RunError: not a run folder.
@@ -214,7 +229,9 @@ def open_run(folder: Path | str) -> RunContext:
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
         raise RunError(f"{folder}: not a run folder (no {CONFIG}); give the folder of `weakclip run --out`")
-    return RunContext(load_config(folder / CONFIG), folder)
+    if mixed := mixture(folder):
+        logger.warning("%s", mixed)
+    return RunContext(load_run_config(folder, overrides), folder)
 
 
 def _noted(dataset: ImageLabelDataset) -> ImageLabelDataset:

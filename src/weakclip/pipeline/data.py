@@ -100,22 +100,32 @@ def open_split(settings: DataSettings, split: str, limit: int | None) -> ImageLa
     return whole if limit is None or limit >= len(whole) else SomeImages(whole, range(limit))
 
 
-def image_fingerprint(dataset: ImageLabelDataset) -> str:
-    """Digest of classes, names, and the labels and sizes and times of the image files; no image file is read.
+def dataset_fingerprint(dataset: ImageLabelDataset) -> str:
+    """Digest of a split: its list, its labels and its images."""
+    return digest_of((list_fingerprint(dataset), label_fingerprint(dataset), image_fingerprint(dataset)))
 
-    Of a data set that is drawn, not stored, the first image stands for all. Some seconds for 100,000 images.
+
+def list_fingerprint(dataset: ImageLabelDataset) -> str:
+    """Digest of the names of the images."""
+    return digest_of([dataset.split, *dataset.names])
+
+
+def label_fingerprint(dataset: ImageLabelDataset) -> str:
+    """Digest of the classes and, where images are files, of the labels of each."""
+    stored = file_dataset(dataset) is not None
+    return digest_of([repr(dataset.class_set), *(str(dataset.labels(i)) for i in range(len(dataset)) if stored)])
+
+
+def image_fingerprint(dataset: ImageLabelDataset) -> str:
+    """Digest of the sizes and times of the image files; none is read. Some seconds for 100,000 images.
+
+    Of a data set that is drawn, not stored, the first image stands for all.
     """
-    lines = [repr((dataset.split, dataset.class_set)), *dataset.names]
     stored = file_dataset(dataset)
-    if stored is not None:
-        source, indices = stored
-        if source.longest_side is not None:
-            lines.append(f"longest side {source.longest_side}")
-        for position, index in enumerate(indices):
-            lines.append(f"{dataset.labels(position)} {file_stat(source.image_path(index))}")
-    else:
-        lines.append(hashlib.sha256(dataset.image(0).tobytes()).hexdigest())
-    return digest_of(lines)
+    if stored is None:
+        return digest_of([hashlib.sha256(dataset.image(0).tobytes()).hexdigest()])
+    source, indices = stored
+    return digest_of([f"longest side {source.longest_side}", *(file_stat(source.image_path(i)) for i in indices)])
 
 
 def mask_fingerprint(dataset: ImageLabelDataset) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from weakclip.config import RunConfig, dump_config
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.pipeline.bad_files import Screening, forget, keep, screen
-from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.context import TRAIN_DATA, RunContext
 from weakclip.pipeline.items import item_digests, take_over
 from weakclip.pipeline.keys import stage_keys
 from weakclip.pipeline.stages import Stage, stages_of
@@ -23,7 +23,7 @@ from weakclip.store.manifest import Manifest, State
 
 logger = logging.getLogger("weakclip")
 
-_BY_ITEM = frozenset(f"data ({source})" for source in ("train images", "labels from the review", "verified masks"))
+_BY_ITEM = frozenset(f"data ({source})" for source in (*TRAIN_DATA, "labels from the review", "verified masks"))
 """Inputs of a stage's key that `item_digests` tells image by image."""
 
 

@@ -27,7 +27,7 @@ from weakclip.inference.pseudo_masks import write_pseudo_masks
 from weakclip.inference.windows import LogitsFunction
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.modeling.train import train_weakclip
-from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.context import TRAIN_DATA, VAL_DATA, RunContext
 from weakclip.pipeline.mask_records import MaskRecorder, compare_stages
 from weakclip.pipeline.networks import load_network, score_on_val
 from weakclip.pipeline.pictures import class_entries, write_pictures
@@ -204,21 +204,21 @@ STAGES = {
         purpose="where the classes are, told from the image-level labels",
         view=SeedsView.of,
         run=make_seeds,
-        data=("train images", "labels from the review", "verified masks"),
+        data=(*TRAIN_DATA, "labels from the review", "verified masks"),
         code=2,
     ),
     "train": Stage(
         purpose="training WeakCLIP on the seeds",
         view=TrainView.of,
         run=train_on_seeds,
-        data=("train images", "CLIP weights"),
+        data=(*TRAIN_DATA, "CLIP weights"),
         upstream=("seeds",),
     ),
     "pseudo_masks": Stage(
         purpose="pixel masks of the training images",
         view=MasksView.of,
         run=make_pseudo_masks,
-        data=("train images", "labels from the review", "verified masks"),
+        data=(*TRAIN_DATA, "labels from the review", "verified masks"),
         upstream=("train",),
         outputs=("pseudo_masks.confidence",),
     ),
@@ -226,14 +226,14 @@ STAGES = {
         purpose="training a segmentation network on the pseudo masks",
         view=RetrainView.of,
         run=retrain_on_pseudo_masks,
-        data=("train images", "masks marked bad", "student weights", "student trunk"),
+        data=(*TRAIN_DATA, "masks marked bad", "student weights", "student trunk"),
         upstream=("pseudo_masks",),
     ),
     "evaluate": Stage(
         purpose="scores against the true masks, where there are any",
         view=EvaluateView.of,
         run=evaluate,
-        data=("train images", "train masks", "val images", "val masks"),
+        data=(*TRAIN_DATA, "train masks", *VAL_DATA, "val masks"),
         upstream=("seeds", "train", "pseudo_masks", "retrain"),
         outputs=("pictures",),
         code=4,
@@ -242,13 +242,13 @@ STAGES = {
         purpose="training the same network on the true masks, the upper bound",
         view=RetrainView.of,
         run=retrain_on_truth,
-        data=("train images", "train masks", "labels from the review", "student weights", "student trunk"),
+        data=(*TRAIN_DATA, "train masks", "labels from the review", "student weights", "student trunk"),
     ),
     "evaluate_truth": Stage(
         purpose="scores of the upper bound",
         view=EvaluateView.of,
         run=evaluate_upper_bound,
-        data=("val images", "val masks"),
+        data=(*VAL_DATA, "val masks"),
         upstream=("retrain_truth",),
         code=3,
     ),
@@ -276,6 +276,6 @@ def stages_of(config: RunConfig) -> dict[str, Stage]:
             stages["retrain_truth"],
             view=TruthView.of,
             run=train_weakclip_on_truth,
-            data=("train images", "train masks", "labels from the review", "CLIP weights"),
+            data=(*TRAIN_DATA, "train masks", "labels from the review", "CLIP weights"),
         )
     return stages

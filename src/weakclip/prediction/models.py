@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import weakclip.clip
-from weakclip.config import RunConfig, load_config
+from weakclip.config import RunConfig, load_run_config
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, WeakCLIPError, WeightsError
 from weakclip.modeling.storage import DESCRIPTION_FILE, WEIGHTS_FILE, read_class_set
@@ -18,6 +18,7 @@ from weakclip.pipeline.data import source_fingerprint
 from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, ChosenNetwork, Network, read_chosen
 from weakclip.store.files import expand_home
 from weakclip.store.layout import CONFIG, STAGE_FOLDERS
+from weakclip.store.standing import mixture
 from weakclip.training.snapshots import SNAPSHOTS
 
 logger = logging.getLogger("weakclip")
@@ -55,7 +56,7 @@ class ModelSource:
     @functools.cached_property
     def config(self) -> RunConfig | None:
         """The settings of its run."""
-        return None if self.run is None else load_config(self.run / CONFIG)
+        return None if self.run is None else load_run_config(self.run)
 
     @property
     def fingerprint(self) -> str:
@@ -118,6 +119,8 @@ def find_model(source: Path | str, *, network: Network | None = None) -> ModelSo
 
 def _of_run(run: Path, wanted: Network | None) -> ModelSource:
     """The network of a run that is wanted; where nothing is said, the chosen one, or the only one that is there."""
+    if mixed := mixture(run):
+        logger.warning("%s", mixed)
     there = {network: _in_folder(run / STAGE_FOLDERS[TRAINED_BY[network]]) for network in NETWORKS}
     names = [network for network in NETWORKS if there[network]]
     chosen = read_chosen(run) if wanted is None else ChosenNetwork(network=wanted, crf=None, why="asked for")

@@ -13,6 +13,7 @@ from weakclip.inference.evaluation import Scores
 from weakclip.store.files import check_inside
 from weakclip.store.layout import ERRORS, MANIFEST, STAGE_FOLDERS
 from weakclip.store.manifest import read_records
+from weakclip.store.standing import mixture
 from weakclip.store.untrusted_text import parse_json
 
 CURVE_POINTS = 300
@@ -91,7 +92,8 @@ def read_run(folder: Path | str) -> RunSummary:
         classes, rows = _sheet(folder, read_json(sheet), note)
     except (LookupError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{sheet}: not written by weakclip ({error!r}); delete its folder and run `evaluate`") from None
-    stages = tuple(_stage(stage, records) for stage in present)
+    stages, mixed = tuple(_stage(stage, records) for stage in present), mixture(folder)
+    stale = any(stage.stale for stage in stages if stage.name == "pseudo_masks")
     return RunSummary(
         folder=folder,
         config=_text(folder / "config.yaml", folder),
@@ -102,7 +104,7 @@ def read_run(folder: Path | str) -> RunSummary:
         rows=rows,
         left_out=len(_text(folder / ERRORS, folder).splitlines()),
         verified=count if isinstance(count := note.get("verified"), int) else 0,
-        warnings=() if any(stage.stale for stage in stages if stage.name == "pseudo_masks") else _warnings(note),
+        warnings=(*([mixed] if mixed else []), *(() if stale else _warnings(note))),
     )
 
 

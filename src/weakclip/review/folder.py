@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from weakclip.config import load_config
+from weakclip.config import load_run_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.images import read_mask
 from weakclip.errors import DataError, RunError
@@ -24,6 +25,9 @@ from weakclip.review.approval import Approval
 from weakclip.store.layout import MASKS, PREDICTIONS, SEEDS, STAGE_FOLDERS
 from weakclip.store.manifest import read_records
 from weakclip.store.marks import MARKS, Mark, MarkFile, now
+from weakclip.store.standing import mixture
+
+logger = logging.getLogger("weakclip")
 
 SEED, PSEUDO, PREDICTION, TRUTH = LAYERS = ("seed", "pseudo mask", "prediction", "truth")
 """Masks that can be laid over an image."""
@@ -71,7 +75,9 @@ class ReviewFolder:
         self.run, self.reviewer = Path(run), reviewer
         if not (self.run / "config.yaml").is_file():
             raise RunError(f"{run}: not a run folder (no config.yaml); give the folder of `weakclip run --out`")
-        config = load_config(self.run / "config.yaml")
+        if mixed := mixture(self.run):
+            logger.warning("%s", mixed)
+        config = load_run_config(self.run)
         data = config.data
         self.folders = {
             SEED: self.run / STAGE_FOLDERS["seeds"] / SEEDS,

@@ -17,7 +17,7 @@ from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, DataError
 from weakclip.inference.metrics import ConfusionMatrix
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, pseudo_mask
-from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.context import TRAIN_DATA, RunContext
 from weakclip.store.files import remove_leftovers
 from weakclip.store.keys import ResultKey, result_settings
 from weakclip.store.lock import FolderLock
@@ -184,7 +184,7 @@ def _study_key(context: RunContext, source: str, candidates: int) -> ResultKey:
         "seed": context.config.seed,
         "candidates": candidates,
     }
-    inputs = context.fingerprints(("train images", "train masks", "labels from the review"))
+    inputs = context.fingerprints((*TRAIN_DATA, "train masks", "labels from the review"))
     return ResultKey(settings=settings, inputs=inputs | {"probabilities": source})
 
 

@@ -15,7 +15,7 @@ from weakclip.errors import DataError, RunError
 from weakclip.inference.evaluation import score_masks
 from weakclip.inference.pseudo_masks import write_pseudo_masks
 from weakclip.modeling import load_weakclip, mixed_logits
-from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.context import TRAIN_DATA, RunContext
 from weakclip.report.figures import percent
 from weakclip.store.files import remove_leftovers
 from weakclip.store.keys import ResultKey, flat
@@ -53,7 +53,7 @@ def study_snapshots(config: RunConfig, out: Path | str, *, run: Path | str) -> V
         raise RunError(f"{training}: keeps no weights by step; train with train.keep_every")
     if not dataset.has_masks:
         raise DataError(f"split {dataset.split!r} has no true masks to score on; name another one: data.train_split")
-    inputs = {"weights": weights_fingerprint(context), **context.fingerprints(("train images", "train masks"))}
+    inputs = {"weights": weights_fingerprint(context), **context.fingerprints((*TRAIN_DATA, "train masks"))}
     key = ResultKey(settings=flat(config.pseudo_masks, "pseudo_masks") | {"study": SUBJECT}, inputs=inputs)
     with FolderLock(out):
         check_folder(out, key)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,35 @@ def test_the_command_says_all_that_a_comparison_needs(
     assert call("score", "seeds", run, "--json") == 0
     record = json.loads(capsys.readouterr().out)
     assert record["scores"]["split"] == "train_aug" and record["labels"] is True
+
+
+def test_data_that_changed_since_are_named(run: Path, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def refused(file: str, before: str, after: str, named: str) -> None:
+        path, text = root / file, (root / file).read_text()
+        assert before in text
+        path.write_text(text.replace(before, after))
+        for what, stage in (("seeds", "seeds"), ("masks", "pseudo_masks")):
+            with pytest.raises(RunError, match=rf"changed since its {stage} were made: {named}; bring the data back"):
+                score_run(run, what)
+        path.write_text(text)
+
+    refused("image_labels.csv", f"{NAMES[0]},{VOC12.names[1]}", f"{NAMES[0]},{VOC12.names[9]}", "train labels")
+    refused("ImageSets/Segmentation/train_aug.txt", f"{NAMES[4]}\n", "", "train list, train labels, train images")
+    assert score_run(run, "masks").scores.images == 5 and "other sizes or times" not in caplog.text
+    photo = root / f"JPEGImages/{NAMES[0]}.jpg"
+    times = photo.stat().st_atime_ns, photo.stat().st_mtime_ns
+    os.utime(photo, (1, 1))  # as a copy of the data set has them
+    assert score_run(run, "masks").scores.images == 5
+    assert "image files have other sizes or times than when its pseudo_masks were made" in caplog.text
+    os.utime(photo, ns=times)
+
+
+def test_masks_of_earlier_results_are_not_scored(run: Path, config_file: Path, tmp_path: Path) -> None:
+    again = Path(shutil.copytree(run, tmp_path / "run"))
+    run_stage(load_config(config_file, ["seeds.gradcam.box_threshold=0.7"]), again, "seeds", redo=True)
+    with pytest.raises(RunError, match="its pseudo_masks were made of earlier results than are there now"):
+        score_run(again, "masks")
+    assert score_run(again, "seeds").scores.images == 5
 
 
 def test_what_cannot_be_scored_is_one_line(run: Path, config_file: Path, tmp_path: Path) -> None:

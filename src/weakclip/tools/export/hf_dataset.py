@@ -23,12 +23,11 @@ from typing import Any
 from PIL import Image
 
 from weakclip import __version__
-from weakclip.config import load_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.images import mask_png, read_mask, resize_mask
 from weakclip.errors import ConfigError, DataError, RunError
-from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.data import image_fingerprint
+from weakclip.pipeline.context import RunContext, open_run
+from weakclip.pipeline.data import dataset_fingerprint
 from weakclip.store.files import atomic_write, write_json
 from weakclip.store.keys import ResultKey
 from weakclip.store.layout import MASKS
@@ -80,7 +79,7 @@ def export_hf_dataset(run: Path | str, out: Path | str, *, root: str | None = No
     schema_of = _schema_maker()
     context, made = _context(run, root)
     dataset = context.train
-    _prepare(out, ResultKey(inputs={"pseudo_masks": made, "images": image_fingerprint(dataset)}))
+    _prepare(out, ResultKey(inputs={"pseudo_masks": made, "images": dataset_fingerprint(dataset)}))
     shards = math.ceil(len(dataset) / SHARD_IMAGES)
     paths = [out / "data" / f"{dataset.split}-{number:05d}-of-{shards:05d}.parquet" for number in range(shards)]
     missing = [number for number, path in enumerate(paths) if not path.is_file()]
@@ -110,13 +109,11 @@ def _schema_maker() -> Any:
 
 def _context(run: Path, root: str | None) -> tuple[RunContext, str]:
     """The run, and the key of its pseudo masks."""
-    if not (run / "config.yaml").is_file():
-        raise RunError(f"{run}: not a run folder (no config.yaml); give the folder of `weakclip run --out`")
-    config = load_config(run / "config.yaml", [f"data.root={json.dumps(root)}"] if root else [])
+    context = open_run(run, [f"data.root={json.dumps(root)}"] if root else [])
     record = read_records(run).get("pseudo_masks", {})
     if not record.get("done"):
         raise RunError(f"{run}: its pseudo masks are not made; run `weakclip pseudo-masks` or `weakclip run` first")
-    return RunContext(config, run), str(record.get("key"))
+    return context, str(record.get("key"))
 
 
 def _prepare(out: Path, key: ResultKey) -> None:

@@ -18,8 +18,8 @@ from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.inference.evaluation import Scores, describe_crf, describe_scales, score_masks
 from weakclip.inference.pseudo_masks import write_pseudo_masks
 from weakclip.modeling import load_weakclip, mixed_logits
-from weakclip.pipeline.context import RunContext, open_run
-from weakclip.pipeline.data import SomeImages, image_fingerprint, open_split
+from weakclip.pipeline.context import TRAIN_DATA, RunContext, open_run
+from weakclip.pipeline.data import SomeImages, dataset_fingerprint, open_split
 from weakclip.pipeline.given import Given
 from weakclip.pipeline.stages import stages_of
 from weakclip.pipeline.views import EvaluateView
@@ -28,6 +28,7 @@ from weakclip.store.keys import ResultKey, flat, result_settings
 from weakclip.store.layout import DENSE, MASKS
 from weakclip.store.lock import FolderLock
 from weakclip.store.manifest import read_records
+from weakclip.store.standing import outdated
 
 logger = logging.getLogger("weakclip")
 
@@ -71,7 +72,8 @@ def score_run(
         clip: the encoder of a WeakCLIP that was trained with one of the user's own.
 
     Raises:
-        RunError: no run, or one whose stage is not done, or was done with other settings than its `config.yaml`.
+        RunError: no run, or one whose stage is not done, or was done with other settings than its `config.yaml`, with
+            another list or other labels than its data set has now, or on earlier results than are there now.
         ConfigError: seeds without labels.
         DataError: no such split, one with no image of the run, or one without true masks.
     """
@@ -100,8 +102,9 @@ def score_run(
 
 
 def _check_done(context: RunContext, stage: str) -> None:
-    """Refuse to score what is not finished, or what `config.yaml` does not describe."""
-    record: dict[str, Any] = read_records(context.out).get(stage, {})
+    """Refuse to score what is not finished, or what `config.yaml`, the stages before it or the data do not describe."""
+    records = read_records(context.out)
+    record: dict[str, Any] = records.get(stage, {})
     command = f"weakclip {stage.replace('_', '-')}"
     if not record.get("done"):
         raise RunError(f"{context.out}: its {stage} are not finished; run `{command}` or `weakclip run` first")
@@ -109,6 +112,18 @@ def _check_done(context: RunContext, stage: str) -> None:
     if ResultKey(settings=settings).record()["settings"] != record.get("settings"):
         raise RunError(
             f"{context.out}: its {stage} were made with other settings than its config.yaml has; `{command}`"
+        )
+    if stage in outdated(records):
+        why = f"its {stage} were made of earlier results than are there now"
+        raise RunError(f"{context.out}: {why}; `{command} --redo` makes them again")
+    made = record.get("inputs", {})
+    changed = [source for source in TRAIN_DATA if context.fingerprint(source) != made.get(f"data ({source})")]
+    if changed == ["train images"]:  # a copy on another disk has the same images at other times
+        logger.warning("%s: image files have other sizes or times than when its %s were made", context.out, stage)
+    elif changed:
+        raise RunError(
+            f"{context.out}: changed since its {stage} were made: {', '.join(changed)}; bring the data back, or make "
+            f"them again with `{command} --redo`"
         )
 
 
@@ -133,7 +148,7 @@ def _predicted(context: RunContext, dataset: ImageLabelDataset, labels: bool) ->
     settings = dataclasses.replace(context.config.pseudo_masks, restrict_to_labels=labels, confidence=False)
     trained = str(read_records(context.out).get("train", {}).get("key"))
     key = ResultKey(
-        settings=flat(settings, "pseudo_masks"), inputs={"train": trained, "images": image_fingerprint(dataset)}
+        settings=flat(settings, "pseudo_masks"), inputs={"train": trained, "images": dataset_fingerprint(dataset)}
     )
     name = f"{dataset.split}_{'labels' if labels else 'any_class'}"
     with FolderLock(context.out / FOLDER):

@@ -10,7 +10,7 @@ from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, RunError
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, write_pseudo_masks
 from weakclip.pipeline.context import RunContext, open_run
-from weakclip.pipeline.data import image_fingerprint
+from weakclip.pipeline.data import dataset_fingerprint
 from weakclip.pipeline.given import Given
 from weakclip.pipeline.networks import load_network
 from weakclip.prediction.models import find_model
@@ -107,6 +107,6 @@ def _prediction_folder(
     context: RunContext, dataset: ImageLabelDataset, masks: PseudoMaskSettings, trained: str
 ) -> Path:
     """The folder of the predictions; what lies there under another key is removed."""
-    inputs = {"network": trained, "images": image_fingerprint(dataset)}
+    inputs = {"network": trained, "images": dataset_fingerprint(dataset)}
     key = ResultKey(settings=flat(masks, "submission"), inputs=inputs)
     return keyed_folder(context.out / FOLDER / dataset.split, key, what="submission")
