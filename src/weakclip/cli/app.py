@@ -18,11 +18,11 @@ from weakclip.cli import tools
 from weakclip.cli.options import Config, Json, Limit, Network, OwnEncoder, Set, encoder_of, load, load_data, named
 from weakclip.cli.output import (
     answer,
+    answer_report,
     answer_run,
     errors_printed,
     print_json,
     show_check,
-    show_report,
     show_review,
     show_score,
 )
@@ -115,12 +115,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], json: 
     """Write report.html of a run folder anew."""
     from weakclip.report import read_run, write_report
 
-    answer(
-        lambda: (write_report(folder), read_run(folder).warnings),
-        json=json,
-        record=lambda made: {"report": made[0], "warnings": made[1]},
-        show=lambda made: show_report(*made),
-    )
+    answer_report(lambda: (write_report(folder), read_run(folder).warnings), json=json)
 
 
 @app.command()

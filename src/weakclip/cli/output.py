@@ -68,6 +68,16 @@ def answer_run(work: Callable[[], RunResult], *, json: bool) -> None:
     answer(work, json=json, record=_run_record, show=_show_run)
 
 
+def answer_report(work: Callable[[], tuple[Path, tuple[str, ...]]], *, json: bool) -> None:
+    """As `answer`, for the path of a report and what the run warns of."""
+
+    def show(made: tuple[Path, tuple[str, ...]]) -> None:
+        _show_warnings(made[1])
+        typer.echo(made[0])
+
+    answer(work, json=json, record=lambda made: {"report": made[0], "warnings": made[1]}, show=show)
+
+
 @contextlib.contextmanager
 def errors_printed(*, json: bool) -> Iterator[None]:
     """With `json`, an error is an object on standard output before it goes on."""
@@ -136,12 +146,6 @@ def _show_run(result: RunResult) -> None:
         console.print(f"left out: {result.left_out:,}; {result.folder / 'errors.jsonl'} lists them", soft_wrap=True)
     _show_warnings(result.warnings)
     console.print(f"report: {result.report}", soft_wrap=True)
-
-
-def show_report(page: Path, warnings: Sequence[str]) -> None:
-    """Print what a run warns of, and the path of its report."""
-    _show_warnings(warnings)
-    typer.echo(page)
 
 
 def _show_warnings(warnings: Sequence[str]) -> None:
