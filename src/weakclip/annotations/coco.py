@@ -23,6 +23,7 @@ from weakclip.annotations.entries import (
     shown,
     tight_box,
 )
+from weakclip.annotations.forms import Format, starts_with
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.coco_lists import (
     Id,
@@ -174,3 +175,12 @@ def _drawn(
                 raise ValueError(f"it is a box, as are {boxes:,} annotations of the file; expected masks and polygons")
             regions.append((label, region_pixels(area, size)))
     yield from sorted(regions, key=lambda region: -np.count_nonzero(region[1]))
+
+
+COCO = Format(
+    name="coco",
+    ending=".json",
+    write=write_coco,
+    is_at=lambda path: starts_with(path, "{"),
+    read=lambda path, known: read_coco(path),
+)

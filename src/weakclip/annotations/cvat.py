@@ -27,6 +27,7 @@ from weakclip.annotations.entries import (
     shown,
     tight_box,
 )
+from weakclip.annotations.forms import Format, starts_with
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.regions import encode_runs, fill_polygon
 from weakclip.errors import DataError
@@ -151,3 +152,12 @@ def _pixels(shape: ElementTree.Element, size: tuple[int, int]) -> np.ndarray:
     pixels = np.zeros(size, dtype=bool)
     pixels[top : top + height, left : left + width] = np.repeat(inside, runs).reshape(height, width)
     return pixels
+
+
+CVAT = Format(
+    name="cvat",
+    ending=".xml",
+    write=write_cvat,
+    is_at=lambda path: starts_with(path, "<"),
+    read=lambda path, known: read_cvat(path),
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ import numpy as np
 
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.contours import mask_polygons
+from weakclip.datasets.regions import fill_polygon
 from weakclip.errors import ConfigError, DataError
 from weakclip.store.untrusted_text import one_line, short
 
@@ -37,12 +38,14 @@ class MaskEntry:
         mask: `(H, W)` uint8, class indices and 255.
         doubt: 0…1, how doubtful the mask is; None where that is not known.
         reason: what speaks most against it, in words.
+        photo: the image's file, or what draws it, `(H, W, 3)` uint8; for formats that keep images beside their masks.
     """
 
     file_name: str
     mask: np.ndarray
     doubt: float | None = None
     reason: str = ""
+    photo: Path | Callable[[], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,27 @@ def labelled_regions(mask: np.ndarray, labels: Mapping[str, int]) -> Iterator[tu
     for name, value in labels.items():
         if present[value]:
             yield name, mask == value
+
+
+def without_small(mask: np.ndarray, min_area: int) -> np.ndarray:
+    """A mask whose regions of fewer pixels are background; a region is pixels of one value that touch at edges.
+
+    Args:
+        mask: `(H, W)` uint8, class indices and 255; it stays as it is.
+        min_area: pixels; 0 or 1 keeps all regions.
+
+    >>> without_small(np.array([[1, 1, 0, 1]], np.uint8), 2).tolist()
+    [[1, 1, 0, 0]]
+    """
+    if min_area <= 1:
+        return mask
+    kept = mask.copy()
+    for value in np.unique(mask[mask > 0]).tolist():
+        for polygon in mask_polygons(mask == value):
+            x, y = polygon.T.astype(np.int64)
+            if abs(int(x @ np.roll(y, -1) - y @ np.roll(x, -1))) < 2 * min_area:
+                kept[fill_polygon(polygon, (mask.shape[0], mask.shape[1]))] = 0
+    return kept
 
 
 def tight_box(pixels: np.ndarray) -> tuple[int, int, int, int]:

@@ -26,6 +26,7 @@ from weakclip.annotations.entries import (
     naming_region,
     shown,
 )
+from weakclip.annotations.forms import Format, starts_with
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.json_stream import stream_list
 from weakclip.datasets.regions import fill_polygon
@@ -243,3 +244,12 @@ def _pixels(item: Mapping[str, Any]) -> np.ndarray:
     with np.errstate(over="ignore"):  # of a corner that is refused then
         corners = np.asarray(value["points"], dtype=np.float64) * np.array(size[::-1]) / 100
     return fill_polygon(corners, size)
+
+
+LABEL_STUDIO = Format(
+    name="label-studio",
+    ending=".json",
+    write=write_label_studio,
+    is_at=lambda path: starts_with(path, "["),
+    read=lambda path, known: read_label_studio(path),
+)

@@ -35,6 +35,9 @@ class Tool(StrEnum):
     COCO = "coco"
     LABEL_STUDIO = "label-studio"
     CVAT = "cvat"
+    YOLO = "yolo"
+    LABELME = "labelme"
+    FIFTYONE = "fiftyone"
 
 
 class ShapeKind(StrEnum):
@@ -195,11 +198,12 @@ def masks(
     run: Run,
     *,
     tool: Annotated[Tool, typer.Option("--format", help="The tool that the file is for.")],
-    out: Annotated[Path, typer.Option(help="The file: .json, for CVAT .xml.")],
+    out: Annotated[Path, typer.Option(help="The file (.json, for CVAT .xml), or the new folder.")],
     shapes: Annotated[ShapeKind, typer.Option(help="Exact masks, or polygons, which are easier to bend.")] = (
         ShapeKind.MASKS
     ),
     tolerance: Annotated[float, typer.Option(min=0, help="How far polygons may stray from the outline, pixels.")] = 1.0,
+    min_area: Annotated[int, typer.Option(min=0, help="Leave out connected regions of fewer pixels.")] = 0,
     image_prefix: Annotated[
         str, typer.Option(help="Label Studio: what makes an image's address of its file name.")
     ] = "/data/local-files/?d=",
@@ -214,7 +218,9 @@ def masks(
 
     written, conditions = Shapes(kind=shapes.value, tolerance=tolerance), only.split(",") if only else ()
     answer(
-        lambda: export_masks(run, out, tool.value, written, image_prefix=image_prefix, only=conditions),
+        lambda: export_masks(
+            run, out, tool.value, written, min_area=min_area, image_prefix=image_prefix, only=conditions
+        ),
         json=json,
         record=lambda count: {"file": out, "format": tool.value, "images": count},
         show=lambda count: typer.echo(f"{out}: {count:,} images"),
@@ -222,7 +228,9 @@ def masks(
 
 
 def import_command(
-    source: Annotated[Path, typer.Argument(help="The annotation file: JSON of COCO or Label Studio, XML of CVAT.")],
+    source: Annotated[
+        Path, typer.Argument(help="The annotation file, or a folder of YOLO, LabelMe, FiftyOne or masks.")
+    ],
     *,
     run: Annotated[Path, typer.Option(help="The run folder whose masks were exported.")],
     out: Annotated[

@@ -119,6 +119,17 @@ def read_mask(path: Path | str | IO[bytes]) -> np.ndarray:
     Raises:
         DataError: no such file, not an image, or an image with colour channels.
     """
+    return read_palette_mask(path)[0]
+
+
+def read_palette_mask(path: Path | str | IO[bytes]) -> tuple[np.ndarray, np.ndarray | None]:
+    """As `read_mask`, and the colours of the palette, `(n, 3)` uint8; None where the image is grey.
+
+    A palette that counts from black to white is a grey image, too.
+
+    Raises:
+        DataError: as `read_mask`.
+    """
     with opened_image(path) as image:
         scale = _grey_scale(image)
         image.load()
@@ -127,7 +138,12 @@ def read_mask(path: Path | str | IO[bytes]) -> np.ndarray:
             raise BrokenFileError(
                 f"{path}: a mask is a palette or 8-bit grey image of class indices; found {turned.mode}"
             )
-        return np.array(turned, dtype=np.uint8) // scale
+        palette = None
+        if turned.mode == "P":
+            palette = np.array(turned.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)
+            if (palette == np.arange(len(palette))[:, None]).all():
+                palette = None
+        return np.array(turned, dtype=np.uint8) // scale, palette
 
 
 def _grey_scale(image: Image.Image) -> int:

@@ -15,9 +15,10 @@ import numpy as np
 
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.base import check_mask, missing_classes
+from weakclip.datasets.class_masks import ClassMasks
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.folder_masks import MaskFolder
-from weakclip.datasets.images import mask_digest, read_mask, resize_mask
+from weakclip.datasets.images import mask_digest, resize_mask
 from weakclip.errors import BrokenFileError, DataError
 from weakclip.pipeline.data import digest_if_any
 from weakclip.pipeline.verdicts import Review
@@ -57,6 +58,7 @@ class VerifiedMasks:
         marked_bad: Mapping[str, Mark] | None = None,
     ) -> None:
         self._dataset = dataset
+        self._read = ClassMasks(dataset.class_set, Path(VERIFIED)).read
         self._paths: dict[str, Path] = {}
         for folder in folders:
             self._paths |= _masks_in(folder, dataset)
@@ -93,7 +95,7 @@ class VerifiedMasks:
         path, index = self._paths[name], self._dataset.index_of(name)
         size = self._dataset.size(index)
         try:
-            mask = read_mask(path)
+            mask = self._read(path)
             if mask.shape != size:  # drawn on the photo itself, where the run reads large photos reduced
                 check_mask(mask, self._dataset.stored_size(index), self._dataset.class_set.num_classes, path)
                 mask = resize_mask(mask, size)

@@ -13,8 +13,8 @@ import numpy as np
 
 from weakclip.datasets import Sample
 from weakclip.datasets.base import missing_classes
+from weakclip.datasets.class_masks import ClassMasks
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
-from weakclip.datasets.images import read_mask
 from weakclip.errors import BrokenFileError, ConfigError, DataError
 from weakclip.seeds.base import CAM, SeedMasks
 from weakclip.seeds.kinds import CAMSeeds, SeedRun, SeedStageSettings
@@ -97,6 +97,8 @@ class ImportedCAMs:
 class ImportedMasks:
     """Seed masks from a folder with one palette or grey PNG an image: `NAME.png`, class indices and 255.
 
+    Of palette images whose colours an editor has put into another order, the colours count (`ClassMasks`).
+
     Masks of MS COCO may be called by the number: `000000000009.png` for `COCO_train2014_000000000009`.
 
     Args:
@@ -110,6 +112,7 @@ class ImportedMasks:
     def __init__(self, folder: Path | str, class_set: ClassSet) -> None:
         self.folder = _existing(folder)
         self.class_set = class_set
+        self._read = ClassMasks(class_set, self.folder).read
         self._told = False
 
     def masks(self, sample: Sample) -> SeedMasks:
@@ -122,10 +125,10 @@ class ImportedMasks:
             `SeedMasks`; in `dense`, which is scored, pixels without a seed count as background.
 
         Raises:
-            DataError: no file, another size than the image, or an unknown class.
+            DataError: no file, another size than the image, an unknown class, or a colour of no class.
         """
         path = self._path(sample.name)
-        mask = read_mask(path)
+        mask = self._read(path)
         if mask.shape != sample.image.shape[:2]:
             raise BrokenFileError(f"{path}: mask {mask.shape} for an image of {sample.image.shape[:2]}")
         unknown = [int(value) for value in np.unique(mask) if self.class_set.num_classes <= value != IGNORE_INDEX]

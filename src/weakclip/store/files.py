@@ -98,6 +98,34 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
             raise
 
 
+@contextlib.contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """A temporary folder beside `path`; on success it is called `path`, on failure it is removed.
+
+    Args:
+        path: a new folder, or an empty one.
+
+    Raises:
+        StorageError: something is there already, or the place cannot be written.
+    """
+    path = Path(path)
+    with writing(path):
+        if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+            raise StorageError(f"{path}: is there already and not an empty folder; choose a new folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        prefix, suffix = temporary_name(path.name)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=path.parent))
+        try:
+            yield folder
+            os.chmod(folder, 0o777 & ~_UMASK)
+            if path.exists():
+                path.rmdir()
+            os.replace(folder, path)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
 def temporary_name(name: str) -> tuple[str, str]:
     """Prefix and suffix of the temporary file of `name`, by which `remove_leftovers` knows it and its process."""
     return f".{name[:40]}.{os.getpid()}.", ".tmp"

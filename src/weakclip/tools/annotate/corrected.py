@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from weakclip.annotations import (
-    AnnotatedImage,
-    annotation_labels,
-    draw_image,
-    read_coco,
-    read_cvat,
-    read_label_studio,
-)
+from weakclip.annotations import FORMATS, AnnotatedImage, Format, KnownImages, annotation_labels, draw_image
 from weakclip.annotations.entries import shown
+from weakclip.annotations.forms import flat_name
+from weakclip.annotations.yolo import LIST
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.image_names import ImageNames
 from weakclip.datasets.images import resize_mask, write_mask
@@ -29,11 +24,6 @@ from weakclip.store.progress import track
 
 MARK = "import.json"
 """In the folder of imported masks: where they come from."""
-
-Reader = Callable[[Path], Iterator[AnnotatedImage]]
-
-_READERS: dict[str, Reader] = {"{": read_coco, "[": read_label_studio, "<": read_cvat}
-"""By the first character of a file."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +44,11 @@ class ImportResult:
 def import_masks(source: Path | str, run: Path | str, out: Path | str) -> ImportResult:
     """Draw the masks of an annotation file, one palette PNG an image of the run's training split.
 
-    COCO's and Label Studio's JSON and CVAT's XML are told apart by their content. An image that the file does not name
+    The formats are told apart by their content. An image that the file does not name
     gets the run's own pseudo mask, so that the folder is whole though a part was corrected.
 
     Args:
-        source: the file.
+        source: the file or folder.
         run: the run whose masks were exported; it has the classes, the images and their sizes.
         out: the folder; a new or empty one, or one of an earlier import, whose masks are replaced.
 
@@ -80,7 +70,7 @@ class Annotations:
     """The masks of an annotation file for the images of a run.
 
     Args:
-        source: the file.
+        source: the file or folder.
         context: the run.
 
     Attributes:
@@ -92,7 +82,7 @@ class Annotations:
     """
 
     def __init__(self, source: Path, context: RunContext) -> None:
-        self._source, self._context, self._read = source, context, _reader(source)
+        self._source, self._context, self._format = source, context, _format(source)
         self.drawn: dict[str, str] = {}
         self.foreign: list[str] = []
 
@@ -103,9 +93,15 @@ class Annotations:
             DataError: an unknown label, an image of another size or twice, or none of the run.
         """
         dataset, source = self._context.train, self._source
-        names, labels = ImageNames(dataset.names), annotation_labels(dataset.class_set)
-        for image in track(self._read(source), "importing", total=len(dataset)):
-            name = names.find(image.file_name)
+        find, labels = _finder(dataset.names), annotation_labels(dataset.class_set)
+
+        def size_of(file_name: str) -> tuple[int, int] | None:
+            name = find(file_name)
+            return None if name is None else dataset.stored_size(dataset.index_of(name))
+
+        known = KnownImages(size_of=size_of, class_set=dataset.class_set)
+        for image in track(self._format.read(source, known), "importing", total=len(dataset)):
+            name = find(image.file_name)
             if name is None:
                 self.foreign.append(shown(image.file_name))
                 continue
@@ -124,17 +120,33 @@ class Annotations:
             raise DataError(f"{source}: {found}; {expected}")
 
 
-def _reader(source: Path) -> Reader:
+def _finder(names: Sequence[str]) -> Callable[[str], str | None]:
+    """From the name of a file in annotations to the image of the run, whether folders are part of the name or not."""
+    known, flat = ImageNames(names), dict[str, str | None]()
+    for name in names:
+        flat[flat_name(name)] = None if flat_name(name) in flat else name
+
+    def find(file_name: str) -> str | None:
+        name = flat.get(PurePosixPath(file_name).stem)
+        return name if name is not None and "/" in name else known.find(file_name)
+
+    return find
+
+
+def _format(source: Path) -> Format:
     try:
-        with source.open(encoding="utf-8-sig") as file:
-            first = file.read(4096).lstrip()[:1]
+        found = next((each for each in FORMATS.values() if each.is_at(source)), None)
+        if not source.is_dir():
+            source.open("rb").close()
     except OSError as error:
         raise DataError(f"{source}: cannot be read ({error.strerror}); give the file of the annotation tool") from None
-    except UnicodeDecodeError:
-        first = ""
-    if first not in _READERS:
-        raise DataError(f"{source}: neither JSON nor XML; expected a file of COCO, Label Studio or CVAT, unpacked")
-    return _READERS[first]
+    if found is not None:
+        return found
+    if source.is_dir():
+        raise DataError(
+            f"{source}: no {LIST}, JSON or PNG in it; expected a folder of YOLO, LabelMe or FiftyOne, or masks"
+        )
+    raise DataError(f"{source}: neither JSON nor XML; expected a file of COCO, Label Studio or CVAT, unpacked")
 
 
 def _claim(out: Path, source: Path, run: Path) -> None:

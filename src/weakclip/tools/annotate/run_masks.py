@@ -2,43 +2,45 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
-from weakclip.annotations import MaskEntry, Shapes, write_coco, write_cvat, write_label_studio
+from weakclip.annotations import FORMATS, MaskEntry, Shapes, write_label_studio
+from weakclip.annotations.entries import without_small
+from weakclip.annotations.forms import check_flat
 from weakclip.annotations.label_studio import LOCAL_FILES
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.images import mask_digest, read_mask, resize_mask
-from weakclip.errors import RunError
+from weakclip.errors import RunError, StorageError
 from weakclip.pipeline.context import RunContext, open_run
 from weakclip.store.layout import MASKS
 from weakclip.store.progress import track
 from weakclip.tools.annotate.exported import note_exported
 from weakclip.tools.annotate.queue import Queued, queue
 
-Tool = Literal["coco", "label-studio", "cvat"]
-
-TOOLS = {"coco": ".json", "label-studio": ".json", "cvat": ".xml"}
-"""The formats, and how their files end."""
+TOOLS = {name: each.ending for name, each in FORMATS.items()}
+"""The formats, and how their files end; nothing for a folder."""
 
 
 def export_masks(
     run: Path | str,
     out: Path | str,
-    tool: Tool,
+    tool: str,
     shapes: Shapes,
     *,
+    min_area: int = 0,
     image_prefix: str = LOCAL_FILES,
     only: Sequence[str] = (),
 ) -> int:
-    """Write the pseudo masks of a run to one file, one image at a time, the most doubtful first.
+    """Write the pseudo masks of a run to one file or folder, one image at a time, the most doubtful first.
 
     Args:
         run: the run folder.
-        out: the file; it appears whole or not at all.
-        tool: the format.
+        out: the file or folder; it appears whole or not at all.
+        tool: the format, one of `FORMATS`.
         shapes: masks or polygons.
+        min_area: connected regions of fewer pixels of the run's mask are left out.
         image_prefix: only for Label Studio: what makes an image's address of its file name.
         only: conditions on the images; see `queue`.
 
@@ -47,23 +49,25 @@ def export_masks(
 
     Raises:
         RunError: no run, masks that are missing, no image that passes, or a place that cannot be written.
-        ConfigError: an unknown condition.
-        DataError: the run's images are no longer there, or a mask cannot be read.
+        ConfigError: an unknown condition, or shapes that the format does not have.
+        DataError: the run's images are no longer there, a mask cannot be read, or two images would get one name.
     """
     out = Path(out)
-    if out.suffix.lower() != TOOLS[tool]:
+    if TOOLS[tool] and out.suffix.lower() != TOOLS[tool]:
         raise RunError(f"{out}: ends in {out.suffix or 'nothing'}; expected {TOOLS[tool]} for {tool}")
     context = open_run(run)
     chosen = queue(context, only)
     if not chosen:
         raise RunError(f"{run}: no image is {' and '.join(only)}; nothing to export")
-    entries = _entries(context, chosen)
+    if not TOOLS[tool]:
+        check_flat(context.train.names[each.index] for each in chosen)
+    entries, class_set = _entries(context, chosen, min_area), context.train.class_set
     try:
-        if tool == "coco":
-            return write_coco(out, entries, context.train.class_set, shapes)
-        if tool == "cvat":
-            return write_cvat(out, entries, context.train.class_set, shapes)
-        return write_label_studio(out, entries, context.train.class_set, shapes, image_prefix=image_prefix)
+        if tool == "label-studio":
+            return write_label_studio(out, entries, class_set, shapes, image_prefix=image_prefix)
+        return FORMATS[tool].write(out, entries, class_set, shapes)
+    except StorageError as error:
+        raise RunError(str(error)) from None
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
 
@@ -74,7 +78,7 @@ def image_files(dataset: ImageLabelDataset) -> list[str]:
     return [f"{name}{file.suffix if file else '.png'}" for name, file in zip(dataset.names, files, strict=True)]
 
 
-def _entries(context: RunContext, chosen: Sequence[Queued]) -> Iterator[MaskEntry]:
+def _entries(context: RunContext, chosen: Sequence[Queued], min_area: int) -> Iterator[MaskEntry]:
     """The masks, each at the size of its image's file: a run that reduces large photos makes masks of the reduced size.
 
     They are noted before the file that they are written to appears.
@@ -86,8 +90,9 @@ def _entries(context: RunContext, chosen: Sequence[Queued]) -> Iterator[MaskEntr
         path = folder / f"{name}.png"
         if not path.is_file():
             raise RunError(f"{path}: no such mask; run `weakclip pseudo-masks` or `weakclip run` first")
-        mask = read_mask(path)
+        mask = without_small(read_mask(path), min_area)
         digests[name] = mask_digest(mask)
         stored = mask if mask.shape == size else resize_mask(mask, size)
-        yield MaskEntry(files[each.index], stored, each.doubt, each.reason)
+        photo = dataset.image_file(each.index) or functools.partial(dataset.image, each.index)
+        yield MaskEntry(files[each.index], stored, each.doubt, each.reason, photo)
     note_exported(context.out, digests)

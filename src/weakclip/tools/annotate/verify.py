@@ -72,7 +72,7 @@ def verify_masks(source: Path | str, run: Path | str) -> VerifyResult:
     file does not name stay.
 
     Args:
-        source: the file: JSON of COCO or Label Studio, XML of CVAT.
+        source: JSON of COCO or Label Studio, XML of CVAT, or a folder of YOLO, LabelMe, FiftyOne or masks.
         run: the run folder.
 
     Raises:
@@ -105,10 +105,12 @@ def _verify(source: Path, context: RunContext, waiting: Path) -> VerifyResult:
             continue
         write_mask(waiting / f"{name}.png", mask, dataset.class_set.palette)
         taken.append(name)
-        decided = (mask != IGNORE_INDEX).any()
-        if own is not None and own.shape == mask.shape and decided and name not in context.verified:
+        if own is None or own.shape != mask.shape or name in context.verified:
+            continue
+        decided = (mask != IGNORE_INDEX) & (own != IGNORE_INDEX)
+        if decided.any():
             matrix = ConfusionMatrix(dataset.class_set.num_classes)
-            matrix.update(own, mask)
+            matrix.update(np.where(decided, own, 0), np.where(decided, mask, IGNORE_INDEX))
             overlaps.append(matrix.overlaps())
     for name in taken:
         target = context.out / VERIFIED / f"{name}.png"
