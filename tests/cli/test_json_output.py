@@ -97,7 +97,7 @@ CASES: dict[str, tuple[str, Any]] = {
     "init": ("images", Start(survey=SURVEY, config=OUT, class_file=None, loaded=load_config("demo"))),
     "tag": ("images", TAGGING),
     "import": ("masks.json --run run --out out", ImportResult(drawn=1, kept=1, foreign=())),
-    "score": ("seeds out", RunScore(scores=SCORES, labels=True, truth="")),
+    "score": ("seeds out", RunScore(scores=SCORES, labelled=None, labels=True, truth="")),
     "submit": ("out --out results.tgz", 3),
     "export onnx": ("out --out out.onnx", OnnxExport(path=OUT, opset=20, difference=0.0)),
     "export transformers": ("out --out folder", ("background", "cat")),

@@ -79,13 +79,17 @@ def test_validation_keeps_images_without_annotations(tmp_path: Path) -> None:
 
 def test_what_counts_and_how_masks_are_drawn_is_said(tmp_path: Path) -> None:
     write(tmp_path, ANNOTATIONS, "val")
-    said = COCO14Dataset(tmp_path, "val").truth
+    val = COCO14Dataset(tmp_path, "val")
+    said = val.truth
     assert said.startswith(
-        "3 images, 1 of them without annotation, which count as background (CLIP-ES leaves them out); "
+        "3 images, 1 of them without annotation, which count as background; CLIP-ES scores the others, here "
+        f"'{val.labelled_list}'; "
     )
+    assert SomeImages(val, [0, 2]).labelled_list == val.labelled_list == "val with labels"
     assert said.endswith("the smaller object on top, crowds unlabelled")
     write(tmp_path, ANNOTATIONS)
-    assert COCO14Dataset(tmp_path, "train").truth.startswith("2 images; masks are drawn")
+    assert COCO14Dataset(tmp_path, "train").truth.startswith("2 images of 3, those with annotation; masks are")
+    assert COCO14Dataset(tmp_path, "train").labelled_list == ""
     assert SomeImages(COCO14Dataset(tmp_path, "val"), [0, 1]).truth == said
 
 

@@ -160,7 +160,10 @@ def test_masks_with_sbd_go_before_those_of_the_devkit(devkit: Path) -> None:
     dataset = VOC12Dataset(devkit, "train")
     assert [int(dataset.mask(i)[0, 0]) for i in range(2)] == [3, 2]
     assert dataset.has_masks
+    assert dataset.truth == "masks of SegmentationClassAug and 1 of SegmentationClass, which SegmentationClassAug lacks"
+    assert VOC12Dataset(devkit, "train_aug").truth == "masks of SegmentationClassAug"
     assert not VOC12Dataset(devkit, "val").has_masks
+    assert VOC12Dataset(devkit, "val").truth == ""
     assert VOC12Dataset(devkit, "val").mask(0) is None
 
 

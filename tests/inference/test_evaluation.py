@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,12 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from weakclip.crf import COCO_CRF, CRFParams, Kernel
+from weakclip.crf import COCO_CRF, VOC_CRF, CRFParams, Kernel
 from weakclip.datasets.base import ImageLabelDataset
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import DataError
-from weakclip.inference.evaluation import describe_crf, describe_scales, score_masks, score_network, write_scores
+from weakclip.inference.evaluation import (
+    describe_crf,
+    describe_scales,
+    score_lists,
+    score_masks,
+    score_network,
+    write_scores,
+)
 from weakclip.inference.pseudo_masks import PseudoMaskSettings
 from weakclip.inference.windows import InferenceSettings
 
@@ -68,6 +76,37 @@ def test_one_matrix_over_the_data_set(tmp_path: Path):
     assert scores.pixel_accuracy == pytest.approx(16 / 20)
     assert (scores.subject, scores.split, scores.images) == ("seeds", "val", 2)
     assert (scores.crf, scores.multi_scale) == ("no", "no")
+
+
+class TwoLists(Grey):
+    """Image 1 shows no class, and publications leave it out."""
+
+    labelled_list = "val with labels"
+
+    def labels(self, index: int) -> tuple[int, ...]:
+        return () if index == 1 else (1,)
+
+
+def test_every_number_has_its_list(tmp_path: Path):
+    """As MS COCO's val, with and without the images that show no class."""
+    empty = np.zeros((2, 2), np.uint8)
+    dataset, alone = TwoLists([TRUTH, empty, TRUTH]), Grey([TRUTH, TRUTH])
+    wrong = np.array([[0, 0, 1, 0, 1, 1]] * 4, dtype=np.uint8)
+    _write(tmp_path, dataset, [TRUTH.clip(max=2), np.ones((2, 2), np.uint8), wrong])
+    whole, labelled = score_lists(tmp_path, dataset, subject="masks")
+    assert (whole.split, whole.images) == ("val", 3) and (labelled.split, labelled.images) == ("val with labels", 2)
+    assert whole == score_masks(tmp_path, Grey([TRUTH, empty, TRUTH]), subject="masks")
+    for name, mask in zip(alone.names, (TRUTH.clip(max=2), wrong), strict=True):
+        write_mask(tmp_path / "alone" / f"{name}.png", mask, alone.class_set.palette)
+    expected = score_masks(tmp_path / "alone", alone, subject="masks")
+    assert labelled == dataclasses.replace(expected, split="val with labels")
+    assert labelled.mean_iou > whole.mean_iou
+    assert len(score_lists(tmp_path / "alone", TwoLists([TRUTH]), subject="masks")) == 1
+    inference = InferenceSettings(scales=(1.0,), flip=False, crop=8, stride=8, fit_crop=False)
+    rows = score_network(levels, dataset, tmp_path / "network", PseudoMaskSettings(inference=inference, crf=VOC_CRF))
+    assert [(row.split, row.images, row.crf == "no") for row in rows] == [
+        (split, images, plain) for plain in (True, False) for split, images in (("val", 3), ("val with labels", 2))
+    ]
 
 
 def test_a_map_with_undecided_pixels_is_not_scored(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def test_the_best_row_is_chosen_and_the_reason_names_both() -> None:
     chosen = choose_network(rows)
     assert chosen.line == "retrained network without a dense CRF (73.0 % mean IoU on val, WeakCLIP 72.0 %)"
     assert choose_network({"weakclip": (row(0.4),), "retrained": (row(0.4),)}).network == "weakclip"
+
+
+def test_a_second_list_has_no_say() -> None:
+    other = dataclasses.replace(row(0.9), split="val with labels")
+    chosen = choose_network({"weakclip": (row(0.5), other), "retrained": (row(0.6), row(0.55, "sxy 1"))})
+    assert chosen.line == "retrained network without a dense CRF (60.0 % mean IoU on val, WeakCLIP 50.0 %)"
 
 
 def test_without_true_masks_it_is_weakclip() -> None:

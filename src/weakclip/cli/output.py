@@ -158,7 +158,9 @@ def show_score(score: RunScore) -> None:
     from weakclip.report.figures import percent
 
     row = score.scores
-    typer.echo(f"{row.subject}: {percent(row.mean_iou)} % mIoU on {row.split}, {row.images:,} images")
+    for each in (row, score.labelled):
+        if each is not None:
+            typer.echo(f"{each.subject}: {percent(each.mean_iou)} % mIoU on {each.split}, {each.images:,} images")
     typer.echo(f"only classes of the image-level labels: {'yes' if score.labels else 'no'}")
     typer.echo(f"dense CRF: {row.crf}\nmulti-scale: {row.multi_scale}")
     if score.truth:
@@ -174,7 +176,8 @@ def show_check(check: DataCheck) -> None:
     console = Console(highlight=False)
     for table in tables(check):
         console.print(table)
-    notes = (f"{each.split}: {note}" for each in check.splits for note in each.notes)
+    notes = [f"{each.split}: {note}" for each in check.splits for note in each.notes]
+    notes += [f"{each.split}: true masks: {each.truth}" for each in check.splits if each.truth]
     for line in (*notes, *finding_lines(check), f"findings: {len(check.findings):,}"):
         typer.echo(line)
 

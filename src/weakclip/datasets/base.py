@@ -63,6 +63,8 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
         has_masks: whether `mask` gives pixel labels. They are read by evaluation and never by training.
         longest_side: pixels of the longer side that larger images, and their masks, are reduced to;
             None keeps every size.
+        labelled_list: the name of the list without images that show no class, where publications score on that list,
+            too; empty where they do not.
 
     Raises:
         DataError: no images, a repeated name, or a name that would leave its folder when used as a file name.
@@ -71,6 +73,7 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
     official_size: int | None = None
     has_masks: bool = False
     longest_side: int | None = None
+    labelled_list: str = ""
     faults: tuple[Fault, ...] = ()
 
     def __init__(self, class_set: ClassSet, split: str, names: Sequence[str], *, notes: Sequence[str] = ()) -> None:

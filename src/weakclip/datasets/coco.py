@@ -79,14 +79,21 @@ class COCO14Dataset(ImageFileDataset):
         names = [str(PurePosixPath(entry.file_name).with_suffix("")) for entry in self._entries]
         super().__init__(COCO14, split, names, notes=[note] if left_out else [])
         self.official_size = OFFICIAL_SIZES[split]
+        self.labelled_list = f"{split} with labels" if split == "val" else ""
+        self._of = len(images)
 
     @property
     def truth(self) -> str:
         """Which images count, and how masks are drawn: other code draws other ones, and scores differ by tenths."""
-        empty = sum(not entry.labels for entry in self._entries)
-        without = f", {empty:,} of them without annotation, which count as background (CLIP-ES leaves them out)"
-        drawn = "masks are drawn from the instances, the smaller object on top, crowds unlabelled"
-        return f"{len(self):,} images{without if empty else ''}; {drawn}"
+        empty, count = sum(not entry.labels for entry in self._entries), f"{len(self):,} images"
+        if empty:
+            count += (
+                f", {empty:,} of them without annotation, which count as background; CLIP-ES scores the others, here "
+            )
+            count += f"{self.labelled_list!r}"
+        elif self._of > len(self):
+            count += f" of {self._of:,}, those with annotation"
+        return f"{count}; masks are drawn from the instances, the smaller object on top, crowds unlabelled"
 
     def image_path(self, index: int) -> Path:
         """The photo, a JPEG."""

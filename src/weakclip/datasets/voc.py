@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,6 +80,18 @@ class VOC12Dataset(ImageFileDataset):
         stored = {path.stem: path for folder in reversed(MASK_FOLDERS) for path in (self.root / folder).glob("*.png")}
         self._masks = {name: stored[name] for name in self.names if name in stored}
         self.has_masks = bool(self._masks)
+
+    @property
+    def truth(self) -> str:
+        """The folders that the masks come from; SegmentationClassAug goes before SegmentationClass."""
+        found = Counter(path.parent.name for path in self._masks.values())
+        first, *others = [folder for folder in MASK_FOLDERS if found[folder]] or [""]
+        return " and ".join(
+            [
+                f"masks of {first}" if first else "",
+                *(f"{found[each]:,} of {each}, which {first} lacks" for each in others),
+            ]
+        )
 
     def image_path(self, index: int) -> Path:
         """The photo, a JPEG."""

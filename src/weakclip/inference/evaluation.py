@@ -39,7 +39,7 @@ class Scores:
 
     Args:
         subject: what was scored ("seeds", "pseudo masks", "WeakCLIP", "retrained network", …).
-        split: the split it was scored on.
+        split: the list of images it was scored on.
         images: how many images.
         crf: the dense CRF it went through, in words; "no" where there was none.
         multi_scale: the scales and the flip it was averaged over, in words; "no" where there was one pass.
@@ -97,6 +97,19 @@ def score_masks(
     multi_scale: str = NOT_USED,
     verified: Container[str] = (),
 ) -> Scores:
+    """The first row of `score_lists`: that of the whole data set."""
+    return score_lists(folder, dataset, subject=subject, crf=crf, multi_scale=multi_scale, verified=verified)[0]
+
+
+def score_lists(
+    folder: Path | str,
+    dataset: ImageLabelDataset,
+    *,
+    subject: str,
+    crf: str = NOT_USED,
+    multi_scale: str = NOT_USED,
+    verified: Container[str] = (),
+) -> tuple[Scores, ...]:
     """Score `folder/NAME.png` against the true masks, in one confusion matrix over the data set.
 
     Every pixel of a scored mask has a class. Maps with 255 between confident seeds are for training; of those the
@@ -110,20 +123,34 @@ def score_masks(
         multi_scale: the passes behind the masks, in words (`describe_scales`).
         verified: images whose masks a person has drawn; in these 255 counts as background, as in the dense maps.
 
+    Returns:
+        The row of the whole data set. Where it has a `labelled_list` and images without labels, the row of those with
+        labels after it.
+
     Raises:
         DataError: no true masks, a mask that is missing or of another size, or another one that holds 255.
     """
     folder = Path(folder)
-    matrix, count = ConfusionMatrix(dataset.class_set.num_classes), 0
+    labelled, whole = (ConfusionMatrix(dataset.class_set.num_classes) for _ in range(2))
+    counts = {True: 0, False: 0}
     for index in track(range(len(dataset)), f"scoring {subject}", total=len(dataset)):
         target = dataset.mask(index)
         if target is not None:
             name = dataset.names[index]
+            counts_twice = bool(dataset.labelled_list and dataset.labels(index))
+            matrix = labelled if counts_twice else whole
             _add(matrix, folder / f"{name}.png", target, undecided=name in verified)
-            count += 1
-    if not matrix.matrix.any():
+            counts[counts_twice] += 1
+    whole.merge(labelled)
+    if not whole.matrix.any():
         raise DataError(f"split {dataset.split!r} has no true masks with classes; nothing to score {subject} against")
-    return _scores(matrix, dataset, subject=subject, images=count, crf=crf, multi_scale=multi_scale)
+    lists = [(dataset.split, whole, sum(counts.values()))]
+    lists += [(dataset.labelled_list, labelled, counts[True])] if all(counts.values()) else []
+    names = dataset.class_set.names
+    return tuple(
+        _scores(matrix, names, subject=subject, split=split, images=images, crf=crf, multi_scale=multi_scale)
+        for split, matrix, images in lists
+    )
 
 
 def score_network(
@@ -149,7 +176,8 @@ def score_network(
         device: where the network is.
 
     Returns:
-        The row without a dense CRF, and after it, unless the settings have none, the row with it.
+        The row without a dense CRF, and after it, unless the settings have none, the row with it; two rows each where
+        the data set has two lists (`score_lists`).
 
     Raises:
         DataError: as `score_masks`.
@@ -171,9 +199,9 @@ def score_network(
     write_pseudo_masks(logits_of, dataset, folder, settings, device=device, description=note, observe=observe)
     scales = describe_scales(settings.inference)
     if crf is None:
-        return (score_masks(folder / MASKS, dataset, subject=subject, multi_scale=scales),)
-    plain = score_masks(before, dataset, subject=subject, multi_scale=scales)
-    return plain, score_masks(folder / MASKS, dataset, subject=subject, crf=describe_crf(crf), multi_scale=scales)
+        return score_lists(folder / MASKS, dataset, subject=subject, multi_scale=scales)
+    plain = score_lists(before, dataset, subject=subject, multi_scale=scales)
+    return plain + score_lists(folder / MASKS, dataset, subject=subject, crf=describe_crf(crf), multi_scale=scales)
 
 
 def write_scores(path: Path | str, scores: Sequence[Scores], *, notes: Mapping[str, Any] | None = None) -> None:
@@ -196,15 +224,22 @@ def _add(matrix: ConfusionMatrix, path: Path, target: np.ndarray, *, undecided: 
 
 
 def _scores(
-    matrix: ConfusionMatrix, dataset: ImageLabelDataset, *, subject: str, images: int, crf: str, multi_scale: str
+    matrix: ConfusionMatrix,
+    names: Sequence[str],
+    *,
+    subject: str,
+    split: str,
+    images: int,
+    crf: str,
+    multi_scale: str,
 ) -> Scores:
     def by_name(values: np.ndarray) -> dict[str, float | None]:
         known = (None if math.isnan(value) else round(value, 6) for value in values.tolist())
-        return dict(zip(dataset.class_set.names, known, strict=True))
+        return dict(zip(names, known, strict=True))
 
     return Scores(
         subject=subject,
-        split=dataset.split,
+        split=split,
         images=images,
         crf=crf,
         multi_scale=multi_scale,

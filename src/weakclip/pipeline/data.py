@@ -32,7 +32,7 @@ class SomeImages(ImageLabelDataset):
         self.indices = tuple(indices)
         super().__init__(whole.class_set, whole.split, [whole.names[i] for i in self.indices], notes=whole.notes)
         self.whole = whole
-        self.faults, self.longest_side = whole.faults, whole.longest_side
+        self.faults, self.longest_side, self.labelled_list = whole.faults, whole.longest_side, whole.labelled_list
         self.unscored = frozenset(unscored)
         self.has_masks = whole.has_masks and any(map(self._has_mask, range(len(self))))
 

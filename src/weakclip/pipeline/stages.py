@@ -20,7 +20,7 @@ from weakclip.inference.evaluation import (
     Scores,
     describe_crf,
     describe_scales,
-    score_masks,
+    score_lists,
 )
 from weakclip.inference.mask_statistics import STATISTICS, read_statistics
 from weakclip.inference.pseudo_masks import write_pseudo_masks
@@ -190,8 +190,8 @@ def _score_masks(context: RunContext, view: EvaluateView) -> list[Scores]:
     pseudo, verified = context.folder("pseudo_masks") / MASKS, context.verified
     verified.tell_scored(dataset.names)
     return [
-        score_masks(context.folder("seeds") / DENSE, dataset, subject="seeds", crf=view.seed_crf),
-        score_masks(pseudo, dataset, subject="pseudo masks", verified=verified, **made),
+        *score_lists(context.folder("seeds") / DENSE, dataset, subject="seeds", crf=view.seed_crf),
+        *score_lists(pseudo, dataset, subject="pseudo masks", verified=verified, **made),
     ]
 
 
@@ -236,7 +236,7 @@ STAGES = {
         data=(*TRAIN_DATA, "train masks", *VAL_DATA, "val masks"),
         upstream=("seeds", "train", "pseudo_masks", "retrain"),
         outputs=("pictures",),
-        code=4,
+        code=5,
     ),
     "retrain_truth": Stage(
         purpose="training the same network on the true masks, the upper bound",
@@ -250,7 +250,7 @@ STAGES = {
         run=evaluate_upper_bound,
         data=(*VAL_DATA, "val masks"),
         upstream=("retrain_truth",),
-        code=3,
+        code=4,
     ),
 }
 """Every stage by its name, in the order in which they run."""

@@ -54,9 +54,11 @@ def choose_network(scores: Mapping[Network, Sequence[Scores]]) -> ChosenNetwork:
     """The network with the best mean IoU, and whether with the dense CRF; WeakCLIP where nothing is scored.
 
     Args:
-        scores: the rows of each network on the validation split. The first of equal ones is taken.
+        scores: the rows of each network on the validation split; where it is scored on two lists, those of the first
+            row's list count. The first of equal ones is taken.
     """
-    best = {network: max(rows, key=lambda row: row.mean_iou) for network, rows in scores.items() if rows}
+    whole = {network: [row for row in rows if row.split == rows[0].split] for network, rows in scores.items()}
+    best = {network: max(rows, key=lambda row: row.mean_iou) for network, rows in whole.items() if rows}
     if not best:
         return ChosenNetwork(network="weakclip", crf=None, why="there are no true masks to compare networks on")
     network = max(best, key=lambda each: best[each].mean_iou)

@@ -32,6 +32,7 @@ def test_a_sound_root_is_code_0(voc_root: Path, call: Callable[..., int], capsys
     shown = capsys.readouterr().out
     assert "findings: 0" in shown
     assert "train_aug: image-level labels from Annotations" in shown
+    assert "train_aug: true masks: masks of SegmentationClass\n" in shown
 
 
 def test_another_number_of_images_is_said_and_code_1(
@@ -59,6 +60,7 @@ def test_findings_are_shown_and_written_and_code_1(
         ("train_aug", 3, 3),
         ("val", 2, 2),
     ]
+    assert report["splits"][0]["truth"] == "masks of SegmentationClass"
     assert report["splits"][0]["classes"]["aeroplane"] == {"labels": 1, "masks": 1}
 
 

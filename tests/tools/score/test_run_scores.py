@@ -83,7 +83,9 @@ def test_seeds_and_masks_are_scored_on_the_images_of_another_split(run: Path) ->
         own, train = score_run(run, what), score_run(run, what, split="train")
         assert (own.scores.split, own.scores.images) == ("train_aug", 5)
         assert (train.scores.split, train.scores.images) == ("train", 2)
-        assert own.labels and train.labels and own.truth == ""
+        assert own.labels and train.labels
+        assert own.labelled is train.labelled is None
+        assert own.truth == train.truth == "masks of SegmentationClass"
         expected = score_masks(run / stage / masks, dataset, subject=own.scores.subject)
         assert own.scores.mean_iou == expected.mean_iou
         counted = [np.bincount(read_mask(run / stage / f"{masks}/{name}.png").ravel()) for name in NAMES[:2]]
@@ -130,6 +132,7 @@ def test_the_command_says_all_that_a_comparison_needs(
     assert call("score", "masks", run, "--split", "train") == 0
     said = capsys.readouterr().out
     assert "% mIoU on train, 2 images\n" in said
+    assert said.endswith("true masks: masks of SegmentationClass\n")
     assert "only classes of the image-level labels: yes\n" in said
     assert "dense CRF: sxy 3 weight 3" in said and "multi-scale: no" in said
     assert call("score", "seeds", run, "--json") == 0
@@ -156,6 +159,13 @@ def test_data_that_changed_since_are_named(run: Path, root: Path, caplog: pytest
     assert score_run(run, "masks").scores.images == 5
     assert "image files have other sizes or times than when its pseudo_masks were made" in caplog.text
     os.utime(photo, ns=times)
+
+
+def test_the_evaluation_names_the_masks_too(run: Path, config_file: Path, tmp_path: Path) -> None:
+    again = Path(shutil.copytree(run, tmp_path / "run"))
+    run_stage(load_config(config_file), again, "evaluate")
+    truth = json.loads((again / "5_evaluate/metrics.json").read_text())["truth"]
+    assert truth == dict.fromkeys(("train_aug", "val"), "masks of SegmentationClass")
 
 
 def test_masks_of_earlier_results_are_not_scored(run: Path, config_file: Path, tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ class SplitCheck:
         official: how many images the published split has; None where there is no such number.
         class_set: the classes.
         notes: what the data set says of itself.
+        truth: how its true masks came about, in words; empty where nothing need be said.
         facts: one an image, in the order of the data set.
         findings: all that is wrong, those of the facts among them.
     """
@@ -112,6 +113,7 @@ class SplitCheck:
     official: int | None
     class_set: ClassSet
     notes: tuple[str, ...]
+    truth: str
     facts: tuple[ImageFacts, ...] = field(repr=False)
     findings: tuple[Finding, ...]
 
@@ -151,6 +153,7 @@ def check_split(dataset: ImageLabelDataset, *, needs_labels: bool) -> SplitCheck
         official=dataset.official_size,
         class_set=dataset.class_set,
         notes=dataset.notes,
+        truth=dataset.truth,
         facts=facts,
         findings=(
             *_count_findings(dataset),

@@ -102,6 +102,7 @@ def check_record(check: DataCheck) -> dict[str, Any]:
                 "labelled": each.labelled,
                 "masks": each.masks,
                 "notes": each.notes,
+                "truth": each.truth,
                 "classes": {
                     name: {"labels": labels, "masks": masks}
                     for name, (labels, masks) in each.images_of_classes().items()

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from weakclip.clip import Encoder
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, DataError, RunError
-from weakclip.inference.evaluation import Scores, describe_crf, describe_scales, score_masks
+from weakclip.inference.evaluation import Scores, describe_crf, describe_scales, score_lists
 from weakclip.inference.pseudo_masks import write_pseudo_masks
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import TRAIN_DATA, RunContext, open_run
@@ -44,11 +44,13 @@ class RunScore:
 
     Args:
         scores: the numbers, the split, the dense CRF and the scales.
+        labelled: the same for the images with labels only, where publications score on these, too; None elsewhere.
         labels: whether the masks hold only classes of the image-level labels.
         truth: how the true masks came about, in words; empty where nothing need be said.
     """
 
     scores: Scores
+    labelled: Scores | None
     labels: bool
     truth: str
 
@@ -87,8 +89,8 @@ def score_run(
         if labels is False:
             raise ConfigError("seeds are made of the image-level labels; leave --no-labels out, or score masks")
         context.verified.tell_scored(dataset.names)
-        found = score_masks(context.folder("seeds") / DENSE, dataset, subject="seeds", crf=view.seed_crf)
-        return RunScore(scores=found, labels=True, truth=dataset.truth)
+        rows = score_lists(context.folder("seeds") / DENSE, dataset, subject="seeds", crf=view.seed_crf)
+        return _with_lists(rows, labels=True, dataset=dataset)
     masks = view.pseudo_masks
     wanted = masks.restrict_to_labels if labels is None else labels
     if wanted == masks.restrict_to_labels:
@@ -97,8 +99,13 @@ def score_run(
     else:
         folder = _predicted(context, dataset, wanted)
     made = {"crf": describe_crf(masks.crf), "multi_scale": describe_scales(masks.inference)}
-    found = score_masks(folder / MASKS, dataset, subject="pseudo masks", verified=context.verified, **made)
-    return RunScore(scores=found, labels=wanted, truth=dataset.truth)
+    rows = score_lists(folder / MASKS, dataset, subject="pseudo masks", verified=context.verified, **made)
+    return _with_lists(rows, labels=wanted, dataset=dataset)
+
+
+def _with_lists(rows: tuple[Scores, ...], *, labels: bool, dataset: ImageLabelDataset) -> RunScore:
+    whole, *others = rows
+    return RunScore(scores=whole, labelled=others[0] if others else None, labels=labels, truth=dataset.truth)
 
 
 def _check_done(context: RunContext, stage: str) -> None:
