@@ -16,6 +16,7 @@ from weakclip.errors import ConfigError, RunError, WeightsError
 from weakclip.modeling import load_weakclip
 from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.prediction import find_model, load_predictor
+from weakclip.segmenters.segmenter import load_segmenter
 
 
 @pytest.fixture
@@ -71,6 +72,38 @@ def test_a_step_that_will_not_be_kept_is_told_before_the_training(
     with pytest.raises(ConfigError, match=rf"pseudo_masks\.step: \d expected to be kept; the training has {said}: set"):
         run_pipeline(load_config(config_file, changes), tmp_path / "run")
     assert not (tmp_path / "run/1_seeds").exists()
+
+
+def test_a_kept_step_of_the_retrained_network_is_scored_and_taken(
+    tiny_settings: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    settings, out = tiny_settings(), tmp_path / "run"
+    settings["retrain"]["train"] |= {"steps": 4, "keep_every": 2, "learning_rate": 0.01, "ema_decay": 0.0}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    run_pipeline(load_config(tmp_path / "config.yaml"), out)
+    last, second = (load_segmenter(out / "4_retrain", step=step) for step in (None, 2))
+    fourth = load_segmenter(out / "4_retrain", step=4).state_dict()
+    assert all(torch.equal(value, fourth[name]) for name, value in last.state_dict().items())
+    assert any((value != second.state_dict()[name]).any() for name, value in last.state_dict().items())
+
+    def predictions() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (out / "5_evaluate/retrained/masks_without_crf").iterdir()}
+
+    before, fingerprint = predictions(), find_model(out, network="retrained").fingerprint
+    earlier = load_config(tmp_path / "config.yaml", ["evaluate.step=2"])
+    with pytest.raises(RunError, match=r"evaluate \(evaluate\.step: null → 2"):
+        run_pipeline(earlier, out)
+    assert run_pipeline(earlier, out, redo=True).ran == ("evaluate",)
+    assert predictions() != before
+    assert find_model(out, network="retrained").fingerprint != fingerprint
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64), dtype=np.uint8))
+    with torch.no_grad():
+        assert torch.equal(load_predictor(out, network="retrained").logits_of(pixels), second(pixels))
+    with pytest.raises(WeightsError, match=r"4_retrain/snapshots/3\.safetensors: no weights of step 3; kept are 2, 4;"):
+        run_stage(load_config(tmp_path / "config.yaml", ["evaluate.step=3"]), out, "evaluate", redo=True)
+    said = r"evaluate\.step: 3 expected to be kept; .* 4 steps and keeps every 2: set a retrain\.train\.keep_every"
+    with pytest.raises(ConfigError, match=said):
+        run_pipeline(load_config(tmp_path / "config.yaml", ["evaluate.step=3"]), tmp_path / "another")
 
 
 def test_weakclip_is_trained_further_from_the_kept_step(config_file: Path, tmp_path: Path) -> None:

@@ -40,14 +40,19 @@ class EvaluateSettings:
     Args:
         inference: scales, flip and windows.
         crf: dense CRF on its predictions, which are scored without it, too; None for none.
+        step: the step of its training whose weights predict, of those that `retrain.train.keep_every` kept; None for
+            the result of the training.
         pictures: rows of the report's picture sheet, of either split.
     """
 
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     crf: CRFParams | None = VOC_CRF
+    step: int | None = None
     pictures: int = field(default=8, metadata=MORE_OUTPUT)
 
     def __post_init__(self) -> None:
+        if self.step is not None and self.step < 1:
+            raise ConfigError(f"step: 1 or more, or null, expected; found {self.step}")
         if self.pictures < 0:
             raise ConfigError(f"pictures: 0 or more expected; found {self.pictures}")
 

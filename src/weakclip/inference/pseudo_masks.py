@@ -34,8 +34,8 @@ class PseudoMaskSettings:
             their shares; otherwise it is dropped, and the background gains as much as they do.
         temperature: divisor of the log-probabilities before the dense CRF, above 0; above 1 a network that is too sure
             of itself leaves more to the edges of the image.
-        step: the step of WeakCLIP's training whose weights predict, of those that `train.keep_every` kept; None for the
-            result of the training. Other networks are not asked for it.
+        step: the step of the network's training whose weights predict, of those that its `keep_every` kept; None for
+            the result of the training.
         confidence: whether the probability of the chosen class is written too, as 8-bit grey PNG (255 = certain).
     """
 

@@ -23,13 +23,13 @@ def load_network(
         context: of the run.
         folder: of the network.
         match_share: share of a WeakCLIP's match map in its logits; an ordinary network has none.
-        step: of the training whose weights a WeakCLIP has; None for its result.
+        step: of the training whose weights it has; None for its result.
 
     Raises:
         WeightsError: there is none, or it cannot be loaded.
     """
     if not (folder / DESCRIPTION_FILE).is_file():
-        return load_segmenter(folder, device=context.device)
+        return load_segmenter(folder, device=context.device, step=step)
     model = load_weakclip(folder, clip=context.clip, device=context.device, step=step)
     return lambda images: mixed_logits(model(images), match_share)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from weakclip.config import RunConfig, dump_config
+from weakclip.config import dump_config
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.pipeline.bad_files import Screening, forget, keep, screen
 from weakclip.pipeline.context import TRAIN_DATA, RunContext
@@ -20,6 +20,7 @@ from weakclip.store.files import atomic_write, remove_leftovers, write_json
 from weakclip.store.keys import ResultKey, output_settings
 from weakclip.store.layout import CONFIG, ERRORS, ITEMS
 from weakclip.store.manifest import Manifest, State
+from weakclip.training.settings import TrainSettings
 
 logger = logging.getLogger("weakclip")
 
@@ -87,7 +88,7 @@ def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan
 
     Raises:
         RunError: a stage that a wanted one builds on is missing; or a finished result would have to make way.
-        ConfigError: masks by a step that the training would not keep.
+        ConfigError: masks or scores by a step that the training would not keep.
         DataError: data that a wanted stage cannot work on.
         WeightsError: the network that is to be retrained is not there.
     """
@@ -99,14 +100,16 @@ def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan
         for upstream in plan.stages[stage].upstream:
             if upstream not in wanted and plan.state(upstream) != "done":
                 _complain(plan, stage, upstream)
+    config = context.config
     if "train" in wanted and plan.state("train") != "done":
-        _check_step(context.config)
+        _check_step("pseudo_masks.step", config.pseudo_masks.step, "train", config.train)
     if "retrain" in wanted:
         _check_bad_masks(context, plan.keys["pseudo_masks"])
-        model = context.config.retrain.model
-        if model not in (None, WEAKCLIP) and plan.state("retrain") != "done":
-            check_available(model)
-    elif "evaluate" in wanted and context.config.retrain.model is None and context.bad:
+        if plan.state("retrain") != "done":
+            _check_step("evaluate.step", config.evaluate.step, "retrain.train", config.retrain.train)
+            if config.retrain.model not in (None, WEAKCLIP):
+                check_available(config.retrain.model)
+    elif "evaluate" in wanted and config.retrain.model is None and context.bad:
         bad = len(context.bad)
         logger.info("%d masks are marked bad, and no stage trains on masks: retrain.model is null", bad)
     if not redo:
@@ -158,14 +161,13 @@ def _refuse_to_replace(plan: Plan, wanted: Sequence[str]) -> None:
     )
 
 
-def _check_step(config: RunConfig) -> None:
-    """Refuse a training that does not keep the step whose weights are to make the masks."""
-    step, train = config.pseudo_masks.step, config.train
+def _check_step(setting: str, step: int | None, section: str, train: TrainSettings) -> None:
+    """Refuse a training that does not keep the step whose weights a setting asks for."""
     if step is not None and (train.keep_every is None or step % train.keep_every or step > train.steps):
         kept = f"every {train.keep_every}" if train.keep_every else "none"
         raise ConfigError(
-            f"pseudo_masks.step: {step} expected to be kept; the training has {train.steps} steps and keeps {kept}: "
-            "set a train.keep_every that divides it"
+            f"{setting}: {step} expected to be kept; the training has {train.steps} steps and keeps {kept}: "
+            f"set a {section}.keep_every that divides it"
         )
 
 

@@ -138,7 +138,9 @@ def prediction_settings(config: RunConfig, network: Network) -> PseudoMaskSettin
 def _prediction(weakclip: PseudoMaskSettings, retrained: EvaluateSettings | None) -> PseudoMaskSettings:
     if retrained is None:
         return dataclasses.replace(weakclip, restrict_to_labels=False, confidence=False)
-    return PseudoMaskSettings(inference=retrained.inference, crf=retrained.crf, restrict_to_labels=False)
+    return PseudoMaskSettings(
+        inference=retrained.inference, crf=retrained.crf, step=retrained.step, restrict_to_labels=False
+    )
 
 
 def _shared(kind: type[Any], config: RunConfig) -> dict[str, Any]:

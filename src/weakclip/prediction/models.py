@@ -15,6 +15,7 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, WeakCLIPError, WeightsError
 from weakclip.modeling.storage import DESCRIPTION_FILE, WEIGHTS_FILE, read_class_set
 from weakclip.pipeline.data import source_fingerprint
+from weakclip.pipeline.views import prediction_settings
 from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, ChosenNetwork, Network, read_chosen
 from weakclip.store.files import expand_home
 from weakclip.store.layout import CONFIG, STAGE_FOLDERS
@@ -50,8 +51,8 @@ class ModelSource:
 
     @property
     def step(self) -> int | None:
-        """The step of the training whose weights a run's WeakCLIP has; None for its result."""
-        return self.config.pseudo_masks.step if self.config and self.network == "weakclip" else None
+        """The step of the training whose weights a run's network has; None for its result."""
+        return prediction_settings(self.config, self.network).step if self.config else None
 
     @functools.cached_property
     def config(self) -> RunConfig | None:

@@ -146,7 +146,7 @@ def load_predictor(
     settings = settings or default_settings(model)
     device = usable_device(settings.device)
     if model.kind == "segmenter":
-        segmenter = load_segmenter(model.path, device=device)
+        segmenter = load_segmenter(model.path, device=device, step=model.step)
         return Predictor(segmenter, model.class_set(segmenter.class_names), settings)
     vocabulary = model.config.clip.vocabulary if model.config else None
     weakclip = load_weakclip(model.path, vocabulary=vocabulary, clip=clip, device=device, step=model.step)

@@ -25,6 +25,7 @@ from weakclip.segmenters.deeplab import RELEASED_MOMENTUM, DeepLabResNet38, is_d
 from weakclip.segmenters.trunk_files import start_from_imagenet
 from weakclip.store.files import atomic_write, temporary_name, write_json, writing
 from weakclip.store.untrusted_weights import check_config
+from weakclip.training.snapshots import restore_snapshot
 
 SMALL = "small"
 """Name of the small network that is trained from scratch."""
@@ -148,17 +149,25 @@ def _system_errors() -> Iterator[None]:
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
 
 
-def load_segmenter(folder: Path | str, *, device: str | torch.device = "cpu") -> Segmenter:
+def load_segmenter(folder: Path | str, *, device: str | torch.device = "cpu", step: int | None = None) -> Segmenter:
     """Load what `save_segmenter` wrote, in evaluation mode.
 
+    Args:
+        folder: of the network, which is that of its training where a step is asked for.
+        device: where to.
+        step: of the training whose weights it has, of those that were kept; None for its result.
+
     Raises:
-        WeightsError: nothing there, or no semantic-segmentation model.
+        WeightsError: nothing there, no semantic-segmentation model, or no weights of that step.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise WeightsError(f"{folder}: no saved segmentation network (no config.json); train one into it first")
     mean, std = pixel_statistics(str(folder), (IMAGENET_MEAN, IMAGENET_STD))
-    return Segmenter(_from_pretrained(str(folder)), pixel_mean=mean, pixel_std=std).to(device).eval()
+    segmenter = Segmenter(_from_pretrained(str(folder)), pixel_mean=mean, pixel_std=std)
+    if step is not None:
+        restore_snapshot(segmenter, folder, step)
+    return segmenter.to(device).eval()
 
 
 def _small_network(labels: dict[int, str]) -> nn.Module:

@@ -48,7 +48,7 @@ def restore_snapshot(model: nn.Module, folder: Path, step: int) -> None:
     if not path.is_file():
         kept = kept_steps(folder)
         there = f"kept are {', '.join(map(str, kept))}" if kept else "none are kept"
-        raise WeightsError(f"{path}: no weights of step {step}; {there}; train with a train.keep_every that divides it")
+        raise WeightsError(f"{path}: no weights of step {step}; {there}; train with a keep_every that divides it")
     try:
         tensors, _ = load_safetensors(path)
     except ValueError as error:

@@ -154,7 +154,7 @@ def export_onnx(
 def _loaded(source: ModelSource, clip: Encoder | None) -> tuple[nn.Module, ClassSet]:
     """The network, in evaluation mode, and its classes."""
     if source.kind == "segmenter":
-        segmenter = load_segmenter(source.path)
+        segmenter = load_segmenter(source.path, step=source.step)
         return segmenter, source.class_set(segmenter.class_names)
     vocabulary = source.config.clip.vocabulary if source.config else None
     model = load_weakclip(source.path, vocabulary=vocabulary, clip=clip, step=source.step)

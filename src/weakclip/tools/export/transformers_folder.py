@@ -42,7 +42,7 @@ def export_transformers(model: Path | str, out: Path | str, *, network: Network 
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out}: is not empty; choose a new folder")
-    segmenter = load_segmenter(source.path)
+    segmenter = load_segmenter(source.path, step=source.step)
     try:
         save_segmenter(segmenter, out)
     except OSError as error:
