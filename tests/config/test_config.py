@@ -297,6 +297,13 @@ def test_the_paper_s_configuration(name: str, steps: int, batch: int, published:
     assert evaluate.inference.crop >= 640 * 1.5  # the longest side of VOC is 500, of COCO 640: one window an image
 
 
+def test_colours_of_the_paper_s_retraining() -> None:
+    for name in ("voc12_paper", "coco14_paper"):
+        config = load_config(name)
+        assert (config.retrain.augment.photometric, config.retrain.augment.hsv_shift) == (False, 10)
+        assert (config.augment.photometric, config.augment.hsv_shift) == (True, 0)
+
+
 def test_learning_rates_of_the_paper_s_retraining() -> None:
     """Ten times for the new layers, twice for biases, none for the norms' scales and shifts."""
     network = DeepLabResNet38({0: "background", 1: "cat"}, widths=(4, 4, 8, 8, 16, 16, 32))
@@ -310,6 +317,8 @@ def test_learning_rates_of_the_paper_s_retraining() -> None:
 
 
 def test_crfs_of_the_paper_s_scores() -> None:
+    assert all(load_config(name).evaluate.winners_only for name in ("voc12_paper", "coco14_paper"))
+    assert not load_config("voc12_paper").pseudo_masks.winners_only and not load_config("voc12").evaluate.winners_only
     found = {name: load_config(name).evaluate.crf for name in ("voc12_paper", "coco14_paper")}
     kernels = {name: [(k.sxy, k.weight, k.srgb) for k in crf.kernels] for name, crf in found.items() if crf}
     assert kernels == {

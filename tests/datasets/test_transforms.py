@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +15,7 @@ from weakclip.datasets.transforms import (
     augment,
     largest_class_share,
     photometric_distortion,
+    shifted_hsv,
 )
 from weakclip.errors import ConfigError
 
@@ -151,12 +154,47 @@ def test_distortion_turns_hue_and_saturation() -> None:
     assert saturations.max() > 230
 
 
+def test_a_shift_of_hue_saturation_and_value_is_whole_and_bounded() -> None:
+    """Each of the three by -10 to 10, the hue in steps of two degrees, always together."""
+    red = Image.new("RGB", (2, 2), (200, 60, 60))  # hue 0, saturation 178 or 179, value 200
+    views = np.array(
+        [shifted_hsv(red, 10, np.random.default_rng(seed)).convert("HSV").getpixel((0, 0)) for seed in range(400)]
+    )
+    degrees = ((views[:, 0] + 128) % 256 - 128) * 360 / 256
+    assert -22 <= degrees.min() < -18 and 18 < degrees.max() <= 22
+    assert 166 <= views[:, 1].min() < 171 and 186 < views[:, 1].max() <= 191
+    assert (views[:, 2].min(), views[:, 2].max()) == (190, 210)
+    assert len(np.unique(views[:, 2])) == 21
+    white = np.asarray(shifted_hsv(Image.new("RGB", (1, 1), (255, 255, 255)), 10, np.random.default_rng(0)))
+    assert white.min() >= 240 - 10, "saturation and value end at their bounds, and do not go round"
+
+
+def test_the_shift_is_taken_in_the_place_of_ssds_colours() -> None:
+    image, mask = smooth_image(40, 40), np.zeros((40, 40), np.uint8)
+    still = AugmentSettings(crop_size=40, **STILL | {"scale": (1.0, 1.0)})
+    views = [
+        augment(image, mask, dataclasses.replace(still, hsv_shift=most), np.random.default_rng(3))[0]
+        for most in (0, 10)
+    ]
+    assert (views[0] == image).all() and (views[1] != image).any()
+    assert np.abs(views[1].astype(int) - image).max() <= 105, "20 of the 60 degrees between two colours, and 10 twice"
+
+
 def test_an_unlabelled_mask_counts_as_one_class() -> None:
     assert largest_class_share(np.full((3, 3), 255, np.uint8)) == 1.0
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"crop_size": 0}, {"scale": (2.0, 0.5)}, {"scale": (0.0, 1.0)}, {"flip": 1.5}, {"max_class_share": 0.0}]
+    "wrong",
+    [
+        {"crop_size": 0},
+        {"scale": (2.0, 0.5)},
+        {"scale": (0.0, 1.0)},
+        {"flip": 1.5},
+        {"max_class_share": 0.0},
+        {"hsv_shift": 10},
+        {"hsv_shift": -1},
+    ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="augmentation"):

@@ -13,6 +13,7 @@ from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_mask
 from weakclip.errors import ConfigError, DataError
+from weakclip.inference import pseudo_masks
 from weakclip.inference.pseudo_masks import (
     PseudoMaskSettings,
     RefinedMask,
@@ -117,6 +118,29 @@ def test_without_restriction_any_class_may_win():
     mask, confidence = pseudo_mask(_probs(0.1, 0.2, 0.6, 0.1), SAMPLE, settings)
     assert (mask == 2).all()
     np.testing.assert_allclose(confidence, 0.6, rtol=1e-5)
+
+
+def test_the_crf_is_told_only_the_classes_that_win_somewhere(monkeypatch: pytest.MonkeyPatch):
+    """As the retraining repository does it: logits of the classes in the argmax, softmax among them, dense CRF."""
+    logits = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
+    logits[[1, 4]] -= 20
+    probs = np.exp(logits) / np.exp(logits).sum(axis=0)
+    told: list[np.ndarray] = []
+
+    def note(image: np.ndarray, rows: np.ndarray, params: object) -> np.ndarray:
+        told.append(rows)
+        return rows
+
+    monkeypatch.setattr(pseudo_masks, "dense_crf", note)
+    sample = Sample("n", np.zeros((6, 7, 3), np.uint8), ())
+    settings = PseudoMaskSettings(restrict_to_labels=False, winners_only=True)
+    refined = refine_mask(probs, sample, settings)
+    winners = [0, 2, 3]
+    expected = np.exp(logits[winners]) / np.exp(logits[winners]).sum(axis=0)
+    np.testing.assert_allclose(told[0], expected, rtol=1e-4)
+    assert (refined.mask == probs.argmax(axis=0)).all()
+    refine_mask(probs, sample, dataclasses.replace(settings, winners_only=False))
+    assert len(told[1]) == 5
 
 
 def test_an_image_without_labels_is_background():

@@ -55,12 +55,24 @@ def test_the_head_is_that_of_the_retraining_repository() -> None:
     assert last.bias is not None and head.dropout.p == 0.5
 
 
+def test_the_corners_of_the_logits_are_those_of_the_image() -> None:
+    """As the retraining repository enlarges them (tools/net/deeplabv1.py), in training and in use."""
+    network = DeepLabResNet38({0: "background", 1: "cat"}, widths=WIDTHS).eval()
+    image = torch.rand(1, 3, 41, 57)
+    coarse, enlarged = network.head(network.trunk(image).conv6), network(image).logits
+    assert coarse.shape[-2:] == (6, 8) and enlarged.shape[-2:] == (41, 57)
+    for row in (0, -1):
+        for column in (0, -1):
+            assert torch.allclose(enlarged[..., row, column], coarse[..., row, column], atol=1e-6)
+    assert torch.allclose(enlarged[..., ::8, ::8], coarse, atol=1e-5), "40 = 5 × 8 and 56 = 7 × 8"
+
+
 @pytest.mark.parametrize("momentum", [0.1, 3e-4])
 def test_it_is_loaded_with_the_same_logits(squares: Any, tmp_path: Path, momentum: float) -> None:
     network, image = small(squares.class_set, momentum=momentum).eval(), torch.rand(1, 3, 33, 40)
     save_segmenter(network, tmp_path)
     loaded = load_segmenter(tmp_path)
-    assert network(image).shape == (1, 3, 5, 5)
+    assert network(image).shape == (1, 3, 33, 40)
     assert torch.equal(loaded(image), network(image)) and not loaded.training
     norms = [module for module in loaded.modules() if isinstance(module, nn.BatchNorm2d)]
     assert isinstance(loaded.model, DeepLabResNet38) and {norm.momentum for norm in norms} == {momentum}

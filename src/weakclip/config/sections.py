@@ -40,6 +40,7 @@ class EvaluateSettings:
     Args:
         inference: scales, flip and windows.
         crf: dense CRF on its predictions, which are scored without it, too; None for none.
+        winners_only: whether that dense CRF is told only the classes that win some pixel before it.
         step: the step of its training whose weights predict, of those that `retrain.train.keep_every` kept; None for
             the result of the training.
         pictures: rows of the report's picture sheet, of either split.
@@ -47,6 +48,7 @@ class EvaluateSettings:
 
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     crf: CRFParams | None = VOC_CRF
+    winners_only: bool = False
     step: int | None = None
     pictures: int = field(default=8, metadata=MORE_OUTPUT)
 

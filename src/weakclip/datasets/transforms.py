@@ -7,6 +7,8 @@ Every step maps 8-bit values to 8-bit values, so it is a table of 256 entries a 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +40,9 @@ class AugmentSettings:
         fit_crop: factor 1 brings the image's shorter side to `crop_size` (the longer to eight crops at most);
             otherwise factor 1 keeps its size.
         flip: probability of a left-right flip, 0…1.
-        photometric: whether colours are distorted.
+        photometric: whether colours are distorted as SSD does it.
+        hsv_shift: instead, the most by which hue (of 180), saturation and value (of 255) are shifted, each by a random
+            whole number; 0 for no shift.
         max_class_share: a crop is drawn again, up to ten times, while one class covers this share of its labelled
             pixels or more; 1 takes the first crop.
     """
@@ -48,6 +52,7 @@ class AugmentSettings:
     fit_crop: bool = True
     flip: float = 0.5
     photometric: bool = True
+    hsv_shift: int = 0
     max_class_share: float = 0.75
 
     def __post_init__(self) -> None:
@@ -57,6 +62,11 @@ class AugmentSettings:
             raise ConfigError(f"augmentation: scale is two positive factors in order; found {self.scale}")
         if not 0 <= self.flip <= 1 or not 0 < self.max_class_share <= 1:
             raise ConfigError(f"augmentation: flip and max_class_share are shares; found {self}")
+        if not 0 <= self.hsv_shift <= 90 or (self.hsv_shift and self.photometric):
+            raise ConfigError(
+                f"augmentation: hsv_shift is 0 to 90, and 0 where photometric is true; found {self.hsv_shift} and "
+                f"photometric {str(self.photometric).lower()}"
+            )
 
 
 def augment(
@@ -81,7 +91,7 @@ def augment(
     top, left = _random_corner(mask, size, settings, rng)
     height, width = min(crop, size[0]), min(crop, size[1])
     flip = rng.random() < settings.flip
-    patch = _patch(image, size, (top, left, height, width), rng if settings.photometric else None)
+    patch = _patch(image, size, (top, left, height, width), _colours(settings, rng))
     rows = _nearest(mask.shape[0], size[0], top, height)
     columns = _nearest(mask.shape[1], size[1], left, width)
     mask_patch = mask[rows[:, None], columns]
@@ -117,6 +127,34 @@ def photometric_distortion(image: Image.Image, rng: np.random.Generator) -> Imag
         table = [*turned.tolist(), *_to_byte(values * saturation).tolist(), *range(256)]
         image = image.convert("HSV").point(table).convert("RGB")
     return image if contrast_first else image.point(_to_byte(values * contrast).tolist() * 3)
+
+
+def shifted_hsv(image: Image.Image, most: int, rng: np.random.Generator) -> Image.Image:
+    """Hue, saturation and value shifted, each by a whole number from `-most` to `most`.
+
+    As the repository with which the authors of WeakCLIP retrain has it (github.com/Yingyue-L/deeplabv1-resnet38,
+    tools/datasets/transform.py, RandomHSV): always, the hue in steps of two degrees.
+
+    Args:
+        image: RGB.
+        most: of 180 for the hue, of 255 for the others.
+        rng: source of every random number.
+
+    Returns:
+        RGB of the same size.
+    """
+    values = np.arange(256)
+    hue, saturation, value = rng.integers(-most, most + 1, size=3).tolist()
+    turned = (values + round(hue * 256 / 180)) % 256
+    table = [*turned.tolist(), *_to_byte(values + saturation).tolist(), *_to_byte(values + value).tolist()]
+    return image.convert("HSV").point(table).convert("RGB")
+
+
+def _colours(settings: AugmentSettings, rng: np.random.Generator) -> Callable[[Image.Image], Image.Image] | None:
+    """The distortion of colours that the settings ask for."""
+    if settings.photometric:
+        return functools.partial(photometric_distortion, rng=rng)
+    return functools.partial(shifted_hsv, most=settings.hsv_shift, rng=rng) if settings.hsv_shift else None
 
 
 def _to_byte(values: np.ndarray) -> np.ndarray:
@@ -158,11 +196,14 @@ def largest_class_share(mask: np.ndarray) -> float:
 
 
 def _patch(
-    image: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int], rng: np.random.Generator | None
+    image: np.ndarray,
+    size: tuple[int, int],
+    box: tuple[int, int, int, int],
+    colours: Callable[[Image.Image], Image.Image] | None,
 ) -> Image.Image:
     """The window `box` (top, left, height, width) of the image resized to `size`; only what it shows is worked on.
 
-    Colours are distorted (with `rng`) where there are fewer pixels: before an enlargement, after a reduction.
+    Colours are distorted where there are fewer pixels: before an enlargement, after a reduction.
     """
     top, left, height, width = box
     down, right = image.shape[0] / size[0], image.shape[1] / size[1]
@@ -170,11 +211,11 @@ def _patch(
     row, column = max(0, int(y0) - RESIZE_MARGIN), max(0, int(x0) - RESIZE_MARGIN)
     source = Image.fromarray(image[row : int(y1) + 1 + RESIZE_MARGIN, column : int(x1) + 1 + RESIZE_MARGIN])
     enlarged = source.width * source.height < height * width
-    if rng and enlarged:
-        source = photometric_distortion(source, rng)
+    if colours and enlarged:
+        source = colours(source)
     region = (x0 - column, y0 - row, min(x1 - column, source.width), min(y1 - row, source.height))
     patch = source.resize((width, height), Image.Resampling.BILINEAR, box=region)
-    return photometric_distortion(patch, rng) if rng and not enlarged else patch
+    return colours(patch) if colours and not enlarged else patch
 
 
 def _nearest(source: int, target: int, start: int, count: int) -> np.ndarray:

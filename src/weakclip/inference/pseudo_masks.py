@@ -34,6 +34,7 @@ class PseudoMaskSettings:
             their shares; otherwise it is dropped, and the background gains as much as they do.
         temperature: divisor of the log-probabilities before the dense CRF, above 0; above 1 a network that is too sure
             of itself leaves more to the edges of the image.
+        winners_only: whether the dense CRF is told only the classes that win some pixel before it.
         step: the step of the network's training whose weights predict, of those that its `keep_every` kept; None for
             the result of the training.
         confidence: whether the probability of the chosen class is written too, as 8-bit grey PNG (255 = certain).
@@ -45,6 +46,7 @@ class PseudoMaskSettings:
     match_share: float = 0.0
     keep_foreground: bool = False
     temperature: float = 1.0
+    winners_only: bool = False
     step: int | None = None
     confidence: bool = field(default=False, metadata=MORE_OUTPUT)
 
@@ -98,6 +100,10 @@ def refine_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings)
     rows = label_probabilities(probs, kept, keep_foreground=settings.keep_foreground)
     if settings.temperature != 1:
         rows **= np.float32(1 / settings.temperature)
+        rows /= rows.sum(axis=0, keepdims=True)
+    if settings.winners_only:
+        winners = np.unique(rows.argmax(axis=0))
+        kept, rows = kept[winners], rows[winners]
         rows /= rows.sum(axis=0, keepdims=True)
     refined = rows
     if settings.crf is not None and len(kept) > 1:

@@ -139,7 +139,11 @@ def _prediction(weakclip: PseudoMaskSettings, retrained: EvaluateSettings | None
     if retrained is None:
         return dataclasses.replace(weakclip, restrict_to_labels=False, confidence=False)
     return PseudoMaskSettings(
-        inference=retrained.inference, crf=retrained.crf, step=retrained.step, restrict_to_labels=False
+        inference=retrained.inference,
+        crf=retrained.crf,
+        winners_only=retrained.winners_only,
+        step=retrained.step,
+        restrict_to_labels=False,
     )
 
 

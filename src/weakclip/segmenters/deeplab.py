@@ -1,12 +1,13 @@
 """DeepLabV1 on ResNet38: the network that is retrained on pseudo masks of PASCAL VOC.
 
 On the last features stand a 3×3 convolution of dilation 12 and a 1×1 one, 512 channels, norm and rectifier after each,
-dropout, and a 1×1 classifier; logits of stride 8.
+dropout, and a 1×1 classifier. Its logits, of stride 8, are enlarged to the image with their corners on the image's, in
+training and in use alike.
 
 References:
     Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs", ICLR 2015.
     github.com/Yingyue-L/deeplabv1-resnet38, with which the authors of WeakCLIP retrain: the head, its first weights,
-    and the momentum of the norms.
+    the momentum of the norms, and the corners (tools/net/deeplabv1.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
@@ -40,7 +42,7 @@ class DeepLabOutput(NamedTuple):
     """The output of segmentation models of transformers, as far as it is used here.
 
     Args:
-        logits: `(B, K, ⌈H/8⌉, ⌈W/8⌉)`.
+        logits: `(B, K, H, W)` float32.
     """
 
     logits: Tensor
@@ -83,7 +85,9 @@ class DeepLabResNet38(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> DeepLabOutput:
         """Logits of normalised pixels `(B, 3, H, W)`."""
-        return DeepLabOutput(self.head(self.trunk(pixel_values).conv6))
+        logits: Tensor = self.head(self.trunk(pixel_values).conv6).float()
+        size = pixel_values.shape[-2:]
+        return DeepLabOutput(F.interpolate(logits, size=size, mode="bilinear", align_corners=True))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`, each whole or not at all."""
