@@ -31,7 +31,7 @@ from weakclip.tools.export.hf_dataset import ExportedDataset
 from weakclip.tools.init.folder import Start
 from weakclip.tools.init.survey import FolderSurvey
 from weakclip.tools.score.run_scores import RunScore
-from weakclip.tools.tag import Tagging
+from weakclip.tools.tag.table import Tagging
 
 Call = Callable[..., int]
 

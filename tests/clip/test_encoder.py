@@ -15,7 +15,7 @@ from weakclip.clip.frozen_encoder import weights_fingerprint
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import EncoderError
 from weakclip.seeds import ClipGradCAM, GradCAMSettings
-from weakclip.tools.tag import Tagger, TagSettings
+from weakclip.tools.tag.zero_shot import Tagger, TagSettings
 
 ANIMALS = ClassSet.from_foreground(["cat", "dog"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,17 @@ import pytest
 from PIL import Image
 
 from weakclip.datasets.classes import voc_palette
+from weakclip.datasets.faults import LabelError
 from weakclip.datasets.folder import FolderDataset
 from weakclip.datasets.images import write_mask
-from weakclip.datasets.label_files import LabelError
 from weakclip.errors import DataError
 
 
 def write_image(path: Path, size: tuple[int, int] = (6, 9)) -> None:
+    """Another one at each path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((*size, 3), 90, dtype=np.uint8)).save(path)
+    noise = np.random.default_rng(zlib.crc32(str(path).encode())).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
 
 
 @pytest.fixture
@@ -129,14 +132,17 @@ MISTAKES = {
     "unknown class": (edit("names: [cat, dog]\n", "classes.yaml"), "line 3: unknown class 'traffic light'"),
     "near class": (edit("names: [cats, dog, traffic light]\n", "classes.yaml"), "line 2: unknown class 'cat'; did you"),
     "background label": (edit("image,labels\na,background;cat\n"), "line 2: 'background' is not an image-level label"),
-    "no labels": (edit("image,labels\na.jpg,cat\nb.png, ;\n"), "line 3: image 'b.png' has no labels"),
-    "no row": (edit("image,labels\na.jpg,cat\n"), "b.png: image without labels (and 1 more such); add"),
+    "no labels": (
+        edit("image,labels\na.jpg,cat\nb.png, ;\ndeep/in side/ü,cat"),
+        "b.png: image without labels; add a row",
+    ),
+    "no row": (edit("image,labels\na.jpg,cat\n"), "val.txt, or move it away (and 1 more; `weakclip data check"),
     "no such image": (edit("image,labels\nx.jpg,cat\n"), "line 2: no image 'x.jpg'"),
     "twice": (edit("image,labels\na.jpg,cat\na,dog\n"), "line 3: image 'a' is labelled twice"),
     "escape": (edit("image,labels\n../a.jpg,cat\n"), "line 2: '../a.jpg' leads out of"),
     "absolute": (edit("image,labels\n/etc/a.jpg,cat\n"), "line 2: '/etc/a.jpg' leads out of"),
     "too many cells": (edit("image,labels\na.jpg,cat,dog\n"), "line 2: 3 cells for 2 columns"),
-    "no header": (edit("a.jpg,cat\n"), "line 1: expected the columns image,labels; found 'a.jpg,cat'"),
+    "no header": (edit("a.jpg,cat\n"), "0 and 1 for each class; found 'a.jpg,cat'; name them"),
     "empty": (edit(""), "line 1: expected the columns"),
     "spaces between labels": (edit("image,labels\na,cat\nb,dog\ndeep/in side/ü,cat dog\n"), "line 4: 'cat dog' looks"),
     "two tables": (edit("{}", "labels.jsonl"), "keep one"),
@@ -146,7 +152,7 @@ MISTAKES = {
     "colour": (edit("names: [cat, dog]\ncolors: {cat: red}", "classes.yaml"), "colour is [r, g, b]"),
     "colour range": (edit("names: [cat, dog]\ncolors: {cat: [0, 0, 256]}", "classes.yaml"), "three numbers 0 to 255"),
     "header alone": (edit("image,labels\n"), "its labels name no class; write a row for each image"),
-    "folder before the name": (edit("image,labels\nimages/a.jpg,cat\n"), "line 2: no image 'images/a.jpg' in"),
+    "another folder before the name": (edit("image,labels\nphotos/a.jpg,cat\n"), "line 2: no image 'photos/a.jpg' in"),
     "upper case": (edit("image,labels\nA.JPEG,cat\n"), "; did you mean 'a.jpg'?"),
     "listed twice": (edit("a\na.jpg\n", "val.txt"), "val.txt, line 2: 'a.jpg' is listed twice; take one line out"),
     "all in val": (edit("a\nb\ndeep/in side/ü\n", "val.txt"), "list all its images; leave some of them"),
@@ -202,7 +208,7 @@ def test_a_folder_that_is_missing_empty_or_ambiguous_is_refused(tmp_path: Path) 
     with pytest.raises(DataError, match="no images"):
         FolderDataset(tmp_path)
     write_image(tmp_path / "1.jpg")
-    with pytest.raises(DataError, match=r"no labels.csv or labels.jsonl, and 1.jpg lies in no class folder"):
+    with pytest.raises(DataError, match=r"no labels.csv, .tsv, .xlsx or .jsonl, and 1.jpg lies in no class folder"):
         FolderDataset(tmp_path)
     write_image(tmp_path / "1.png")
     (tmp_path / "labels.csv").write_text("image,labels\n1,cat\n")
@@ -249,14 +255,17 @@ def test_all_mistakes_are_told_at_once(root: Path) -> None:
         FolderDataset(root, "train")
     expected = (
         *("line 2: unknown class 'cow'", "line 3: unknown class 'horse'", "line 4: no image 'x'"),
-        *("line 5: image 'b' is labelled twice", "line 6: no image is named", "line 7: image 'deep/in side/ü' has no"),
-        *("line 8: 3 cells", "val.txt, line 1: no image 'nobody'", "b.png is both in val.txt and in test.txt"),
-        "ü.jpeg: image without labels",
+        *("line 5: image 'b' is labelled twice", "line 6: no image is named", "line 8: 3 cells"),
+        *(
+            "ü.jpeg: image without labels",
+            "val.txt, line 1: no image 'nobody'",
+            "b.png is both in val.txt and in test.txt",
+        ),
     )
-    assert len(caught.value.problems) == len(expected)
+    assert len(caught.value.faults) == len(expected)
     for message in expected:
-        assert sum(message in problem for problem in caught.value.problems) == 1, message
-    assert f"(and 9 more; `weakclip data check {root}` lists all)" in str(caught.value)
+        assert sum(message in fault.error for fault in caught.value.faults) == 1, message
+    assert f"(and 8 more; `weakclip data check {root}` lists all)" in str(caught.value)
 
 
 def test_synonyms_in_the_labels_mean_their_class(root: Path) -> None:

@@ -29,8 +29,8 @@ def test_names_of_every_kind_are_found_with_and_without_extension(tmp_path: Path
     visible = [name for name in NAMES if not name.startswith(".")]
     assert images.files == sorted(visible)
     for name in visible:
-        assert images.find(name, "here") == images.find(name.rsplit(".", 1)[0], "here") == name
-        assert images.find(name.replace("/", "\\"), "here") == name
+        assert images.find(name) == images.find(name.rsplit(".", 1)[0]) == name
+        assert images.find(name.replace("/", "\\")) == name
     assert images.twins() == images.notes() == []
 
 

@@ -504,7 +504,7 @@ def test_a_csv_of_one_endless_cell_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     for text in (
         "image,labels\n" + "x" * 10**6,
-        "image,labels\n" + '"a\n' * 10**5,
+        "image,labels\n" + '"a\n' * 10**5 + "x,y,z",
         "x" * 10**6,
         "image,labels\na,b,c,d",
     ):

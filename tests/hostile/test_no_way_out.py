@@ -17,9 +17,9 @@ from weakclip.datasets import COCO14Dataset, FolderDataset, VOC12Dataset
 from weakclip.datasets.base import check_name
 from weakclip.datasets.classes import COCO14
 from weakclip.datasets.coco_instances import load_index
+from weakclip.datasets.faults import LabelError
 from weakclip.datasets.file_cache import FOLDER, FileCache
 from weakclip.datasets.images import read_rgb
-from weakclip.datasets.label_files import LabelError
 from weakclip.datasets.voc_labels import read_xml_labels
 from weakclip.errors import DataError, RunError, WeakCLIPError
 from weakclip.pipeline.context import open_run

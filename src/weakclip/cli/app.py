@@ -15,13 +15,13 @@ import typer
 
 from weakclip import __version__
 from weakclip.cli import tools
+from weakclip.cli.checks import is_config_or_folder, is_file, is_model, is_reported_run, is_run
+from weakclip.cli.json_output import errors_printed, print_json
 from weakclip.cli.options import Config, Json, Limit, Network, OwnEncoder, Set, encoder_of, load, load_data, named
 from weakclip.cli.output import (
     answer,
     answer_report,
     answer_run,
-    errors_printed,
-    print_json,
     show_check,
     show_review,
     show_score,
@@ -111,7 +111,9 @@ for name, purpose in STAGES.items():
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], json: Json = False) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.", callback=is_reported_run)], json: Json = False
+) -> None:
     """Write report.html of a run folder anew."""
     from weakclip.report import read_run, write_report
 
@@ -121,7 +123,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], json: 
 @app.command()
 def score(
     what: Annotated[Scored, typer.Argument(help="Of the run, what is scored.")],
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="A run folder.", callback=is_run)],
     *,
     split: Annotated[str | None, typer.Option(help="A split of its data set, as VOC's train; else its own.")] = None,
     labels: Annotated[
@@ -161,7 +163,7 @@ def show_config(config: Config, set_: Set = None, json: Json = False) -> None:
 
 @app.command()
 def review(
-    run: Annotated[Path, typer.Argument(help="A run folder with masks in it.")],
+    run: Annotated[Path, typer.Argument(help="A run folder with masks in it.", callback=is_run)],
     *,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
@@ -198,12 +200,17 @@ def review(
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="A run, a folder of a network, or a released WeakCLIP checkpoint.")],
+    model: Annotated[
+        Path,
+        typer.Argument(help="A run, a folder of a network, or a released WeakCLIP checkpoint.", callback=is_model),
+    ],
     images: Annotated[list[str], typer.Argument(help="Images, folders, patterns, or - for a list on standard input.")],
     *,
     out: Annotated[Path, typer.Option(help="The folder of the masks; one that is there already is continued.")],
     also: Annotated[list[Product] | None, typer.Option(help="What else is written; may be given repeatedly.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="A labels.csv: only its classes are drawn.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="A labels.csv: only its classes are drawn.", callback=is_file)
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=f"Change a setting: {SETTINGS}.")
     ] = None,
@@ -254,7 +261,9 @@ def _products(also: list[Product]) -> Products:
 
 @data.command("check")
 def data_check(
-    config: Annotated[str, typer.Argument(help="A configuration as for `run`, or a folder of images.")],
+    config: Annotated[
+        str, typer.Argument(help="A configuration as for `run`, or a folder of images.", callback=is_config_or_folder)
+    ],
     split: Annotated[
         list[str] | None,
         typer.Option(help="A split to check, may be given repeatedly; else the configuration's."),

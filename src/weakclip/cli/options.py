@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from weakclip.cli.checks import is_config
+from weakclip.config.shipped import shipped_configs
+
 if TYPE_CHECKING:
     from weakclip.clip import Encoder
     from weakclip.config import RunConfig
@@ -82,6 +85,7 @@ Config = Annotated[
     typer.Argument(
         help="A YAML file, or a shipped configuration: demo, folder, voc12, coco14, voc12_paper, coco14_paper.",
         autocompletion=_shipped_names,
+        callback=is_config,
     ),
 ]
 Set = Annotated[
@@ -91,7 +95,9 @@ Set = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most this number of training steps, for a quick try.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, and nothing else there.")]
+Json = Annotated[
+    bool, typer.Option("--json", is_eager=True, help="One JSON object on standard output, and nothing else there.")
+]
 Network = Annotated[
     NetworkName | None,
     typer.Option("--network", help="Of a run folder, another network than the one that its evaluation chose."),
@@ -128,8 +134,6 @@ def load(source: str, overrides: Sequence[str] | None, limit_steps: int | None =
 
 def load_data(source: str, overrides: Sequence[str] | None) -> RunConfig:
     """As `load`; a folder of images stands for the configuration `folder` with that root and its own splits."""
-    from weakclip.config import shipped_configs
-
     if source in shipped_configs() or not Path(source).is_dir():
         return load(source, overrides)
     from weakclip.datasets import FolderDataset

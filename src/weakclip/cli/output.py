@@ -5,20 +5,16 @@ Progress, messages, and the one line of an error go to standard error in either 
 
 from __future__ import annotations
 
-import contextlib
-import json as json_format
-import math
-import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from weakclip.cli.json_output import errors_printed, print_json
 from weakclip.cli.options import finished
-from weakclip.errors import WeakCLIPError
 from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
@@ -28,7 +24,7 @@ if TYPE_CHECKING:
     from weakclip.tools.check.run import DataCheck
     from weakclip.tools.init.folder import Start
     from weakclip.tools.score.run_scores import RunScore
-    from weakclip.tools.tag import Tagging
+    from weakclip.tools.tag.table import Tagging
 
 Result = TypeVar("Result")
 
@@ -76,34 +72,6 @@ def answer_report(work: Callable[[], tuple[Path, tuple[str, ...]]], *, json: boo
         typer.echo(made[0])
 
     answer(work, json=json, record=lambda made: {"report": made[0], "warnings": made[1]}, show=show)
-
-
-@contextlib.contextmanager
-def errors_printed(*, json: bool) -> Iterator[None]:
-    """With `json`, an error is an object on standard output before it goes on."""
-    try:
-        yield
-    except WeakCLIPError as error:
-        if json:
-            print_json({"error": {"type": type(error).__name__, "message": one_line(str(error))}})
-        raise
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """Print a JSON object; of the processes that torchrun started, one does."""
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo(json_format.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    """Paths as text, NaN and infinity as null."""
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _run_record(result: RunResult) -> dict[str, Any]:
@@ -171,15 +139,17 @@ def show_check(check: DataCheck) -> None:
     """Print the tables and findings of a data check."""
     from rich.console import Console
 
-    from weakclip.tools.check.run import finding_lines, tables
+    from weakclip.tools.check.run import finding_lines, tables, untagged_lines
 
     console = Console(highlight=False)
     for table in tables(check):
         console.print(table)
     notes = [f"{each.split}: {note}" for each in check.splits for note in each.notes]
     notes += [f"{each.split}: true masks: {each.truth}" for each in check.splits if each.truth]
-    for line in (*notes, *finding_lines(check), f"findings: {len(check.findings):,}"):
+    warnings = [f"warning: {line}" for line in check.warnings]
+    for line in (*notes, *untagged_lines(check), *finding_lines(check), *warnings):
         typer.echo(line)
+    typer.echo(f"findings: {len(check.findings):,}")
 
 
 def show_start(start: Start) -> None:
@@ -197,7 +167,10 @@ def show_start(start: Start) -> None:
     typer.echo(f"{len(names):,} class{'es' if len(names) > 1 else ''}: {', '.join(names[:SHOWN])}{more}")
     for note in survey.notes:
         typer.echo(f"note: {note}")
-    written = [start.config, *([start.class_file] if start.class_file else [])]
+    if start.val_file:
+        count = survey.splits["val"]
+        typer.echo(f"val: {count:,} images are set aside to score on, and get no masks: {start.val_file} lists them")
+    written = filter(None, (start.config, start.class_file, start.val_file))
     typer.echo(f"written: {', '.join(map(str, written))}")
     typer.echo(f"next: weakclip data check {shlex.quote(str(start.config))}")
 
@@ -207,12 +180,10 @@ def show_tagging(made: Tagging, folder: Path, threshold: float) -> None:
     counts = sorted(made.classes.items(), key=lambda pair: -pair[1])
     typer.echo(f"{made.path}: {made.images:,} images")
     typer.echo("proposed: " + ", ".join(f"{name} ({count:,})" for name, count in counts[:SHOWN]))
+    typer.echo(f"threshold: {threshold:g}; rows without a class from there on, left empty: {len(made.unsure):,}")
     if made.unsure:
         some = ", ".join(made.unsure[:SHOWN]) + (", …" if len(made.unsure) > SHOWN else "")
-        typer.echo(
-            f"{len(made.unsure):,} images have no class at or above {threshold:g} and got their best one; "
-            f"the column `check` marks them: {some}"
-        )
+        typer.echo(f"empty, the column `check` names the best guess: {some}")
     for line in made.unread[:SHOWN]:
         typer.echo(f"left out: {line}", err=True)
     if len(made.unread) > SHOWN:

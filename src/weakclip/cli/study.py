@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weakclip.cli.checks import is_run
 from weakclip.cli.options import Config, Json, Limit, Set, load
 from weakclip.cli.output import answer
 
@@ -33,7 +34,9 @@ def study_crf(
     config: Config,
     *,
     out: StudyOut,
-    run: Annotated[Path | None, typer.Option(help="A run folder, whose WeakCLIP gives the probabilities.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="A run folder, whose WeakCLIP gives the probabilities.", callback=is_run)
+    ] = None,
     probs: Annotated[Path | None, typer.Option(help="Or a folder of them: NAME.npy or NAME.npz, (K, H, W).")] = None,
     candidates: Annotated[int, typer.Option(min=1, help="How many dense CRFs are tried, the presets among them.")] = 81,
     set_: Set = None,
@@ -116,7 +119,9 @@ def study_snapshots(
     config: Config,
     *,
     out: StudyOut,
-    run: Annotated[Path, typer.Option(help="A run folder whose training has kept steps (train.keep_every).")],
+    run: Annotated[
+        Path, typer.Option(help="A run folder whose training has kept steps (train.keep_every).", callback=is_run)
+    ],
     set_: Set = None,
     json: Json = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weakclip.cli.checks import is_file, is_folder, is_model, is_run, is_there
 from weakclip.cli.options import Json, Network, OwnEncoder, encoder_of, named
 from weakclip.cli.output import answer, show_foreign, show_start, show_tagging, show_verified
 
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
 
 export = typer.Typer(no_args_is_help=True, help="Bring what a run has made into the forms of other programs.")
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images.", callback=is_folder)]
 Clip = Annotated[str, typer.Option(help="Hub id, folder, OpenAI .pt archive, or demo.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")]
-Run = Annotated[Path, typer.Argument(help="A run folder.")]
-Model = Annotated[Path, typer.Argument(help="A run folder, or the folder of a segmentation network.")]
+Run = Annotated[Path, typer.Argument(help="A run folder.", callback=is_run)]
+Model = Annotated[
+    Path, typer.Argument(help="A run folder, or the folder of a segmentation network.", callback=is_model)
+]
 Root = Annotated[str | None, typer.Option(help="Another folder of the data set than the run's own.")]
 
 Preset = StrEnum("Preset", ["voc", "coco", "loss"])
@@ -52,7 +55,12 @@ def init(
     *,
     out: Annotated[Path | None, typer.Option(help="The configuration; DIR's name and .yaml where left out.")] = None,
     clip: Clip = "",
-    labels: Annotated[Path | None, typer.Option(help="The table of labels, where it is not in DIR.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="The table of labels, where it is not in DIR.", callback=is_file)
+    ] = None,
+    val: Annotated[
+        float | None, typer.Option(help="Set this share of each class's images aside for validation, such as 0.1.")
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -63,12 +71,15 @@ def init(
 
     def record(start: Start) -> dict[str, Any]:
         survey = start.survey
-        names = ("labels", "splits", "masks", "classes", "smallest", "largest", "notes")
+        names = ("labels", "splits", "masks", "classes", "untagged", "smallest", "largest", "notes")
         found = {name: getattr(survey, name) for name in names}
-        return {"config": start.config, "class_file": start.class_file or survey.class_file, **found}
+        files = {"class_file": start.class_file or survey.class_file, "val_file": start.val_file}
+        return {"config": start.config, **files, **found}
 
     answer(
-        lambda: write_start(folder, config, clip=clip or DEFAULT_CLIP, label_file=labels, overwrite=overwrite),
+        lambda: write_start(
+            folder, config, clip=clip or DEFAULT_CLIP, label_file=labels, val_share=val, overwrite=overwrite
+        ),
         json=json,
         record=record,
         show=show_start,
@@ -82,11 +93,13 @@ def tag(
         list[str] | None, typer.Option(help="Class names with commas between; may be given repeatedly.")
     ] = None,
     class_file: Annotated[
-        Path | None, typer.Option(help="Or a class file; DIR/classes.yaml is found by itself.")
+        Path | None, typer.Option(help="Or a class file; DIR/classes.yaml is found by itself.", callback=is_file)
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The table; labels.csv in DIR where left out.")] = None,
     clip: Clip = "",
-    threshold: Annotated[float, typer.Option(help="A class is proposed from this score on, 0 to 1.")] = 0.05,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="A class is proposed from this score on; rows below it stay empty.")
+    ] = 0.05,
     device: Annotated[str, typer.Option(help="A torch device; auto takes an accelerator where there is one.")] = "auto",
     overwrite: Overwrite = False,
     json: Json = False,
@@ -113,8 +126,8 @@ def tag(
 
 
 def crf(
-    image: Annotated[Path, typer.Argument(help="An image file.")],
-    probs: Annotated[Path, typer.Argument(help="Its label probabilities (K, H, W): .npy, or .npz.")],
+    image: Annotated[Path, typer.Argument(help="An image file.", callback=is_file)],
+    probs: Annotated[Path, typer.Argument(help="Its label probabilities (K, H, W): .npy, or .npz.", callback=is_file)],
     out: Annotated[Path, typer.Option(help=".npy for the marginals, .png for a palette mask of the likeliest labels.")],
     *,
     preset: Annotated[Preset | None, typer.Option(help="Published kernels; voc where nothing is given.")] = None,
@@ -177,7 +190,7 @@ def transformers(
 
 @export.command("dataset")
 def dataset(
-    run: Annotated[Path, typer.Argument(help="A run folder whose pseudo masks are made.")],
+    run: Annotated[Path, typer.Argument(help="A run folder whose pseudo masks are made.", callback=is_run)],
     out: Annotated[Path, typer.Option(help="The folder; an export that is there already is continued.")],
     root: Root = None,
     json: Json = False,
@@ -229,10 +242,11 @@ def masks(
 
 def import_command(
     source: Annotated[
-        Path, typer.Argument(help="The annotation file, or a folder of YOLO, LabelMe, FiftyOne or masks.")
+        Path,
+        typer.Argument(help="The annotation file, or a folder of YOLO, LabelMe, FiftyOne or masks.", callback=is_there),
     ],
     *,
-    run: Annotated[Path, typer.Option(help="The run folder whose masks were exported.")],
+    run: Annotated[Path, typer.Option(help="The run folder whose masks were exported.", callback=is_run)],
     out: Annotated[
         Path | None,
         typer.Option(help="A folder for one palette PNG an image, as seeds of another run; the run stays as it is."),
@@ -279,7 +293,7 @@ def _import_seeds(source: Path, run: Path, out: Path, *, json: bool) -> None:
 
 
 def submit(
-    run: Annotated[Path, typer.Argument(help="A run folder whose network is trained: VOC's classes.")],
+    run: Annotated[Path, typer.Argument(help="A run folder whose network is trained: VOC's classes.", callback=is_run)],
     *,
     out: Annotated[Path, typer.Option(help="The archive, for instance results.tgz.")],
     root: Root = None,

@@ -11,33 +11,14 @@ from typing import Any
 
 from weakclip.config.building import KIND_KEYS, chosen_kind, dataclasses_in, kind_key
 from weakclip.config.sections import RunConfig
+from weakclip.config.shipped import SHIPPED, shipped_configs
 from weakclip.errors import ConfigError
 from weakclip.store.untrusted_text import one_line, parse_yaml, short
 
-SHIPPED = Path(__file__).parents[1] / "configs"
 KINDS = {
     (name,): kinds for name, hint in typing.get_type_hints(RunConfig).items() if len(kinds := dataclasses_in(hint)) > 1
 }
 """Sections of several kinds: where they are, and the classes that they can have."""
-
-
-def shipped_configs() -> list[str]:
-    """Names of the configurations inside the package."""
-    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
-
-
-def config_path(source: str | Path) -> Path:
-    """The file that `source` names: a path, or the bare name of a shipped configuration.
-
-    Raises:
-        ConfigError: neither.
-    """
-    path = Path(source)
-    if path.is_file():
-        return path
-    if str(source) in shipped_configs():
-        return SHIPPED / f"{source}.yaml"
-    raise ConfigError(f"{source}: no such file, and no shipped configuration; those are {', '.join(shipped_configs())}")
 
 
 def layers(path: Path) -> list[tuple[str, dict[str, Any]]]:

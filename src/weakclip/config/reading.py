@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import yaml
 
 from weakclip.config.building import build
-from weakclip.config.layers import config_path, layers, merge, paths_of, put_all, read_text, read_yaml
+from weakclip.config.layers import layers, merge, paths_of, put_all, read_text, read_yaml
 from weakclip.config.sections import RunConfig
+from weakclip.config.shipped import config_path
 from weakclip.crf import CRFParams
 from weakclip.errors import ConfigError
 from weakclip.store.files import check_inside

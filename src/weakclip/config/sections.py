@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
+from weakclip.config.clip_settings import ClipSettings
 from weakclip.config.data import AnyData, ScenesData
 from weakclip.config.seeds import AnySeeds, ClipGradCAMSeeds
 from weakclip.crf import VOC_CRF, CRFParams
@@ -17,20 +18,6 @@ from weakclip.modeling.train import LossSettings
 from weakclip.segmenters.train import RetrainSettings
 from weakclip.store.keys import MORE_OUTPUT
 from weakclip.training.settings import TrainSettings
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipSettings:
-    """Which frozen CLIP.
-
-    Args:
-        source: "demo", a folder in transformers' format, an OpenAI `.pt` archive, or an id on the Hugging Face hub; or
-            `python:MODULE:FUNCTION`, code of one's own that makes an encoder: see `weakclip.clip.load_encoder`.
-        vocabulary: where the tokenizer comes from if `source` has none; None otherwise.
-    """
-
-    source: str = "openai/clip-vit-base-patch16"
-    vocabulary: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

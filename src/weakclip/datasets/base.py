@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
+from weakclip.datasets.faults import Fault
 from weakclip.datasets.images import image_size, read_mask, read_rgb, reduced_size, resize_mask
 from weakclip.errors import BrokenFileError, DataError
 from weakclip.store.files import check_inside
@@ -33,19 +34,6 @@ class Sample:
     labels: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Fault:
-    """Something in labels or lists that cannot be used.
-
-    Args:
-        error: one line: where, what was found, what was expected.
-        image: the image that it is about, as the labels or lists name it; empty where it is about none.
-    """
-
-    error: str
-    image: str = ""
-
-
 class ImageLabelDataset(ABC, Dataset[Sample]):
     """Images with image-level labels, as an ordinary map-style torch data set of `Sample`.
 
@@ -60,6 +48,7 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
     Attributes:
         official_size: how many images a published split has; None where there is no such number.
         faults: what was left out, where the data set was asked to leave out what it cannot use.
+        untagged: the names of images of a training split that nobody has tagged.
         has_masks: whether `mask` gives pixel labels. They are read by evaluation and never by training.
         longest_side: pixels of the longer side that larger images, and their masks, are reduced to;
             None keeps every size.
@@ -75,6 +64,7 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
     longest_side: int | None = None
     labelled_list: str = ""
     faults: tuple[Fault, ...] = ()
+    untagged: tuple[str, ...] = ()
 
     def __init__(self, class_set: ClassSet, split: str, names: Sequence[str], *, notes: Sequence[str] = ()) -> None:
         self.class_set = class_set

@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from weakclip.datasets.base import Fault, ImageFileDataset, check_mask
+from weakclip.datasets.base import ImageFileDataset, check_mask
 from weakclip.datasets.classes import COCO14
 from weakclip.datasets.coco_instances import load_index, read_regions
 from weakclip.datasets.coco_lists import Id
+from weakclip.datasets.faults import Fault
 from weakclip.datasets.file_cache import FileCache
 from weakclip.datasets.images import read_mask, write_mask
 from weakclip.datasets.regions import Region, draw_regions

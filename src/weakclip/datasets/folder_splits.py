@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from weakclip.datasets.base import Fault
+from weakclip.datasets.faults import Fault, RowError, noting
 from weakclip.datasets.image_folder import ImageFolder, stem
-from weakclip.datasets.label_files import noting, reading_text
+from weakclip.datasets.label_tables import reading_text
 from weakclip.errors import DataError
+from weakclip.store.files import expand_home
 
 SPLITS = ("train", "val", "test")
 
@@ -59,8 +60,17 @@ def _folders(root: Path, images: ImageFolder) -> dict[str, str]:
     return {} if listed else split_folders(images.files)
 
 
-def split_files(root: Path, split: str | None, images: ImageFolder, faults: list[Fault]) -> list[str]:
+def split_files(
+    root: Path, split: str | None, images: ImageFolder, faults: list[Fault], val_file: Path | str | None = None
+) -> list[str]:
     """The images of a split, all of them for None.
+
+    Args:
+        root: the data set's folder.
+        split: train, val, test or None.
+        images: its images.
+        faults: gets one for every mistake in the lists.
+        val_file: a list of the images of val, which are then in no other split; None for `val.txt` or a folder.
 
     Raises:
         DataError: no such split, or one without images.
@@ -69,6 +79,29 @@ def split_files(root: Path, split: str | None, images: ImageFolder, faults: list
         return images.files
     if split not in SPLITS:
         raise DataError(f"{root}: unknown split {split!r}; a folder has {', '.join(SPLITS)}")
+    if val_file is None:
+        return _own_split(root, split, images, faults)
+    path = expand_home(val_file)
+    val = _read_split(path, images, faults)
+    if val is None:
+        raise DataError(f"{path}: no such file; data.val_file is a list of image names, or null")
+    if split == "val":
+        return _filled(val, path, faults)
+    gone = set(val)
+    left = [file for file in _own_split(root, split, images, faults) if file not in gone]
+    if not left:
+        raise DataError(f"{path}: lists all images of {split!r}; leave some of them")
+    return left
+
+
+def _filled(files: list[str], path: Path, faults: list[Fault]) -> list[str]:
+    if not files and not faults:
+        raise DataError(f"{path}: names no image; write one a line, or remove the file")
+    return files
+
+
+def _own_split(root: Path, split: str, images: ImageFolder, faults: list[Fault]) -> list[str]:
+    """The images of a split, as the folder itself has it."""
     folders = _folders(root, images)
     if folders and split in (*folders.values(), "train"):
         return _of_folders(root, split, folders, images)
@@ -77,8 +110,9 @@ def split_files(root: Path, split: str | None, images: ImageFolder, faults: list
     for name, files in lists.items():
         for file in files or ():
             if placed.setdefault(file, name) != name:
-                said = f"{root}: {file} is both in {placed[file]}.txt and in {name}.txt; keep splits apart"
-                faults.append(Fault(said, stem(file)))
+                both = f" is both in {placed[file]}.txt and in {name}.txt; keep splits apart"
+                with noting(faults, stem(file), str(root)):
+                    raise RowError("", both, found=[file])
     chosen = lists[split]
     if chosen is None and split != "train":
         raise DataError(f"{root}: no {split}.txt; write one image name a line to make the split {split!r}")
@@ -86,9 +120,7 @@ def split_files(root: Path, split: str | None, images: ImageFolder, faults: list
         chosen = [file for file in images.files if file not in placed]
         if not chosen:
             raise DataError(f"{root}: val.txt and test.txt list all its images; leave some of them for the training")
-    elif not chosen and not faults:
-        raise DataError(f"{root / split}.txt: names no image; write one a line, or remove the file")
-    return chosen
+    return _filled(chosen, _list(root, split), faults)
 
 
 def _of_folders(root: Path, split: str, folders: dict[str, str], images: ImageFolder) -> list[str]:
@@ -114,9 +146,11 @@ def _read_split(path: Path, images: ImageFolder, faults: list[Fault]) -> list[st
     files: dict[str, None] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
-            with noting(faults, line):
-                file = images.find(line, f"{path}, line {number}")
-                if file in files:
-                    faults.append(Fault(f"{path}, line {number}: {line.strip()!r} is listed twice; take one line out"))
+            where = f"{path}, line {number}"
+            with noting(faults, line, where):
+                file = images.find(line)
+                if file in files and file not in images.copies:
+                    with noting(faults, where=where):
+                        raise RowError("", " is listed twice; take one line out", found=[repr(line.strip())])
                 files[file] = None
     return list(files)

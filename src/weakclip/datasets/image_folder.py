@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from weakclip.datasets.faults import RowError
 from weakclip.datasets.image_names import alike, canonical
 from weakclip.errors import DataError
 from weakclip.store.untrusted_text import is_plain, one_line
@@ -25,6 +26,9 @@ OTHER_SUFFIXES = (
 
 SYSTEM_FOLDERS = frozenset(("@eadir", "@__thumb", "__macosx", "#recycle", "#snapshot", "$recycle.bin", "lost+found"))
 """Folders of thumbnails and waste, in lower case, that file servers and systems make (@eaDir is Synology's)."""
+
+MOST_NEAR = 3
+"""Files that are proposed for a name that is none."""
 
 RUN_FILES = {"config.yaml", "manifest.json"}
 """Files of a run folder: masks and pictures in it are results, not images."""
@@ -44,16 +48,14 @@ class ImageFolder:
         files: sorted paths, with `/`.
         others: how many files of each other kind of photo there are, by ending.
         unnameable: the paths that are passed over for their names.
+        copies: of a photo that is there several times, the other paths by the one in `files`; see `join`.
 
     Raises:
         DataError: no such folder, or no images.
     """
 
     def __init__(self, root: Path) -> None:
-        if not root.is_dir():
-            raise DataError(
-                f"{root}: {'is a file; expected a folder of images' if root.exists() else 'no such folder'}"
-            )
+        check_folder(root)
         self.folder = root / "images" if (root / "images").is_dir() else root
         everything = sorted(_files(self.folder))
         found = [file for file in everything if is_plain(file)]
@@ -65,6 +67,8 @@ class ImageFolder:
         if not self.files:
             expected = f"no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
             raise DataError("; ".join([f"{self.folder}: {expected}", *self._left_out()]))
+        self.copies: dict[str, tuple[str, ...]] = {}
+        self._first: dict[str, str] = {}
         self._by_name: dict[str, list[str]] = {}
         for file in self.files:
             self._by_name.setdefault(canonical(stem(file)), []).append(file)
@@ -86,38 +90,75 @@ class ImageFolder:
         """The files whose names are equal but for their ending."""
         return [tuple(twins) for twins in self._by_name.values() if len(twins) > 1]
 
+    def join(self, groups: Iterable[Sequence[str]]) -> None:
+        """Take the files of each group for one photo, the first; whatever names another of them means it."""
+        self.copies |= {first: tuple(others) for first, *others in groups}
+        self._first = {other: first for first, others in self.copies.items() for other in others}
+        self.files = [file for file in self.files if file not in self._first]
+
+    @property
+    def others_of_joined(self) -> tuple[str, ...]:
+        """The files that are in `copies` only."""
+        return tuple(self._first)
+
     def known(self, reference: str) -> list[str]:
         """The file that a list means by `reference`, or none."""
         try:
-            return [self.find(reference, "")]
+            return [self.find(reference)]
         except DataError:
             return []
 
-    def find(self, reference: str, where: str) -> str:
+    def find(self, reference: str) -> str:
         """The file that a list means by `reference`.
 
+        It is named by its path below the folder, or by one that begins higher, with the folder's own name:
+        `images/a.png` or `/home/me/photos/images/a.png`. Its ending may be left out, and the case of letters does not
+        count where one file is meant.
+
         Raises:
-            DataError: no such image, or a path that leads out of the folder.
+            RowError: no such image, or a path that leads out of the folder.
         """
-        path = PurePosixPath(reference.replace("\\", "/"))
+        path = self._inside(PurePosixPath(reference.replace("\\", "/")))
         if path.is_absolute() or ".." in path.parts:
-            raise DataError(f"{where}: {reference!r} leads out of {self.folder}; name images by their path inside it")
-        key = canonical(path.as_posix())
+            advice = f" leads out of {self.folder}; name images by their path inside it"
+            raise RowError("", advice, found=[repr(reference)])
+        file = self._named(path.as_posix())
+        if file is not None:
+            return self._first.get(file, file)
+        near = " or ".join(map(repr, self._by_bare_name.get(_bare(path.as_posix()), [])[:MOST_NEAR]))
+        no, here, found = "no image ", f" in {self.folder}; ", repr(reference.strip())
+        if near:
+            raise RowError(no, f"{here}did you mean ", "?", found=[found, near])
+        raise RowError(no, f"{here}correct the name, or take the line out", found=[found])
+
+    def _inside(self, path: PurePosixPath) -> PurePosixPath:
+        """A path without the folder's own, of which it may hold any last part; one that is of a file stays."""
+        if self._named(path.as_posix()) is not None:
+            return path
+        for count in range(len(path.parts) - 1, 0, -1):
+            if path.parts[:count] in (self._own[-count:], self._real[-count:]):
+                return PurePosixPath(*path.parts[count:])
+        return path
+
+    @functools.cached_property
+    def _own(self) -> tuple[str, ...]:
+        return self.folder.absolute().parts
+
+    @functools.cached_property
+    def _real(self) -> tuple[str, ...]:
+        return self.folder.resolve().parts
+
+    def _named(self, path: str) -> str | None:
+        """The file of a path with or without its ending: letter by letter, else the only one that looks like it."""
+        key = canonical(path)
         if key in self._by_path:
             return self._by_path[key]
         if key in self._by_name:
             return self._by_name[key][0]
-        same = self._by_look.get(alike(path.as_posix()), [])
-        if len(same) == 1:
-            return same[0]
-        near = self._near(path)
-        advice = f"did you mean {near!r}?" if near else "correct the name, or take the line out"
-        raise DataError(f"{where}: no image {reference.strip()!r} in {self.folder}; {advice}")
-
-    def _near(self, path: PurePosixPath) -> str | None:
-        """The one image that is called so but for its folders, upper case, or ending."""
-        found = self._by_bare_name.get(_bare(path.as_posix()), [])
-        return found[0] if len(found) == 1 else None
+        for names, look in ((self._by_look, alike(path)), (self._by_any_case, alike(path).casefold())):
+            if len(names.get(look, ())) == 1:
+                return names[look][0]
+        return None
 
     @functools.cached_property
     def _by_look(self) -> dict[str, list[str]]:
@@ -129,11 +170,24 @@ class ImageFolder:
         return names
 
     @functools.cached_property
+    def _by_any_case(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for look, files in self._by_look.items():
+            names.setdefault(look.casefold(), []).extend(files)
+        return names
+
+    @functools.cached_property
     def _by_bare_name(self) -> dict[str, list[str]]:
         names: dict[str, list[str]] = {}
         for file in self.files:
             names.setdefault(_bare(file), []).append(file)
         return names
+
+
+def check_folder(root: Path) -> None:
+    """Raise a `DataError` unless there is such a folder."""
+    if not root.is_dir():
+        raise DataError(f"{root}: {'is a file; expected a folder of images' if root.exists() else 'no such folder'}")
 
 
 def stem(file: str) -> str:

@@ -131,6 +131,9 @@ class FolderData(StoredData):
     Args:
         class_file: the classes, where they are not in the folder's own `classes.yaml`.
         label_file: the labels, where they are not in the folder's own `labels.csv`.
+        val_file: the list of the images of val, where it is not the folder's own `val.txt`.
+        untagged: "skip" leaves out training images without labels, unless they have a verified mask, and lists them in
+            `untagged.txt`; "stop" takes them for a mistake.
         longest_side: pixels of the longer side that larger images are read, and their masks made, with; None
             keeps every size.
     """
@@ -138,6 +141,8 @@ class FolderData(StoredData):
     dataset: Literal["folder"] = "folder"
     class_file: str | None = None
     label_file: str | None = None
+    val_file: str | None = None
+    untagged: Literal["skip", "stop"] = "skip"
     longest_side: int | None = None
 
     def __post_init__(self) -> None:
@@ -153,7 +158,9 @@ class FolderData(StoredData):
             split,
             class_file=self.class_file,
             label_file=self.label_file,
+            val_file=self.val_file,
             longest_side=self.longest_side,
+            untagged=self.untagged,
             lenient=self.lenient,
         )
 

@@ -1,18 +1,24 @@
-"""The files in which people write labels: `labels.csv` and `labels.jsonl`."""
+"""The files in which people write labels: tables with a column of labels or one of 0 and 1 a class, and JSON Lines."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
+import functools
 import re
-import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from weakclip.datasets.base import Fault
+from weakclip.datasets.faults import Fault, LabelError, RowError, noting
+from weakclip.datasets.label_tables import TextRow, TextTable, read_table, reading_text
+from weakclip.datasets.one_hot import labels_of_columns
 from weakclip.errors import DataError
 from weakclip.store.untrusted_text import parse_json, short
+
+IMAGE_COLUMNS = ("image", "filename", "file", "path", "filepath", "imagepath", "imagename", "imageid")
+"""Names of the column of images, in small letters, without spaces, `_` and `-`; the first that is there counts."""
+LABEL_COLUMNS = ("labels", "label", "tags", "tag", "classes", "class")
+"""The same for that of labels. Rows of a column whose name is a plural are one an image."""
+SINGULAR = ("label", "tag", "class")
 
 _LISTED = re.compile(r"""\s*(?:\[.+\]|[({]\s*(['"]).*\1\s*,?\s*[)}])\s*""", re.DOTALL)
 """Labels that a program wrote as a list, a tuple or a set: ['cat', 'dog']."""
@@ -25,7 +31,7 @@ class LabelRow:
     Args:
         image: path of the image below the image folder, with or without its extension, as written: a name may begin
             with a space.
-        labels: class names; at least one.
+        labels: class names; none where nobody has tagged the image.
         where: file and line, for messages.
     """
 
@@ -34,102 +40,137 @@ class LabelRow:
     where: str
 
 
-class LabelError(DataError):
-    """Everything that is wrong with some labels: the message says the first, and how many more there are.
+@dataclass(frozen=True)
+class LabelFile:
+    """What a file of labels says.
 
     Args:
-        faults: what is wrong.
-        folder: the data set's folder, as it can be given to `weakclip data check`.
+        rows: one an image.
+        faults: of rows that are passed over because something is wrong with them.
+        notes: sentences on what of the file is not read.
     """
 
-    def __init__(self, faults: Sequence[Fault], folder: Path | str) -> None:
-        self.problems = tuple(dict.fromkeys(fault.error for fault in faults))
-        more = len(self.problems) - 1
-        rest = f" (and {more:,} more; `weakclip data check {shlex.quote(str(folder))}` lists all)" if more else ""
-        super().__init__(self.problems[0] + rest)
+    rows: tuple[LabelRow, ...]
+    faults: tuple[Fault, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-@contextlib.contextmanager
-def noting(faults: list[Fault], image: str = "") -> Iterator[None]:
-    """Add what is wrong with an image's labels to `faults`, and go on."""
-    try:
-        yield
-    except DataError as error:
-        faults.append(Fault(str(error), image.strip()))
-
-
-@contextlib.contextmanager
-def reading_text(path: Path) -> Iterator[None]:
-    """Turn what Python says of a text or CSV file in another form into one line that names it.
-
-    Raises:
-        DataError: cannot be read, not UTF-8, or not a CSV file.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); expected a readable file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except csv.Error as error:
-        raise DataError(f"{path}: not a CSV file ({error})") from None
-
-
-def read_label_rows(path: Path, faults: list[Fault] | None = None) -> list[LabelRow]:
-    """Rows of a CSV with the columns image and labels, or of JSON Lines `{"image": "…", "labels": ["…"]}`.
-
-    In a CSV, labels are separated by `;` (or by `,` inside quotes), so that names may hold spaces:
-    `cat; traffic light`. The columns are separated by a comma, a semicolon or a tab, as the header line is; columns of
-    other names are passed over.
-
-    Args:
-        path: the file; `.jsonl` is JSON Lines, everything else a CSV.
-        faults: gets one for every row that is passed over because something is wrong with it.
+def read_label_rows(path: Path) -> list[LabelRow]:
+    """The rows of `read_label_file`.
 
     Raises:
         DataError: another form.
-        LabelError: rows without image or labels, with their lines; where `faults` is None.
+        LabelError: rows with mistakes, with their lines.
     """
-    found: list[Fault] = []
-    with reading_text(path), path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list((_json_rows if path.suffix == ".jsonl" else _csv_rows)(file, path, found))
-    if faults is None and found:
-        raise LabelError(found, path.parent)
-    if faults is not None:
-        faults += found
-    return rows
+    read = read_label_file(path)
+    if read.faults:
+        raise LabelError(read.faults, path.parent)
+    return list(read.rows)
 
 
-def _csv_rows(lines: Iterable[str], path: Path, faults: list[Fault]) -> Iterator[LabelRow]:
-    lines = iter(lines)
-    header = next(lines, "")
-    read = {mark: [name.strip().lower() for name in next(csv.reader([header], delimiter=mark), [])] for mark in ",;\t"}
-    delimiter = next((mark for mark, names in read.items() if {"image", "labels"} <= set(names)), "")
-    if not delimiter:
+def read_label_file(path: Path) -> LabelFile:
+    """Who shows what, from a table or from JSON Lines `{"image": "…", "labels": ["…"]}`.
+
+    A table (see `read_table`) has a column of images, called as in `IMAGE_COLUMNS`, and either a column of labels, as
+    in `LABEL_COLUMNS`, or one of 0 and 1 for each class (see `labels_of_columns`). Labels are separated by `;` (or by
+    `,` inside quotes), so that names may hold spaces: `cat; traffic light`. Where the column is called in the singular,
+    an image may have several rows. Other columns are passed over.
+
+    Args:
+        path: the file; `.jsonl` is JSON Lines, `.xlsx` a workbook, everything else a CSV.
+
+    Raises:
+        DataError: another form.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); expected a file of labels") from None
+    return _read(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)  # each split of a folder reads it; a workbook of COCO's size takes half a minute
+def _read(path: Path, size: int, time: int) -> LabelFile:
+    faults: list[Fault] = []
+    if path.suffix.lower() == ".jsonl":
+        with reading_text(path), path.open(encoding="utf-8-sig") as file:
+            return LabelFile(tuple(_json_rows(file, path, faults)), tuple(faults))
+    table = read_table(path, _rank)
+    image, labels = _find(table.columns, IMAGE_COLUMNS), _find(table.columns, LABEL_COLUMNS)
+    if image is None or (labels is None and len(table.columns) < 2):
         raise DataError(
-            f"{path}, line 1: expected the columns image,labels; found {short(header.strip())}; name them in line 1"
+            f"{path}, line 1: expected the columns image,labels, or image and one of 0 and 1 for each class; found "
+            f"{short(','.join(table.columns))}; name them in line 1"
         )
-    columns, reader = read[delimiter], csv.reader(lines, delimiter=delimiter)
-    for cells in reader:
-        if any(cell.strip() for cell in cells):
-            image = dict(zip(columns, cells, strict=False)).get("image", "")
-            with noting(faults, image):
-                yield _csv_row(columns, cells, f"{path}, line {reader.line_num + 1}")
+    if labels is None:
+        told, notes = labels_of_columns(table, image, faults)
+    else:
+        told, notes = _labels_of_cells(table, image, labels, faults), []
+    rows: list[LabelRow] = []
+    for row, names in told:
+        with noting(faults, where=row.where):
+            rows.append(_checked_row(row.cell(image), names, row.where))
+    if labels is not None and _plain(table.columns[labels]) in SINGULAR:
+        rows = _joined_rows(rows)
+    return LabelFile(tuple(rows), tuple(faults), (*table.notes, *notes))
 
 
-def _csv_row(columns: Sequence[str], cells: Sequence[str], where: str) -> LabelRow:
-    if len(cells) > len(columns):
-        raise DataError(f"{where}: {len(cells)} cells for {len(columns)} columns; separate labels by ';' inside quotes")
-    row = dict(zip(columns, cells, strict=False))
-    cell = row.get("labels", "")
-    _refuse_lists([cell], where)
-    return _checked_row(row.get("image", ""), re.split("[;,]", cell), where)
+def _plain(column: str) -> str:
+    return re.sub(r"[\s_-]", "", column).casefold()
+
+
+def _find(columns: Sequence[str], names: Sequence[str]) -> int | None:
+    """The position of the first of some names among the columns."""
+    plain = [_plain(column) for column in columns]
+    return next((plain.index(name) for name in names if name in plain), None)
+
+
+def _rank(columns: Sequence[str]) -> int:
+    found = [_find(columns, names) is not None for names in (IMAGE_COLUMNS, LABEL_COLUMNS)]
+    return 2 * found[0] + found[1]
+
+
+def _refuse_second(table: TextTable, labels: int) -> None:
+    """Two columns may be that of labels: nobody knows which. One that is called labels is meant."""
+    plain = [_plain(column) for column in table.columns]
+    others = [name for name in LABEL_COLUMNS if name in plain]
+    twice = plain.count(others[0]) > 1
+    if twice or (len(others) > 1 and others[0] != "labels"):
+        named = " and ".join(repr(name) for name, each in zip(table.columns, plain, strict=True) if each in others)
+        raise DataError(f"{table.path}, line 1: the columns {named} may both be labels; call the one that is labels")
+
+
+def _labels_of_cells(
+    table: TextTable, image: int, labels: int, faults: list[Fault]
+) -> list[tuple[TextRow, tuple[str, ...]]]:
+    """Each row with the labels in its cell."""
+    _refuse_second(table, labels)
+    told, wanted = [], len(table.columns)
+    for row in table.rows:
+        with noting(faults, row.cell(image), row.where):
+            if any(cell.strip() for cell in row.cells[wanted:]):
+                advice = f" cells for {wanted} columns; separate labels by ';' inside quotes"
+                raise RowError("", advice, found=[str(len(row.cells))])
+            cell = row.cell(labels)
+            _refuse_lists([cell])
+            told.append((row, tuple(re.split("[;,]", cell))))
+    return told
+
+
+def _joined_rows(rows: Iterable[LabelRow]) -> list[LabelRow]:
+    """One row an image, with the labels of all of its rows."""
+    joined: dict[str, LabelRow] = {}
+    for row in rows:
+        first = joined.setdefault(row.image, row)
+        labels = tuple(dict.fromkeys((*first.labels, *row.labels)))
+        joined[row.image] = LabelRow(row.image, labels, first.where)
+    return list(joined.values())
 
 
 def _json_rows(lines: Iterable[str], path: Path, faults: list[Fault]) -> Iterator[LabelRow]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            with noting(faults):
+            with noting(faults, where=f"{path}, line {number}"):
                 yield _json_row(line, f"{path}, line {number}")
 
 
@@ -137,29 +178,27 @@ def _json_row(line: str, where: str) -> LabelRow:
     try:
         row = parse_json(line)
     except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error})") from None
+        raise RowError("not JSON (", ")", found=[str(error)]) from None
     labels = row.get("labels") if isinstance(row, dict) else None
     if not isinstance(labels, list) or not isinstance(row.get("image"), str):
-        raise DataError(f'{where}: expected {{"image": "…", "labels": ["…"]}}')
+        raise DataError('expected {"image": "…", "labels": ["…"]}')
     if not all(isinstance(label, str) for label in labels):
-        raise DataError(f"{where}: labels are class names in quotes; found {short(labels)}")
-    _refuse_lists(labels, where)
+        raise RowError("labels are class names in quotes; found ", "", found=[short(labels)])
+    _refuse_lists(labels)
     return _checked_row(row["image"], labels, where)
 
 
-def _refuse_lists(labels: Iterable[str], where: str) -> None:
+def _refuse_lists(labels: Iterable[str]) -> None:
     listed = next((label for label in labels if _LISTED.fullmatch(label)), None)
     if listed is not None:
-        raise DataError(f"{where}: {short(listed)} is a list in one text; write labels with ';' between: cat;dog")
+        advice = " is a list in one text; write labels with ';' between: cat;dog"
+        raise RowError("", advice, found=[short(listed)])
 
 
 def _checked_row(image: str, labels: Iterable[str], where: str) -> LabelRow:
-    names = tuple(label.strip() for label in labels if label.strip())
     if not image.strip():
-        raise DataError(f"{where}: no image is named")
-    if not names:
-        raise DataError(f"{where}: image {short(image.strip())} has no labels; name its classes or take the row out")
-    return LabelRow(image, names, where)
+        raise DataError("no image is named")
+    return LabelRow(image, tuple(label.strip() for label in labels if label.strip()), where)
 
 
 def joined_labels(label: str, known: Collection[str]) -> list[str]:

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from weakclip.datasets.base import Fault, ImageFileDataset
+from weakclip.datasets.base import ImageFileDataset
 from weakclip.datasets.classes import VOC12
-from weakclip.datasets.label_files import reading_text
+from weakclip.datasets.faults import Fault
+from weakclip.datasets.label_tables import reading_text
 from weakclip.datasets.voc_labels import CSV, NPY, VOCLabels
 from weakclip.errors import DataError
 

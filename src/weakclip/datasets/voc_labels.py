@@ -15,9 +15,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from weakclip.datasets.base import Fault
 from weakclip.datasets.classes import VOC12
-from weakclip.datasets.label_files import noting, reading_text
+from weakclip.datasets.faults import Fault, noting
+from weakclip.datasets.label_tables import reading_text
 from weakclip.errors import BrokenFileError, DataError
 from weakclip.store.untrusted_npy import read_npy
 from weakclip.store.untrusted_text import refuse_doctype, short

@@ -62,14 +62,14 @@ def split_of(config: RunConfig, role: Role) -> tuple[str | None, int | None]:
     return (data.train_split, data.train_limit) if role == "train" else (data.val_split, data.val_limit)
 
 
-def open_sound(config: RunConfig, role: Role, broken: Sequence[BrokenImage]) -> ImageLabelDataset:
-    """A split without the images that are broken.
+def open_sound(config: RunConfig, role: Role, broken: Sequence[BrokenImage], out: Path) -> ImageLabelDataset:
+    """A split of a run without the images that are broken.
 
     Raises:
         DataError: as `open_split`, or no image is left.
     """
     split, limit = split_of(config, role)
-    dataset = open_split(config.data, str(split), limit)
+    dataset = open_split(config.data, str(split), limit, out=out)
     found = [each for each in broken if each.split == split]
     gone = {each.image for each in found if each.left_out}
     unscored = {each.image for each in found if not each.left_out}
@@ -119,7 +119,7 @@ def screen(config: RunConfig, out: Path, *, whole: bool = False) -> Screening:
     broken: list[BrokenImage] = []
     images, digests = 0, dict[str, str]()
     for role in _roles(config):
-        dataset = _open(config, role)
+        dataset = _open(config, role, out)
         for fault in dataset.faults:
             said, stage = one_line(fault.error), FIRST_STAGE[role]
             entry = BrokenImage(image=fault.image, split=dataset.split, stage=stage, error=said, left_out=True)
@@ -138,12 +138,12 @@ def _roles(config: RunConfig) -> tuple[Role, ...]:
     return ("train",) if config.data.val_split in (None, config.data.train_split) else ("train", "val")
 
 
-def _open(config: RunConfig, role: Role) -> ImageLabelDataset:
+def _open(config: RunConfig, role: Role, out: Path) -> ImageLabelDataset:
     split, limit = split_of(config, role)
     if len(_roles(config)) == 1 and config.data.val_split is not None:
         limits = (config.data.train_limit, config.data.val_limit)
         limit = None if None in limits else max(each for each in limits if each)
-    return open_split(config.data, str(split), limit)
+    return open_split(config.data, str(split), limit, out=out)
 
 
 def _check(config: RunConfig, role: Role, dataset: ImageLabelDataset, names: Collection[str]) -> Iterator[BrokenImage]:

@@ -16,7 +16,7 @@ from weakclip.clip import Encoder, load_clip, load_encoder
 from weakclip.clip.own import is_code
 from weakclip.config import RunConfig, load_run_config
 from weakclip.datasets import ImageLabelDataset
-from weakclip.errors import ConfigError, DataError, RunError, first_line
+from weakclip.errors import ConfigError, DataError, first_line
 from weakclip.pipeline.bad_files import BrokenImage, broken_of, open_sound
 from weakclip.pipeline.data import (
     digest_if_any,
@@ -27,15 +27,17 @@ from weakclip.pipeline.data import (
     mask_fingerprint,
     seed_fingerprint,
     source_fingerprint,
+    verified_folders,
 )
 from weakclip.pipeline.given import Given, dataset_digest, encoder_digest
 from weakclip.pipeline.verdicts import Review, ReviewedImages, read_review
-from weakclip.pipeline.verified import VerifiedMasks, tell_marks, verified_folders
+from weakclip.pipeline.verified import VerifiedMasks, tell_marks
 from weakclip.segmenters.segmenter import BUILT_IN
 from weakclip.segmenters.train import WEAKCLIP
 from weakclip.store.files import expand_home
-from weakclip.store.layout import CONFIG, STAGE_FOLDERS
+from weakclip.store.layout import STAGE_FOLDERS
 from weakclip.store.marks import MARKS, Mark
+from weakclip.store.paths import check_run
 from weakclip.store.standing import mixture
 
 logger = logging.getLogger("weakclip")
@@ -76,8 +78,13 @@ class RunContext:
     def train(self) -> ImageLabelDataset:
         """The training split: images, and labels as review and verified masks left them. Its masks are for scoring and
         for the upper bound."""
-        labels = self.corrected_labels
-        return ReviewedImages(self._given_train, labels=labels) if labels else self._given_train
+        labels, given = self.corrected_labels, self._given_train
+        untold = [name for name in self.verified.rejected if not (name in labels or given.labels(given.index_of(name)))]
+        if not (labels or untold):
+            return given
+        train = ReviewedImages(given, labels=labels, left_out=untold)
+        train.untagged = (*given.untagged, *untold)
+        return train
 
     @functools.cached_property
     def review(self) -> Review:
@@ -119,14 +126,14 @@ class RunContext:
     @functools.cached_property
     def _given_train(self) -> ImageLabelDataset:
         """The training split as the data set has it, without what is broken."""
-        return _noted(self.given.dataset or open_sound(self.config, "train", self.broken))
+        return _noted(self.given.dataset or open_sound(self.config, "train", self.broken, self.out))
 
     @functools.cached_property
     def val(self) -> ImageLabelDataset | None:
         """The validation split, where the settings name one, without what is broken."""
         if self.config.data.val_split is None:
             return None
-        return _noted(self.given.val_dataset or open_sound(self.config, "val", self.broken))
+        return _noted(self.given.val_dataset or open_sound(self.config, "val", self.broken, self.out))
 
     @functools.cached_property
     def clip(self) -> Encoder:
@@ -227,8 +234,7 @@ def open_run(folder: Path | str, overrides: Sequence[str] = ()) -> RunContext:
         RunError: not a run folder.
     """
     folder = Path(folder)
-    if not (folder / CONFIG).is_file():
-        raise RunError(f"{folder}: not a run folder (no {CONFIG}); give the folder of `weakclip run --out`")
+    check_run(folder)
     if mixed := mixture(folder):
         logger.warning("%s", mixed)
     return RunContext(load_run_config(folder, overrides), folder)

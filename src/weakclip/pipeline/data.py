@@ -10,8 +10,11 @@ import numpy as np
 
 from weakclip.config import DataSettings
 from weakclip.datasets import ImageFileDataset, ImageLabelDataset
-from weakclip.errors import WeightsError
+from weakclip.datasets.folder import untagged_note
+from weakclip.datasets.folder_masks import MaskFolder
+from weakclip.errors import DataError, WeightsError
 from weakclip.store.files import expand_home
+from weakclip.store.layout import VERIFIED
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
@@ -32,7 +35,8 @@ class SomeImages(ImageLabelDataset):
         self.indices = tuple(indices)
         super().__init__(whole.class_set, whole.split, [whole.names[i] for i in self.indices], notes=whole.notes)
         self.whole = whole
-        self.faults, self.longest_side, self.labelled_list = whole.faults, whole.longest_side, whole.labelled_list
+        self.faults, self.longest_side, self.untagged = whole.faults, whole.longest_side, whole.untagged
+        self.labelled_list = whole.labelled_list
         self.unscored = frozenset(unscored)
         self.has_masks = whole.has_masks and any(map(self._has_mask, range(len(self))))
 
@@ -85,19 +89,53 @@ def file_dataset(dataset: ImageLabelDataset) -> tuple[ImageFileDataset, list[int
     return (dataset, indices) if isinstance(dataset, ImageFileDataset) else None
 
 
-def open_split(settings: DataSettings, split: str, limit: int | None) -> ImageLabelDataset:
-    """A split of the data set that the settings name.
+def open_split(settings: DataSettings, split: str, limit: int | None, *, out: Path | None = None) -> ImageLabelDataset:
+    """A split of the data set that the settings name, without images that nobody has tagged.
+
+    A verified mask says what an image shows as well as a label does.
 
     Args:
         settings: which data set, where it lies, and whether what is wrong with its labels and lists is left out.
         split: name of the split.
         limit: the number of images, from the first on; None for all.
+        out: the run folder, whose verified masks count beside those of the settings.
 
     Raises:
-        DataError: no such folder or split, an empty split, or an unknown class.
+        DataError: no such folder or split, an empty split, an unknown class, or no image with labels.
     """
     whole = settings.open(split, limit)
+    if whole.untagged:
+        whole = _tagged(whole, verified_folders(settings.verified, out))
     return whole if limit is None or limit >= len(whole) else SomeImages(whole, range(limit))
+
+
+def _tagged(whole: ImageLabelDataset, verified: Sequence[Path]) -> ImageLabelDataset:
+    masks = [MaskFolder(folder, whole.names) for folder in verified]
+    gone = {name for name in whole.untagged if all(each.find(name) is None for each in masks)}
+    kept = [index for index, name in enumerate(whole.names) if name not in gone]
+    if not kept:
+        raise DataError(
+            f"split {whole.split!r}: none of its {len(whole):,} images has labels; `weakclip tag` proposes some"
+        )
+    tagged = SomeImages(whole, kept)
+    tagged.untagged = tuple(name for name in whole.untagged if name in gone)
+    tagged.notes = (*filter(None, [untagged_note(tagged.untagged)]), *whole.notes)
+    return tagged
+
+
+def verified_folders(named: str | None, out: Path | None) -> list[Path]:
+    """The folders with verified masks that a run reads, a later one winning: the one of its settings, and its own.
+
+    Raises:
+        DataError: no such folder.
+    """
+    own = [out / VERIFIED] if out is not None and (out / VERIFIED).is_dir() else []
+    if named is None:
+        return own
+    folder = expand_home(named)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; data.verified is a folder of NAME.png, or null")
+    return [folder, *own]
 
 
 def dataset_fingerprint(dataset: ImageLabelDataset) -> str:

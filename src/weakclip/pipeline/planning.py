@@ -16,9 +16,9 @@ from weakclip.pipeline.keys import stage_keys
 from weakclip.pipeline.stages import Stage, stages_of
 from weakclip.segmenters.segmenter import check_available
 from weakclip.segmenters.train import WEAKCLIP
-from weakclip.store.files import atomic_write, remove_leftovers, write_json
+from weakclip.store.files import atomic_write, remove_leftovers, write_json, writing
 from weakclip.store.keys import ResultKey, output_settings
-from weakclip.store.layout import CONFIG, ERRORS, ITEMS
+from weakclip.store.layout import CONFIG, ERRORS, ITEMS, UNTAGGED
 from weakclip.store.manifest import Manifest, State
 from weakclip.training.settings import TrainSettings
 
@@ -117,6 +117,7 @@ def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan
     remove_leftovers(context.out)
     plan.manifest.save()
     keep(context.out, screening) if screening else forget(context.out)
+    _list_untagged(context)
     for stage in wanted:
         _announce(plan, stage)
     with atomic_write(context.out / CONFIG, "w") as file:
@@ -139,6 +140,18 @@ def _screened(context: RunContext) -> Screening | None:
             context.out / ERRORS,
         )
     return screening
+
+
+def _list_untagged(context: RunContext) -> None:
+    """Write `untagged.txt`, or remove it where every image has labels."""
+    path, names = context.out / UNTAGGED, context.train.untagged
+    if not names:
+        with writing(path):
+            path.unlink(missing_ok=True)
+        return
+    logger.warning("%d images have no labels and are left out; %s lists them", len(names), path)
+    with atomic_write(path, "w") as file:
+        file.writelines(f"{name}\n" for name in names)
 
 
 def _refuse_to_replace(plan: Plan, wanted: Sequence[str]) -> None:

@@ -23,8 +23,7 @@ from weakclip.errors import BrokenFileError, DataError
 from weakclip.pipeline.data import digest_if_any
 from weakclip.pipeline.verdicts import Review
 from weakclip.seeds import SeedMasks
-from weakclip.store.files import check_inside, expand_home
-from weakclip.store.layout import VERIFIED
+from weakclip.store.files import check_inside
 from weakclip.store.marks import Mark
 from weakclip.store.progress import track
 
@@ -150,21 +149,6 @@ def _masks_in(folder: Path, dataset: ImageLabelDataset) -> dict[str, Path]:
     for path in found.values():
         check_inside(path, folder)
     return found
-
-
-def verified_folders(named: str | None, out: Path) -> list[Path]:
-    """The folders with verified masks that a run reads, a later one winning: the one of its settings, and its own.
-
-    Raises:
-        DataError: no such folder.
-    """
-    own = [out / VERIFIED] if (out / VERIFIED).is_dir() else []
-    if named is None:
-        return own
-    folder = expand_home(named)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; data.verified is a folder of NAME.png, or null")
-    return [folder, *own]
 
 
 def tell_marks(verified: VerifiedMasks, review: Review) -> None:

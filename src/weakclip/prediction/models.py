@@ -19,6 +19,7 @@ from weakclip.pipeline.views import prediction_settings
 from weakclip.report.chosen import NETWORKS, TITLES, TRAINED_BY, ChosenNetwork, Network, read_chosen
 from weakclip.store.files import expand_home
 from weakclip.store.layout import CONFIG, STAGE_FOLDERS
+from weakclip.store.paths import check_model
 from weakclip.store.standing import mixture
 from weakclip.training.snapshots import SNAPSHOTS
 
@@ -102,6 +103,7 @@ def find_model(source: Path | str, *, network: Network | None = None) -> ModelSo
         WeightsError: none of these.
         ConfigError: `network` for something else than a run folder.
     """
+    check_model(source)
     path = expand_home(source)
     if path.name in (WEIGHTS_FILE, DESCRIPTION_FILE, NETWORK_CONFIG):
         path = path.parent
@@ -113,8 +115,9 @@ def find_model(source: Path | str, *, network: Network | None = None) -> ModelSo
         return ModelSource("weakclip", path, None)
     found = _in_folder(path)
     if found is None:
-        what = "holds no network" if path.is_dir() else "no such file or folder"
-        raise WeightsError(f"{path}: {what}; expected a run, a folder of a network, or a released WeakCLIP .pth")
+        raise WeightsError(
+            f"{path}: holds no network; expected a run, a folder of a network, or a released WeakCLIP .pth"
+        )
     return found
 
 

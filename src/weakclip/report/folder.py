@@ -13,6 +13,7 @@ from weakclip.inference.evaluation import Scores
 from weakclip.store.files import check_inside
 from weakclip.store.layout import ERRORS, MANIFEST, STAGE_FOLDERS
 from weakclip.store.manifest import read_records
+from weakclip.store.paths import check_run
 from weakclip.store.standing import mixture
 from weakclip.store.untrusted_text import parse_json
 
@@ -82,8 +83,7 @@ def read_run(folder: Path | str) -> RunSummary:
         RunError: the folder is no run folder, or one of its JSON files cannot be read.
     """
     folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
-        raise RunError(f"{folder}: not a run folder (no {MANIFEST}); give the folder of `weakclip run --out`")
+    check_run(folder, MANIFEST)
     records = read_records(folder)
     present = [stage for stage in STAGE_FOLDERS if stage in records]
     sheet = folder / STAGE_FOLDERS["evaluate"] / "pictures.json"

@@ -25,6 +25,7 @@ from weakclip.review.approval import Approval
 from weakclip.store.layout import MASKS, PREDICTIONS, SEEDS, STAGE_FOLDERS
 from weakclip.store.manifest import read_records
 from weakclip.store.marks import MARKS, Mark, MarkFile, now
+from weakclip.store.paths import check_run
 from weakclip.store.standing import mixture
 
 logger = logging.getLogger("weakclip")
@@ -73,8 +74,7 @@ class ReviewFolder:
 
     def __init__(self, run: Path | str, *, reviewer: str = "") -> None:
         self.run, self.reviewer = Path(run), reviewer
-        if not (self.run / "config.yaml").is_file():
-            raise RunError(f"{run}: not a run folder (no config.yaml); give the folder of `weakclip run --out`")
+        check_run(self.run)
         if mixed := mixture(self.run):
             logger.warning("%s", mixed)
         config = load_run_config(self.run)
@@ -86,7 +86,7 @@ class ReviewFolder:
         }
         if not any(next(self.folders[layer].rglob("*.png"), None) for layer in (SEED, PSEUDO)):
             raise RunError(f"{run}: no masks are made yet; `weakclip run` makes them")
-        self.dataset: ImageLabelDataset = open_sound(config, "train", broken_of(config, self.run))
+        self.dataset: ImageLabelDataset = open_sound(config, "train", broken_of(config, self.run), self.run)
         self.layers = [*self.folders, *([TRUTH] if self.dataset.has_masks else [])]
         self.given = [self.dataset.labels(index) for index in range(len(self.dataset))]
         own, files = self.run / MARKS, mark_files(data.marks, self.run)

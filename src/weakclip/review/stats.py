@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from weakclip.errors import RunError
-from weakclip.store.layout import CONFIG
 from weakclip.store.marks import MARKS, VERDICTS, Mark, every_mark
+from weakclip.store.paths import check_run
 
 UNNAMED = "unnamed"
 """Stands for the reviewer of marks of an earlier version, which name none."""
@@ -85,8 +84,7 @@ def review_stats(run: Path | str) -> ReviewStats:
         DataError: the marks cannot be read.
     """
     run = Path(run)
-    if not (run / CONFIG).is_file():
-        raise RunError(f"{run}: not a run folder (no {CONFIG}); give the folder of `weakclip run --out`")
+    check_run(run)
     marks, torn = every_mark(run / MARKS) if (run / MARKS).is_file() else ([], 0)
     standing = _standing(marks)
     pairs = [_pair((a, b), standing[a], standing[b]) for a, b in itertools.combinations(sorted(standing), 2)]

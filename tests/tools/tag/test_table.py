@@ -17,7 +17,9 @@ from weakclip.datasets.images import write_png
 from weakclip.datasets.label_files import read_label_rows
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.errors import ConfigError, DataError
-from weakclip.tools.tag import TagSettings, table, write_labels
+from weakclip.tools.tag import table
+from weakclip.tools.tag.table import write_labels
+from weakclip.tools.tag.zero_shot import TagSettings
 
 CLASSES = ClassSet.from_foreground(["cat", "traffic light", "dog"])
 
@@ -47,11 +49,14 @@ def test_the_table_is_read_back_as_it_is(root: Path, tiny_clip: FrozenCLIP, thre
     for row, back in zip(rows, read, strict=True):
         scores = {name: float(row[f"score: {name}"]) for name in CLASSES.names[1:]}
         above = [name for name, score in scores.items() if score >= threshold]
-        assert list(back.labels) == (above or [max(scores, key=scores.__getitem__)])
-        assert bool(row["check"]) == (not above) == (row["image"] in result.unsure)
-    dataset = FolderDataset(root)
-    assert len(dataset) == result.images == 5
-    assert sum(result.classes.values()) == sum(len(dataset.labels(index)) for index in range(5))
+        assert list(back.labels) == above
+        best = max(scores, key=scores.__getitem__)
+        assert row["check"] == ("" if above else f"nothing from {threshold:g} on; best: {best}")
+        assert (not above) == (row["image"] in result.unsure)
+    assert result.images == 5 and sum(result.classes.values()) == sum(len(row.labels) for row in read)
+    if threshold == 0:
+        dataset = FolderDataset(root, untagged="skip")
+        assert len(dataset) == 5 and dataset.untagged == ()
     assert not list(root.glob("*.partial"))
 
 
@@ -166,7 +171,7 @@ def test_labels_by_hand_are_never_replaced_unasked(
     assert call(*command, "--out", "tags/new.csv") == 0
     assert "weakclip init scenes --labels tags/new.csv" in capsys.readouterr().out
     assert call(*command, "--out", "tags/new.csv", "--overwrite", "--threshold", "1") == 0
-    assert "8 images have no class at or above 1" in capsys.readouterr().out
+    assert "threshold: 1; rows without a class from there on, left empty: 8" in capsys.readouterr().out
 
 
 def test_classes_come_from_the_class_file(

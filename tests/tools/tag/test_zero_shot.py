@@ -14,7 +14,7 @@ from weakclip.clip import FrozenCLIP
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import write_png
 from weakclip.errors import ConfigError, DataError
-from weakclip.tools.tag import Tagger, TagSettings, tag_windows
+from weakclip.tools.tag.zero_shot import Tagger, TagSettings, tag_windows
 
 CLASSES = ClassSet(
     names=("background", "cat", "dog", "sofa"),

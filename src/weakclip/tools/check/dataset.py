@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from weakclip.datasets.base import ImageFileDataset, ImageLabelDataset, missing_classes
+from weakclip.datasets.base import ImageLabelDataset, missing_classes
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.errors import DataError
 from weakclip.store.progress import track
@@ -68,12 +68,14 @@ class Finding:
         split: where.
         image: the image's name; empty where it is about the whole split.
         detail: what was found and what was expected.
+        lines: of a mistake in labels or lists, a line for each place where it is.
     """
 
     kind: Kind
     split: str
     image: str
     detail: str
+    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class SplitCheck:
         notes: what the data set says of itself.
         truth: how its true masks came about, in words; empty where nothing need be said.
         facts: one an image, in the order of the data set.
+        untagged: names of the training images that are left out because they have no labels.
         findings: all that is wrong, those of the facts among them.
     """
 
@@ -115,6 +118,7 @@ class SplitCheck:
     notes: tuple[str, ...]
     truth: str
     facts: tuple[ImageFacts, ...] = field(repr=False)
+    untagged: tuple[str, ...] = ()
     findings: tuple[Finding, ...]
 
     @property
@@ -155,6 +159,7 @@ def check_split(dataset: ImageLabelDataset, *, needs_labels: bool) -> SplitCheck
         notes=dataset.notes,
         truth=dataset.truth,
         facts=facts,
+        untagged=dataset.untagged,
         findings=(
             *_count_findings(dataset),
             *_near_names(dataset),
@@ -218,8 +223,8 @@ def shared_images(first: SplitCheck, second: SplitCheck) -> tuple[Finding, ...]:
 
 def _digest(dataset: ImageLabelDataset, index: int) -> str:
     """Digest of the image file, or of the pixels of a drawn image; the whole image is decoded."""
-    pixels = dataset.image(index)
-    content = dataset.image_file(index).read_bytes() if isinstance(dataset, ImageFileDataset) else pixels.tobytes()
+    pixels, file = dataset.image(index), dataset.image_file(index)
+    content = pixels.tobytes() if file is None else file.read_bytes()
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 

@@ -15,11 +15,15 @@ from rich.table import Table
 
 from weakclip.config import DataSettings
 from weakclip.datasets import ImageLabelDataset
-from weakclip.datasets.label_files import LabelError
+from weakclip.datasets.faults import Fault, LabelError, mistake_line, same_mistakes
 from weakclip.errors import ConfigError
-from weakclip.pipeline.data import open_split
+from weakclip.pipeline.data import open_split, verified_folders
+from weakclip.pipeline.verdicts import ReviewedImages
+from weakclip.pipeline.verified import VerifiedMasks
 from weakclip.store.files import write_json
+from weakclip.store.untrusted_text import one_line
 from weakclip.tools.check.dataset import Finding, Kind, SplitCheck, check_split, shared_images
+from weakclip.tools.check.doubts import doubts
 
 EXAMPLES = 3
 """Findings of one kind that are shown; JSON has all."""
@@ -38,10 +42,12 @@ class DataCheck:
     Args:
         splits: one an entry; none of a split whose labels are wrong.
         findings: all that is wrong, between each two of the splits too.
+        warnings: sentences on what makes poor masks or no score, though nothing is wrong.
     """
 
     splits: tuple[SplitCheck, ...]
     findings: tuple[Finding, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def check_data(settings: DataSettings, splits: Sequence[str] = ()) -> DataCheck:
@@ -63,24 +69,34 @@ def check_data(settings: DataSettings, splits: Sequence[str] = ()) -> DataCheck:
     findings = [*mistakes, *(finding for check in checks for finding in check.findings)]
     for first, second in itertools.combinations(checks, 2):
         findings += shared_images(first, second)
-    return DataCheck(checks, tuple(findings))
+    return DataCheck(checks, tuple(findings), tuple(doubts(checks, settings)))
 
 
 def _open(settings: DataSettings, splits: Sequence[str]) -> tuple[list[ImageLabelDataset], list[Finding]]:
-    """The splits that can be opened, and the mistakes in the labels of the others, each once."""
+    """The splits that can be opened, and the mistakes in the labels of the others, one finding for each."""
     datasets: list[ImageLabelDataset] = []
-    mistakes: dict[str, Finding] = {}
+    faults: dict[Fault, str] = {}
     for split in splits:
         try:
-            datasets.append(open_split(dataclasses.replace(settings, on_error="stop"), split, None))
+            dataset = open_split(dataclasses.replace(settings, on_error="stop"), split, None)
+            datasets.append(_drawn(dataset, settings) if split == settings.train_split else dataset)
         except LabelError as error:
-            for problem in error.problems:
-                mistakes.setdefault(problem, Finding(Kind.LABEL_FILE, split, "", problem))
-    return datasets, list(mistakes.values())
+            for fault in error.faults:
+                faults.setdefault(fault, split)
+    return datasets, [
+        Finding(Kind.LABEL_FILE, faults[same[0]], "", mistake_line(same), tuple(fault.error for fault in same))
+        for same in same_mistakes(faults)
+    ]
+
+
+def _drawn(dataset: ImageLabelDataset, settings: DataSettings) -> ImageLabelDataset:
+    """The images with the labels that verified masks give them."""
+    labels = VerifiedMasks(dataset, verified_folders(settings.verified, None)).labels
+    return ReviewedImages(dataset, labels=labels) if labels else dataset
 
 
 def write_check(path: Path, check: DataCheck) -> None:
-    """Write the whole check as JSON, `{"splits": [...], "findings": [...]}`, an entry for every finding.
+    """Write the whole check as JSON, `{"splits": [...], "findings": [...], "warnings": [...]}`.
 
     Raises:
         ConfigError: a path that cannot be written.
@@ -103,6 +119,7 @@ def check_record(check: DataCheck) -> dict[str, Any]:
                 "masks": each.masks,
                 "notes": each.notes,
                 "truth": each.truth,
+                "untagged": each.untagged,
                 "classes": {
                     name: {"labels": labels, "masks": masks}
                     for name, (labels, masks) in each.images_of_classes().items()
@@ -111,6 +128,7 @@ def check_record(check: DataCheck) -> dict[str, Any]:
             for each in check.splits
         ],
         "findings": [{**dataclasses.asdict(finding), "advice": finding.kind.advice} for finding in check.findings],
+        "warnings": check.warnings,
     }
 
 
@@ -146,6 +164,16 @@ def _class_table(check: DataCheck) -> Table:
         ]
         table.add_row(escape(name), *cells)
     return table
+
+
+def untagged_lines(check: DataCheck) -> list[str]:
+    """The images that are left out for want of labels, each by its name."""
+    lines = []
+    for each in check.splits:
+        if each.untagged:
+            lines.append(f"{each.split}: images without labels, left out: {len(each.untagged):,}")
+            lines += [f"    {one_line(name)}" for name in each.untagged]
+    return lines
 
 
 def finding_lines(check: DataCheck) -> list[str]:

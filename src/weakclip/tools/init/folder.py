@@ -12,16 +12,18 @@ import statistics
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined
-
-from weakclip.config import ClipSettings, RunConfig, load_config
-from weakclip.datasets.folder import FolderDataset
-from weakclip.datasets.images import reduced_size
+from weakclip.config.clip_settings import ClipSettings
+from weakclip.datasets.class_files import CLASS_FILE
+from weakclip.datasets.image_folder import ImageFolder
 from weakclip.errors import ConfigError
 from weakclip.store.files import atomic_write
-from weakclip.tools.init.survey import FolderSurvey, survey_folder
+from weakclip.tools.init.val_split import choose_val
+
+if TYPE_CHECKING:  # a wrong path is told before torch is imported
+    from weakclip.config import RunConfig
+    from weakclip.tools.init.survey import FolderSurvey
 
 DEFAULT_CLIP = ClipSettings().source
 DEMO = "demo"
@@ -69,17 +71,21 @@ class Start:
         survey: what was found.
         config: the configuration.
         class_file: the class file; None where the folder has one of its own.
+        val_file: the list of validation images; None where none was asked for.
         loaded: the configuration, read back.
     """
 
     survey: FolderSurvey
     config: Path
     class_file: Path | None
+    val_file: Path | None
     loaded: RunConfig
 
 
 def plan_start(survey: FolderSurvey, clip: str = DEFAULT_CLIP) -> StartPlan:
     """Numbers that suit a folder of images and a CLIP (a ViT-B/16's size, or the demo's)."""
+    from weakclip.datasets.images import reduced_size
+
     demo = clip == DEMO
     native, largest_crop, most = (128, 128, 256) if demo else (224, VOC_CROP, 1024)
     longest = max(map(max, survey.sizes))
@@ -114,6 +120,7 @@ def write_start(
     *,
     clip: str = DEFAULT_CLIP,
     label_file: Path | str | None = None,
+    val_share: float | None = None,
     overwrite: bool = False,
 ) -> Start:
     """Write a commented configuration for a folder of images and, beside it, a commented class file.
@@ -125,37 +132,52 @@ def write_start(
         out: the configuration; `NAME.yaml` has its classes in `NAME_classes.yaml`.
         clip: hub id, folder, OpenAI archive, or "demo".
         label_file: the labels, where they are elsewhere.
+        val_share: of the images of each class, which `NAME_val.txt` then lists for validation; None for no such list.
         overwrite: whether files that are there already are replaced.
 
     Raises:
-        ConfigError: a file that is there already, or a path that cannot be written.
+        ConfigError: a file that is there already, a path that cannot be written, or a share for which there are too few
+            images, or a validation split already.
         DataError: a folder that cannot be used as it is; see `FolderDataset`.
     """
     out = Path(out)
     if out.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{out}: expected a name that ends in .yaml")
-    survey = survey_folder(root, label_file=label_file)
-    class_file = None if survey.class_file else out.with_name(f"{out.stem}_classes.yaml")
-    for path in (out, class_file):
+    ImageFolder(Path(root))
+    class_file = None if (Path(root) / CLASS_FILE).is_file() else out.with_name(f"{out.stem}_classes.yaml")
+    val_file = None if val_share is None else out.with_name(f"{out.stem}_val.txt")
+    for path in (out, class_file, val_file):
         if path is not None and path.exists() and not overwrite:
             raise ConfigError(f"{path}: is there already; --overwrite replaces it, --out takes another name")
+    from weakclip.config import load_config
+    from weakclip.tools.init.survey import survey_folder
+
+    survey = survey_folder(root, label_file=label_file)
+    if val_file is not None and val_share is not None:
+        if "val" in survey.splits:
+            raise ConfigError(f"{root}: has a validation split already; leave --val out")
+        _write(val_file, "".join(f"{name}\n" for name in choose_val(survey.labelled, val_share)))
+        survey = survey_folder(root, label_file=label_file, val_file=val_file)
     values: dict[str, Any] = {
         "survey": survey,
         "clip": clip,
         "plan": plan_start(survey, clip),
         "class_file": class_file,
         "label_file": label_file,
-        "background": FolderDataset(root, label_file=label_file).class_set.background_prompts if class_file else (),
+        "val_file": val_file,
+        "background": survey.background,
         "config": out,
         "run": f"runs/{out.stem}",
     }
     if class_file:
         _write(class_file, _render("classes.yaml.j2", values))
     _write(out, _render("configuration.yaml.j2", values))
-    return Start(survey=survey, config=out, class_file=class_file, loaded=load_config(out))
+    return Start(survey=survey, config=out, class_file=class_file, val_file=val_file, loaded=load_config(out))
 
 
 def _render(template: str, values: dict[str, Any]) -> str:
+    from jinja2 import Environment, StrictUndefined
+
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     environment.filters["quoted"] = lambda value: json.dumps(str(value), ensure_ascii=False)  # JSON is YAML
     environment.filters["padded"] = lambda text: f"{text:<31}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from weakclip.datasets.class_files import CLASS_FILE
-from weakclip.datasets.folder import FolderDataset, label_table
+from weakclip.datasets.folder import FolderDataset, untagged_note
+from weakclip.datasets.folder_labels import label_table
 from weakclip.datasets.images import image_size
 from weakclip.errors import DataError
 
@@ -26,9 +27,12 @@ class FolderSurvey:
         root: the folder.
         labels: where the labels come from, in words.
         class_file: the folder's own `classes.yaml`, or None.
-        splits: how many images each split has; train first.
+        splits: how many images each split has, without untagged ones; train first.
+        untagged: names of the training images without labels.
         masks: how many images have a mask, by split.
         classes: class name → how many training images show it, in the order of the classes.
+        labelled: training image → the indices of its classes.
+        background: words for what surrounds the objects.
         sizes: height and width of the images that were looked at, in pixels.
         notes: what was left out, and images whose header cannot be read.
     """
@@ -37,8 +41,11 @@ class FolderSurvey:
     labels: str
     class_file: Path | None
     splits: dict[str, int]
+    untagged: tuple[str, ...] = ()
     masks: dict[str, int]
     classes: dict[str, int]
+    labelled: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
+    background: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...]
     notes: tuple[str, ...]
 
@@ -59,36 +66,43 @@ class FolderSurvey:
 
 
 def survey_folder(
-    root: Path | str, *, class_file: Path | str | None = None, label_file: Path | str | None = None
+    root: Path | str, *, label_file: Path | str | None = None, val_file: Path | str | None = None
 ) -> FolderSurvey:
     """Look at a folder of images.
 
     Args:
         root: see `FolderDataset`, as are the others.
-        class_file: the classes, where they are elsewhere.
         label_file: the labels, where they are elsewhere.
+        val_file: the validation images, where they are listed elsewhere.
 
     Raises:
         DataError: as `FolderDataset`; or no image whose header can be read.
     """
     root = Path(root)
+    names = FolderDataset.splits(root)
     datasets = {
-        split: FolderDataset(root, split, class_file=class_file, label_file=label_file)
-        for split in FolderDataset.splits(root)
+        split: FolderDataset(root, split, label_file=label_file, val_file=val_file, untagged="skip")
+        for split in (*names, *(["val"] if val_file and "val" not in names else []))
     }
     train = datasets["train"]
     table = label_table(root, label_file)
+    tagged = len(train) - len(train.untagged)
+    if not tagged:
+        raise DataError(f"{root}: none of its {len(train):,} images has labels; `weakclip tag` proposes some")
     counts = Counter(label for index in range(len(train)) for label in train.labels(index))
     sizes, unread = _sizes(train)
     return FolderSurvey(
         root=root,
         labels=f"one sub-folder of {train.image_folder} a class" if table is None else str(table),
         class_file=root / CLASS_FILE if (root / CLASS_FILE).is_file() else None,
-        splits={split: len(each) for split, each in datasets.items()},
+        splits={split: len(each) - len(each.untagged) for split, each in datasets.items()},
+        untagged=train.untagged,
         masks={split: _count_masks(each) for split, each in datasets.items()},
         classes={name: counts[index] for index, name in enumerate(train.class_set.names) if index},
+        background=train.class_set.background_prompts,
+        labelled={name: train.labels(index) for index, name in enumerate(train.names) if train.labels(index)},
         sizes=tuple(sizes),
-        notes=(*train.notes, *unread),
+        notes=(*filter(None, [untagged_note(train.untagged)]), *train.notes, *unread),
     )
 
 

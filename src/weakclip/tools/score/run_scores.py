@@ -139,7 +139,8 @@ def _images(context: RunContext, split: str | None) -> ImageLabelDataset:
     whole = context.train
     if split is None or split == whole.split:
         return whole
-    names, known = open_split(context.config.data, split, None).names, {name: i for i, name in enumerate(whole.names)}
+    names = open_split(context.config.data, split, None, out=context.out).names
+    known = {name: i for i, name in enumerate(whole.names)}
     indices = [known[name] for name in names if name in known]
     if not indices:
         raise DataError(f"{split}: none of its {len(names):,} images is in {whole.split}, of which the run has masks")

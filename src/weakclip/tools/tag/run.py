@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from weakclip.clip import load_encoder
-from weakclip.config import ClipSettings
+from weakclip.config.clip_settings import ClipSettings
 from weakclip.datasets.class_files import CLASS_FILE, class_set_of_names, read_class_file
 from weakclip.datasets.classes import ClassSet
-from weakclip.datasets.folder import label_table
+from weakclip.datasets.folder_labels import label_table
 from weakclip.datasets.image_folder import ImageFolder
 from weakclip.errors import ConfigError
-from weakclip.pipeline.context import usable_device
-from weakclip.tools.tag import Tagging, TagSettings, write_labels
+
+if TYPE_CHECKING:  # a wrong path is told before torch is imported
+    from weakclip.tools.tag.table import Tagging
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class TagRequest:
         class_file: a class file; None takes `classes.yaml` in the folder.
         clip: hub id, folder, OpenAI archive, "demo", or `python:MODULE:FUNCTION`, which runs code; None takes the
             default of configurations.
-        threshold: see `TagSettings`.
+        threshold: a class is proposed from this score on, 0…1.
         device: "auto", or a torch device name.
         overwrite: whether a table that is there already is replaced.
     """
@@ -37,7 +38,7 @@ class TagRequest:
     names: tuple[str, ...] = ()
     class_file: Path | None = None
     clip: str | None = None
-    threshold: float = TagSettings.threshold
+    threshold: float = 0.05
     device: str = "auto"
     overwrite: bool = False
 
@@ -51,13 +52,18 @@ def tag_folder(request: TagRequest) -> Tagging:
         WeightsError: no such CLIP.
         EncoderError: an encoder that cannot tag.
     """
-    settings = TagSettings(threshold=request.threshold)
     class_set = _class_set(request)
     images = ImageFolder(request.folder)
     if request.out.exists() and not request.overwrite:
         raise ConfigError(f"{request.out}: is there already; --overwrite replaces it, --out takes another name")
     if request.out.parent == request.folder and label_table(request.folder) not in (None, request.out):
         raise ConfigError(f"{label_table(request.folder)}: has labels already; --out names a table elsewhere")
+    from weakclip.clip import load_encoder
+    from weakclip.pipeline.context import usable_device
+    from weakclip.tools.tag.table import write_labels
+    from weakclip.tools.tag.zero_shot import TagSettings
+
+    settings = TagSettings(threshold=request.threshold)
     clip = load_encoder(request.clip or ClipSettings().source, device=usable_device(request.device))
     return write_labels(images, request.out, class_set, clip, settings)
 

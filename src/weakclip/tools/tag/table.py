@@ -38,7 +38,7 @@ class Tagging:
         path: the table.
         images: how many images have a row.
         classes: class name → how many images it was proposed for.
-        unsure: images without a class at or above the threshold; they have their best class.
+        unsure: images without a class at or above the threshold; their labels are empty.
         unread: a line for every image that could not be read; it has no row.
         notes: sentences on other files that are left out.
     """
@@ -54,9 +54,9 @@ class Tagging:
 def write_labels(images: ImageFolder, out: Path, class_set: ClassSet, clip: Encoder, settings: TagSettings) -> Tagging:
     """Write a table of labels that `read_label_rows` reads: a row an image, with its classes and all their scores.
 
-    Every class at or above the threshold is proposed. An image without one gets its best class, since training wants
-    a label, and its `check` column says so. Scores are kept beside the table until that is there: a stopped command
-    goes on.
+    Every class at or above the threshold is proposed. An image without one gets no label, and its `check` column names
+    its best class: a run leaves it out until somebody has tagged it. Scores are kept beside the table until that is
+    there: a stopped command goes on.
 
     Args:
         images: the images.
@@ -205,8 +205,7 @@ def _write_table(
             chosen = [name for name, score in zip(names, scores, strict=True) if score >= threshold]
             if not chosen:
                 unsure.append(image)
-            labels = chosen or [names[int(np.argmax(scores))]]
-            counts.update(labels)
-            check = "" if chosen else f"nothing above {threshold:g}; best guess"
-            table.writerow([image, ";".join(labels), check, *scores])
+            counts.update(chosen)
+            check = "" if chosen else f"nothing from {threshold:g} on; best: {names[int(np.argmax(scores))]}"
+            table.writerow([image, ";".join(chosen), check, *scores])
     return {name: counts[name] for name in names}, unsure

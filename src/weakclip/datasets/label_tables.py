@@ -1,0 +1,167 @@
+"""Tables that people keep, as rows of text: CSV with any of three separators, TSV, and the first sheet of an XLSX."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weakclip.errors import DataError, first_line
+from weakclip.store.untrusted_text import refuse_doctype
+
+SEPARATORS = ",;\t"
+WORKBOOK = ".xlsx"
+OTHER_WORKBOOKS = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
+
+MOST_COLUMNS = 2000
+MOST_BYTES = 2**30
+"""Of an unpacked workbook; 82,783 images with 81 classes need some 300 MB."""
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """A row of a table.
+
+    Args:
+        where: file and line, for messages.
+        cells: as written, in the order of the columns.
+    """
+
+    where: str
+    cells: tuple[str, ...]
+
+    def cell(self, column: int) -> str:
+        """The text in a column; empty where the row ends before it."""
+        return self.cells[column] if column < len(self.cells) else ""
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table.
+
+    Args:
+        path: its file.
+        columns: the names in its first line.
+        rows: the others, without those that are empty.
+        notes: sentences on what of the file is not read.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[TextRow, ...]
+    notes: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def reading_text(path: Path) -> Iterator[None]:
+    """Turn what Python says of a text or CSV file in another form into one line that names it.
+
+    Raises:
+        DataError: cannot be read, not UTF-8, or not a CSV file.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); expected a readable file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except csv.Error as error:
+        raise DataError(f"{path}: not a CSV file ({error})") from None
+
+
+def read_table(path: Path, rank: Callable[[Sequence[str]], int]) -> TextTable:
+    """A table as rows of text.
+
+    Of a CSV, the separator is the comma, semicolon or tab that makes the best columns of the first line, the most if
+    several do; UTF-16 with a byte order mark, as Excel's "Unicode text", is read like UTF-8.
+
+    Args:
+        path: the file.
+        rank: how good the names of some columns are.
+
+    Raises:
+        DataError: a file that cannot be read, or is none of these.
+    """
+    ending = path.suffix.lower()
+    if ending in OTHER_WORKBOOKS:
+        raise DataError(f"{path}: workbooks are read as .xlsx only; save it as .xlsx or as CSV")
+    with reading_text(path):
+        return _workbook(path) if ending == WORKBOOK else _text(path, rank)
+
+
+def _text(path: Path, rank: Callable[[Sequence[str]], int]) -> TextTable:
+    with path.open("rb") as file:
+        wide = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    with path.open(newline="", encoding="utf-16" if wide else "utf-8-sig") as lines:
+        header = next(lines, "")
+        read = {mark: next(csv.reader([header], delimiter=mark), []) for mark in SEPARATORS}
+        separator = max(SEPARATORS, key=lambda mark: (rank(read[mark]), len(read[mark])))
+        reader = csv.reader(lines, delimiter=separator)
+        rows = tuple(TextRow(f"{path}, line {reader.line_num + 1}", tuple(cells)) for cells in reader if _filled(cells))
+    return TextTable(path, tuple(read[separator]), rows)
+
+
+def _filled(cells: Sequence[str]) -> bool:
+    return any(cell.strip() for cell in cells)
+
+
+def _workbook(path: Path) -> TextTable:
+    """The first sheet; others that hold something are noted."""
+    try:
+        from openpyxl import load_workbook
+    except ImportError:
+        raise DataError(
+            f"{path}: reading XLSX needs openpyxl; `pip install weakclip[xlsx]`, or save it as CSV"
+        ) from None
+    _check_archive(path)
+    try:
+        book = load_workbook(path, read_only=True, data_only=True)
+        first, *others = book.worksheets
+        columns, *rows = list(_sheet(path, first)) or [TextRow("", ())]
+        unread = [sheet.title for sheet in others if next(_sheet(path, sheet), None) is not None]
+        book.close()
+    except (DataError, OSError):
+        raise
+    except Exception as error:  # openpyxl lets through many kinds
+        raise DataError(f"{path}: not an XLSX workbook ({first_line(error)}); save it anew, or as CSV") from None
+    notes = (f"{path}: the first sheet is read, not {', '.join(map(repr, unread))}",) if unread else ()
+    return TextTable(path, columns.cells, tuple(rows), notes)
+
+
+def _sheet(path: Path, sheet: Any) -> Iterator[TextRow]:
+    sheet.reset_dimensions()  # what the file says of them may be wrong
+    for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
+        if len(cells) > MOST_COLUMNS:
+            raise DataError(f"{path}, line {number}: {len(cells):,} columns; {MOST_COLUMNS:,} at most")
+        texts = tuple(map(_cell_text, cells))
+        if _filled(texts):
+            yield TextRow(f"{path}, line {number}", texts)
+
+
+def _cell_text(value: object) -> str:
+    """As a person sees it: 1.0 is 1.
+
+    >>> _cell_text(1.0), _cell_text(None), _cell_text(True), _cell_text(0.5)
+    ('1', '', 'True', '0.5')
+    """
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "" if value is None else str(value)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what unpacks to more than can be, and XML that defines entities."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            if size > MOST_BYTES:
+                raise DataError(f"{path}: unpacks to {size:,} bytes; {MOST_BYTES:,} at most; save it as CSV")
+            for entry in archive.infolist():
+                with archive.open(entry) as file:
+                    refuse_doctype(file)
+    except (zipfile.BadZipFile, ValueError, RuntimeError, NotImplementedError) as error:
+        raise DataError(f"{path}: not an XLSX workbook ({first_line(error)}); save it anew, or as CSV") from None

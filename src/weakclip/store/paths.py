@@ -1,0 +1,41 @@
+"""Checks of the paths that a command is given, before anything heavy is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from weakclip.errors import DataError, RunError, WeightsError
+from weakclip.store.files import expand_home
+from weakclip.store.layout import CONFIG
+
+
+def check_run(folder: Path | str, file: str = CONFIG) -> None:
+    """Raise a `RunError` unless the folder is that of a run.
+
+    Args:
+        folder: the folder.
+        file: the file that must be in it.
+    """
+    if not (Path(folder) / file).is_file():
+        raise RunError(f"{folder}: not a run folder (no {file}); give the folder of `weakclip run --out`")
+
+
+def check_model(source: Path | str) -> None:
+    """Raise a `WeightsError` unless there is something at the path of a network."""
+    if not expand_home(source).exists():
+        raise WeightsError(
+            f"{source}: no such file or folder; expected a run, a folder of a network, or a released WeakCLIP .pth"
+        )
+
+
+def check_file(path: Path | str) -> None:
+    """Raise a `DataError` unless there is such a file."""
+    if not Path(path).is_file():
+        found = "is a folder; expected a file" if Path(path).is_dir() else "no such file"
+        raise DataError(f"{path}: {found}; correct the path")
+
+
+def check_there(path: Path | str) -> None:
+    """Raise a `DataError` unless there is a file or folder."""
+    if not Path(path).exists():
+        raise DataError(f"{path}: no such file or folder; correct the path")

@@ -1,0 +1,51 @@
+"""What of a sound data set will make poor masks or no score: few images, classes never trained, no validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from weakclip.config import DataSettings
+from weakclip.tools.check.dataset import SplitCheck
+
+FEW = 10
+"""A class with fewer training images is named."""
+
+
+def doubts(checks: Sequence[SplitCheck], settings: DataSettings) -> Iterator[str]:
+    """Sentences on the data, each with what to do.
+
+    Args:
+        checks: the splits.
+        settings: which of them is for training, and whether there is one for validation.
+    """
+    by_name = {check.split: check for check in checks}
+    train = by_name.get(settings.train_split)
+    if train is not None:
+        yield from _about_training(train)
+    for check in checks:
+        if train is not None and check is not train:
+            yield from _never_trained(check, train)
+    if settings.val_split is None and train is not None and len(checks) == 1:
+        yield (
+            "no validation split: the network is not scored; `weakclip init DIR --val 0.1` sets images aside for one "
+            "(a score needs their masks, too)"
+        )
+
+
+def _about_training(train: SplitCheck) -> Iterator[str]:
+    counts = train.images_of_classes()
+    few = [f"{name} ({counts[name][0]})" for name in train.class_set.names[1:] if counts[name][0] < FEW]
+    if few:
+        yield f"{train.split}: fewer than {FEW} images of {', '.join(few)}; add some, or leave the class out"
+    numbers = [name for name in train.class_set.names[1:] if name.replace(".", "").isdecimal()]
+    if numbers:
+        named = ", ".join(numbers)
+        yield f"classes called by numbers: {named}; CLIP is asked for words: write `prompts` in the class file"
+
+
+def _never_trained(check: SplitCheck, train: SplitCheck) -> Iterator[str]:
+    known, counts = train.images_of_classes(), check.images_of_classes()
+    names = [name for name in check.class_set.names[1:] if max(counts[name]) and not known[name][0]]
+    if names:
+        advice = "the network cannot find them; tag images of them in the training, or take them out"
+        yield f"{check.split}: classes that no image of {train.split} is labelled with: {', '.join(names)}; {advice}"
