@@ -24,6 +24,7 @@ from weakclip.pipeline.data import digest_if_any
 from weakclip.pipeline.verdicts import Review
 from weakclip.seeds import SeedMasks
 from weakclip.store.files import check_inside
+from weakclip.store.layout import VERIFIED
 from weakclip.store.marks import Mark
 from weakclip.store.progress import track
 
