@@ -94,7 +94,7 @@ CASES: dict[str, tuple[str, Any]] = {
     "crf": ("image.png probs.npy --out out.png", OUT),
     "data check": ("demo", DataCheck(splits=(), findings=())),
     "predict": ("out image.png --out masks", PredictionSummary(out=OUT, images=2, predicted=1, kept=1, failed=0)),
-    "init": ("images", Start(survey=SURVEY, config=OUT, class_file=None, loaded=load_config("demo"))),
+    "init": ("images", Start(survey=SURVEY, config=OUT, class_file=None, val_file=None, loaded=load_config("demo"))),
     "tag": ("images", TAGGING),
     "import": ("masks.json --run run --out out", ImportResult(drawn=1, kept=1, foreign=())),
     "score": ("seeds out", RunScore(scores=SCORES, labelled=None, labels=True, truth="")),
