@@ -182,9 +182,9 @@ def test_a_stage_says_what_ran_and_what_was_skipped(answered: Any, config_file: 
         (("study", "parts", "demmo"), "ConfigError", "demmo: no such file"),
         (("study", "crf", "demo"), "ConfigError", "either --run or --probs"),
         (("study", "cost", "--device", "nothing"), "ConfigError", "nothing"),
-        (("crf", "no.png", "no.npy", "--preset", "voc", "--params", "x.yaml"), "ConfigError", "give one of them"),
+        (("crf", __file__, __file__, "--preset", "voc", "--params", "x.yaml"), "ConfigError", "give one of them"),
         (("import", "no.json", "--run", "no/run"), "RunError", "no/run: not a run folder"),
-        (("submit", "no/run"), "RunError", "expected a name that ends in .tgz"),
+        (("submit", "no/run"), "RunError", "no/run: not a run folder"),
     ],
 )
 def test_an_error_is_an_object_too(
@@ -245,6 +245,17 @@ def test_every_command_is_in_the_table_and_on_the_page() -> None:
     assert leaves(typer.main.get_command(app), "") == set(CASES) | SERVERS == set(keys_of_the_page())
 
 
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with all paths that the commands name."""
+    for name in ("out/config.yaml", "out/manifest.json", "run/config.yaml", "images/a.png", "image.png", "probs.npy"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "masks.json").touch()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("command", CASES)
 def test_every_command_answers_with_the_keys_of_its_page(
     answered: Any, monkeypatch: pytest.MonkeyPatch, command: str
@@ -255,6 +266,7 @@ def test_every_command_answers_with_the_keys_of_its_page(
     assert (code, value.keys()) == (0, keys_of_the_page()[command])
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("command", CASES)
 def test_an_error_of_every_command_is_an_object(answered: Any, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     def fail(work: object) -> None:

@@ -19,6 +19,7 @@ from weakclip.pipeline.bad_files import keep, screen, write_errors
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.given import Given
 from weakclip.pipeline.planning import Plan, make_plan
+from weakclip.pipeline.space import check_space
 from weakclip.pipeline.stages import stages_of
 from weakclip.report import read_run, write_report
 from weakclip.report.chosen import ChosenNetwork, read_chosen
@@ -195,6 +196,7 @@ def _run_all(context: RunContext, wanted: Sequence[str], ran: list[str], *, redo
     plan: Plan | None = None
     try:
         plan = make_plan(context, wanted, redo=redo)
+        check_space(plan, wanted)
         for stage in wanted:
             if _run_one(plan, stage):
                 ran.append(stage)
