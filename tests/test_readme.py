@@ -52,7 +52,11 @@ def test_the_commands_for_own_images_run(tmp_path, monkeypatch, clip_folder):
         "--set evaluate.inference.crop=64 --set evaluate.inference.stride=64 "
         "--set model.decoder_channels=8 --set model.co_attention_width=8"
     )
-    changed = {"init": f"--clip {clip_folder}", "run": small, "tag": f"--clip {clip_folder} --overwrite --device cpu"}
+    changed = {
+        "init": f"--clip {clip_folder}",
+        "run": small,
+        "tag": f"--clip {clip_folder} --overwrite --device cpu --threshold 0",
+    }
     section = README[README.index("## Your own images") : README.index("## PASCAL VOC 2012")]
     lines = [shlex.split(line)[1:] for line in section.splitlines() if line.startswith("weakclip ")]
     assert [words[0] for words in lines] == ["init", "data", "run", "tag", "review", "predict", "export"]

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weakclip import __version__
-from weakclip.cli import tools
-from weakclip.cli.checks import is_config_or_folder, is_file, is_model, is_reported_run, is_run
+from weakclip.cli import exchange, tools
+from weakclip.cli.checks import is_file, is_model, is_reported_run, is_run
 from weakclip.cli.json_output import errors_printed, print_json
-from weakclip.cli.options import Config, Json, Limit, Network, OwnEncoder, Set, encoder_of, load, load_data, named
+from weakclip.cli.options import Config, Json, Limit, Network, OwnEncoder, Set, encoder_of, load, named
 from weakclip.cli.output import (
     answer,
     answer_report,
     answer_run,
-    show_check,
     show_review,
     show_score,
 )
@@ -32,7 +31,6 @@ from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.prediction import PredictionSummary, Products
-    from weakclip.tools.check.run import DataCheck
 
 app = typer.Typer(
     name="weakclip",
@@ -40,10 +38,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-data = typer.Typer(no_args_is_help=True, help="Look at the images, labels and masks before anything is made of them.")
 app.add_typer(study, name="study")
-app.add_typer(tools.export, name="export")
-app.add_typer(data, name="data")
+app.add_typer(exchange.export, name="export")
+app.add_typer(tools.data, name="data")
 
 STAGES = {
     "seeds": "Stage 1: class activation maps and seed masks from the frozen CLIP, or from elsewhere.",
@@ -259,35 +256,9 @@ def _products(also: list[Product]) -> Products:
     return Products(overlays="overlays" in also, coco=coco)
 
 
-@data.command("check")
-def data_check(
-    config: Annotated[
-        str, typer.Argument(help="A configuration as for `run`, or a folder of images.", callback=is_config_or_folder)
-    ],
-    split: Annotated[
-        list[str] | None,
-        typer.Option(help="A split to check, may be given repeatedly; else the configuration's."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write everything that was found to this file, as JSON.")] = None,
-    set_: Set = None,
-    json: Json = False,
-) -> None:
-    """Read every image, label and mask of a data set, and say what is wrong: exit code 0 if nothing is, 1 otherwise."""
-    from weakclip.tools.check.run import check_data, check_record, write_check
-
-    def work() -> DataCheck:
-        check = check_data(load_data(config, set_).data, split or ())
-        if out:
-            write_check(out, check)
-        return check
-
-    check = answer(work, json=json, record=check_record, show=show_check)
-    raise typer.Exit(1 if check.findings else 0)
-
-
-for command in (tools.init, tools.tag, tools.crf, tools.submit):
+for command in (tools.init, tools.tag, tools.crf, exchange.submit):
     app.command()(command)
-app.command("import")(tools.import_command)
+app.command("import")(exchange.import_command)
 
 
 def main() -> None:

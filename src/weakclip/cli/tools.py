@@ -1,8 +1,7 @@
-"""The commands that write files of other kinds than a run: its configuration, labels, exports, imports, archives."""
+"""The commands before a run: the check of data, the configuration, labels; and the dense CRF on files."""
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -10,44 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weakclip.cli.checks import is_file, is_folder, is_model, is_run, is_there
-from weakclip.cli.options import Json, Network, OwnEncoder, encoder_of, named
-from weakclip.cli.output import answer, show_foreign, show_start, show_tagging, show_verified
+from weakclip.cli.checks import is_config_or_folder, is_file, is_folder
+from weakclip.cli.options import Json, Set, load_data
+from weakclip.cli.output import answer, show_check, show_start, show_tagging
 
 if TYPE_CHECKING:
-    from weakclip.tools.annotate import ImportResult
+    from weakclip.tools.check.run import DataCheck
     from weakclip.tools.init.folder import Start
 
-export = typer.Typer(no_args_is_help=True, help="Bring what a run has made into the forms of other programs.")
+data = typer.Typer(no_args_is_help=True, help="Look at the images, labels and masks before anything is made of them.")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images.", callback=is_folder)]
 Clip = Annotated[str, typer.Option(help="Hub id, folder, OpenAI .pt archive, or demo.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")]
-Run = Annotated[Path, typer.Argument(help="A run folder.", callback=is_run)]
-Model = Annotated[
-    Path, typer.Argument(help="A run folder, or the folder of a segmentation network.", callback=is_model)
-]
-Root = Annotated[str | None, typer.Option(help="Another folder of the data set than the run's own.")]
 
 Preset = StrEnum("Preset", ["voc", "coco", "loss"])
-
-
-class Tool(StrEnum):
-    """Formats of annotation tools."""
-
-    COCO = "coco"
-    LABEL_STUDIO = "label-studio"
-    CVAT = "cvat"
-    YOLO = "yolo"
-    LABELME = "labelme"
-    FIFTYONE = "fiftyone"
-
-
-class ShapeKind(StrEnum):
-    """Forms of a region."""
-
-    MASKS = "masks"
-    POLYGONS = "polygons"
 
 
 def init(
@@ -149,165 +125,27 @@ def crf(
     answer(work, json=json, record=lambda path: {"file": path}, show=typer.echo)
 
 
-@export.command("onnx")
-def onnx(
-    model: Model,
-    out: Annotated[Path, typer.Option(help="The .onnx file.")],
-    network: Network = None,
-    clip: OwnEncoder = "",
-    json: Json = False,
-) -> None:
-    """Write a network as ONNX: uint8 images of any size in, logits of that size out."""
-    from weakclip.tools.export import export_onnx
-
-    answer(
-        lambda: export_onnx(model, out, network=named(network), clip=encoder_of(clip)),
-        json=json,
-        record=lambda made: {"file": out, "opset": made.opset, "difference": made.difference},
-        show=lambda made: typer.echo(
-            f"{out}: opset {made.opset}; differs from PyTorch by {made.difference:.1g} of the largest logit"
-        ),
-    )
-
-
-@export.command("transformers")
-def transformers(
-    model: Model,
-    out: Annotated[Path, typer.Option(help="A new folder.")],
-    network: Network = None,
-    json: Json = False,
-) -> None:
-    """Write a network for `AutoModelForSemanticSegmentation.from_pretrained`; WeakCLIP is none that it knows."""
-    from weakclip.tools.export import export_transformers
-
-    answer(
-        lambda: export_transformers(model, out, network=named(network)),
-        json=json,
-        record=lambda names: {"folder": out, "classes": names},
-        show=lambda names: typer.echo(f"{out}: {len(names)} classes: {', '.join(names)}"),
-    )
-
-
-@export.command("dataset")
-def dataset(
-    run: Annotated[Path, typer.Argument(help="A run folder whose pseudo masks are made.", callback=is_run)],
-    out: Annotated[Path, typer.Option(help="The folder; an export that is there already is continued.")],
-    root: Root = None,
-    json: Json = False,
-) -> None:
-    """Write images, pseudo masks and labels as a folder that Hugging Face `datasets.load_dataset` reads."""
-    from weakclip.tools.export.hf_dataset import export_hf_dataset
-
-    answer(
-        lambda: export_hf_dataset(run, out, root=root),
-        json=json,
-        record=asdict,
-        show=lambda made: typer.echo(f"{made.folder}: {made.images:,} images of {made.split}, {made.shards:,} files"),
-    )
-
-
-@export.command("masks")
-def masks(
-    run: Run,
-    *,
-    tool: Annotated[Tool, typer.Option("--format", help="The tool that the file is for.")],
-    out: Annotated[Path, typer.Option(help="The file (.json, for CVAT .xml), or the new folder.")],
-    shapes: Annotated[ShapeKind, typer.Option(help="Exact masks, or polygons, which are easier to bend.")] = (
-        ShapeKind.MASKS
-    ),
-    tolerance: Annotated[float, typer.Option(min=0, help="How far polygons may stray from the outline, pixels.")] = 1.0,
-    min_area: Annotated[int, typer.Option(min=0, help="Leave out connected regions of fewer pixels.")] = 0,
-    image_prefix: Annotated[
-        str, typer.Option(help="Label Studio: what makes an image's address of its file name.")
-    ] = "/data/local-files/?d=",
-    only: Annotated[
-        str, typer.Option(help="bad, unmarked, unverified, worst:N, or several with commas between; all if left out.")
-    ] = "",
-    json: Json = False,
-) -> None:
-    """Write the pseudo masks of a run for an annotation tool, the most doubtful first; see `weakclip import`."""
-    from weakclip.annotations import Shapes
-    from weakclip.tools.annotate import export_masks
-
-    written, conditions = Shapes(kind=shapes.value, tolerance=tolerance), only.split(",") if only else ()
-    answer(
-        lambda: export_masks(
-            run, out, tool.value, written, min_area=min_area, image_prefix=image_prefix, only=conditions
-        ),
-        json=json,
-        record=lambda count: {"file": out, "format": tool.value, "images": count},
-        show=lambda count: typer.echo(f"{out}: {count:,} images"),
-    )
-
-
-def import_command(
-    source: Annotated[
-        Path,
-        typer.Argument(help="The annotation file, or a folder of YOLO, LabelMe, FiftyOne or masks.", callback=is_there),
+@data.command("check")
+def data_check(
+    config: Annotated[
+        str, typer.Argument(help="A configuration as for `run`, or a folder of images.", callback=is_config_or_folder)
     ],
-    *,
-    run: Annotated[Path, typer.Option(help="The run folder whose masks were exported.", callback=is_run)],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="A folder for one palette PNG an image, as seeds of another run; the run stays as it is."),
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="A split to check, may be given repeatedly; else the configuration's."),
     ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write everything that was found to this file, as JSON.")] = None,
+    set_: Set = None,
     json: Json = False,
 ) -> None:
-    """Read masks that people corrected back in: verified masks of the run, which its next run keeps unchanged."""
-    from weakclip.store.layout import VERIFIED
-    from weakclip.tools.annotate import verify_masks
+    """Read every image, label and mask of a data set, and say what is wrong: exit code 0 if nothing is, 1 otherwise."""
+    from weakclip.tools.check.run import check_data, check_record, write_check
 
-    if out is not None:
-        _import_seeds(source, run, out, json=json)
-        return
-    answer(
-        lambda: verify_masks(source, run),
-        json=json,
-        record=lambda made: {"folder": run / VERIFIED, **asdict(made)},
-        show=lambda made: show_verified(made, source, run),
-    )
+    def work() -> DataCheck:
+        check = check_data(load_data(config, set_).data, split or ())
+        if out:
+            write_check(out, check)
+        return check
 
-
-def _import_seeds(source: Path, run: Path, out: Path, *, json: bool) -> None:
-    """The masks of a file as seeds for `seeds.method: imported_masks`."""
-    from weakclip.store.marks import MARKS
-    from weakclip.tools.annotate import import_masks
-
-    settings = ["seeds.method=imported_masks", f"seeds.folder={out}"]
-    if (run / MARKS).is_file():
-        settings.append(f"data.marks={run / MARKS}")  # the labels that a review has corrected
-
-    def show(made: ImportResult) -> None:
-        typer.echo(f"{out}: {made.drawn:,} masks of {source}, {made.kept:,} as {run} had them")
-        show_foreign(made.foreign, source, run)
-        changes = [word for setting in settings for word in ("--set", setting)]
-        words = [str(run / "config.yaml"), *changes, "--out", f"runs/{out.name}"]
-        typer.echo(f"next: weakclip run {shlex.join(words)}")
-
-    answer(
-        lambda: import_masks(source, run, out),
-        json=json,
-        record=lambda made: {"folder": out, **asdict(made), "settings": settings},
-        show=show,
-    )
-
-
-def submit(
-    run: Annotated[Path, typer.Argument(help="A run folder whose network is trained: VOC's classes.", callback=is_run)],
-    *,
-    out: Annotated[Path, typer.Option(help="The archive, for instance results.tgz.")],
-    root: Root = None,
-    split: Annotated[str, typer.Option(help="The list that is predicted.")] = "test",
-    network: Network = None,
-    clip: OwnEncoder = "",
-    json: Json = False,
-) -> None:
-    """Predict VOC's test images with a run's network and pack them for the evaluation server (competition 6)."""
-    from weakclip.tools.submit.predictions import submit as make
-
-    answer(
-        lambda: make(run, out, split=split, root=root, network=named(network), clip=encoder_of(clip)),
-        json=json,
-        record=lambda count: {"file": out, "split": split, "masks": count},
-        show=lambda count: typer.echo(f"{out}: {count:,} masks of {split}, checked"),
-    )
+    check = answer(work, json=json, record=check_record, show=show_check)
+    raise typer.Exit(1 if check.findings else 0)
