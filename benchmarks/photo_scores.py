@@ -13,6 +13,7 @@ import numpy as np
 from weakclip.datasets import VOC12Dataset
 from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import read_mask, resize_rgb, write_jpeg
+from weakclip.datasets.looks import screen_palette
 from weakclip.datasets.voc import MASK_FOLDERS, find_voc_root
 from weakclip.inference.metrics import ConfusionMatrix, bootstrap_iou, iou_of
 from weakclip.pipeline.pictures import laid_over
@@ -159,7 +160,7 @@ def sheet(path: Path, run: Path, split: str, truth: Truth, *, count: int = 24) -
     for index in np.argsort(right, kind="stable")[:count]:
         name, image = truth.dataset.names[index], truth.dataset.image(int(index))
         masks = [*(read_mask(folder / f"{name}.png") for folder in folders), read_mask(truth.paths[name])]
-        pictures = [image, *(laid_over(image, mask, VOC12.palette) for mask in masks)]
+        pictures = [image, *(laid_over(image, mask, screen_palette(VOC12)) for mask in masks)]
         rows.append(np.concatenate([_tile(picture) for picture in pictures], axis=1))
     if len(rows) % 2:
         rows.append(np.full_like(rows[0], 255))

@@ -23,7 +23,7 @@ import numpy as np
 
 from weakclip.datasets import ScenesDataset
 from weakclip.inference.mask_statistics import STATISTICS, StatisticsLog, class_means, compare_masks
-from weakclip.pipeline.pictures import class_entries, laid_over, write_strip
+from weakclip.pipeline.pictures import class_entries, write_strip
 from weakclip.report import write_report
 from weakclip.store.files import write_json
 from weakclip.store.layout import CAPTIONS, MANIFEST, STAGE_FOLDERS, STRIPS, strip_path
@@ -79,9 +79,11 @@ def _fabricate_image(
         crf_change=round(float(rng.beta(2, 30)), 4),
     )
     masks |= {"prediction": variation(masks["mask"], sample.labels, rng, 5), "truth": truth}
-    shown = {kind: laid_over(sample.image, mask, dataset.class_set.palette) for kind, mask in masks.items()}
-    write_strip(strip_path(folders["pseudo_masks"], sample.name), [sample.image, shown["seed"], shown["mask"]])
-    write_strip(strip_path(folders["evaluate"], sample.name), [shown["prediction"], shown["truth"]])
+    for stage, shown in (
+        ("pseudo_masks", (None, masks["seed"], masks["mask"])),
+        ("evaluate", (masks["prediction"], masks["truth"])),
+    ):
+        write_strip(strip_path(folders[stage], sample.name), sample.image, shown, dataset.class_set)
     logs["pseudo_masks"].add(made)
     logs["evaluate"].add(compare_masks(sample.name, sample.labels, masks))
 

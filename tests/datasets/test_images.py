@@ -23,7 +23,6 @@ from weakclip.datasets.image_files import FORMATS
 from weakclip.datasets.images import (
     atomic_write,
     image_size,
-    overlay,
     read_mask,
     read_rgb,
     reduced_size,
@@ -315,15 +314,6 @@ def test_resizing_keeps_constants_and_indices() -> None:
     assert resize_rgb(RGB, (3, 9)).shape == (3, 9, 3)
     assert np.array_equal(resize_mask(mask, (4, 6)), mask.repeat(2, axis=0).repeat(3, axis=1))
     assert np.array_equal(resize_mask(resize_mask(mask, (4, 6)), (2, 2)), mask)
-
-
-def test_an_overlay_colours_objects_alone() -> None:
-    mask = np.zeros((7, 11), np.uint8)
-    mask[0], mask[1] = 255, 1
-    shown = overlay(RGB, mask, VOC12.palette)
-    assert np.array_equal(np.delete(shown, 1, axis=0), np.delete(RGB, 1, axis=0))
-    assert np.array_equal(overlay(RGB, mask, VOC12.palette, alpha=1.0)[1], np.tile(VOC12.palette[1], (11, 1)))
-    assert np.array_equal(overlay(RGB, mask, VOC12.palette, alpha=0.0), RGB)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.9])

@@ -336,3 +336,26 @@ def test_server_that_is_gone_is_told(open_page: Open, review_run: Path) -> None:
     page.keyboard.press("g")
     true_in(page, "document.getElementById('message').textContent.includes('no longer runs')")
     assert stored(review_run) == {} and page.inner_text("#name") == "cats/one"
+
+
+def test_a_verified_mask_is_marked_and_undone_by_keys(open_page: Open, review_run: Path) -> None:
+    page = open_page("#image=1")
+    page.wait_for_selector("#viewer:not([hidden])")
+    page.keyboard.press("v")
+    until(lambda: (review_run / "verified/cats/one.png").is_file())
+    until(lambda: stored(review_run) == {"cats/one": "verified"})
+    page.keyboard.press("u")
+    until(lambda: not (review_run / "verified").exists())
+    assert read_marks(review_run / MARKS)[0]["cats/one"].undo
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_the_photo_at_its_own_size(open_page: Open, width: int) -> None:
+    page = open_page("#image=1", width=width)
+    page.wait_for_selector("#viewer:not([hidden])")
+    page.keyboard.press("z")
+    true_in(page, "document.getElementById('compare').getBoundingClientRect().width === 24")
+    assert page.get_attribute("#size", "aria-pressed") == "true"
+    page.keyboard.press("z")
+    true_in(page, "document.getElementById('compare').getBoundingClientRect().width > 200")
+    true_in(page, "document.documentElement.scrollWidth <= innerWidth")

@@ -124,6 +124,26 @@ def test_pictures(client: TestClient) -> None:
     assert client.get("/layer/1/prediction").status_code == client.get("/layer/1/truth").status_code == 200
 
 
+def test_outlines_are_in_the_colour_of_the_class_with_a_dark_line_outside(client: TestClient) -> None:
+    lines = pixels(client.get("/lines/1/pseudo mask"))
+    color = client.get("/api/run").json()["classes"][1]["color"]
+    assert "#{:02x}{:02x}{:02x}".format(*lines[5, 12, :3]) == color and lines[5, 12, 3] == 255
+    assert (lines[:, 11, :3] < 30).all() and (lines[:, 11, 3] > 150).all()
+    assert not lines[:, :11, 3].any() and not lines[:, 13:, 3].any()
+    assert client.get("/lines/0/truth").status_code == client.get("/lines/1/masks").status_code == 404
+
+
+def test_the_photo_is_shown_at_its_own_size_where_that_is_asked_for(review_run: Path) -> None:
+    path = review_run.parent / "mine/images/cats/one.png"
+    Image.new("RGB", (2000, 1333)).save(path)
+    folder = ReviewFolder(review_run)
+    client = TestClient(build_site(folder, token=TOKEN), base_url=f"http://{HOST}")
+    index = folder.dataset.index_of("cats/one")
+    sizes = [pixels(client.get(f"/image/{index}{query}")).shape[:2] for query in ("", "?size=own")]
+    assert sizes == [(853, 1280), (1333, 2000)]
+    assert pixels(client.get(f"/layer/{index}/seed?size=own")).shape[:2] == (16, 24)
+
+
 def test_layer_that_is_not_there_is_404_and_says_so(client: TestClient) -> None:
     answer = client.get("/layer/0/truth")
     assert answer.status_code == 404 and "no truth" in answer.json()["detail"]

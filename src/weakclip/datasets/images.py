@@ -12,7 +12,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.image_files import opened_image, orientation, upright
 from weakclip.errors import BrokenFileError
 from weakclip.store.files import atomic_write
@@ -216,20 +215,3 @@ def resize_rgb(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Nearest-neighbour resize of `(H, W)` uint8 to `(height, width)`."""
     return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
-
-
-def overlay(image: np.ndarray, mask: np.ndarray, palette: np.ndarray, *, alpha: float = 0.55) -> np.ndarray:
-    """Class colours laid over a photo; background and ignored pixels keep the photo.
-
-    Args:
-        image: `(H, W, 3)` uint8.
-        mask: `(H, W)` uint8.
-        palette: `(256, 3)` uint8.
-        alpha: weight of the colour, 0…1.
-
-    Returns:
-        `(H, W, 3)` uint8.
-    """
-    shown = (mask != 0) & (mask != IGNORE_INDEX)
-    mixed = (1 - alpha) * image + alpha * palette[mask]
-    return np.where(shown[..., None], mixed, image).astype(np.uint8)

@@ -13,7 +13,7 @@ from weakclip.datasets.images import read_mask
 from weakclip.inference.mask_statistics import STATISTICS, StatisticsLog, class_means, compare_masks
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, RefinedMask, write_pseudo_masks
 from weakclip.inference.windows import InferenceSettings, LogitsFunction
-from weakclip.pipeline.pictures import laid_over, write_strip
+from weakclip.pipeline.pictures import write_strip
 from weakclip.store.files import write_json
 from weakclip.store.jobs import work_through
 from weakclip.store.layout import CAPTIONS, MASKS, PREDICTIONS, STRIPS, strip_path
@@ -56,9 +56,7 @@ class MaskRecorder:
                 crf_change=round(float((refined.network_mask != mask).mean()), 4),
             )
         self.log.add(statistics)
-        palette = self.dataset.class_set.palette
-        shown = (sample.image, *(laid_over(sample.image, each, palette) for each in (seed, mask)))
-        write_strip(strip_path(self.folder, sample.name), shown)
+        write_strip(strip_path(self.folder, sample.name), sample.image, (None, seed, mask), self.dataset.class_set)
 
 
 def compare_stages(
@@ -115,5 +113,4 @@ def _compare(dataset: ImageLabelDataset, index: int, folders: dict[str, Path], l
     shown = [masks["prediction"]]
     if dataset.has_masks:
         shown.append(masks.get("truth", np.full(image.shape[:2], IGNORE_INDEX, np.uint8)))
-    palette = dataset.class_set.palette
-    write_strip(strip_path(log.path.parent, name), [laid_over(image, mask, palette) for mask in shown])
+    write_strip(strip_path(log.path.parent, name), image, shown, dataset.class_set)

@@ -10,7 +10,8 @@ import numpy as np
 
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
-from weakclip.datasets.images import overlay, read_mask, resize_rgb, write_jpeg, write_png
+from weakclip.datasets.images import read_mask, resize_mask, resize_rgb, write_jpeg, write_png
+from weakclip.datasets.looks import overlay, screen_palette
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, pseudo_mask
 from weakclip.inference.windows import LogitsFunction, WithinMemory, predict_probs
 from weakclip.store.files import write_json
@@ -54,7 +55,7 @@ def write_pictures(
             truth = dataset.mask(index)
             if truth is not None:
                 masks["truth"] = truth
-            files = _write_row(folder / PICTURES, len(rows), image, masks, dataset.class_set.palette)
+            files = _write_row(folder / PICTURES, len(rows), image, masks, dataset.class_set)
             labels = [dataset.class_set.names[label] for label in dataset.labels(index)]
             rows.append({"name": name, "split": split, "labels": labels, "pictures": files})
     class_set = next(iter(splits.values())).class_set
@@ -62,30 +63,34 @@ def write_pictures(
 
 
 def class_entries(class_set: ClassSet) -> list[dict[str, object]]:
-    """Names and colours of the classes, for JSON."""
-    return [{"name": name, "color": color} for name, color in zip(class_set.names, class_set.colors, strict=True)]
+    """Names of the classes and their colours on the screen, for JSON."""
+    colors = screen_palette(class_set)[: class_set.num_classes].tolist()
+    return [{"name": name, "color": color} for name, color in zip(class_set.names, colors, strict=True)]
 
 
-def write_strip(path: Path, pictures: Sequence[np.ndarray]) -> None:
-    """Write pictures of one image, `(H, W, 3)` uint8 of one size, small and side by side as one JPEG."""
-    write_jpeg(path, np.concatenate([_small(picture, STRIP_SIDE) for picture in pictures], axis=1))
+def write_strip(path: Path, image: np.ndarray, masks: Sequence[np.ndarray | None], class_set: ClassSet) -> None:
+    """Write masks over one image, `(H, W)` and `(H, W, 3)` uint8, small and side by side as one JPEG; None: no mask."""
+    small, palette = _small(image, STRIP_SIDE), screen_palette(class_set)
+    pictures = [small if mask is None else laid_over(small, mask, palette) for mask in masks]
+    write_jpeg(path, np.concatenate(pictures, axis=1))
 
 
 def _write_row(
-    folder: Path, row: int, image: np.ndarray, masks: Mapping[str, np.ndarray], palette: np.ndarray
+    folder: Path, row: int, image: np.ndarray, masks: Mapping[str, np.ndarray], class_set: ClassSet
 ) -> dict[str, str]:
-    pictures = {"image": image} | {caption: laid_over(image, mask, palette) for caption, mask in masks.items()}
+    small, palette = _small(image, LONGEST_SIDE), screen_palette(class_set)
     files = {}
-    for caption, picture in pictures.items():
+    for caption, mask in {"image": None, **masks}.items():
         files[caption] = f"{row}_{caption.replace(' ', '_')}.png"
-        write_png(folder / files[caption], _small(picture, LONGEST_SIDE))
+        write_png(folder / files[caption], small if mask is None else laid_over(small, mask, palette))
     return files
 
 
 def laid_over(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Class colours over the image; pale where no class is given."""
-    pale = (mask == IGNORE_INDEX)[..., None]
-    return np.where(pale, 160 + image // 3, overlay(image, mask, palette)).astype(np.uint8)
+    """A mask over an image, in the size of the image; pale where no class is given."""
+    mask = resize_mask(mask, (image.shape[0], image.shape[1]))
+    pale = np.where((mask == IGNORE_INDEX)[..., None], 160 + image // 3, image).astype(np.uint8)
+    return overlay(pale, mask, palette)
 
 
 def _small(picture: np.ndarray, side: int) -> np.ndarray:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from weakclip.annotations import MaskEntry, Shapes, write_coco
 from weakclip.datasets.base import check_name
-from weakclip.datasets.images import overlay, read_mask, read_rgb, write_mask
+from weakclip.datasets.images import read_mask, read_rgb, write_mask
+from weakclip.datasets.looks import overlay, screen_palette
 from weakclip.errors import DataError, RunError
 from weakclip.prediction.folder import PredictionFolder
 from weakclip.prediction.inputs import InputImage
@@ -214,7 +215,7 @@ class _Work:
         self._write_overlay(image, read_rgb(image.path), read_mask(self.folder.mask(image)))
 
     def _write_overlay(self, image: InputImage, pixels: np.ndarray, mask: np.ndarray) -> None:
-        shown = overlay(pixels, mask, self.predictor.class_set.palette)
+        shown = overlay(pixels, mask, screen_palette(self.predictor.class_set))
         with atomic_write(self.folder.overlay(image)) as file:
             Image.fromarray(shown).save(file, format="JPEG", quality=90)
 

@@ -18,6 +18,7 @@ from weakclip.report.class_table import class_figures
 from weakclip.report.doubts import ImageFigures, figures_of, is_unusual
 from weakclip.report.figures import box_plot, class_names, duration, loss_curves, mean_known, percent, png_data_uri
 from weakclip.report.folder import read_run
+from weakclip.report.head import head_facts
 from weakclip.report.images import read_images
 from weakclip.report.payload import WORST, payload
 from weakclip.report.sure_seeds import contradicted, sure_seeds
@@ -61,6 +62,7 @@ def render_report(folder: Path | str) -> str:
         .render(
             run=run,
             title=run.folder.resolve().name,
+            head=head_facts(run),
             titles=STAGE_TITLES,
             class_names=class_names(run.scores),
             captions=captions,

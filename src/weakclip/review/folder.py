@@ -15,6 +15,7 @@ import numpy as np
 from weakclip.config import load_run_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.images import read_mask
+from weakclip.datasets.looks import screen_palette
 from weakclip.errors import DataError, RunError
 from weakclip.pipeline.bad_files import broken_of, open_sound
 from weakclip.pipeline.context import mark_files
@@ -110,7 +111,8 @@ class ReviewFolder:
 
     def describe(self) -> dict[str, Any]:
         """The facts about the run as a whole that the page shows."""
-        classes = zip(self.dataset.class_set.names, self.dataset.class_set.colors, strict=True)
+        class_set = self.dataset.class_set
+        classes = zip(class_set.names, screen_palette(class_set)[: class_set.num_classes], strict=True)
         return {
             "name": self.run.resolve().name,
             "split": self.dataset.split,

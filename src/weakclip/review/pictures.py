@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from weakclip.datasets.classes import IGNORE_INDEX
-from weakclip.datasets.images import overlay, resize_mask, resize_rgb
+from weakclip.datasets.images import resize_mask, resize_rgb
+from weakclip.datasets.looks import HALO, outlines, overlay, screen_palette
 from weakclip.errors import DataError
 from weakclip.review.folder import PSEUDO, SEED, ReviewFolder
 
@@ -21,7 +22,7 @@ THUMB_SIDE, VIEW_SIDE = 192, 1280
 """Longest sides, pixels; smaller images stay as they are."""
 
 CACHE_BYTES = 64 * 2**20
-_PALE = 150  # opacity of pixels without a class, 0…255
+_PALE, _HALO = 150, 190  # opacity of pixels without a class, and of the dark line round an outline, 0…255
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Pictures:
     def __init__(self, folder: ReviewFolder, cache: PictureCache | None = None) -> None:
         self.folder = folder
         self.cache = cache or PictureCache()
-        self._palette = folder.dataset.class_set.palette
+        self._palette = screen_palette(folder.dataset.class_set)
 
     def thumb(self, index: int) -> Picture:
         """A small image with its pseudo mask, or else its seed, laid over it; JPEG.
@@ -101,8 +102,12 @@ class Pictures:
             small = overlay(small, resize_mask(self._fitting(index, layer, image.shape[:2]), size), self._palette)
         return _jpeg(small, quality=80)
 
-    def image(self, index: int) -> Picture:
+    def image(self, index: int, *, own_size: bool = False) -> Picture:
         """The image for the large view; JPEG.
+
+        Args:
+            index: of the image.
+            own_size: whether it keeps its size; else it is reduced to `VIEW_SIDE`.
 
         Raises:
             DataError: it cannot be read.
@@ -110,22 +115,32 @@ class Pictures:
 
         def make() -> Picture:
             image = self.folder.image(index)
-            return _jpeg(resize_rgb(image, _fitted(image.shape[:2], VIEW_SIDE)), quality=92)
+            side = max(image.shape) if own_size else VIEW_SIDE
+            return _jpeg(resize_rgb(image, _fitted(image.shape[:2], side)), quality=92)
 
-        return self.cache.get(("image", index), make)
+        return self.cache.get(("image", index, own_size), make)
 
-    def layer(self, index: int, layer: str) -> Picture:
+    def layer(self, index: int, layer: str, *, own_size: bool = False) -> Picture:
         """A mask to be laid over the image: opaque class colours, pale where no class is given, else nothing; PNG.
 
         Raises:
             DataError: there is none, or it cannot be read.
         """
+        key = (layer, index, self.folder.layer_version(index, layer), own_size)
+        return self.cache.get(key, lambda: self._coloured(self._sized(index, layer, own_size=own_size)))
 
-        def make() -> Picture:
-            mask = self.folder.layer(index, layer)
-            return self._coloured(resize_mask(mask, _fitted(mask.shape, VIEW_SIDE)))
+    def lines(self, index: int, layer: str, *, own_size: bool = False) -> Picture:
+        """The outlines of a mask, opaque in the class colours with a dark line outside; PNG.
 
-        return self.cache.get((layer, index, self.folder.layer_version(index, layer)), make)
+        Raises:
+            DataError: as `layer`.
+        """
+        key = ("lines", layer, index, self.folder.layer_version(index, layer), own_size)
+        return self.cache.get(key, lambda: self._lines(self._sized(index, layer, own_size=own_size)))
+
+    def _sized(self, index: int, layer: str, *, own_size: bool) -> np.ndarray:
+        mask = self.folder.layer(index, layer)
+        return mask if own_size else resize_mask(mask, _fitted(mask.shape, VIEW_SIDE))
 
     def _fitting(self, index: int, layer: str, size: tuple[int, ...]) -> np.ndarray:
         mask = self.folder.layer(index, layer)
@@ -136,11 +151,20 @@ class Pictures:
     def _coloured(self, mask: np.ndarray) -> Picture:
         palette, opacity = self._palette.copy(), np.full(256, 255, np.uint8)
         palette[IGNORE_INDEX], opacity[IGNORE_INDEX], opacity[0] = 255, _PALE, 0
-        picture = Image.fromarray(mask).convert("L")
-        picture.putpalette(palette.tobytes())
-        file = io.BytesIO()
-        picture.save(file, format="PNG", transparency=opacity.tobytes())
-        return Picture(file.getvalue(), "image/png")
+        return _png(mask, palette, opacity)
+
+    def _lines(self, mask: np.ndarray) -> Picture:
+        palette, opacity = self._palette.copy(), np.full(256, 255, np.uint8)
+        palette[IGNORE_INDEX], opacity[IGNORE_INDEX], opacity[0] = HALO, _HALO, 0
+        return _png(outlines(mask), palette, opacity)
+
+
+def _png(mask: np.ndarray, palette: np.ndarray, opacity: np.ndarray) -> Picture:
+    picture = Image.fromarray(mask).convert("L")
+    picture.putpalette(palette.tobytes())
+    file = io.BytesIO()
+    picture.save(file, format="PNG", transparency=opacity.tobytes())
+    return Picture(file.getvalue(), "image/png")
 
 
 def _fitted(size: tuple[int, ...], side: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 /                       the page                    /review.js  /review.css
 /api/run                classes, layers, counts     /api/list?mark=&class=&name=&order=   indices
 /api/items?i=1,2,3      names, labels, marks        /api/marks (POST)               make a mark
-/thumb/7  /image/7  /layer/7/seed                   pictures
+/thumb/7  /image/7  /layer/7/seed  /lines/7/seed   pictures; with ?size=own in the photo's size
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ def build_site(folder: ReviewFolder, *, token: str, host: str = "127.0.0.1") -> 
         "/thumb/{index:int}": site.thumb,
         "/image/{index:int}": site.image,
         "/layer/{index:int}/{layer:str}": site.layer,
+        "/lines/{index:int}/{layer:str}": site.lines,
     }
     routes = [
         Route(path, endpoint, methods=["GET"]) for path, endpoint in pages.items()
@@ -133,13 +134,19 @@ class _Site:
         return self._picture(request, self.pictures.thumb)
 
     def image(self, request: requests.Request) -> Response:
-        return self._picture(request, self.pictures.image)
+        return self._picture(request, lambda index: self.pictures.image(index, own_size=_own_size(request)))
 
     def layer(self, request: requests.Request) -> Response:
+        return self._layer(request, self.pictures.layer)
+
+    def lines(self, request: requests.Request) -> Response:
+        return self._layer(request, self.pictures.lines)
+
+    def _layer(self, request: requests.Request, make: Callable[..., Picture]) -> Response:
         layer = request.path_params["layer"]
         if layer not in self.folder.layers:
             return _error(404, "no such layer")
-        return self._picture(request, lambda index: self.pictures.layer(index, layer))
+        return self._picture(request, lambda index: make(index, layer, own_size=_own_size(request)))
 
     async def mark(self, request: requests.Request) -> Response:
         from starlette.concurrency import run_in_threadpool
@@ -198,6 +205,10 @@ class _Site:
         if request.headers.get("if-none-match") == picture.etag:
             return Response(status_code=304, headers=headers)
         return Response(picture.content, media_type=picture.media_type, headers=headers)
+
+
+def _own_size(request: requests.Request) -> bool:
+    return request.query_params.get("size") == "own"
 
 
 def _not_made(error: Exception) -> Response:

@@ -156,13 +156,13 @@
     $("overview").hidden = true;
     if ($("viewer").hidden) scrollTo(0, 0);
     $("viewer").hidden = false;
-    $("photo").src = `/image/${index}`;
+    $("photo").src = `/image/${index}${sized()}`;
     $("photo").alt = `image ${items.get(index).name}`;
     showLayers();
     showItem();
     remember();
     if (document.activeElement === document.body || document.activeElement?.closest("[hidden]")) $("on").focus({ preventScroll: true });
-    for (const next of list.slice(at + 1, at + 2)) new Image().src = `/image/${next}`; // ahead of the reviewer
+    for (const next of list.slice(at + 1, at + 2)) new Image().src = `/image/${next}${sized()}`; // ahead of the reviewer
   });
 
   function showItem() {
@@ -189,20 +189,31 @@
 
   function showLayers() {
     for (const side of ["left", "right"]) {
-      const layer = $(`${side}-layer`).value, tag = $(`${side}-tag`), image = $(`${side}-side`).firstElementChild;
+      const layer = $(`${side}-layer`).value, tag = $(`${side}-tag`), images = [...$(`${side}-side`).children];
       tag.textContent = layer;
       tag.className = "tag";
-      image.hidden = layer === "image";
+      for (const image of images) image.hidden = layer === "image";
       if (layer === "truth") truthSeen.add(list[at]);
-      image.onerror = () => {
-        image.hidden = true;
+      images[0].onerror = () => {
+        for (const image of images) image.hidden = true;
         tag.textContent = `no ${layer}`;
         tag.className = "tag absent";
       };
-      if (layer === "image") image.removeAttribute("src");
-      else image.src = `/layer/${list[at]}/${encodeURIComponent(layer)}`;
+      ["layer", "lines"].forEach((kind, place) => {
+        if (layer === "image") images[place].removeAttribute("src");
+        else images[place].src = `/${kind}/${list[at]}/${encodeURIComponent(layer)}${sized()}`;
+      });
     }
     slide($("slider").value);
+  }
+
+  const sized = () => ($("compare").classList.contains("own") ? "?size=own" : "");
+
+  function changeSize() {
+    const own = $("compare").classList.toggle("own");
+    $("size").setAttribute("aria-pressed", String(own));
+    $("photo").src = `/image/${list[at]}${sized()}`;
+    showLayers();
   }
 
   function slide(value) {
@@ -301,6 +312,7 @@
     "/": () => $("by-name").focus(),
     n: () => at < 0 && told(showPage)(page + 1, list[(page + 1) * PAGE]),
     p: () => at < 0 && told(showPage)(page - 1, list[(page - 1) * PAGE]),
+    z: () => at >= 0 && changeSize(),
     ",": () => at >= 0 && slide(Number($("slider").value) - 5),
     ".": () => at >= 0 && slide(Number($("slider").value) + 5),
     Escape: () => at >= 0 && back(),
@@ -372,15 +384,18 @@
   });
   $("filters").addEventListener("submit", (event) => event.preventDefault());
   for (const [id, work] of Object.entries({
-    good: KEYS.g, verified: KEYS.v, bad: KEYS.b, relabel, clear: KEYS.c, undo, help: KEYS["?"], close: back,
+    good: KEYS.g, verified: KEYS.v, bad: KEYS.b, relabel, clear: KEYS.c, undo, help: KEYS["?"], close: back, size: changeSize,
     back: () => open(at - 1), on: () => open(at + 1), "page-back": () => told(showPage)(page - 1), "page-on": () => told(showPage)(page + 1),
   })) $(id).addEventListener("click", work);
   for (const id of ["left-layer", "right-layer"]) $(id).addEventListener("change", showLayers);
   $("slider").addEventListener("input", () => slide($("slider").value));
   $("opacity").addEventListener("input", () => {
-    for (const side of document.querySelectorAll(".side")) side.style.opacity = $("opacity").value / 100;
+    $("compare").style.setProperty("--fill", $("opacity").value / 100);
   });
-  $("photo").addEventListener("load", () => $("compare").style.setProperty("--ratio", $("photo").naturalWidth / $("photo").naturalHeight));
+  $("photo").addEventListener("load", () => {
+    $("compare").style.setProperty("--ratio", $("photo").naturalWidth / $("photo").naturalHeight);
+    $("compare").style.setProperty("--wide", $("photo").naturalWidth);
+  });
   $("photo").addEventListener("error", () => say("this image cannot be read"));
   $("compare").addEventListener("pointerdown", (event) => {
     $("compare").setPointerCapture(event.pointerId);
@@ -402,13 +417,12 @@
     $("by-class").append(...run.classes.slice(1).map((each) => option(each.name, each.name)));
     for (const side of ["left", "right"]) $(`${side}-layer`).append(...run.layers.map((layer) => option(layer, layer)));
     $("right-layer").value = run.layers.includes("pseudo mask") ? "pseudo mask" : run.layers[1];
-    for (const side of document.querySelectorAll(".side")) side.style.opacity = 0.6;
     const state = new URLSearchParams(location.hash.slice(1));
     $("by-mark").value = state.get("mark") in FILTERS ? state.get("mark") : "all";
     if (run.classes.some((each) => each.name === state.get("class"))) $("by-class").value = state.get("class");
     $("by-name").value = state.get("name") || "";
     $("network").textContent = `The run's network: ${run.network}`;
-    $("reviewer").textContent = run.reviewer;
+    $("reviewer").textContent = run.reviewer && `as ${run.reviewer}`;
     $("order-choice").hidden = !run.doubts;
     $("order").value = run.doubts && state.get("order") !== "split" ? "doubt" : "split";
     const wanted = state.has("image") ? Number(state.get("image")) : -1, number = Number(state.get("page") || 1) - 1;
