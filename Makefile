@@ -13,6 +13,9 @@ DEPENDENCY_TESTS = tests/test_packaging.py tests/config/test_config.py tests/cli
 	tests/modeling/test_storage.py tests/tools/export/test_hf_dataset.py tests/pipeline/test_run.py tests/report/test_report.py \
 	tests/review/test_serving.py tests/review/test_site.py tests/scripts/test_train_demo_clip.py \
 	tests/training/test_tensorboard.py tests/fuzz
+# Modules of the API reference beside those of `weakclip.__all__`: the documentation imports them.
+REFERENCE = $(addprefix weakclip.,config datasets.base datasets.classes datasets.images datasets.kinds inference.metrics \
+	inference.pseudo_masks pipeline report seeds.base seeds.kinds segmenters.segmenter store.files store.layout)
 TESTS ?=
 WORKERS ?= auto
 
@@ -51,7 +54,7 @@ lint: $(dev_stamp)  ## style and types
 	$(VENV)/bin/mypy
 
 docs: $(test_stamp)  ## the API reference, from the docstrings: build/docs/index.html; a warning is an error
-	$(VENV)/bin/python -W error::UserWarning -m pdoc weakclip --docformat google --output-directory build/docs
+	$(VENV)/bin/python -W error::UserWarning -m pdoc weakclip $(REFERENCE) --docformat google --output-directory build/docs
 
 release-check:  ## before a release: distributions, the wheel at work, bill of materials, known holes; network
 	rm -rf build/release && mkdir -p build/release

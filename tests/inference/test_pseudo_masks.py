@@ -98,6 +98,32 @@ def test_label_probabilities_sum_to_one_and_permute_with_the_classes(keep: bool,
         np.testing.assert_allclose(rows, probs, rtol=1e-5)
 
 
+def test_balance_gives_a_class_that_the_network_hardly_sees_the_place_where_it_sees_it_most():
+    probs = np.full((4, 4, 5), 0.001, np.float32)
+    probs[1], probs[3], probs[3, :, 4] = 0.7, 0.02, 0.2  # class 3 is likeliest in the last column, and nowhere first
+    probs[0] = 1 - probs[1:].sum(axis=0)
+    settings = dataclasses.replace(PLAIN, balance=1.0)
+    assert 3 not in pseudo_mask(probs, SAMPLE, PLAIN)[0]
+    mask, _ = pseudo_mask(probs, SAMPLE, settings)
+    assert (mask[:, 4] == 3).all() and (mask[:, :4] == 1).all()
+    anyone = dataclasses.replace(settings, restrict_to_labels=False)  # who is there is not known then
+    assert np.array_equal(pseudo_mask(probs, SAMPLE, anyone)[0], probs.argmax(axis=0))
+
+
+@pytest.mark.parametrize("balance", [0.5, 1.0, 2.0])
+def test_balance_leaves_the_background_as_it_is_and_one_class_alone(balance: float):
+    probs = np.random.default_rng(1).dirichlet(np.ones(4), size=20).T.reshape(4, 4, 5).astype(np.float32)
+    for labels in ((2,), (1, 3), (1, 2, 3)):
+        kept = np.array([0, *labels])
+        plain = label_probabilities(probs, kept, keep_foreground=True)
+        rows = label_probabilities(probs, kept, keep_foreground=True, balance=balance)
+        np.testing.assert_allclose(rows[0], plain[0], rtol=1e-5)
+        np.testing.assert_allclose(rows.sum(axis=0), 1, rtol=1e-5)
+        assert np.array_equal(rows, plain) == (len(labels) == 1)
+    weights = plain[1:] / plain[1:].mean(axis=(1, 2), keepdims=True) ** balance
+    np.testing.assert_allclose(rows[1:], (1 - rows[0]) * weights / weights.sum(axis=0), rtol=1e-4)
+
+
 def test_a_temperature_softens_what_the_dense_crf_is_told_and_changes_no_winner():
     hot = dataclasses.replace(PLAIN, temperature=4.0)
     probs = _probs(0.1, 0.6, 0.2, 0.1)
@@ -107,7 +133,7 @@ def test_a_temperature_softens_what_the_dense_crf_is_told_and_changes_no_winner(
     np.testing.assert_allclose(confidence, expected[1] / expected.sum(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"match_share": 1.5}, {"match_share": -0.1}])
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"balance": -1.0}, {"match_share": 1.5}, {"match_share": -0.1}])
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         PseudoMaskSettings(**wrong)

@@ -101,7 +101,7 @@ def test_a_prediction_is_what_the_pipeline_makes(trained_run: Path, photos: Path
 def test_a_weakclip_predicts_as_its_run_makes_pseudo_masks(trained_run: Path, photos: Path) -> None:
     """Match map, foreground and temperature too: with an image's labels, the mask is that of stage 3."""
     settings = yaml.safe_load((trained_run / "config.yaml").read_text())
-    how = {"match_share": 0.5, "keep_foreground": True, "temperature": 3.0}
+    how = {"match_share": 0.5, "keep_foreground": True, "balance": 0.5, "temperature": 3.0}
     settings["pseudo_masks"] |= how
     (trained_run / "config.yaml").write_text(yaml.safe_dump(settings))
     predictor, image = load_predictor(trained_run), read_rgb(photos / "a.jpg")

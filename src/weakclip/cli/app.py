@@ -57,7 +57,7 @@ Redo = Annotated[
 ]
 Product = StrEnum("Product", ["overlays", "coco-masks", "coco-polygons"])
 Scored = StrEnum("Scored", ["seeds", "masks"])
-SETTINGS = "inference.…, crf.…, match_share, keep_foreground, temperature, or device"
+SETTINGS = "inference.…, crf.…, match_share, keep_foreground, balance, temperature, or device"
 
 
 def _version(asked: bool) -> None:

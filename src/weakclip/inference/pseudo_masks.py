@@ -32,6 +32,8 @@ class PseudoMaskSettings:
             match map are not asked for it.
         keep_foreground: whether the probability of the classes that are ruled out goes to the image's own classes, by
             their shares; otherwise it is dropped, and the background gains as much as they do.
+        balance: power of a class's mean over the image by which its probabilities are divided, 0 for none; see
+            `label_probabilities`. It counts where the masks are restricted to the labels.
         temperature: divisor of the log-probabilities before the dense CRF, above 0; above 1 a network that is too sure
             of itself leaves more to the edges of the image.
         winners_only: whether the dense CRF is told only the classes that win some pixel before it.
@@ -45,6 +47,7 @@ class PseudoMaskSettings:
     restrict_to_labels: bool = True
     match_share: float = 0.0
     keep_foreground: bool = False
+    balance: float = 0.0
     temperature: float = 1.0
     winners_only: bool = False
     step: int | None = None
@@ -55,6 +58,8 @@ class PseudoMaskSettings:
             raise ConfigError(f"match_share: 0 to 1 expected; found {self.match_share}")
         if self.step is not None and self.step < 1:
             raise ConfigError(f"step: 1 or more, or null, expected; found {self.step}")
+        if not self.balance >= 0:
+            raise ConfigError(f"balance: 0 or more expected; found {self.balance}")
         if not self.temperature > 0:
             raise ConfigError(f"temperature of the masks' probabilities: above 0 expected; found {self.temperature}")
 
@@ -97,7 +102,8 @@ def refine_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings)
         settings: restriction and dense CRF.
     """
     kept = np.array([0, *sample.labels]) if settings.restrict_to_labels else np.arange(len(probs))
-    rows = label_probabilities(probs, kept, keep_foreground=settings.keep_foreground)
+    balance = settings.balance if settings.restrict_to_labels else 0.0
+    rows = label_probabilities(probs, kept, keep_foreground=settings.keep_foreground, balance=balance)
     if settings.temperature != 1:
         rows **= np.float32(1 / settings.temperature)
         rows /= rows.sum(axis=0, keepdims=True)
@@ -117,7 +123,9 @@ def refine_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings)
     )
 
 
-def label_probabilities(probs: np.ndarray, kept: np.ndarray, *, keep_foreground: bool) -> np.ndarray:
+def label_probabilities(
+    probs: np.ndarray, kept: np.ndarray, *, keep_foreground: bool, balance: float = 0.0
+) -> np.ndarray:
     """Probabilities of the classes that an image can show.
 
     A network that takes a cat for a dog still knows that something stands there. With `keep_foreground` the probability
@@ -125,10 +133,17 @@ def label_probabilities(probs: np.ndarray, kept: np.ndarray, *, keep_foreground:
     for `k >= 1`. Without it the kept probabilities are divided by their sum, so that the background takes its share of
     `a`, often nearly all of it.
 
+    The labels also say that every class is there, while a network that has often taken a class for another may see it
+    nowhere. `balance` shares the foreground of the image out anew: `P_k` becomes `F Q_k / sum_{j >= 1} Q_j` for
+    `k >= 1`, where `F` is the foreground's probability, unchanged, and `Q_k = P_k / m_k^balance` with the mean `m_k` of
+    `P_k` over the image. At 1 it is a classifier's correction for classes that are equally frequent (Saerens, Latinne
+    and Decaestecker, Neural Computation 2002), with the image's own means as the frequencies that it was trained with.
+
     Args:
         probs: `(K, H, W)` float, summing to 1 over K.
         kept: `(n,)` indices of the classes that are kept, the background first.
         keep_foreground: whether the foreground keeps what its classes lose.
+        balance: the power, 0 for none.
 
     Returns:
         `(n, H, W)` float32, summing to 1.
@@ -145,6 +160,10 @@ def label_probabilities(probs: np.ndarray, kept: np.ndarray, *, keep_foreground:
         foreground = rows[1:].sum(axis=0)
         rows[1:] *= np.maximum(1 - rows[0], foreground) / foreground
     rows /= rows.sum(axis=0, keepdims=True)
+    if balance and len(kept) > 2:
+        foreground = rows[1:].sum(axis=0)
+        rows[1:] /= rows[1:].mean(axis=(1, 2), keepdims=True) ** np.float32(balance)
+        rows[1:] *= foreground / rows[1:].sum(axis=0)
     return rows
 
 

@@ -33,6 +33,7 @@ class PredictSettings:
         match_share: share of the match map in the probabilities of a WeakCLIP, 0…1.
         keep_foreground: where labels are known, whether the probability of the classes that they rule out goes to the
             others but the background.
+        balance: where labels are known, as for pseudo masks.
         temperature: divisor of the log-probabilities before the dense CRF, above 0.
         device: "auto" takes an accelerator where there is one; "cpu", or a torch device name.
     """
@@ -41,6 +42,7 @@ class PredictSettings:
     crf: CRFParams | None = None
     match_share: float = 0.0
     keep_foreground: bool = False
+    balance: float = 0.0
     temperature: float = 1.0
     device: str = "auto"
 
@@ -55,6 +57,7 @@ class PredictSettings:
             restrict_to_labels=restrict_to_labels,
             match_share=self.match_share,
             keep_foreground=self.keep_foreground,
+            balance=self.balance,
             temperature=self.temperature,
         )
 
@@ -169,5 +172,6 @@ def default_settings(model: ModelSource) -> PredictSettings:
         crf=None if without else how.crf,
         match_share=how.match_share,
         keep_foreground=how.keep_foreground,
+        balance=how.balance,
         temperature=1.0 if without else how.temperature,
     )

@@ -11,7 +11,7 @@ import numpy as np
 from weakclip.crf.files import read_probs
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.errors import DataError, WeightsError
-from weakclip.inference.pseudo_masks import label_probabilities
+from weakclip.inference.pseudo_masks import PseudoMaskSettings, label_probabilities
 from weakclip.inference.windows import WithinMemory, predict_probs
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext
@@ -123,7 +123,7 @@ def write_probabilities(context: RunContext, folder: Path, indices: Sequence[int
     def finish(made: tuple[Sample, np.ndarray]) -> None:
         sample, probs = made
         if settings.restrict_to_labels:
-            probs = _restricted(probs, sample.labels, keep_foreground=settings.keep_foreground)
+            probs = _restricted(probs, sample.labels, settings)
         with atomic_write(folder / f"{sample.name}.npz") as file:
             np.savez_compressed(file, probs=probs.astype(np.float16))
 
@@ -136,9 +136,10 @@ def write_probabilities(context: RunContext, folder: Path, indices: Sequence[int
     )
 
 
-def _restricted(probs: np.ndarray, labels: Sequence[int], *, keep_foreground: bool) -> np.ndarray:
+def _restricted(probs: np.ndarray, labels: Sequence[int], settings: PseudoMaskSettings) -> np.ndarray:
     """As `pseudo_mask` does it, with zeros for the other classes."""
     kept = np.array([0, *labels])
     result = np.zeros_like(probs)
-    result[kept] = label_probabilities(probs, kept, keep_foreground=keep_foreground)
+    keep, balance = settings.keep_foreground, settings.balance
+    result[kept] = label_probabilities(probs, kept, keep_foreground=keep, balance=balance)
     return result
