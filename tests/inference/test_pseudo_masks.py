@@ -133,7 +133,9 @@ def test_a_temperature_softens_what_the_dense_crf_is_told_and_changes_no_winner(
     np.testing.assert_allclose(confidence, expected[1] / expected.sum(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"balance": -1.0}, {"match_share": 1.5}, {"match_share": -0.1}])
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": 0.0}, {"balance": -1.0}, {"match_share": 1.5}, {"match_share": -0.1}]
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         PseudoMaskSettings(**wrong)

@@ -189,12 +189,12 @@ def test_run_gives_probabilities_that_are_kept(clip_folder: Path, tmp_path: Path
     assert set(np.flatnonzero(probs.any(axis=(1, 2)))) == {0, *SCENES.labels(0)}
     np.testing.assert_allclose(probs.sum(axis=0, dtype=np.float32), 1, atol=2e-3)
     how, kept = config.pseudo_masks, np.array([0, *SCENES.labels(0)])
-    assert 0 < how.match_share < 1 and how.keep_foreground  # what stage 3 does before its dense CRF is done here, too
+    assert 0 < how.match_share < 1 and how.keep_foreground and how.balance  # what stage 3 does is done here, too
     model.eval()
     whole = predict_probs(
         lambda images: mixed_logits(model(images), how.match_share), SCENES.image(0), how.inference, device="cpu"
     )
-    expected = label_probabilities(whole, kept, keep_foreground=True)
+    expected = label_probabilities(whole, kept, keep_foreground=True, balance=how.balance)
     np.testing.assert_allclose(probs[kept].astype(np.float32), expected, atol=2e-3)
     times = [path.stat().st_mtime_ns for path in files]
     files[1].unlink()

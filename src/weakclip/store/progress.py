@@ -19,6 +19,8 @@ Item = TypeVar("Item")
 
 LINE_EVERY = 60.0
 """Seconds from line to line where there is no terminal."""
+FIRST_AFTER = 10
+"""Items after which the first line comes, where more than `LINE_EVERY` is left."""
 
 
 class _Rate(ProgressColumn):
@@ -53,7 +55,7 @@ def _logged(items: Iterable[Item], description: str, total: int, done: int) -> I
     for count, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
-        if now - said >= LINE_EVERY:
-            said, rate = now, count / (now - started)
-            left = timedelta(seconds=round((total - done - count) / rate))
+        seconds = (total - done - count) * (now - started) / count
+        if now - said >= LINE_EVERY or (count == FIRST_AFTER and said == started and seconds > LINE_EVERY):
+            said, rate, left = now, count / (now - started), timedelta(seconds=round(seconds))
             logger.info("%s: %d of %d, %.2g/s, %s left", description, done + count, total, rate, left)
