@@ -19,7 +19,11 @@ COMMANDS = (
     *("tag photos --class-file nothere.yaml", "tag photos --classes cat --out photos.yaml"),
     *("data check nothere", "run nothere --out x", "seeds nothere --out x", "config nothere", "run demo"),
     *("report nothere", "review nothere", "score seeds nothere", "submit nothere --out x.tgz"),
-    *("predict nothere photos --out x", "predict photos photos --out x --labels nothere"),
+    *(
+        "predict nothere photos --out x",
+        "predict photos photos --out x --labels nothere",
+        "predict photos nothere --out x",
+    ),
     *("export onnx nothere --out x.onnx", "export transformers nothere --out x", "export dataset nothere --out x"),
     *("export masks nothere --format coco --out x", "import nothere --run photos", "import photos.yaml --run nothere"),
     *("crf nothere nothere --out x.npy", "study prompts nothere --out x", "study snapshots demo --run nothere --out x"),

@@ -245,6 +245,15 @@ def test_large_photos_go_one_by_one() -> None:
     assert sorted(map(len, batches)) == [1, 1, 1, 1, 4]
 
 
+def test_a_row_without_labels_says_nothing(tmp_path: Path) -> None:
+    """Its image is one without labels, not one of background only."""
+    for name in "ab":
+        Image.new("RGB", (4, 3)).save(tmp_path / f"{name}.png")
+    (tmp_path / "labels.csv").write_text("image,labels\na.png,cat\nb.png,\n")
+    (found,) = read_labels(tmp_path / "labels.csv", find_images([str(tmp_path)])).items()
+    assert (found[0].name, found[1]) == ("a", ("cat",))
+
+
 def test_labels_are_found_by_the_longest_path(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("image,labels\na.jpg,cat\nb/a.jpg,dog\n")
     images = [InputImage(Path(path), path, path) for path in ("/x/a.jpg", "/x/b/a.jpg", "/x/c.jpg")]

@@ -15,7 +15,7 @@ import typer
 
 from weakclip import __version__
 from weakclip.cli import exchange, tools
-from weakclip.cli.checks import is_file, is_model, is_reported_run, is_run
+from weakclip.cli.checks import are_inputs, is_file, is_model, is_reported_run, is_run
 from weakclip.cli.json_output import errors_printed, print_json
 from weakclip.cli.options import Config, Json, Limit, Network, OwnEncoder, Set, encoder_of, load, named
 from weakclip.cli.output import (
@@ -201,7 +201,10 @@ def predict(
         Path,
         typer.Argument(help="A run, a folder of a network, or a released WeakCLIP checkpoint.", callback=is_model),
     ],
-    images: Annotated[list[str], typer.Argument(help="Images, folders, patterns, or - for a list on standard input.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Images, folders, patterns, or - for a list on standard input.", callback=are_inputs),
+    ],
     *,
     out: Annotated[Path, typer.Option(help="The folder of the masks; one that is there already is continued.")],
     also: Annotated[list[Product] | None, typer.Option(help="What else is written; may be given repeatedly.")] = None,

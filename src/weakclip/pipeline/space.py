@@ -127,7 +127,7 @@ def _weights(context: RunContext, stage: str) -> tuple[int, TrainSettings | None
     config, classes = context.config, context.train.class_set
     model = config.retrain.model
     if stage == "train" or (stage in ("retrain", "retrain_truth") and model in (None, WEAKCLIP)):
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):  # the stage sets the seeds of all devices
             network: nn.Module = config.model.build(context.clip, classes)
     elif stage in ("retrain", "retrain_truth") and model in (SMALL, DEEPLAB):
         with torch.device("meta"):

@@ -15,7 +15,8 @@ from weakclip.prediction.inputs import InputImage
 def read_labels(path: Path | str, images: Sequence[InputImage]) -> dict[InputImage, tuple[str, ...]]:
     """Names of the classes of each image that a labels file names, by the longest end of its path that has a row.
 
-    Spellings that look the same are the same, and so is any case, where only one row is meant by it.
+    Spellings that look the same are the same, and so is any case, where only one row is meant by it. A row without
+    labels says nothing.
 
     Args:
         path: as `read_label_rows` reads it; images by their paths below any folder, with or without the ending.
@@ -33,6 +34,7 @@ def read_labels(path: Path | str, images: Sequence[InputImage]) -> dict[InputIma
         if key in rows:
             raise DataError(f"{row.where}: image {row.image.strip()!r} is labelled twice; join the two rows")
         rows[key] = row.labels
+    rows = {key: labels for key, labels in rows.items() if labels}  # an empty cell says nothing of the image
     tables = [(key, _unique(rows, key)) for key in (str, canonical, alike, _any_case)]
     found = ((image, _row(tables, image.path)) for image in images)
     return {image: labels for image, labels in found if labels is not None}

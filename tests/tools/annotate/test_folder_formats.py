@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from weakclip.annotations import FORMATS, Shapes
-from weakclip.cli.tools import Tool
+from weakclip.cli.exchange import Tool
 from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.pipeline.context import open_run
