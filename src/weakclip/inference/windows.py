@@ -15,6 +15,7 @@ from torch import Tensor
 
 from weakclip.datasets.images import fit_factor, resize_rgb
 from weakclip.errors import ConfigError
+from weakclip.training.precision import Precision, float32_as
 
 logger = logging.getLogger("weakclip")
 
@@ -109,7 +110,8 @@ class InferenceSettings:
             most); otherwise it keeps its size.
         batch_size: windows that go through the network together.
         average: what is averaged over scales and flips: "probabilities", or "logits" before one softmax.
-        precision: of the network: "fp32", "bf16" (autocast) or "auto", bf16 on GPUs; averages are float32 in any case.
+        precision: of the network: "fp32"; "tf32", float32 whose products are rounded on GPUs; "bf16" (autocast); or
+            "auto", bf16 on GPUs. Averages are float32 in any case.
     """
 
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -119,7 +121,7 @@ class InferenceSettings:
     fit_crop: bool = True
     batch_size: int = 4
     average: Literal["probabilities", "logits"] = "probabilities"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:
@@ -219,7 +221,7 @@ def _stitched(
     places = [(slice(top, top + window[0]), slice(left, left + window[1])) for top in tops for left in lefts]
     windows = [image[:, rows, columns] for image in pixels for rows, columns in places]
     step = settings.batch_size
-    with _in_precision(settings.precision, pixels.device):
+    with _in_precision(settings.precision, pixels.device), float32_as(settings.precision):
         batches = [logits_of(torch.stack(windows[first : first + step])) for first in range(0, len(windows), step)]
     logits = torch.cat(batches).float()
     coarse = logits.shape[2:]

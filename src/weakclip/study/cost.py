@@ -27,7 +27,7 @@ from weakclip.study.cost_pages import write_cost_pages
 from weakclip.study.cost_sides import Side, Training, drawn_batch
 from weakclip.study.record import RECORD, check_folder, read_record
 from weakclip.training.loading import Batch
-from weakclip.training.optimizer import autocast_dtype
+from weakclip.training.precision import autocast_dtype
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,8 @@ from weakclip.training.bad_steps import BadSteps
 from weakclip.training.interrupt import StopRequest
 from weakclip.training.loading import Batch, TrainingData, load_batches
 from weakclip.training.log import TrainLog
-from weakclip.training.optimizer import FACTOR, autocast_dtype, build_optimizer
+from weakclip.training.optimizer import FACTOR, build_optimizer
+from weakclip.training.precision import autocast_dtype, float32_as
 from weakclip.training.processes import Processes, open_processes
 from weakclip.training.sampler import step_seed
 from weakclip.training.sampling import repeats_of
@@ -88,7 +89,7 @@ def fit(
     first, started = run.step, time.perf_counter()
     wrapped.train()
     loaded = load_batches(dataset, settings, processes, start=first, seed=seed, repeats=repeats)
-    with contextlib.closing(loaded) as batches:
+    with contextlib.closing(loaded) as batches, float32_as(settings.precision):
         shown = track(batches, description, total=settings.steps, done=first) if processes.is_main else batches
         _take_steps(run, wrapped, loss_fn, shown)
     seconds = time.perf_counter() - started

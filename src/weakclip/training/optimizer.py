@@ -1,11 +1,10 @@
-"""The optimiser that the settings of a training name, and the numeric type of its forward passes."""
+"""The optimiser that the settings of a training name."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -42,17 +41,3 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: TrainSetti
     if settings.optimizer == "sgd":
         return torch.optim.SGD(listed, lr=settings.learning_rate, momentum=settings.momentum)
     return torch.optim.AdamW(listed, lr=settings.learning_rate, fused=True)
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type that `precision` asks for on a device; None for float32 throughout."""
-    wanted = precision == "bf16" or (precision == "auto" and _bf16_pays(device))
-    return torch.bfloat16 if wanted else None
-
-
-def _bf16_pays(device: torch.device) -> bool:
-    """On GPUs; on CPUs with tile instructions (AMX), where a step of WeakCLIP took 0.6 to 0.7 of the time in fp32."""
-    if device.type != "cpu":
-        return True
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # absent in older torch
-    return bool(capabilities.get("amx_bf16", False))

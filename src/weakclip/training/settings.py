@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import get_args
 
 from weakclip.errors import ConfigError
 from weakclip.store.keys import NO_EFFECT
+from weakclip.training.precision import Precision
 
-OPTIMIZERS, SCHEDULES, PRECISIONS = ("adamw", "sgd"), ("cosine", "poly"), ("auto", "fp32", "bf16")
+OPTIMIZERS, SCHEDULES, PRECISIONS = ("adamw", "sgd"), ("cosine", "poly"), get_args(Precision)
 """Words of the settings `optimizer`, `schedule` and `precision`."""
 
 POLY_POWER = 0.9  # github.com/Yingyue-L/deeplabv1-resnet38, tools/config.py
@@ -49,7 +51,8 @@ class TrainSettings:
         min_learning_rate: where the schedule ends.
         clip_grad_norm: upper bound of the gradient's Euclidean norm; None for no bound.
         ema_decay: decay of the averaged weights, which are the result, 0…1; 0 keeps the last weights.
-        precision: "fp32", "bf16" (autocast) or "auto": bf16 where it pays, on GPUs and on CPUs with AMX.
+        precision: "fp32"; "tf32", float32 whose products are rounded on GPUs; "bf16" (autocast); or "auto": bf16 where
+            it pays, on GPUs and on CPUs with AMX.
         checkpoint_every: steps from checkpoint to checkpoint.
         keep_every: steps from kept weights to kept weights, in files of their own beside the result: averaged ones, or,
             with `ema_decay` 0, those of the step; None keeps none.
