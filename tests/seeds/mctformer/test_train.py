@@ -14,8 +14,8 @@ from torch import Tensor
 
 import weakclip.seeds.mctformer.train as stage
 from weakclip.datasets.scenes import ScenesDataset
-from weakclip.datasets.transforms import AugmentSettings
 from weakclip.errors import ConfigError, WeightsError
+from weakclip.seeds.mctformer.augmentation import DeiTAugmentSettings
 from weakclip.seeds.mctformer.model import MCTformer, MCTformerModelSettings
 from weakclip.seeds.mctformer.storage import load_mctformer
 from weakclip.seeds.mctformer.train import (
@@ -29,7 +29,7 @@ from weakclip.seeds.mctformer.train import (
 from weakclip.training.settings import TrainSettings
 
 MODEL = MCTformerModelSettings(patch_size=8, width=16, depth=2, heads=2)
-AUGMENT = AugmentSettings(crop_size=32, scale=(0.8, 1.2), photometric=False)
+AUGMENT = DeiTAugmentSettings(crop_size=32, area=(0.5, 1.0), operations=0, erase=0.0)
 
 
 def settings(steps: int = 6, **train: Any) -> MCTformerSettings:
@@ -157,7 +157,7 @@ def test_training_starts_from_the_named_checkpoint(squares: Any, tmp_path: Path)
     [
         ({"pretrained": "a", "checkpoint": "b"}, "pretrained and checkpoint"),
         ({"contrast_weight": -1.0}, "contrast_weight"),
-        ({"augment": AugmentSettings(crop_size=100)}, "crop_size"),
+        ({"augment": DeiTAugmentSettings(crop_size=100)}, "crop_size"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any], told: str) -> None:

@@ -7,7 +7,7 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from weakclip.clip import load_clip
 from weakclip.datasets.base import ImageLabelDataset
-from weakclip.datasets.transforms import AugmentSettings, augment
 from weakclip.errors import ConfigError
+from weakclip.seeds.mctformer.augmentation import DeiTAugmentSettings, deit_augment
 from weakclip.seeds.mctformer.cam import MCTformerCAMSettings
 from weakclip.seeds.mctformer.model import MCTformer, MCTformerModelSettings, MCTformerOutput
 from weakclip.seeds.mctformer.start import start_from_clip
@@ -54,8 +54,7 @@ def _published() -> TrainSettings:
 class MCTformerSettings:
     """An MCTformer+ that is trained for its maps.
 
-    The defaults are those of the released code on PASCAL VOC 2012, but for the augmentation, which is that of the other
-    networks here: random resize, crop, flip and colours in place of its RandomResizedCrop, RandAugment and erasing.
+    The defaults are those of the released code on PASCAL VOC 2012.
 
     Args:
         pretrained: a DeiT checkpoint that training starts from.
@@ -78,9 +77,7 @@ class MCTformerSettings:
     model: MCTformerModelSettings = field(default_factory=MCTformerModelSettings)
     contrast_weight: float = 1.0
     train: TrainSettings = field(default_factory=_published)
-    augment: AugmentSettings = field(
-        default_factory=lambda: AugmentSettings(crop_size=448, scale=(1.0, 2.0), max_class_share=1.0)
-    )
+    augment: DeiTAugmentSettings = field(default_factory=DeiTAugmentSettings)
     cams: MCTformerCAMSettings = field(default_factory=MCTformerCAMSettings)
 
     @property
@@ -104,12 +101,11 @@ class LabelledImages:
 
     Args:
         dataset: images and labels.
-        settings: the augmentation; `max_class_share`, which looks at masks, has no effect.
+        settings: the augmentation.
     """
 
-    def __init__(self, dataset: ImageLabelDataset, settings: AugmentSettings) -> None:
-        self.dataset = dataset
-        self.settings = replace(settings, max_class_share=1.0)
+    def __init__(self, dataset: ImageLabelDataset, settings: DeiTAugmentSettings) -> None:
+        self.dataset, self.settings = dataset, settings
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -122,8 +118,7 @@ class LabelledImages:
         """
         index, rng_seed = key
         sample = self.dataset[index]
-        blank = np.zeros(sample.image.shape[:2], dtype=np.uint8)
-        image, _ = augment(sample.image, blank, self.settings, np.random.default_rng(rng_seed))
+        image = deit_augment(sample.image, self.settings, np.random.default_rng(rng_seed))
         target = torch.zeros(self.dataset.class_set.num_classes - 1)
         target[[label - 1 for label in sample.labels]] = 1
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
