@@ -17,6 +17,8 @@ from weakclip.store.manifest import PREVIOUS, read_records
 def outdated(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The finished stages whose result was made of others than the folder has now, in the order of the stages.
 
+    A network of an earlier configuration that retrained one, which the evaluation passes over, is none of them.
+
     Args:
         records: stage → record of its result, as `read_records` gives them.
 
@@ -31,7 +33,9 @@ def outdated(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
         changed = any(name in found or records.get(name, {}).get("key") != key for name, key in upstream.items())
         if record.get("done") and changed:
             found.append(stage)
-    return found
+    evaluation = records.get("evaluate", {})
+    retrains = "evaluate" in found or not evaluation.get("done") or "retrain" in evaluation.get("inputs", {})
+    return found if retrains else [stage for stage in found if stage != "retrain"]
 
 
 def mixture(folder: Path) -> str:
@@ -48,7 +52,8 @@ def mixture(folder: Path) -> str:
         return ""
     said = [f"{_named(remade)} being made again and not finished"] if remade else []
     said += [f"{_named(old)} made of earlier results than are there now"] if old else []
-    command = f"weakclip run {folder / CONFIG} --out {folder} --redo"
+    full = " --full" if any(stage.endswith("_truth") for stage in (*old, *remade)) else ""
+    command = f"weakclip run {folder / CONFIG} --out {folder} --redo{full}"
     return f"{folder}: results that do not belong together: {'; '.join(said)}; `{command}` goes on"
 
 
