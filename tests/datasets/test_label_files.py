@@ -156,6 +156,12 @@ def test_one_mistake_is_one_line_with_its_count_and_places(tmp_path: Path) -> No
     )
 
 
+def test_excels_line_on_the_separator_is_no_header(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("sep=;\nimage;labels\na.png;cat\n")
+    (row,) = read_label_rows(tmp_path / "t.csv")
+    assert (row.labels, row.where) == (("cat",), f"{tmp_path / 't.csv'}, line 3")
+
+
 def test_a_table_that_has_changed_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image,labels\na.png,cat\n")
     assert read(tmp_path / "t.csv") == {"a.png": {"cat"}}

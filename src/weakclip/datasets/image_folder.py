@@ -118,6 +118,9 @@ class ImageFolder:
         Raises:
             RowError: no such image, or a path that leads out of the folder.
         """
+        plain = self._by_path.get(reference)  # as nearly all are
+        if plain is not None:
+            return self._first.get(plain, plain)
         path = self._inside(PurePosixPath(reference.replace("\\", "/")))
         if path.is_absolute() or ".." in path.parts:
             advice = f" leads out of {self.folder}; name images by their path inside it"

@@ -97,11 +97,15 @@ def _text(path: Path, rank: Callable[[Sequence[str]], int]) -> TextTable:
     with path.open("rb") as file:
         wide = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
     with path.open(newline="", encoding="utf-16" if wide else "utf-8-sig") as lines:
-        header = next(lines, "")
+        header, first = next(lines, ""), 1
+        if header.startswith("sep="):  # Excel's word on the separator
+            header, first = next(lines, ""), 2
         read = {mark: next(csv.reader([header], delimiter=mark), []) for mark in SEPARATORS}
         separator = max(SEPARATORS, key=lambda mark: (rank(read[mark]), len(read[mark])))
         reader = csv.reader(lines, delimiter=separator)
-        rows = tuple(TextRow(f"{path}, line {reader.line_num + 1}", tuple(cells)) for cells in reader if _filled(cells))
+        rows = tuple(
+            TextRow(f"{path}, line {reader.line_num + first}", tuple(cells)) for cells in reader if _filled(cells)
+        )
     return TextTable(path, tuple(read[separator]), rows)
 
 

@@ -64,6 +64,11 @@ def test_classes_called_by_numbers_are_told(tmp_path: Path) -> None:
     assert warnings(tmp_path)[0].startswith("classes called by numbers: 0, 1; CLIP is asked for words")
 
 
+def test_words_for_no_label_are_told(tmp_path: Path) -> None:
+    photos(tmp_path, none=10, cat=10, nonesuch=10)
+    assert warnings(tmp_path)[0].startswith("classes called 'none': where that means no label, leave the cell empty")
+
+
 def test_warnings_are_printed_and_written_and_code_0(
     tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

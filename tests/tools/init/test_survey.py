@@ -34,6 +34,14 @@ def test_a_survey_counts_classes_splits_masks_and_sizes(root: Path) -> None:
     assert (found.class_file, found.notes) == (None, ())
 
 
+def test_labels_that_are_probably_mistakes_are_noted(root: Path) -> None:
+    (root / "labels.csv").write_text("image,labels\ndog/1,Dog\ndog/2,dog;none\ncat/3,3\n")
+    near, numbers, nothing = survey_folder(root).notes
+    assert near.startswith("'Dog' and 'dog' are classes of their own; if they are one, write the other under")
+    assert numbers.startswith("classes called by numbers: 3;")
+    assert nothing.startswith("classes called 'none': where that means no label")
+
+
 def test_a_table_and_a_class_file_are_named(root: Path) -> None:
     (root / "labels.csv").write_text("image,labels\ndog/1,cow\ndog/2,cow;dog\ncat/3,dog\n")
     (root / "classes.yaml").write_text("names: [dog, cow, pig]\n")

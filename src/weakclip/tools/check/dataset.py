@@ -162,7 +162,7 @@ def check_split(dataset: ImageLabelDataset, *, needs_labels: bool) -> SplitCheck
         untagged=dataset.untagged,
         findings=(
             *_count_findings(dataset),
-            *_near_names(dataset),
+            *(Finding(Kind.NEAR_NAMES, dataset.split, "", names) for names in near_names(dataset.class_set)),
             *findings,
             *_without_mask(dataset.split, facts),
             *_same_content(dataset.split, facts),
@@ -239,14 +239,13 @@ def _count_findings(dataset: ImageLabelDataset) -> Iterator[Finding]:
         yield Finding(Kind.COUNT, dataset.split, "", detail)
 
 
-def _near_names(dataset: ImageLabelDataset) -> Iterator[Finding]:
+def near_names(class_set: ClassSet) -> list[str]:
+    """Names of classes that differ in case, spaces and joining signs only, those of a group together."""
     groups: dict[str, list[str]] = defaultdict(list)
-    for name in dataset.class_set.names:
+    for name in class_set.names:
         plain = unicodedata.normalize("NFKC", name).casefold()
         groups["".join(letter for letter in plain if letter not in " _-.")].append(name)
-    for names in groups.values():
-        if len(names) > 1:
-            yield Finding(Kind.NEAR_NAMES, dataset.split, "", " and ".join(map(repr, names)))
+    return [" and ".join(map(repr, names)) for names in groups.values() if len(names) > 1]
 
 
 def _without_mask(split: str, facts: Sequence[ImageFacts]) -> Iterator[Finding]:

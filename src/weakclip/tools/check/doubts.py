@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from weakclip.config import DataSettings
+from weakclip.datasets.classes import ClassSet
 from weakclip.tools.check.dataset import SplitCheck
 
 FEW = 10
 """A class with fewer training images is named."""
+
+NOTHING = ("none", "nan", "na", "n/a", "null", "nil", "nothing", "empty", "unknown", "unlabeled", "?", "-")
+"""Words with which people and programs say that there is no label."""
 
 
 def doubts(checks: Sequence[SplitCheck], settings: DataSettings) -> Iterator[str]:
@@ -37,10 +41,19 @@ def _about_training(train: SplitCheck) -> Iterator[str]:
     few = [f"{name} ({counts[name][0]})" for name in train.class_set.names[1:] if counts[name][0] < FEW]
     if few:
         yield f"{train.split}: fewer than {FEW} images of {', '.join(few)}; add some, or leave the class out"
-    numbers = [name for name in train.class_set.names[1:] if name.replace(".", "").isdecimal()]
+    yield from odd_names(train.class_set)
+
+
+def odd_names(class_set: ClassSet) -> Iterator[str]:
+    """Sentences on classes whose names are no words for things: CLIP is asked for these words."""
+    numbers = [name for name in class_set.names[1:] if name.replace(".", "").isdecimal()]
     if numbers:
         named = ", ".join(numbers)
         yield f"classes called by numbers: {named}; CLIP is asked for words: write `prompts` in the class file"
+    nothing = [name for name in class_set.names[1:] if name.casefold() in NOTHING]
+    if nothing:
+        named = ", ".join(map(repr, nothing))
+        yield f"classes called {named}: where that means no label, leave the cell empty, or move the images out"
 
 
 def _never_trained(check: SplitCheck, train: SplitCheck) -> Iterator[str]:

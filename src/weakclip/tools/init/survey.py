@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from weakclip.datasets.class_files import CLASS_FILE
+from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.folder import FolderDataset, untagged_note
 from weakclip.datasets.folder_labels import label_table
 from weakclip.datasets.images import image_size
 from weakclip.errors import DataError
+from weakclip.tools.check.dataset import near_names
+from weakclip.tools.check.doubts import odd_names
 
 MOST_HEADERS = 2000
 """Number of images that are looked at where there are more, evenly spread."""
@@ -102,8 +105,14 @@ def survey_folder(
         background=train.class_set.background_prompts,
         labelled={name: train.labels(index) for index, name in enumerate(train.names) if train.labels(index)},
         sizes=tuple(sizes),
-        notes=(*filter(None, [untagged_note(train.untagged)]), *train.notes, *unread),
+        notes=(*filter(None, [untagged_note(train.untagged)]), *train.notes, *unread, *_odd_classes(train.class_set)),
     )
+
+
+def _odd_classes(class_set: ClassSet) -> list[str]:
+    """What of the classes is probably a mistake in the labels."""
+    advice = "if they are one, write the other under `synonyms` in the class file"
+    return [*(f"{names} are classes of their own; {advice}" for names in near_names(class_set)), *odd_names(class_set)]
 
 
 def _sizes(dataset: FolderDataset) -> tuple[list[tuple[int, int]], list[str]]:
