@@ -14,12 +14,14 @@ import yaml
 import weakclip.study
 import weakclip.study.numbers
 from weakclip.cli import output
-from weakclip.cli.app import STAGES, app
+from weakclip.cli.app import app
+from weakclip.cli.stages import STAGES
 from weakclip.config import load_config, parse_config
 from weakclip.crf import VOC_CRF
 from weakclip.errors import ConfigError
 from weakclip.inference.evaluation import Scores
 from weakclip.pipeline import RunResult
+from weakclip.pipeline.shards import ShardResult
 from weakclip.prediction import PredictionSummary
 from weakclip.study import Candidate, CRFStudy, Result, VariantStudy
 from weakclip.study.cost import Measurement
@@ -89,6 +91,7 @@ TAGGING = Tagging(path=OUT, images=2, classes={"cat": 2}, unsure=(), unread=(), 
 CASES: dict[str, tuple[str, Any]] = {
     "run": ("demo --out out", RUN),
     **{stage.replace("_", "-"): ("demo --out out", RUN) for stage in STAGES},
+    "merge": ("out", ShardResult(folder=OUT, stage="seeds", shard=None, shards=2, done=True)),
     "report": ("out", (OUT, ())),
     "config": ("demo", (load_config("demo"), "seed: 0")),
     "crf": ("image.png probs.npy --out out.png", OUT),

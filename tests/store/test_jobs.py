@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from weakclip.errors import ConfigError, RunError
 from weakclip.store.files import atomic_write
 from weakclip.store.jobs import work_through
 from weakclip.store.lines import LineLog, read_lines
+from weakclip.store.share import Merge, Shard, sharing
 
 NAMES = [f"image{number}" for number in range(12)]
 
@@ -36,14 +38,13 @@ class Work:
         with atomic_write(self.folder / name, "w") as file:
             file.write(name)
 
-    def run(self, shard: tuple[int, int] = (0, 1)) -> int:
+    def run(self) -> int:
         return work_through(
             NAMES,
             is_done=lambda name: (self.folder / name).is_file(),
             make=self.make,
             finish=self.finish,
             description="work",
-            shard=shard,
         )
 
 
@@ -72,10 +73,48 @@ def test_finished_work_makes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 2, 5, 20])
 def test_shards_share_the_work(tmp_path: Path, count: int) -> None:
     parts = [Work(tmp_path) for _ in range(count)]
-    sizes = [part.run((index, count)) for index, part in enumerate(parts)]
+    sizes = []
+    for index, part in enumerate(parts):
+        with sharing(Shard(index, count)):
+            sizes.append(part.run())
     assert sum(sizes) == len(NAMES)
     assert max(sizes) - min(sizes) <= 1
     assert sorted(name for part in parts for name in part.finished) == sorted(NAMES)
+
+
+def test_a_merge_names_what_is_missing_and_makes_nothing(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    for index in (0, 2):
+        with sharing(Shard(index, 3)):
+            work.run()
+    (tmp_path / "image2").unlink()
+    again = Work(tmp_path)
+    said = r"work: .*of shard 1/3 4 \(image1, image4, image7, …\); of shard 2/3 1 \(image2\); run these shards again"
+    with pytest.raises(RunError, match=said), sharing(Merge(shards=3)):
+        again.run()
+    assert again.made == []
+    work.run()
+    with sharing(Merge(shards=3)):
+        assert again.run() == 0
+
+
+@pytest.mark.parametrize("text", ["4/4", "1", "-1/4", "a/b", "1/0", "/2"])
+def test_what_is_no_shard_is_told_how_shards_are_counted(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--shard: .*counted from 0"):
+        Shard.read(text, tmp_path)
+
+
+def test_lines_of_shards_are_one_file_in_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    for index in range(3):
+        with sharing(Shard(index, 3)):
+            log = LineLog(path)
+        for name in NAMES[index::3]:
+            log.add({"name": name, "value": index})
+    assert not path.exists()
+    LineLog(path).finish(NAMES)
+    assert [entry["value"] for entry in read_lines(path)] == [0, 1, 2] * 4
+    assert [each.name for each in tmp_path.iterdir()] == ["log.jsonl"]
 
 
 def test_making_is_in_the_calling_thread_and_never_far_ahead(tmp_path: Path) -> None:

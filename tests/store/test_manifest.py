@@ -181,11 +181,10 @@ def test_more_output_is_no_other_result(tmp_path: Path) -> None:
     assert Manifest.open(run).state("seeds", KEY, {"seeds.confidence": False}) == "done"
 
 
-def test_unfinished_stage_keeps_its_work_and_loses_torn_files(tmp_path: Path) -> None:
+def test_unfinished_stage_keeps_its_work(tmp_path: Path) -> None:
     manifest = Manifest.open(tmp_path / "run")
     folder = manifest.start("seeds", KEY)
     (folder / "mask.png").write_text("work")
-    (folder / ".other.png.x1.tmp").write_text("torn")
     Manifest.open(tmp_path / "run").start("seeds", KEY)
     assert [path.name for path in folder.iterdir()] == ["mask.png"]
 

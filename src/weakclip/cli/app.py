@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weakclip import __version__
-from weakclip.cli import exchange, tools
+from weakclip.cli import exchange, stages, tools
 from weakclip.cli.checks import are_inputs, is_file, is_model, is_reported_run, is_run
 from weakclip.cli.json_output import errors_printed, print_json
 from weakclip.cli.options import Config, Json, Limit, Network, OwnEncoder, Set, encoder_of, load, named
@@ -25,6 +24,7 @@ from weakclip.cli.output import (
     show_review,
     show_score,
 )
+from weakclip.cli.stages import Out, Redo
 from weakclip.cli.study import study
 from weakclip.errors import WeakCLIPError
 from weakclip.store.untrusted_text import one_line
@@ -42,19 +42,6 @@ app.add_typer(study, name="study")
 app.add_typer(exchange.export, name="export")
 app.add_typer(tools.data, name="data")
 
-STAGES = {
-    "seeds": "Stage 1: class activation maps and seed masks from the frozen CLIP, or from elsewhere.",
-    "train": "Stage 2: train WeakCLIP on the seeds.",
-    "pseudo_masks": "Stage 3: pixel masks of the training images from the trained WeakCLIP.",
-    "retrain": "Stage 4: train an ordinary segmentation network on the pseudo masks.",
-    "evaluate": "Stage 5: score seeds and pseudo masks on the training split, the network on the validation split.",
-}
-
-Out = Annotated[Path, typer.Option(help="The run folder; a run that is there already is continued.")]
-Redo = Annotated[
-    bool,
-    typer.Option("--redo", help="Make finished results again where settings or data changed; the old stay until then."),
-]
 Product = StrEnum("Product", ["overlays", "coco-masks", "coco-polygons"])
 Scored = StrEnum("Scored", ["seeds", "masks"])
 SETTINGS = "inference.…, crf.…, match_share, keep_foreground, balance, temperature, or device"
@@ -92,19 +79,8 @@ def run(
     answer_run(lambda: run_pipeline(load(config, set_, limit_steps), out, full=full, redo=redo), json=json)
 
 
-def _stage(stage: str) -> Callable[..., None]:
-    def command(
-        config: Config, out: Out, *, redo: Redo = False, limit_steps: Limit = None, set_: Set = None, json: Json = False
-    ) -> None:
-        from weakclip.pipeline import run_stage
-
-        answer_run(lambda: run_stage(load(config, set_, limit_steps), out, stage, redo=redo), json=json)
-
-    return command
-
-
-for name, purpose in STAGES.items():
-    app.command(name.replace("_", "-"), help=purpose)(_stage(name))
+for name, command in stages.commands().items():
+    app.command(name, help=stages.PURPOSES.get(name))(command)
 
 
 @app.command()

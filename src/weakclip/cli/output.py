@@ -19,6 +19,7 @@ from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.pipeline import RunResult
+    from weakclip.pipeline.shards import ShardResult
     from weakclip.review.stats import ReviewStats
     from weakclip.tools.annotate import VerifyResult
     from weakclip.tools.check.run import DataCheck
@@ -192,6 +193,15 @@ def show_tagging(made: Tagging, folder: Path, threshold: float) -> None:
         typer.echo(f"note: {note}")
     labels = "" if made.path == folder / "labels.csv" else f" --labels {shlex.quote(str(made.path))}"
     typer.echo(f"next: correct the column `labels`, then weakclip init {shlex.quote(str(folder))}{labels}")
+
+
+def show_shard(made: ShardResult) -> None:
+    """Print how a shard has ended, or a merge."""
+    if made.done:
+        typer.echo(f"{made.folder}: {made.stage} is complete")
+    else:
+        typer.echo(f"{made.folder}: {made.stage}, shard {made.shard}/{made.shards} is there")
+        typer.echo(f"next, when all are: weakclip merge {shlex.quote(str(made.folder))}")
 
 
 def show_verified(made: VerifyResult, source: Path, run: Path) -> None:

@@ -188,6 +188,10 @@ class StatisticsLog:
         entries = dataclasses.asdict(statistics)
         self._lines.add({key: value for key, value in entries.items() if value is not None and value != {}})
 
+    def refresh(self) -> None:
+        """Look at what other processes have added meanwhile."""
+        self._lines.refresh()
+
     def finish(self, names: Iterable[str]) -> None:
         """Put the lines into the order of `names`, which leaves others out."""
         self._lines.finish(names)

@@ -193,7 +193,7 @@ def write_pseudo_masks(
         observe: told of every mask that is written in this call.
 
     Returns:
-        How many images were predicted in this call.
+        How many images this process predicted in this call.
 
     Raises:
         DataError: an image that cannot be read; the masks before it are kept.
@@ -225,6 +225,7 @@ def write_pseudo_masks(
         make=predicted,
         finish=finish,
         description=description,
+        name_of=lambda index: dataset.names[index],
     )
     return made
 

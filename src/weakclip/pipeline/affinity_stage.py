@@ -15,6 +15,7 @@ from weakclip.seeds.affinitynet.storage import load_affinitynet
 from weakclip.seeds.affinitynet.train import WEIGHTS_FILE, AffinitySettings, train_affinity
 from weakclip.seeds.cam_files import read_cam, write_cam
 from weakclip.store.jobs import work_through
+from weakclip.store.share import current
 
 CAMS, LABELS, AFFINITYNET = "cams", "affinity_labels", "affinitynet"
 """Folders in the stage's folder: class activation maps, what AffinityNet learns from, and its training."""
@@ -29,14 +30,15 @@ def affinity_seeds(
         context: the run.
         view: settings of the stage, with those of AffinityNet.
         folder: the stage's folder.
-        make_method: what makes the maps; called where maps are missing.
+        make_method: what makes the maps; called where labels are missing.
     """
     assert isinstance(view.seeds, CAMSeeds)
     settings, masks, seed = view.seeds.affinity, view.seeds.masks, view.seed
     assert settings is not None
     assert seed is not None
-    _write_labels(context, folder, settings, make_method)
-    train_affinity(context.train, folder / LABELS, folder / AFFINITYNET, settings, device=context.device, seed=seed)
+    with current().as_one():  # AffinityNet learns from the maps of all images
+        _write_labels(context, folder, settings, make_method)
+        train_affinity(context.train, folder / LABELS, folder / AFFINITYNET, settings, device=context.device, seed=seed)
     model = load_affinitynet(folder / AFFINITYNET / WEIGHTS_FILE, device=context.device)
     refiner = AffinityRefiner(model, settings.walk)
 
@@ -57,12 +59,11 @@ def _write_labels(
     dataset = context.train
 
     def mapped(left: Sequence[int]) -> Iterator[Sample]:
-        method: SeedMethod | None = None
+        method = make_method()  # also without images left: a training is done by all processes together
         for index in left:
             sample = dataset[index]
             path = folder / CAMS / f"{sample.name}.png"
             if sample.labels and not path.is_file():
-                method = method or make_method()
                 write_cam(path, sample, method.cam(sample))
             yield sample
 

@@ -32,14 +32,16 @@ class MaskRecorder:
     def __init__(self, dataset: ImageLabelDataset, *, seeds: Path, dense: Path, folder: Path) -> None:
         self.dataset, self.seeds, self.dense, self.folder = dataset, seeds, dense, folder
         self.log = StatisticsLog(folder / STATISTICS)
-        write_json(folder / STRIPS / CAPTIONS, ["image", "seed", "pseudo mask"])
 
     def add(self, sample: Sample, refined: RefinedMask) -> None:
         """Note one mask and how it came about; any thread may call this."""
         self._record(sample, refined.mask, refined)
 
     def finish(self) -> None:
-        """Note the masks that were made without being noted, from their files, and put the lines in order."""
+        """Note the masks that were made without being noted, from their files, and put the lines in order: in one
+        process, when all masks are there."""
+        write_json(self.folder / STRIPS / CAPTIONS, ["image", "seed", "pseudo mask"])
+        self.log.refresh()
         for index, name in enumerate(self.dataset.names):
             if name not in self.log or not strip_path(self.folder, name).is_file():
                 self._record(self.dataset[index], read_mask(self.folder / MASKS / f"{name}.png"), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ from weakclip.pipeline.keys import stage_keys
 from weakclip.pipeline.stages import Stage, stages_of
 from weakclip.segmenters.segmenter import check_available
 from weakclip.segmenters.train import WEAKCLIP
-from weakclip.store.files import atomic_write, remove_leftovers, write_json, writing
+from weakclip.store.files import atomic_write, write_json, writing
 from weakclip.store.keys import ResultKey, output_settings
-from weakclip.store.layout import CONFIG, ERRORS, ITEMS, UNTAGGED
+from weakclip.store.layout import CONFIG, ERRORS, ITEMS, SHARDS, UNTAGGED
 from weakclip.store.manifest import Manifest, State
+from weakclip.store.share import current
 from weakclip.training.settings import TrainSettings
 
 logger = logging.getLogger("weakclip")
@@ -57,19 +59,25 @@ class Plan:
         """Note that a stage begins, or continues; its folder."""
         return self.manifest.start(stage, self.keys[stage], self._outputs(stage))
 
-    def run(self, stage: str) -> None:
-        """Make a stage's result; of one whose images do not depend on each other, only what changed."""
-        spec, folder = self.stages[stage], self.context.folder(stage)
-        digests = item_digests(self.context) if spec.item_parts else {}
-        if digests and (previous := self.manifest.previous_but_for(stage, self.keys[stage], _BY_ITEM)) is not None:
-            kept = take_over(previous, folder, digests, spec.item_parts)
+    def take_over(self, stage: str) -> None:
+        """Of a stage whose images do not depend on each other, take what did not change from its previous result."""
+        parts = self.stages[stage].item_parts
+        previous = self.manifest.previous_but_for(stage, self.keys[stage], _BY_ITEM) if parts else None
+        if previous is not None:
+            digests = item_digests(self.context)
+            kept = take_over(previous, self.context.folder(stage), digests, parts)
             logger.info("%s: %d of %d images are as they were; the others are made again", stage, kept, len(digests))
+
+    def run(self, stage: str) -> None:
+        """Make a stage's result, or this process's share of it."""
+        spec, folder = self.stages[stage], self.context.folder(stage)
         spec.run(self.context, spec.view(self.context.config), folder)
-        if digests:
-            write_json(folder / ITEMS, digests)
+        if spec.item_parts:
+            current().once(lambda: write_json(folder / ITEMS, item_digests(self.context)))
 
     def finish(self, stage: str, seconds: float) -> None:
         """Note that a stage's result is complete."""
+        shutil.rmtree(self.context.folder(stage) / SHARDS, ignore_errors=True)
         self.manifest.finish(stage, seconds, self._outputs(stage))
 
     def _outputs(self, stage: str) -> dict[str, object]:
@@ -114,7 +122,6 @@ def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan
         logger.info("%d masks are marked bad, and no stage trains on masks: retrain.model is null", bad)
     if not redo:
         _refuse_to_replace(plan, wanted)
-    remove_leftovers(context.out)
     plan.manifest.save()
     keep(context.out, screening) if screening else forget(context.out)
     _list_untagged(context)
@@ -208,6 +215,11 @@ def _complain(plan: Plan, stage: str, upstream: str) -> None:
     """
     state = plan.state(upstream)
     why = {"new": "has not been run", "unfinished": "is not finished"}.get(state, "was made with other settings")
+    if state == "unfinished" and (plan.context.folder(upstream) / SHARDS).is_dir():
+        raise RunError(
+            f"{plan.manifest.folder}: {stage} needs {upstream}, whose shards are not merged; run "
+            f"`weakclip merge {plan.manifest.folder}`"
+        )
     differences = plan.manifest.differences(upstream, plan.keys[upstream]) if state == "changed" else []
     details = f" ({'; '.join(differences)})" if differences else ""
     command = upstream.replace("_", "-") + (" --redo" if state == "changed" else "")

@@ -24,6 +24,7 @@ from weakclip.pipeline.stages import stages_of
 from weakclip.report import read_run, write_report
 from weakclip.report.chosen import ChosenNetwork, read_chosen
 from weakclip.seeds import SeedMethod
+from weakclip.store.files import remove_leftovers
 from weakclip.store.layout import ERRORS, MANIFEST
 from weakclip.store.lock import FolderInUseError, FolderLock
 from weakclip.training.processes import Processes, open_processes
@@ -196,6 +197,7 @@ def _run_all(context: RunContext, wanted: Sequence[str], ran: list[str], *, redo
     plan: Plan | None = None
     try:
         plan = make_plan(context, wanted, redo=redo)
+        remove_leftovers(context.out)
         check_space(plan, wanted)
         for stage in wanted:
             if _run_one(plan, stage):
@@ -268,6 +270,7 @@ def _run_one(plan: Plan, stage: str) -> bool:
         return False
     logger.info("%s: %s", stage, plan.stages[stage].purpose)
     try:
+        plan.take_over(stage)
         plan.run(stage)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

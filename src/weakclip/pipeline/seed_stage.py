@@ -33,6 +33,7 @@ from weakclip.store.files import write_json
 from weakclip.store.jobs import work_through
 from weakclip.store.layout import DENSE, LOG, SEEDS
 from weakclip.store.lines import LineLog, read_lines
+from weakclip.store.share import current
 
 SHARES = ("foreground", "background", "undecided")
 """Of the pixels of a seed mask; they sum to 1."""
@@ -77,17 +78,19 @@ def make_seeds(context: RunContext, view: SeedsView, folder: Path) -> None:
     The seeds of an image with a verified mask are that mask.
     """
     dataset, log, palette = context.train, LineLog(folder / LOG), context.train.class_set.palette
-    verified = context.verified
+    verified, maker = context.verified, functools.cache(lambda: seed_maker(context, view, folder))
 
     def made(left: Sequence[int]) -> Iterator[Callable[[], tuple[Sample, SeedMasks]]]:
+        drawn = all(name in verified for name in dataset.names)
+        made_by = None if drawn else maker()  # also without images left: trainings are done by all processes together
         for index in left:
             if dataset.names[index] in verified:
                 yield functools.partial(
                     _with_sample, dataset[index], functools.partial(verified.seeds, dataset.names[index])
                 )
         others = [index for index in left if dataset.names[index] not in verified]
-        if others:
-            yield from _made(dataset, others, seed_maker(context, view, folder))
+        if made_by is not None:
+            yield from _made(dataset, others, made_by)
 
     def finish(masks_of: Callable[[], tuple[Sample, SeedMasks]]) -> None:
         sample, masks = masks_of()
@@ -101,9 +104,14 @@ def make_seeds(context: RunContext, view: SeedsView, folder: Path) -> None:
         make=made,
         finish=finish,
         description="seeds",
+        name_of=dataset.names.__getitem__,
     )
-    log.finish(dataset.names)
-    write_json(folder / "metrics.json", {**_summary(log.path, dataset), **context.left_out(dataset.split)})
+
+    def close() -> None:
+        log.finish(dataset.names)
+        write_json(folder / "metrics.json", {**_summary(log.path, dataset), **context.left_out(dataset.split)})
+
+    current().once(close)
 
 
 def _made(
@@ -111,11 +119,12 @@ def _made(
 ) -> Iterator[Callable[[], tuple[Sample, SeedMasks]]]:
     """The rest of the work on each sample that is left, when its maps are there.
 
-    Batches are cut from the whole data set: a run that goes on has the same ones as a run that nobody disturbed.
+    Batches are cut from all of this process's share: a run that goes on has the same ones as one that nobody disturbed.
     """
-    size, wanted = maker.batch_size, set(left)
-    for first in sorted({index // size * size for index in left}):
-        batch = range(first, min(first + size, len(dataset)))
+    own, size, wanted = current().positions(len(dataset)), maker.batch_size, set(left)
+    for batch in (own[first : first + size] for first in range(0, len(own), size)):
+        if wanted.isdisjoint(batch):
+            continue
         samples = [dataset[index] for index in batch]
         for index, sample, masks_of in zip(batch, samples, maker.masks(samples), strict=True):
             if index in wanted:

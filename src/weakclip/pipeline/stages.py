@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ from weakclip.report.chosen import TITLES, TRAINED_BY, Network, choose_network, 
 from weakclip.report.worse_masks import change_record, seed_change, warning
 from weakclip.segmenters.train import WEAKCLIP, retrain
 from weakclip.store.files import append_json, write_json
-from weakclip.store.layout import CONFIDENCE, DENSE, MASKS, SEEDS
+from weakclip.store.layout import CONFIDENCE, DENSE, LOG, MASKS, SEEDS
+from weakclip.store.share import current
 from weakclip.training.dataset import TrainingPairs
 from weakclip.training.processes import write_once
 
@@ -95,35 +97,41 @@ def train_on_seeds(context: RunContext, view: TrainView, folder: Path) -> None:
 def make_pseudo_masks(context: RunContext, view: MasksView, folder: Path) -> None:
     """Predict every training image with WeakCLIP, and sharpen it with the dense CRF."""
     settings, dataset = view.pseudo_masks, context.train
-    model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device, step=settings.step)
+    model = functools.cache(
+        lambda: load_weakclip(context.folder("train"), clip=context.clip, device=context.device, step=settings.step)
+    )
     seeds = context.folder("seeds")
     recorder = MaskRecorder(dataset, seeds=seeds / SEEDS, dense=seeds / DENSE, folder=folder)
-    for name in context.verified.names:  # what is there is passed over
+    for name in context.verified.names:  # in every process, before it looks at what is there, which is passed over
         mask = context.verified.mask(name)
         if settings.confidence:
             write_png(folder / CONFIDENCE / f"{name}.png", np.where(mask == IGNORE_INDEX, 0, 255).astype(np.uint8))
         write_mask(folder / MASKS / f"{name}.png", mask, dataset.class_set.palette)
-    made = write_pseudo_masks(
-        lambda images: mixed_logits(model(images), settings.match_share),
+    write_pseudo_masks(
+        lambda images: mixed_logits(model()(images), settings.match_share),
         dataset,
         folder,
         settings,
         device=context.device,
         observe=recorder.add,
     )
-    recorder.finish()
-    note = {
-        "split": dataset.split,
-        "images": len(dataset),
-        "verified": len(context.verified),
-        "classes": class_entries(dataset.class_set),
-        "crf": describe_crf(settings.crf),
-        "multi_scale": describe_scales(settings.inference),
-        **_seed_change(dataset, folder),
-        **context.left_out(dataset.split),
-    }
-    _log(folder, {"made": made, "images": len(dataset)})
-    write_json(folder / "metrics.json", note)
+
+    def close() -> None:
+        recorder.finish()
+        note = {
+            "split": dataset.split,
+            "images": len(dataset),
+            "verified": len(context.verified),
+            "classes": class_entries(dataset.class_set),
+            "crf": describe_crf(settings.crf),
+            "multi_scale": describe_scales(settings.inference),
+            **_seed_change(dataset, folder),
+            **context.left_out(dataset.split),
+        }
+        append_json(folder / LOG, {"images": len(dataset)})
+        write_json(folder / "metrics.json", note)
+
+    current().once(close)
 
 
 def _seed_change(dataset: ImageLabelDataset, folder: Path) -> dict[str, Any]:
@@ -193,10 +201,6 @@ def _score_masks(context: RunContext, view: EvaluateView) -> list[Scores]:
         *score_lists(context.folder("seeds") / DENSE, dataset, subject="seeds", crf=view.seed_crf),
         *score_lists(pseudo, dataset, subject="pseudo masks", verified=verified, **made),
     ]
-
-
-def _log(folder: Path, entry: dict[str, Any]) -> None:
-    append_json(folder / "log.jsonl", entry)
 
 
 STAGES = {

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from weakclip.store.progress import track
+from weakclip.store.share import current
 from weakclip.store.threads import in_threads
 
 Item = TypeVar("Item")
@@ -19,25 +20,27 @@ def work_through(
     make: Callable[[Sequence[Item]], Iterable[Made]],
     finish: Callable[[Made], None],
     description: str,
-    shard: tuple[int, int] = (0, 1),
+    name_of: Callable[[Item], str] = str,
     bytes_of: Callable[[Made], int] | None = None,
 ) -> int:
-    """Work on the items that are not done, under a progress bar.
+    """Work on the items of this process's share (`weakclip.store.share`) that are not done, under a progress bar.
 
     A kill loses the items in flight. The same call then goes on: `finish` writes what `is_done` asks for, last of all.
+    Of several processes that work together each returns when all have finished.
 
     Args:
-        items: all items, done or not.
+        items: all items, done or not, in the same order in every process.
         is_done: whether the result of an item is there.
         make: from the items that are left to what `finish` takes, one at a time, in their order. It runs in the calling
-            thread, where the accelerator's work belongs, and ahead of `finish` by a few items.
+            thread, where the accelerator's work belongs, and ahead of `finish` by a few items. Where any process has
+            items left, it is called in all that work together.
         finish: the rest of the work on one item, with its files. It runs in threads, on several items at once.
         description: shown before the progress bar.
-        shard: `(i, n)`: only the items `i, i + n, i + 2 n, …`, where n processes share the work.
+        name_of: how an error names an item.
         bytes_of: what an item takes in memory between `make` and `finish`; see `in_threads`.
 
     Returns:
-        How many items were worked on.
+        How many items this process worked on.
 
     >>> there = {2}
     >>> work_through([1, 2, 3], is_done=there.__contains__, make=iter, finish=there.add, description="numbers")
@@ -45,11 +48,15 @@ def work_through(
     >>> there
     {1, 2, 3}
     """
-    index, count = shard
-    own = items[index::count]
-    left = [item for item in own if not is_done(item)]
-    if left:
-        made = track(make(left), description, total=len(own), done=len(own) - len(left))
+    share = current()
+    own = share.positions(len(items))
+    left = [position for position in own if not is_done(items[position])]
+    share.check([(position, name_of(items[position])) for position in left], description)
+    if share.any(bool(left)):
+        made: Iterable[Made] = make([items[position] for position in left])
+        if share.is_main:
+            made = track(made, description, total=len(own), done=len(own) - len(left))
         for _ in in_threads(finish, made, bytes_of=bytes_of):
             pass
+    share.wait()
     return len(left)

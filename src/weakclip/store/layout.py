@@ -30,6 +30,9 @@ LOG = "log.jsonl"
 ITEMS = "items.json"
 """In the folder of a stage whose images do not depend on each other: a digest of what each of them depends on."""
 
+SHARDS = "shards"
+"""In the folder of a stage that is made in shards: what each of them says of itself, until they are merged."""
+
 SEEDS, DENSE = "masks", "dense"
 """Folders of the stage `seeds`: seed masks with 255 between, and the most probable class everywhere."""
 MASKS, CONFIDENCE = "masks", "confidence"

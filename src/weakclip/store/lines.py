@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from weakclip.store.files import append_bytes, atomic_write
+from weakclip.store.share import current, parts
 from weakclip.store.untrusted_text import parse_json
 
 
 class LineLog:
     """One file of lines, each a JSON object with a `name`. Of two lines with one name the last one counts.
+
+    A process that does a share of the work adds its lines to a file of its own beside it, which `finish` takes in.
 
     Args:
         path: the file; it need not exist.
@@ -21,9 +25,10 @@ class LineLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._own = current().part(path)
         self._lock = threading.Lock()
         self._places = _index(path)
-        self._torn = _is_torn(path)
+        self._torn = _is_torn(self._own)
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
@@ -33,20 +38,31 @@ class LineLog:
         line = json.dumps(dict(entry), ensure_ascii=False) + "\n"
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            append_bytes(self.path, b"\n" * self._torn + line.encode())
+            append_bytes(self._own, b"\n" * self._torn + line.encode())
             self._torn = False
-            self._places[entry["name"]] = self.path.stat().st_size - len(line.encode())
+            self._places[entry["name"]] = (self._own, self._own.stat().st_size - len(line.encode()))
+
+    def refresh(self) -> None:
+        """Look at what other processes have added meanwhile."""
+        self._places = _index(self.path)
 
     def finish(self, names: Iterable[str]) -> None:
         """Write the lines of `names` in their order, whole or not at all; names without a line are left out."""
+        self.refresh()
         if not self._places:
             return
-        with self.path.open("rb") as lines, atomic_write(self.path) as ordered:
-            for name in names:
-                if name in self._places:
-                    lines.seek(self._places[name])
-                    ordered.write(lines.readline())
-        self._places = _index(self.path)
+        with contextlib.ExitStack() as stack:
+            files = {path: stack.enter_context(path.open("rb")) for path in parts(self.path)}
+            with atomic_write(self.path) as ordered:
+                for name in names:
+                    if name in self._places:
+                        path, place = self._places[name]
+                        files[path].seek(place)
+                        ordered.write(files[path].readline())
+        for path in files:
+            if path != self.path:
+                path.unlink()
+        self.refresh()
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -59,16 +75,16 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                     yield entry
 
 
-def _index(path: Path) -> dict[str, int]:
-    """Name → where its last whole line begins, bytes."""
-    places: dict[str, int] = {}
-    if path.is_file():
+def _index(log: Path) -> dict[str, tuple[Path, int]]:
+    """Name → the file where its last whole line is, and where in it that begins, bytes."""
+    places: dict[str, tuple[Path, int]] = {}
+    for path in parts(log):
         place = 0
         with path.open("rb") as file:
             for line in file:
                 entry = _parsed(line)
                 if entry is not None:
-                    places[entry["name"]] = place
+                    places[entry["name"]] = (path, place)
                 place += len(line)
     return places
 

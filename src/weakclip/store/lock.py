@@ -1,5 +1,8 @@
 """One writer at a time in the folder of a run or a study: a second one is told who works there.
 
+Shards of a stage work in one folder at once: each has a lock of its own beside that of the folder, whose holder works
+in no folder with a shard at work, and no shard in one whose own lock is held.
+
 The system's lock (`flock`) on `.weakclip.lock` counts, which ends with its process however that ends; what is written
 in the file only says whose it is. On a file system without such locks the file itself counts, as far as it can.
 """
@@ -29,6 +32,10 @@ except ImportError:  # not on Windows
 logger = logging.getLogger("weakclip")
 
 LOCK = ".weakclip.lock"
+START = "start"
+"""Name of the lock that shards hold one after the other, while they plan or train."""
+ASKED_EVERY, GIVEN_UP_AFTER = 0.2, 7 * 24 * 3600.0
+"""Seconds: from question to question whether a lock is free, and until nobody asks any more."""
 _held: set[int] = set()
 
 
@@ -51,6 +58,8 @@ class FolderLock:
 
     Args:
         folder: made where it is missing; if it is still empty at the end, it is removed again.
+        name: of a shard, or `START`; empty for the whole folder.
+        wait: whether to wait for who holds the same lock.
 
     Raises:
         FolderInUseError: on entering, where another process works in the folder; named are its number and machine.
@@ -63,9 +72,10 @@ class FolderLock:
     '.weakclip.lock'
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, name: str = "", *, wait: bool = False) -> None:
         self.folder = Path(folder)
-        self.path = self.folder / LOCK
+        self.path = self.folder / (f"{LOCK}.{name}" if name else LOCK)
+        self.name, self.wait = name, wait
         self._made = False
         self._handle = -1
 
@@ -75,9 +85,15 @@ class FolderLock:
         with writing(self.path):
             self._made = not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._handle = self._take()
+            self._handle = self._wait_for_it() if self.wait else self._take()
             _held.add(self._handle)
             self._sign()
+        try:
+            for rival in self._rivals():
+                _check_free(rival)
+        except FolderInUseError:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -93,27 +109,39 @@ class FolderLock:
             _held.remove(self._handle)
             os.close(self._handle)
 
+    def _rivals(self) -> list[Path]:
+        """The locks that nobody may hold beside this one."""
+        if not self.name:
+            return sorted(self.folder.glob(f"{LOCK}.*"))
+        return [] if self.name == START else [self.folder / LOCK]
+
+    def _wait_for_it(self) -> int:
+        """As `_take`, when whoever holds the lock has gone."""
+        said, until = False, time.monotonic() + GIVEN_UP_AFTER
+        while True:
+            try:
+                return self._take()
+            except FolderInUseError as error:
+                if time.monotonic() > until:
+                    raise
+                if not said:
+                    logger.info("waits: %s", str(error).partition(";")[0])
+                said = True
+                time.sleep(ASKED_EVERY)
+
     def _take(self) -> int:
         """The handle of the lock file, locked."""
         while True:
             handle = no_link(str(self.path), os.O_RDWR | os.O_CREAT)
             try:
                 if not _flock(handle, self.path):
-                    self._check_owner()
+                    _check_owner(self.path)
                 if _is_at(handle, self.path):
                     return handle
             except BaseException:
                 os.close(handle)
                 raise
             os.close(handle)  # its owner has just gone, and the file with it
-
-    def _check_owner(self) -> None:
-        """Without a lock of the system: go by what the file says."""
-        owner = _read_owner(self.path)
-        if owner.get("host") == socket.gethostname() and not process_lives(int(owner.get("pid", 0))):
-            return
-        if owner:
-            raise FolderInUseError(f"{_in_use(self.path)}; if that process is no more, remove {self.path}")
 
     def _sign(self) -> None:
         """Say whose lock it is; and whose it was, if that process could not end in peace."""
@@ -126,7 +154,44 @@ class FolderLock:
         os.write(self._handle, json.dumps(owner).encode())
 
 
-def _flock(handle: int, path: Path) -> bool:
+def _check_owner(path: Path) -> None:
+    """Without a lock of the system: go by what the file says."""
+    owner = _read_owner(path)
+    if owner.get("host") == socket.gethostname() and not process_lives(int(owner.get("pid", 0))):
+        return
+    if owner:
+        raise FolderInUseError(f"{_in_use(path)}; if that process is no more, remove {path}")
+
+
+def _check_free(path: Path) -> None:
+    """Refuse where another process holds that lock; several may ask at once.
+
+    Raises:
+        FolderInUseError: it does.
+    """
+    try:
+        handle = no_link(str(path), os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
+        if not _flock(handle, path, shared=True):
+            _check_owner(path)
+    finally:
+        os.close(handle)
+
+
+def at_work(folder: Path, *, but: str) -> bool:
+    """Whether a shard of another name works in a folder."""
+    for path in folder.glob(f"{LOCK}.*"):
+        if path.name not in (f"{LOCK}.{but}", f"{LOCK}.{START}"):
+            try:
+                _check_free(path)
+            except FolderInUseError:
+                return True
+    return False
+
+
+def _flock(handle: int, path: Path, *, shared: bool = False) -> bool:
     """Lock the file; False where the system or the file system has no such locks.
 
     Raises:
@@ -135,7 +200,7 @@ def _flock(handle: int, path: Path) -> bool:
     if fcntl is None:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         raise FolderInUseError(_in_use(path)) from None
     except OSError:

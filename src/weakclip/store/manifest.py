@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
 from weakclip.errors import RunError, first_line
-from weakclip.store.files import atomic_write, remove_leftovers, write_json, writing
+from weakclip.store.files import atomic_write, write_json, writing
 from weakclip.store.keys import ResultKey
 from weakclip.store.layout import MANIFEST, STAGE_FOLDERS
 from weakclip.store.lock import LOCK
@@ -158,7 +158,6 @@ class Manifest:
             if self.state(stage, key) in ("changed", "new"):
                 self._make_way(stage, key)
             folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
         if not self.records.get(stage, {}).get("done"):  # files that are added to a finished result leave it finished
             self.records[stage] = {**key.record(), "done": False}
             self.save()
@@ -278,4 +277,4 @@ def _has(had: Any, wanted: Any) -> bool:
 
 def _is_leftover(entry: Path) -> bool:
     """The lock, or a temporary file of a write that was cut short."""
-    return entry.name == LOCK or (entry.name.startswith(".") and entry.name.endswith(".tmp"))
+    return entry.name.startswith(LOCK) or (entry.name.startswith(".") and entry.name.endswith(".tmp"))

@@ -13,6 +13,7 @@ from weakclip.seeds.mctformer.cam import MCTformerCAM
 from weakclip.seeds.mctformer.storage import load_mctformer
 from weakclip.seeds.mctformer.train import DEIT_START, WEIGHTS_FILE, MCTformerSettings, train_mctformer
 from weakclip.store.files import expand_home
+from weakclip.store.share import current
 from weakclip.training.settings import TrainSettings, no_start
 
 FOLDER = "mctformer"
@@ -58,5 +59,6 @@ class MCTformerSeeds(CAMSeeds):
             path = expand_home(self.mctformer.checkpoint)
         else:
             assert run.seed is not None
-            train_mctformer(run.dataset, path.parent, self.mctformer, device=run.device, seed=run.seed)
+            with current().as_one():
+                train_mctformer(run.dataset, path.parent, self.mctformer, device=run.device, seed=run.seed)
         return MCTformerCAM(load_mctformer(path, device=run.device), run.dataset.class_set, self.mctformer.cams)
