@@ -89,7 +89,7 @@ def read_label_file(path: Path) -> LabelFile:
     return _read(path, stat.st_size, stat.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=2)  # each split of a folder reads it; a workbook of COCO's size takes half a minute
+@functools.lru_cache(maxsize=2)  # each split of a folder reads it
 def _read(path: Path, size: int, time: int) -> LabelFile:
     faults: list[Fault] = []
     if path.suffix.lower() == ".jsonl":
