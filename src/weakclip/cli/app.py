@@ -208,10 +208,8 @@ def predict(
         found = find_images(images, listed=sys.stdin, leave_out=out)
         told = None if labels is None else read_labels(labels, found)
         predictor = load_predictor(source, settings=settings, clip=encoder_of(clip))
-        products = _products(also or [])
-        return predict_files(
-            predictor, found, out, fingerprint=source.fingerprint, products=products, labels=told, redo=redo
-        )
+        made, key = _products(also or []), source.fingerprint
+        return predict_files(predictor, found, out, fingerprint=key, products=made, labels=told, redo=redo)
 
     def record(done: PredictionSummary) -> dict[str, Any]:
         counts = {name: getattr(done, name) for name in ("images", "predicted", "kept", "failed")}
