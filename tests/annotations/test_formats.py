@@ -197,6 +197,17 @@ def test_a_persons_annotation_goes_before_the_prediction(tmp_path: Path) -> None
     assert drawn == [half, [[0] * 4] * 2, half]
 
 
+def test_tasks_that_several_people_annotated_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    once, cancelled = {"result": []}, {"result": [], "was_cancelled": True}
+    tasks = [
+        {"data": {"image": "a.png"}, "annotations": [once, cancelled]},
+        {"data": {"image": "b.png"}, "annotations": [once, once]},
+    ]
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    assert len(list(read_label_studio(tmp_path / "tasks.json"))) == 2
+    assert "1 tasks have several annotations, of which the last counts: b.png" in caplog.text
+
+
 def test_later_and_higher_shapes_of_cvat_lie_above(tmp_path: Path) -> None:
     path = tmp_path / "a.xml"
     whole = 'left="0" top="0" width="3" height="1" rle="0, 3"'
@@ -241,6 +252,17 @@ def test_a_wrong_file_is_one_line(reader: Callable[[Path], Any], text: str, mess
         [draw_image(image, {"b": 1}, image.size or (1, 1), path) for image in reader(path)]
     with pytest.raises(DataError, match="cannot be read"):
         list(reader(tmp_path / "missing"))
+
+
+def test_a_label_that_others_cover_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    whole, left = np.ones((1, 2), bool), np.array([[True, False]])
+    draw_image(
+        AnnotatedImage("a.png", (1, 2), (("tree", whole), ("Ä hut", left))), annotation_labels(CLASSES), (1, 2), ""
+    )
+    assert not caplog.text
+    hidden = AnnotatedImage("a.png", (1, 2), (("Ä hut", left), ("tree", left), ("tree", whole)))
+    draw_image(hidden, annotation_labels(CLASSES), (1, 2), "b.json")
+    assert "b.json: a.png: other regions cover all of Ä hut, of which nothing is left" in caplog.text
 
 
 def test_unknown_labels_and_other_sizes_are_named() -> None:

@@ -148,6 +148,8 @@ def draw_image(
 ) -> np.ndarray:
     """The mask of an annotated image: 0 where nothing is drawn.
 
+    Regions without a pixel, and labels that other regions cover wholly, are named in the log.
+
     Args:
         image: as a reader gives it.
         labels: mask value of every label.
@@ -164,17 +166,26 @@ def draw_image(
     if image.size is not None and image.size != size:
         found, expected = (shown(f"{width}x{height}") for height, width in (image.size, size))
         raise DataError(f"{source}: {name} is annotated at {found} pixels; the image has {expected}")
-    mask, empty = np.zeros(size, dtype=np.uint8), list[str]()
+    mask, empty, drawn = np.zeros(size, dtype=np.uint8), list[str](), set[str]()
     for label, pixels in image.regions:
         if label not in labels:
             raise DataError(f"{source}: {name} has the unknown label {short(label)}; expected {', '.join(labels)}")
         mask[pixels] = labels[label]
-        empty += [] if pixels.any() else [label]
+        if pixels.any():
+            drawn.add(label)
+        else:
+            empty.append(label)
     if empty:
         logger.warning(
             "%s: %s: %d regions cover no pixel and are not drawn (%s); they lie outside the image, are smaller than a "
             "pixel, or are not in pixels",
             *(source, name, len(empty), ", ".join(sorted(set(empty)))),
+        )
+    hidden = sorted(label for label in drawn if not (mask == labels[label]).any())
+    if hidden:
+        logger.warning(
+            "%s: %s: other regions cover all of %s, of which nothing is left; put it above them",
+            *(source, name, ", ".join(hidden)),
         )
     return mask
 

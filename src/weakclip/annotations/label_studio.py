@@ -7,6 +7,7 @@ of polygons are per cent of the image's width and height, as Label Studio has th
 from __future__ import annotations
 
 import json
+import logging
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ from weakclip.datasets.regions import fill_polygon
 from weakclip.errors import DataError
 from weakclip.store.files import atomic_write
 from weakclip.store.untrusted_text import short
+
+logger = logging.getLogger("weakclip")
 
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves the files of a local storage."""
@@ -148,22 +151,32 @@ def read_label_studio(path: Path | str) -> Iterator[AnnotatedImage]:
         DataError: not such a file. Of a region without a label, or one that is neither brush nor polygon, as soon as it
             is asked for.
     """
+    several = list[str]()
     try:
         with Path(path).open(encoding="utf-8-sig") as file:
             for task in stream_list(file):
                 found = _annotated(task, path)
                 if found is not None:
+                    several += [found.file_name] if len(_kept(task)) > 1 else []
                     yield found
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise DataError(f"{path}: not a JSON list of Label Studio's tasks ({error})") from None
+    if several:
+        names = ", ".join(map(shown, several[:3])) + (", …" if len(several) > 3 else "")
+        logger.warning("%s: %d tasks have several annotations, of which the last counts: %s", path, len(several), names)
+
+
+def _kept(task: Any) -> list[Any]:
+    """The annotations of a task that were not cancelled."""
+    return [entry for entry in task.get("annotations") or () if not entry.get("was_cancelled")]
 
 
 def _annotated(task: Any, path: Path | str) -> AnnotatedImage | None:
     try:
         file_name = _address(task)
-        kept = [entry for entry in task.get("annotations") or () if not entry.get("was_cancelled")]
+        kept = _kept(task)
         chosen = (kept or task.get("predictions") or [None])[-1]
         results = [] if chosen is None else [item for item in chosen["result"] if _has_shape(item)]
         sizes = {(item["original_height"], item["original_width"]) for item in results}

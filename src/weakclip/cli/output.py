@@ -212,6 +212,9 @@ def show_verified(made: VerifyResult, source: Path, run: Path) -> None:
     if made.empty:
         names = ", ".join(map(one_line, made.empty[:SHOWN])) + (", …" if len(made.empty) > SHOWN else "")
         typer.echo(f"{len(made.empty):,} images have labels and nothing drawn, and are not verified: {names}")
+    if made.replaced:
+        names = ", ".join(map(one_line, made.replaced[:SHOWN])) + (", …" if len(made.replaced) > SHOWN else "")
+        typer.echo(f"{len(made.replaced):,} images had another verified mask, which is replaced: {names}")
     for name, labels in [*made.relabelled.items()][:SHOWN]:
         typer.echo(f"{one_line(name)} has other labels now: {', '.join(labels) or 'none, it is background'}")
     if len(made.relabelled) > SHOWN:

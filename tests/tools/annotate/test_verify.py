@@ -71,6 +71,7 @@ def test_a_second_import_replaces_and_keeps(folder_run: Path, tmp_path: Path) ->
     again = verify_masks(correct(folder_run, tmp_path, "coco", "one", 0), folder_run)
     other = verify_masks(correct(folder_run, tmp_path, "cvat", "two", 1), folder_run)
     assert first.verified == again.verified == other.verified == 1
+    assert (first.replaced, again.replaced, other.replaced) == ((), ("one",), ())
     assert again.agreement is None  # the network has seen this image's mask
     assert not read_mask(folder_run / "verified/one.png").any() and read_mask(folder_run / "verified/two.png").all()
 

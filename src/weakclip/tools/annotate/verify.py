@@ -54,6 +54,7 @@ class VerifyResult:
             tool, where the file does not say that a person approved this. They are not verified.
         foreign: images of the file that the run does not have, as the file names them; they are left out.
         relabelled: image → its new labels, where the drawn classes are others.
+        replaced: images whose earlier verified mask had other pixels; it is no longer there.
         agreement: of the run's masks with the verified ones; None where the run had masks of none of them.
     """
 
@@ -62,6 +63,7 @@ class VerifyResult:
     empty: tuple[str, ...]
     foreign: tuple[str, ...]
     relabelled: dict[str, tuple[str, ...]]
+    replaced: tuple[str, ...]
     agreement: Agreement | None
 
 
@@ -94,7 +96,7 @@ def verify_masks(source: Path | str, run: Path | str) -> VerifyResult:
 def _verify(source: Path, context: RunContext, waiting: Path) -> VerifyResult:
     dataset, annotations = context.train, Annotations(source, context)
     exported = read_exported(context.out)
-    taken, empty, overlaps = list[str](), list[str](), list[np.ndarray]()
+    taken, empty, replaced, overlaps = list[str](), list[str](), list[str](), list[np.ndarray]()
     for name, mask, image in annotations.masks():
         own, given = _own_mask(context, name), exported.get(name, ())
         same = mask_digest(mask) in given or (own is not None and np.array_equal(own, mask))
@@ -105,6 +107,8 @@ def _verify(source: Path, context: RunContext, waiting: Path) -> VerifyResult:
             continue
         write_mask(waiting / f"{name}.png", mask, dataset.class_set.palette)
         taken.append(name)
+        if name in context.verified and not np.array_equal(context.verified.mask(name), mask):
+            replaced.append(name)
         if own is None or own.shape != mask.shape or name in context.verified:
             continue
         decided = (mask != IGNORE_INDEX) & (own != IGNORE_INDEX)
@@ -123,6 +127,7 @@ def _verify(source: Path, context: RunContext, waiting: Path) -> VerifyResult:
         empty=tuple(empty),
         foreign=tuple(annotations.foreign),
         relabelled=_relabelled(dataset, open_run(context.out).train, taken),
+        replaced=tuple(replaced),
         agreement=_agreement(np.stack(overlaps)) if overlaps else None,
     )
 
