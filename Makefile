@@ -14,7 +14,7 @@ DEPENDENCY_TESTS = tests/test_packaging.py tests/config/test_config.py tests/cli
 	tests/review/test_serving.py tests/review/test_site.py tests/scripts/test_train_demo_clip.py \
 	tests/training/test_tensorboard.py tests/fuzz
 # Modules of the API reference beside those of `weakclip.__all__`: the documentation imports them.
-REFERENCE = $(addprefix weakclip.,config datasets.base datasets.classes datasets.images datasets.kinds inference.metrics \
+REFERENCE = $(addprefix weakclip.,config.reading config.sections datasets.base datasets.classes datasets.images datasets.kinds inference.metrics \
 	inference.pseudo_masks pipeline report seeds.base seeds.kinds segmenters.segmenter store.files store.layout)
 TESTS ?=
 WORKERS ?= auto

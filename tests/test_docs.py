@@ -174,5 +174,6 @@ def test_the_api_reference_builds_without_a_warning(tmp_path: Path) -> None:
     imported = {module for text in texts for module in re.findall(r"^(?:from|import) (weakclip[\w.]*)", text, re.M)}
     assert len(imported) > 10
     pages = {".".join(page.relative_to(tmp_path).with_suffix("").parts) for page in tmp_path.rglob("*.html")}
-    assert sorted(imported - pages) == []
+    rooms = {page.rpartition(".")[0] for page in pages}  # the names of weakclip.config are on the pages of its files
+    assert sorted(imported - pages - rooms) == []
     assert "build_weakclip" in (tmp_path / "weakclip/modeling.html").read_text()
