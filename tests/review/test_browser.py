@@ -344,6 +344,7 @@ def test_a_verified_mask_is_marked_and_undone_by_keys(open_page: Open, review_ru
     page.keyboard.press("v")
     until(lambda: (review_run / "verified/cats/one.png").is_file())
     until(lambda: stored(review_run) == {"cats/one": "verified"})
+    until(lambda: not page.is_disabled("#undo"))  # the page has the server's answer
     page.keyboard.press("u")
     until(lambda: not (review_run / "verified").exists())
     assert read_marks(review_run / MARKS)[0]["cats/one"].undo
