@@ -48,7 +48,7 @@ class Pair:
         reviewers: their names.
         images: how many images both have marked.
         agreed: on how many of them they gave the same answer.
-        kappa: Cohen's kappa, -1…1: the agreement beyond that of chance; None where chance alone gives full agreement.
+        kappa: Cohen's kappa, -1…1: the agreement beyond that of chance; None where chance gives full agreement.
         differing: the other images.
     """
 

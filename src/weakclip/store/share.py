@@ -38,7 +38,7 @@ class Share:
         return True
 
     def positions(self, items: int) -> range:
-        """The positions of this share among so many items.
+        """The positions of this share among a number of items.
 
         >>> list(Share(1, 3).positions(8))
         [1, 4, 7]

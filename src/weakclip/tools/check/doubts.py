@@ -1,4 +1,4 @@
-"""What of a sound data set will make poor masks or no score: few images, classes never trained, no validation."""
+"""Warnings about a sound data set that will give poor masks or no score: few images, classes never trained, no validation."""
 
 from __future__ import annotations
 

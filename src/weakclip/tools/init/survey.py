@@ -110,7 +110,7 @@ def survey_folder(
 
 
 def _odd_classes(class_set: ClassSet) -> list[str]:
-    """What of the classes is probably a mistake in the labels."""
+    """Class names that are probably mistakes in the labels."""
     advice = "if they are one, write the other under `synonyms` in the class file"
     return [*(f"{names} are classes of their own; {advice}" for names in near_names(class_set)), *odd_names(class_set)]
 
