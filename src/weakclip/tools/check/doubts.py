@@ -1,4 +1,4 @@
-"""Warnings about a sound data set that will give poor masks or no score: few images, classes never trained, no validation."""
+"""Warnings about a sound data set that will give poor masks or no score."""
 
 from __future__ import annotations
 
