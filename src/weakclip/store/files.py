@@ -187,7 +187,7 @@ def remove_leftovers(folder: Path) -> None:
         writer = _LEFTOVER.match(path.name)
         if writer and int(writer[1]) != os.getpid() and process_lives(int(writer[1])):
             continue
-        with writing(folder), contextlib.suppress(FileNotFoundError):
+        with writing(path.parent), contextlib.suppress(FileNotFoundError):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
