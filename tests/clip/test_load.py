@@ -10,6 +10,7 @@ import runpy
 import shutil
 import warnings
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -134,13 +135,12 @@ def test_a_clip_that_was_saved_with_its_processor(cases, tmp_path, monkeypatch, 
     assert "mean [0.5, 0.5, 0.5] expected 0.5" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["processor_config.json", "preprocessor_config.json"])
-def test_a_clip_in_the_cache_is_loaded_without_the_hub(name, folder, tmp_path, monkeypatch):
+@pytest.fixture
+def hub(folder, tmp_path, monkeypatch):
+    """A hub that cannot be reached, with some/clip in its cache; the addresses that it was asked for."""
     snapshot = tmp_path / "hub/models--some--clip/snapshots" / ("0" * 40)
     (snapshot.parents[1] / "refs").mkdir(parents=True)
     (snapshot.parents[1] / "refs/main").write_text(snapshot.name)
-    statistics = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    (folder / name).write_text(json.dumps({"image_processor": statistics, **statistics}))
     shutil.copytree(folder, snapshot)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -151,13 +151,27 @@ def test_a_clip_in_the_cache_is_loaded_without_the_hub(name, folder, tmp_path, m
         raise OSError("no network")
 
     monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", ask)
+    return SimpleNamespace(snapshot=snapshot, asked=asked)
+
+
+@pytest.mark.parametrize("name", ["processor_config.json", "preprocessor_config.json"])
+def test_a_clip_in_the_cache_is_loaded_without_the_hub(name, folder, hub):
+    statistics = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (hub.snapshot / name).write_text(json.dumps({"image_processor": statistics, **statistics}))
     clip = load_clip("some/clip")
     assert clip.pixel_mean.flatten().tolist() == [0.5] * 3
     assert torch.equal(clip.encode_text(TEXTS), load_clip(folder).encode_text(TEXTS))
-    assert not asked
+    assert not hub.asked
     with pytest.raises(WeightsError, match="other/clip: no CLIP weights to be had in the cache or on the hub"):
         load_clip("other/clip")
-    assert asked  # what is not in the cache is asked for
+    assert hub.asked  # what is not in the cache is asked for
+
+
+def test_pixel_statistics_that_the_cache_lacks_are_asked_for_once(hub, caplog):
+    assert load_clip("some/clip").pixel_mean.flatten().tolist() == pytest.approx(CLIP_PIXEL_MEAN)
+    assert len(hub.asked) == 1
+    [line] = [record.getMessage() for record in caplog.records if record.name == "weakclip"]
+    assert "processor_config.json cannot be had (no network); the usual pixel statistics are taken" in line
 
 
 def test_a_plain_state_dict_in_openais_names(openai_model, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,10 @@ def draw(out: Path, config: RunConfig, index: int, classes: tuple[int, ...], *, 
     return mask
 
 
-def test_it_is_the_seed_and_the_mask_and_its_classes_are_labels(tmp_path: Path, config: RunConfig) -> None:
+def test_it_is_the_seed_and_the_mask_and_its_classes_are_labels(
+    tmp_path: Path, config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "weakclip")
     run_stage(config, tmp_path, "seeds")
     before = RunContext(config, tmp_path).train
     new = next(each for each in range(1, 5) if each not in before.labels(1))
@@ -48,7 +52,9 @@ def test_it_is_the_seed_and_the_mask_and_its_classes_are_labels(tmp_path: Path, 
     name = before.names[1]
     with pytest.raises(RunError, match=r"seeds .*verified masks.*--redo"):
         run_pipeline(config, tmp_path)
+    assert "come 4.0 times an epoch" not in caplog.text
     run_pipeline(config, tmp_path, redo=True)
+    assert "images with a verified mask (1) come 4.0 times an epoch" in caplog.text
     assert RunContext(config, tmp_path).train.labels(1) == (new,)
     for folder in ("1_seeds/masks", "1_seeds/dense", "3_pseudo_masks/masks"):
         np.testing.assert_array_equal(read_mask(tmp_path / folder / f"{name}.png"), mask)

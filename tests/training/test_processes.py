@@ -21,6 +21,7 @@ from squares import Squares
 from weakclip.datasets.transforms import AugmentSettings
 from weakclip.modeling import build_weakclip
 from weakclip.clip import load_clip
+from weakclip.seeds.mctformer.augmentation import DeiTAugmentSettings
 from weakclip.seeds.mctformer.model import MCTformerModelSettings
 from weakclip.segmenters import train as retraining
 from weakclip.segmenters.segmenter import build_segmenter
@@ -53,7 +54,8 @@ retraining.retrain(pairs, out / "small", retraining.RetrainSettings(model="small
 again = retraining.RetrainSettings(model="weakclip", train=train, augment=augment)
 retraining.retrain(pairs, out / "further", again, start=model)
 small = MCTformerModelSettings(patch_size=8, width=16, depth=2, heads=2)
-train_mctformer(squares, out / "mctformer", MCTformerSettings(model=small, train=train, augment=augment))
+views = DeiTAugmentSettings(crop_size=48)
+train_mctformer(squares, out / "mctformer", MCTformerSettings(model=small, train=train, augment=views))
 widths = (4, 4, 8, 8, 16, 16, 32)
 affinity = AffinitySettings(widths=widths, reductions=(4, 4, 8), radius=3, train=train, augment=augment)
 train_affinity(squares, masks, out / "affinity", affinity)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, RunError
 from weakclip.training.loop import fit
 from weakclip.training.sampler import StepBatches
-from weakclip.training.sampling import MOST_REPEATS, Repeats, class_repeats, image_repeats, repeats_of
+from weakclip.training.sampling import MOST_REPEATS, Repeats, class_repeats, repeats_of
 from weakclip.training.settings import TrainSettings
 
 
@@ -47,8 +47,9 @@ class Tagged(ImageLabelDataset):
 class Items:
     """Training data made of labelled images; an item says which image it is of."""
 
-    def __init__(self, dataset: ImageLabelDataset) -> None:
+    def __init__(self, dataset: ImageLabelDataset, verified: Iterable[int] = ()) -> None:
         self.dataset = dataset
+        self.verified = [dataset.names[index] for index in verified]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -104,18 +105,18 @@ def test_a_rarer_class_is_never_repeated_less() -> None:
 @pytest.mark.parametrize("classes", [2, 5, 21, 81])
 def test_even_classes_keep_the_plain_order(classes: int) -> None:
     even = Tagged([(1 + index % (classes - 1),) for index in range(3 * classes)], classes)
-    assert image_repeats(even, 0.75) is None
-    assert image_repeats(Tagged([(), ()]), 0.75) is None
+    assert repeats_of(Items(even), 0.75) is None
+    assert repeats_of(Items(Tagged([(), ()])), 0.75) is None
 
 
 def test_an_image_counts_by_its_rarest_class() -> None:
-    repeats = image_repeats(Tagged(UNEVEN), 0.75)
+    repeats = repeats_of(Items(Tagged(UNEVEN)), 0.75)
     assert repeats is not None
     np.testing.assert_allclose(repeats.factors, [1] * 8 + [np.sqrt(0.75 * 5)])
 
 
 def _batches(**changes: Any) -> list[list[tuple[int, int]]]:
-    repeats = image_repeats(Tagged(UNEVEN), 0.75)
+    repeats = repeats_of(Items(Tagged(UNEVEN)), 0.75)
     asked = {"length": 9, "batch_size": 4, "start": 0, "steps": 15, "seed": 3, "repeats": repeats, **changes}
     return list(StepBatches(**asked))
 
@@ -147,10 +148,25 @@ def test_an_epoch_of_as_many_images_as_coco_has_holds_them_all() -> None:
 def test_the_log_says_in_one_line_who_is_repeated(caplog: pytest.LogCaptureFixture) -> None:
     labels = [(1,)] * 1000 + [(k,) for k in range(2, 10)]
     with caplog.at_level(logging.INFO, "weakclip"):
-        image_repeats(Tagged(labels, 10), 0.75)
+        repeats_of(Items(Tagged(labels, 10)), 0.75)
     (line,) = caplog.messages
     assert line.startswith("images of rare classes come up to 9.2 times an epoch: class2 9.2, class3 9.2,")
-    assert line.endswith("class6 9.2 and 3 more classes; an epoch of 1008 images has 1073 items")
+    assert line.endswith("class6 9.2 and 3 more classes")
+
+
+@pytest.mark.parametrize(("verified", "factor"), [(1, 4.0), (2, 3.5), (3, 2.0), (5, 1.0), (9, 1.0), (0, 1.0)])
+def test_verified_images_come_more_often_up_to_half_of_an_epoch(verified: int, factor: float) -> None:
+    data = Items(Tagged([(1,)] * 9), verified=range(verified))
+    repeats = repeats_of(data, None, 4.0)
+    assert (repeats.factors.tolist() if repeats else [1.0] * 9) == [factor] * verified + [1.0] * (9 - verified)
+
+
+def test_the_larger_of_two_factors_counts() -> None:
+    repeats = repeats_of(Items(Tagged(UNEVEN), verified=[0, 8]), 0.75, 1.5)
+    assert repeats is not None
+    np.testing.assert_allclose(repeats.factors, [1.5] + [1] * 7 + [np.sqrt(0.75 * 5)])
+    with pytest.raises(ConfigError, match="verified_repeats: 1 or more expected; found 0"):
+        TrainSettings(verified_repeats=0.5)
 
 
 def test_data_without_labels_is_refused_only_where_repeats_are_asked_for() -> None:

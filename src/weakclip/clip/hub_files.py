@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -57,7 +58,9 @@ def pixel_statistics(source: str, otherwise: Statistics) -> Statistics:
 
 def _statistics_files(source: str) -> list[Path]:
     """The files that are there; the hub is asked where the cache neither has one nor knows that there is none."""
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.file_download import get_hf_file_metadata
+    from huggingface_hub.utils import EntryNotFoundError
     from transformers.utils import cached_file
 
     if Path(source).is_dir():
@@ -67,8 +70,10 @@ def _statistics_files(source: str) -> list[Path]:
     if not found:
         for name in (name for name, path in cached.items() if path is None):
             try:
+                with contextlib.suppress(EntryNotFoundError):  # the cache will note it
+                    get_hf_file_metadata(hf_hub_url(source, name))  # asked once; a download would try for a minute
                 fetched = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-            except OSError as error:
+            except Exception as error:  # the hub raises many kinds
                 reason = one_line(first_line(error))
                 said = "%s: %s cannot be had (%s); the usual pixel statistics are taken; HF_HUB_OFFLINE=1 asks no hub"
                 logger.warning(said, source, name, reason)

@@ -87,7 +87,8 @@ class Stage:
 
 def train_on_seeds(context: RunContext, view: TrainView, folder: Path) -> None:
     """Train WeakCLIP on the seed masks."""
-    pairs = TrainingPairs(context.train, context.folder("seeds") / SEEDS, view.augment)
+    seeds, verified = context.folder("seeds") / SEEDS, context.verified.names
+    pairs = TrainingPairs(context.train, seeds, view.augment, verified=verified)
     torch.manual_seed(view.seed)
     model = view.model.build(context.clip, context.train.class_set)
     result = train_weakclip(model, pairs, folder, view.train, loss=view.loss, device=context.device, seed=view.seed)
@@ -150,7 +151,8 @@ def retrain_on_pseudo_masks(context: RunContext, view: RetrainView, folder: Path
         logger.info("retrain: %d of %d masks are marked bad and left out", len(bad), len(dataset))
         dataset = ReviewedImages(dataset, left_out=bad)
         write_once(lambda: write_json(folder / LEFT_OUT, list(bad)), context.device)
-    pairs = TrainingPairs(dataset, context.folder("pseudo_masks") / MASKS, view.retrain.augment)
+    masks, verified = context.folder("pseudo_masks") / MASKS, context.verified.names
+    pairs = TrainingPairs(dataset, masks, view.retrain.augment, verified=verified)
     start = None
     if view.retrain.model == WEAKCLIP:
         start = load_weakclip(context.folder("train"), clip=context.clip, device=context.device, step=view.step)

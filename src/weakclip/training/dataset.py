@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,24 @@ class TrainingPairs:
         dataset: the images.
         mask_folder: palette or grey PNGs: class indices, 255 where a pixel is not trained on.
         settings: the augmentation.
+        verified: names of images whose masks a person verified; they come more often (`training.sampling`).
 
     Raises:
         DataError: masks are missing.
     """
 
-    def __init__(self, dataset: ImageLabelDataset, mask_folder: Path | str, settings: AugmentSettings) -> None:
+    def __init__(
+        self,
+        dataset: ImageLabelDataset,
+        mask_folder: Path | str,
+        settings: AugmentSettings,
+        *,
+        verified: Collection[str] = (),
+    ) -> None:
         self.dataset = dataset
         self.mask_folder = Path(mask_folder)
         self.settings = settings
+        self.verified = frozenset(verified)
         missing = [name for name in dataset.names if not self._mask_path(name).is_file()]
         if missing:
             raise DataError(

@@ -80,7 +80,7 @@ def fit(
     processes = open_processes(device)
     if settings.batch_size % processes.count:
         raise ConfigError(f"batch_size: {settings.batch_size} cannot be shared by {processes.count} processes")
-    repeats = repeats_of(dataset, settings.repeat_threshold, log=processes.is_main)
+    repeats = repeats_of(dataset, settings.repeat_threshold, settings.verified_repeats, log=processes.is_main)
     origin = {"seed": seed, "images": len(dataset), "repeats": repeats.describe() if repeats else None}
     lay_out(model, torch.channels_last)  # a step of WeakCLIP takes a fifth to a quarter less time
     wrapped = processes.wrap(model)

@@ -1,10 +1,13 @@
-"""Repeat-factor sampling: images of rare classes come more than once an epoch.
+"""Repeat-factor sampling: images of rare classes, and those with a verified mask, come more than once an epoch.
 
     f_c = share of the images whose labels name class c        t = threshold · mean of f_c over the classes that occur
     r_c = min(10, max(1, sqrt(t / f_c)))                        r_i = max over the classes c of image i of r_c
 
 Image i comes `r_i` times an epoch in the mean: `floor(r_i)` times, and once more with probability `r_i - floor(r_i)`.
 Where no class is rare, every `r_i` is 1 and the order is the plain permutation. Only image-level labels are read.
+
+An image with a verified mask comes at least `min(m, unverified images / verified images)` times, so that verified
+images are no more than half of an epoch for their own sake. This is no part of the publication.
 
 Two things differ from the publication. Its t is a share of the images (0.001, for 1,203 classes); a share of the mean
 frequency suits 2 classes as well as 80. And r_c has a bound, so that no image is learned by heart: a class that one of
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -40,6 +43,14 @@ class LabelledData(Protocol):
 
     @property
     def dataset(self) -> ImageLabelDataset: ...
+
+
+@runtime_checkable
+class VerifiedData(LabelledData, Protocol):
+    """Training data that knows the names of the images whose masks a person verified."""
+
+    @property
+    def verified(self) -> Collection[str]: ...
 
 
 class Repeats:
@@ -119,44 +130,71 @@ def class_repeats(labels: Iterable[Sequence[int]], num_classes: int, threshold: 
     return factors
 
 
-def image_repeats(dataset: ImageLabelDataset, threshold: float, *, log: bool = True) -> Repeats | None:
-    """The repeats of a data set's images; None where every image comes once.
+def class_factors(dataset: ImageLabelDataset, threshold: float, *, log: bool = True) -> np.ndarray:
+    """How often every image comes for its rarest class.
 
     Args:
         dataset: images and labels; no image and no mask is read.
         threshold: see `class_repeats`.
         log: whether to say in one line of log which classes are repeated.
+
+    Returns:
+        `(N,)` float64, 1 or more.
     """
     labels = [dataset.labels(index) for index in range(len(dataset))]
     of_class = class_repeats(labels, dataset.class_set.num_classes, threshold)
     factors = np.array([max((of_class[label] for label in image), default=1.0) for image in labels])
-    if not (factors > 1).any():
-        return None
-    repeats = Repeats(factors)
-    if log:
+    if log and (factors > 1).any():
         rare = sorted(np.flatnonzero(of_class > 1), key=lambda label: -of_class[label])
         named = ", ".join(f"{dataset.class_set.names[label]} {of_class[label]:.1f}" for label in rare[:_NAMED])
         more = f" and {len(rare) - _NAMED} more classes" if len(rare) > _NAMED else ""
-        logger.info(
-            "images of rare classes come up to %.1f times an epoch: %s%s; an epoch of %d images has %d items",
-            *(factors.max(), named, more, len(dataset), repeats.items),
-        )
-    return repeats
+        logger.info("images of rare classes come up to %.1f times an epoch: %s%s", factors.max(), named, more)
+    return factors
 
 
-def repeats_of(data: object, threshold: float | None, *, log: bool = True) -> Repeats | None:
-    """The repeats of training data; None where every item comes once.
+def verified_factors(names: Sequence[str], verified: Collection[str], most: float, *, log: bool = True) -> np.ndarray:
+    """How often every image comes for its verified mask.
 
     Args:
-        data: `LabelledData` where there is a threshold.
-        threshold: see `class_repeats`; None repeats nothing.
-        log: as of `image_repeats`.
+        names: of all images.
+        verified: those of the images with a verified mask.
+        most: times an epoch, 1 or more; fewer where verified images would be more than half of it.
+        log: whether to say it in one line of log.
+
+    Returns:
+        `(N,)` float64, 1 or more.
+
+    >>> verified_factors(["a", "b", "c", "d"], {"b"}, 4.0, log=False).tolist()
+    [1.0, 3.0, 1.0, 1.0]
+    """
+    chosen = np.array([name in verified for name in names])
+    count = int(chosen.sum())
+    factor = max(1.0, min(most, (len(names) - count) / max(count, 1)))
+    if log and count and factor > 1:
+        logger.info("images with a verified mask (%d) come %.1f times an epoch", count, factor)
+    return np.where(chosen, factor, 1.0)
+
+
+def repeats_of(
+    data: object, threshold: float | None, verified_repeats: float = 1.0, *, log: bool = True
+) -> Repeats | None:
+    """The repeats of training data; None where every item comes once. An image comes as often as its larger factor.
+
+    Args:
+        data: `LabelledData` where there is a threshold; its verified images are repeated where it is `VerifiedData`.
+        threshold: see `class_repeats`; None repeats no class.
+        verified_repeats: see `verified_factors`.
+        log: whether to say in a line of log what is repeated.
 
     Raises:
         ConfigError: a threshold, and items without image-level labels.
     """
-    if threshold is None:
-        return None
-    if not isinstance(data, LabelledData):
-        raise ConfigError(f"repeat_threshold: null expected for data without image-level labels; found {threshold}")
-    return image_repeats(data.dataset, threshold, log=log)
+    wanted = []
+    if threshold is not None:
+        if not isinstance(data, LabelledData):
+            raise ConfigError(f"repeat_threshold: null expected for data without image-level labels; found {threshold}")
+        wanted.append(class_factors(data.dataset, threshold, log=log))
+    if isinstance(data, VerifiedData):
+        wanted.append(verified_factors(data.dataset.names, data.verified, verified_repeats, log=log))
+    factors = np.max(wanted, axis=0) if wanted else np.ones(1)
+    return Repeats(factors) if (factors > 1).any() else None

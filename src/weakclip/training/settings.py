@@ -61,6 +61,8 @@ class TrainSettings:
         max_bad_steps: steps in a row whose loss or gradient is not finite that end the training; fewer are skipped.
         repeat_threshold: images of classes that fewer images show than this share of the mean of all classes come more
             than once an epoch (`training.sampling`); 0.75 leaves even data sets as they are. None: each image once.
+        verified_repeats: how many times an epoch an image with a verified mask comes, 1 or more; fewer times where
+            verified images would be more than half of the epoch. Where no mask is verified, it has no effect.
     """
 
     steps: int = 20_000
@@ -82,6 +84,7 @@ class TrainSettings:
     workers: int = field(default=0, metadata=NO_EFFECT)
     max_bad_steps: int = field(default=10, metadata=NO_EFFECT)
     repeat_threshold: float | None = None
+    verified_repeats: float = 4.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every", "log_every", "max_bad_steps"):
@@ -102,6 +105,8 @@ class TrainSettings:
             raise ConfigError(f"clip_grad_norm: above 0, or null, expected; found {self.clip_grad_norm}")
         if self.repeat_threshold is not None and self.repeat_threshold <= 0:
             raise ConfigError(f"repeat_threshold: above 0, or null, expected; found {self.repeat_threshold}")
+        if self.verified_repeats < 1:
+            raise ConfigError(f"verified_repeats: 1 or more expected; found {self.verified_repeats}")
 
 
 def no_start(section: str, what: str, file: str) -> str:

@@ -73,7 +73,7 @@ def deit_augment(image: np.ndarray, settings: DeiTAugmentSettings, rng: np.rando
     """
     side = settings.crop_size
     box = crop_box(image.shape[0], image.shape[1], settings.area, rng)
-    view = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC, box=box)
+    view = Image.fromarray(image).crop(box).resize((side, side), Image.Resampling.BICUBIC)
     if rng.random() < settings.flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for number in rng.integers(len(OPERATIONS), size=settings.operations).tolist():
