@@ -25,8 +25,6 @@ STAGE_FILES = ("stages", "seed_stage", "affinity_stage", "upper_bound", "network
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 50
 MAX_PARAMETERS = 8
-BUILDERS = {"build_weakclip"}
-"""The one builder holds the numbers of the model, each a keyword."""
 
 FILES = sorted(SOURCE.rglob("*.py"))
 SCRIPTS = sorted(path for folder in ("scripts", "examples") for path in (ROOT / folder).rglob("*.py"))
@@ -226,9 +224,11 @@ def test_files_and_functions_are_short(path: Path) -> None:
         arguments = function.args
         named = [arg.arg for arg in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
         count = len([name for name in named if name not in ("self", "cls")])
-        free = is_command(function) or function.name in BUILDERS
-        assert count <= MAX_PARAMETERS or free, f"{place} has {count} parameters"
-        assert arguments.kwarg is None, f"{place} takes **{arguments.kwarg and arguments.kwarg.arg}: typos vanish in it"
+        assert count <= MAX_PARAMETERS or is_command(function), f"{place} has {count} parameters"
+        typed = arguments.kwarg is None or ast.unparse(arguments.kwarg.annotation or ast.Constant(0)).startswith(
+            "Unpack["
+        )
+        assert typed, f"{place} takes **{arguments.kwarg and arguments.kwarg.arg}: typos vanish in it; Unpack[names]"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -17,7 +17,6 @@ from weakclip.errors import DataError
 from weakclip.inference.evaluation import (
     describe_crf,
     describe_scales,
-    score_lists,
     score_masks,
     score_network,
     write_scores,
@@ -68,7 +67,7 @@ def test_one_matrix_over_the_data_set(tmp_path: Path):
     dataset = Grey([TRUTH, np.zeros((2, 2), np.uint8), None])
     wrong = np.array([[0, 0, 1, 0, 2, 2]] * 4, dtype=np.uint8)  # the 2s lie on ignored pixels
     _write(tmp_path, dataset, [wrong, np.zeros((2, 2), np.uint8)])
-    scores = score_masks(tmp_path, dataset, subject="seeds")
+    (scores,) = score_masks(tmp_path, dataset, subject="seeds")
     assert scores.iou == {"background": pytest.approx(12 / 16), "one": pytest.approx(0.5), "two": None}
     assert scores.precision == {"background": pytest.approx(12 / 16), "one": 1.0, "two": None}
     assert scores.recall == {"background": 1.0, "one": 0.5, "two": None}
@@ -93,15 +92,15 @@ def test_every_number_has_its_list(tmp_path: Path):
     dataset, alone = TwoLists([TRUTH, empty, TRUTH]), Grey([TRUTH, TRUTH])
     wrong = np.array([[0, 0, 1, 0, 1, 1]] * 4, dtype=np.uint8)
     _write(tmp_path, dataset, [TRUTH.clip(max=2), np.ones((2, 2), np.uint8), wrong])
-    whole, labelled = score_lists(tmp_path, dataset, subject="masks")
+    whole, labelled = score_masks(tmp_path, dataset, subject="masks")
     assert (whole.split, whole.images) == ("val", 3) and (labelled.split, labelled.images) == ("val with labels", 2)
-    assert whole == score_masks(tmp_path, Grey([TRUTH, empty, TRUTH]), subject="masks")
+    assert (whole,) == score_masks(tmp_path, Grey([TRUTH, empty, TRUTH]), subject="masks")
     for name, mask in zip(alone.names, (TRUTH.clip(max=2), wrong), strict=True):
         write_mask(tmp_path / "alone" / f"{name}.png", mask, alone.class_set.palette)
-    expected = score_masks(tmp_path / "alone", alone, subject="masks")
+    (expected,) = score_masks(tmp_path / "alone", alone, subject="masks")
     assert labelled == dataclasses.replace(expected, split="val with labels")
     assert labelled.mean_iou > whole.mean_iou
-    assert len(score_lists(tmp_path / "alone", TwoLists([TRUTH]), subject="masks")) == 1
+    assert len(score_masks(tmp_path / "alone", TwoLists([TRUTH]), subject="masks")) == 1
     inference = InferenceSettings(scales=(1.0,), flip=False, crop=8, stride=8, fit_crop=False)
     rows = score_network(levels, dataset, tmp_path / "network", PseudoMaskSettings(inference=inference, crf=VOC_CRF))
     assert [(row.split, row.images, row.crf == "no") for row in rows] == [
@@ -161,7 +160,7 @@ def test_scores_are_plain_json(tmp_path: Path):
     dataset = Grey([TRUTH])
     _write(tmp_path, dataset, [np.where(TRUTH == 255, 0, TRUTH).astype(np.uint8)])
     words = {"crf": describe_crf(COCO_CRF), "multi_scale": describe_scales(InferenceSettings())}
-    write_scores(tmp_path / "metrics.json", [score_masks(tmp_path, dataset, subject="pseudo masks", **words)])
+    write_scores(tmp_path / "metrics.json", score_masks(tmp_path, dataset, subject="pseudo masks", **words))
     (row,) = json.loads((tmp_path / "metrics.json").read_text())["scores"]
     assert row["iou"]["two"] is None
     assert row["mean_iou"] == 1.0

@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -19,6 +19,8 @@ from weakclip.errors import ConfigError, DataError
 from weakclip.modeling import ModelSettings, WeakCLIP, WeakCLIPOutput, build_weakclip
 from weakclip.modeling import weakclip as weakclip_module
 from weakclip.modeling.losses import boundary_loss, grid_probabilities, matching_loss, seeding_loss
+from weakclip.modeling.weakclip import ModelNumbers
+from weakclip.training.checkpoint import trained_tensors
 
 SMALL = ModelSettings(
     prompt_length=4, co_attention_width=8, co_attention_heads=2, co_attention_layers=2, decoder_channels=8
@@ -213,13 +215,24 @@ def test_counts_at_vit_b_16_and_21_classes() -> None:
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 21_240_853
 
 
-def test_settings_and_builder_name_the_same_numbers() -> None:
-    keywords = {
-        name: parameter.default
-        for name, parameter in inspect.signature(build_weakclip).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    assert keywords == {name: value for name, value in asdict(ModelSettings()).items() if name != "tap_layers"}
+def test_settings_and_builder_name_the_same_numbers(tiny_clip: FrozenCLIP) -> None:
+    own = {name: value for name, value in asdict(ModelSettings()).items() if name != "tap_layers"}
+    assert get_type_hints(ModelNumbers) == {name: get_type_hints(ModelSettings)[name] for name in own}
+    said = inspect.getdoc(build_weakclip) or ""
+    assert all(f"`{name}={value}`" in said for name, value in own.items())
+    with pytest.raises(TypeError, match="prompt_lenght"):
+        build_weakclip(tiny_clip, ANIMALS, prompt_lenght=4)  # type: ignore[call-arg]
+
+
+def test_an_outline_has_the_shapes_and_no_memory(tiny_clip: FrozenCLIP) -> None:
+    whole, outline = (SMALL.build(tiny_clip, ANIMALS, outline=each) for each in (False, True))
+    shapes = [
+        {name: (value.shape, value.dtype) for name, value in trained_tensors(model).items()}
+        for model in (whole, outline)
+    ]
+    assert shapes[0] == shapes[1]
+    large = [value for name, value in trained_tensors(outline).items() if not name.startswith("prompt")]
+    assert large and all(value.is_meta for value in large)
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,10 @@ class Squares(ImageLabelDataset):
         self, split: str, count: int = 4, *, label: int = 1, version: str = "1", class_set: ClassSet = CLASSES
     ) -> None:
         super().__init__(class_set, split, [f"{split}{number}" for number in range(count)])
-        self.label, self.version = label, version
+        self.label, self.version, self.asked = label, version, 0
 
     def fingerprint(self) -> str:
+        self.asked += 1
         return self.version
 
     def image(self, index: int) -> np.ndarray:
@@ -67,6 +68,7 @@ def config(tiny_settings: Callable[..., dict[str, Any]]) -> RunConfig:
 def test_a_run_on_given_data_sets(config: RunConfig, tmp_path: Path) -> None:
     given = {"dataset": Squares("shelf"), "val_dataset": Squares("table", 2)}
     result = run_pipeline(config, tmp_path, **given)
+    assert [each.asked for each in given.values()] == [1, 1], "a fingerprint may read all the data"
     assert {(row.subject, row.split) for row in result.scores} >= {("seeds", "shelf"), ("WeakCLIP", "table")}
     assert len(list((tmp_path / "3_pseudo_masks/masks").glob("shelf*.png"))) == 4
     assert "squares" not in result.report.read_text()

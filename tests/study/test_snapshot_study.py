@@ -33,7 +33,7 @@ def test_every_kept_step_is_scored_by_its_own_masks(config: RunConfig, tmp_path:
         run_stage(config, run, stage)
     study = study_snapshots(config, out, run=run)
     assert study.variants == ("step_2", "step_4") and len(study.results) == 2
-    own = score_masks(run / "3_pseudo_masks/masks", open_run(run).train, subject="pseudo masks")
+    (own,) = score_masks(run / "3_pseudo_masks/masks", open_run(run).train, subject="pseudo masks")
     last, earlier = study.find("step_4", 0), study.find("step_2", 0)
     assert last is not None and earlier is not None
     assert last.mean_iou == own.mean_iou  # the last step is the result of a training without averages

@@ -6,6 +6,7 @@ Every score says what it is about: the split, how many images, and whether dense
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,19 +97,6 @@ def score_masks(
     crf: str = NOT_USED,
     multi_scale: str = NOT_USED,
     verified: Container[str] = (),
-) -> Scores:
-    """The first row of `score_lists`: that of the whole data set."""
-    return score_lists(folder, dataset, subject=subject, crf=crf, multi_scale=multi_scale, verified=verified)[0]
-
-
-def score_lists(
-    folder: Path | str,
-    dataset: ImageLabelDataset,
-    *,
-    subject: str,
-    crf: str = NOT_USED,
-    multi_scale: str = NOT_USED,
-    verified: Container[str] = (),
 ) -> tuple[Scores, ...]:
     """Score `folder/NAME.png` against the true masks, in one confusion matrix over the data set.
 
@@ -146,11 +134,9 @@ def score_lists(
         raise DataError(f"split {dataset.split!r} has no true masks with classes; nothing to score {subject} against")
     lists = [(dataset.split, whole, sum(counts.values()))]
     lists += [(dataset.labelled_list, labelled, counts[True])] if all(counts.values()) else []
+    row = functools.partial(Scores, subject=subject, crf=crf, multi_scale=multi_scale)
     names = dataset.class_set.names
-    return tuple(
-        _scores(matrix, names, subject=subject, split=split, images=images, crf=crf, multi_scale=multi_scale)
-        for split, matrix, images in lists
-    )
+    return tuple(row(split=split, images=images, **_numbers(matrix, names)) for split, matrix, images in lists)
 
 
 def score_network(
@@ -177,7 +163,7 @@ def score_network(
 
     Returns:
         The row without a dense CRF, and after it, unless the settings have none, the row with it; two rows each where
-        the data set has two lists (`score_lists`).
+        the data set has two lists (`score_masks`).
 
     Raises:
         DataError: as `score_masks`.
@@ -199,9 +185,9 @@ def score_network(
     write_pseudo_masks(logits_of, dataset, folder, settings, device=device, description=note, observe=observe)
     scales = describe_scales(settings.inference)
     if crf is None:
-        return score_lists(folder / MASKS, dataset, subject=subject, multi_scale=scales)
-    plain = score_lists(before, dataset, subject=subject, multi_scale=scales)
-    return plain + score_lists(folder / MASKS, dataset, subject=subject, crf=describe_crf(crf), multi_scale=scales)
+        return score_masks(folder / MASKS, dataset, subject=subject, multi_scale=scales)
+    plain = score_masks(before, dataset, subject=subject, multi_scale=scales)
+    return plain + score_masks(folder / MASKS, dataset, subject=subject, crf=describe_crf(crf), multi_scale=scales)
 
 
 def write_scores(path: Path | str, scores: Sequence[Scores], *, notes: Mapping[str, Any] | None = None) -> None:
@@ -223,29 +209,15 @@ def _add(matrix: ConfusionMatrix, path: Path, target: np.ndarray, *, undecided: 
         raise DataError(f"{path}: {error}") from None
 
 
-def _scores(
-    matrix: ConfusionMatrix,
-    names: Sequence[str],
-    *,
-    subject: str,
-    split: str,
-    images: int,
-    crf: str,
-    multi_scale: str,
-) -> Scores:
+def _numbers(matrix: ConfusionMatrix, names: Sequence[str]) -> dict[str, Any]:
     def by_name(values: np.ndarray) -> dict[str, float | None]:
         known = (None if math.isnan(value) else round(value, 6) for value in values.tolist())
         return dict(zip(names, known, strict=True))
 
-    return Scores(
-        subject=subject,
-        split=split,
-        images=images,
-        crf=crf,
-        multi_scale=multi_scale,
-        mean_iou=round(matrix.mean_iou(), 6),
-        pixel_accuracy=round(matrix.pixel_accuracy(), 6),
-        iou=by_name(matrix.iou()),
-        precision=by_name(matrix.precision()),
-        recall=by_name(matrix.recall()),
-    )
+    return {
+        "mean_iou": round(matrix.mean_iou(), 6),
+        "pixel_accuracy": round(matrix.pixel_accuracy(), 6),
+        "iou": by_name(matrix.iou()),
+        "precision": by_name(matrix.precision()),
+        "recall": by_name(matrix.recall()),
+    }

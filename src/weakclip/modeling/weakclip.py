@@ -10,10 +10,11 @@ Source: Zhu et al., "WeakCLIP: Adapting CLIP for Weakly-Supervised Semantic Segm
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self, cast
+from typing import Self, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -205,38 +206,40 @@ class ModelSettings:
         if self.tap_layers is not None and len(self.tap_layers) != PYRAMID_LEVELS:
             raise ConfigError(f"tap_layers names {PYRAMID_LEVELS} layers; found {list(self.tap_layers)}")
 
-    def build(self, clip: Encoder, class_set: ClassSet) -> WeakCLIP:
-        """`build_weakclip` with these numbers; `clip` was loaded with these `tap_layers`."""
+    def build(self, clip: Encoder, class_set: ClassSet, *, outline: bool = False) -> WeakCLIP:
+        """`build_weakclip` with these numbers; `clip` was loaded with these `tap_layers`.
+
+        Args:
+            clip: as there.
+            class_set: as there.
+            outline: the parts behind the prompt get shapes and no values, on torch's meta device.
+        """
         taps, found = self.tap_layers, getattr(clip, "tap_layers", None)
         if taps is not None and tuple(taps) != found:
             raise ConfigError(f"tap_layers {list(taps)} differ from those of the encoder, {found}; null takes those")
-        return _composed(clip, class_set, replace(self, tap_layers=found))
+        return _composed(clip, class_set, replace(self, tap_layers=found), outline=outline)
 
 
-def build_weakclip(
-    clip: Encoder,
-    class_set: ClassSet,
-    *,
-    prompt_length: int = 8,
-    co_attention_width: int = 256,
-    co_attention_heads: int = 4,
-    co_attention_layers: int = 3,
-    decoder_channels: int = 256,
-    dropout: float = 0.1,
-    temperature_init: float = 0.1,
-) -> WeakCLIP:
+class ModelNumbers(TypedDict, total=False):
+    """The numbers that `build_weakclip` takes: those of `ModelSettings` but `tap_layers`, which the encoder has."""
+
+    prompt_length: int
+    co_attention_width: int
+    co_attention_heads: int
+    co_attention_layers: int
+    decoder_channels: int
+    dropout: float
+    temperature_init: float
+
+
+def build_weakclip(clip: Encoder, class_set: ClassSet, **numbers: Unpack[ModelNumbers]) -> WeakCLIP:
     """WeakCLIP with fresh weights from torch's global generator, on the device of `clip`.
 
     Args:
         clip: the frozen encoder; any widths, depth and patch size, four maps.
         class_set: the classes, background first.
-        prompt_length: learnable vectors before the class words; 0 for none.
-        co_attention_width: narrow width of the co-attention layers.
-        co_attention_heads: attention heads, a divisor of that width.
-        co_attention_layers: layers in each direction.
-        decoder_channels: width of the feature pyramid and the head.
-        dropout: in co-attention and before the classifier, 0...1.
-        temperature_init: first value of alpha and beta.
+        numbers: `prompt_length=8`, `co_attention_width=256`, `co_attention_heads=4`, `co_attention_layers=3`,
+            `decoder_channels=256`, `dropout=0.1` and `temperature_init=0.1`, as `ModelSettings` describes them.
 
     Returns:
         The model, in training mode. With ViT-B/16 and 21 classes 21,240,853 parameters train.
@@ -245,38 +248,31 @@ def build_weakclip(
         ConfigError: a number out of range, or a CLIP that does not tap four layers.
         DataError: prompt and class name together longer than CLIP's context.
         EncoderError: `clip` is no `Encoder`.
+        TypeError: a keyword that is none of these numbers.
     """
-    settings = ModelSettings(
-        prompt_length=prompt_length,
-        tap_layers=getattr(clip, "tap_layers", None),
-        co_attention_width=co_attention_width,
-        co_attention_heads=co_attention_heads,
-        co_attention_layers=co_attention_layers,
-        decoder_channels=decoder_channels,
-        dropout=dropout,
-        temperature_init=temperature_init,
-    )
-    return _composed(clip, class_set, settings)
+    return _composed(clip, class_set, ModelSettings(tap_layers=getattr(clip, "tap_layers", None), **numbers))
 
 
-def _composed(clip: Encoder, class_set: ClassSet, numbers: ModelSettings) -> WeakCLIP:
+def _composed(clip: Encoder, class_set: ClassSet, numbers: ModelSettings, *, outline: bool = False) -> WeakCLIP:
     channels, dropout = numbers.decoder_channels, numbers.dropout
-    model = WeakCLIP(
-        clip=clip,
-        class_set=class_set,
-        prompt=LearnablePrompt.for_classes(clip, class_set, length=numbers.prompt_length),
-        pyramid_adapter=PyramidAdapter(clip.layer_widths, scales=clip.layer_scales),
-        co_attention=CoAttention(
-            clip.embed_dim,
-            width=numbers.co_attention_width,
-            heads=numbers.co_attention_heads,
-            num_layers=numbers.co_attention_layers,
-            dropout=dropout,
-            temperature_init=numbers.temperature_init,
-        ),
-        decoder=TextGuidedDecoder(clip.layer_widths, class_set.num_classes, channels=channels, dropout=dropout),
-    )
-    return model.to(clip.device)
+    prompt = LearnablePrompt.for_classes(clip, class_set, length=numbers.prompt_length)
+    with torch.device("meta") if outline else contextlib.nullcontext():
+        model = WeakCLIP(
+            clip=clip,
+            class_set=class_set,
+            prompt=prompt,
+            pyramid_adapter=PyramidAdapter(clip.layer_widths, scales=clip.layer_scales),
+            co_attention=CoAttention(
+                clip.embed_dim,
+                width=numbers.co_attention_width,
+                heads=numbers.co_attention_heads,
+                num_layers=numbers.co_attention_layers,
+                dropout=dropout,
+                temperature_init=numbers.temperature_init,
+            ),
+            decoder=TextGuidedDecoder(clip.layer_widths, class_set.num_classes, channels=channels, dropout=dropout),
+        )
+    return model if outline else model.to(clip.device)
 
 
 def _autocast_dtype(device: torch.device) -> torch.dtype | None:

@@ -168,9 +168,17 @@ class RunContext:
         weights, vocabulary = source_fingerprint(self.config.clip.source, demo), self.config.clip.vocabulary
         return digest_of([weights, source_fingerprint(vocabulary, demo)]) if vocabulary else weights
 
+    @functools.cached_property
+    def given_digest(self) -> str:
+        """Digest of the training split that a caller gave; all of it is read for that, once."""
+        return dataset_digest(self._given_train)
+
     def _image_fingerprint(self, dataset: ImageLabelDataset) -> str:
         known = image_fingerprint(dataset)
-        return known if self.given.dataset is None else digest_of([known, dataset_digest(dataset)])
+        if self.given.dataset is None:
+            return known
+        own = self.given_digest if dataset is self._given_train else dataset_digest(dataset)
+        return digest_of([known, own])
 
     def _student_fingerprint(self, demo: Path) -> str:
         """Digest of the weights that retraining starts from, unless they are the run's own."""

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import digest_of, file_dataset, file_stat
-from weakclip.pipeline.given import dataset_digest
 from weakclip.store.files import atomic_write, no_link
 from weakclip.store.layout import ITEMS, LOG
 from weakclip.store.untrusted_text import parse_json
@@ -24,8 +23,7 @@ def item_digests(context: RunContext) -> dict[str, str]:
     """A digest of what each training image brings to its own result: class set, labels, image file, verified mask."""
     dataset, verified = context.train, context.verified
     stored, classes = file_dataset(dataset), repr(dataset.class_set)
-    given = context.given.dataset
-    drawn = "drawn" if given is None else dataset_digest(given)
+    drawn = "drawn" if context.given.dataset is None else context.given_digest
     digests = {}
     for position, name in enumerate(dataset.names):
         image = drawn if stored is None else file_stat(stored[0].image_path(stored[1][position]))

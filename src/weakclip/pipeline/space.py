@@ -128,7 +128,7 @@ def _weights(context: RunContext, stage: str) -> tuple[int, TrainSettings | None
     model = config.retrain.model
     if stage == "train" or (stage in ("retrain", "retrain_truth") and model in (None, WEAKCLIP)):
         with torch.random.fork_rng(devices=[]):  # the stage sets the seeds of all devices
-            network: nn.Module = config.model.build(context.clip, classes)
+            network: nn.Module = config.model.build(context.clip, classes, outline=True)
     elif stage in ("retrain", "retrain_truth") and model in (SMALL, DEEPLAB):
         with torch.device("meta"):
             network = build_segmenter(model, classes)

@@ -21,7 +21,7 @@ from weakclip.inference.evaluation import (
     Scores,
     describe_crf,
     describe_scales,
-    score_lists,
+    score_masks,
 )
 from weakclip.inference.mask_statistics import STATISTICS, read_statistics
 from weakclip.inference.pseudo_masks import write_pseudo_masks
@@ -200,8 +200,8 @@ def _score_masks(context: RunContext, view: EvaluateView) -> list[Scores]:
     pseudo, verified = context.folder("pseudo_masks") / MASKS, context.verified
     verified.tell_scored(dataset.names)
     return [
-        *score_lists(context.folder("seeds") / DENSE, dataset, subject="seeds", crf=view.seed_crf),
-        *score_lists(pseudo, dataset, subject="pseudo masks", verified=verified, **made),
+        *score_masks(context.folder("seeds") / DENSE, dataset, subject="seeds", crf=view.seed_crf),
+        *score_masks(pseudo, dataset, subject="pseudo masks", verified=verified, **made),
     ]
 
 

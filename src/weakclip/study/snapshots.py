@@ -93,6 +93,6 @@ def _score(context: RunContext, step: int, folder: Path) -> Result:
     write_pseudo_masks(
         lambda images: mixed_logits(model(images), settings.match_share), dataset, folder, settings, device=device
     )
-    scores = score_masks(folder / MASKS, dataset, subject="pseudo masks")
+    scores = score_masks(folder / MASKS, dataset, subject="pseudo masks")[0]
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Result(variant=_name(step), seed=context.config.seed, mean_iou=scores.mean_iou, trained_parameters=trained)

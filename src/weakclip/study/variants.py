@@ -145,7 +145,7 @@ def _make_seeds(context: RunContext, seed: int) -> Path:
 
 
 def _score_seeds(context: RunContext, seed: int, seed_folder: Path) -> Result:
-    scores = score_masks(seed_folder / DENSE, context.train, subject="seeds")
+    scores = score_masks(seed_folder / DENSE, context.train, subject="seeds")[0]
     return Result(variant=SEEDS_ROW, seed=seed, mean_iou=scores.mean_iou, trained_parameters=0)
 
 
@@ -159,7 +159,7 @@ def _try(context: RunContext, variant: Variant, seed: int, seed_folder: Path) ->
     description = f"{trained.parent.name}, seed {seed}"
     result = fit(model, pairs, loss, config.train, trained, device=device, seed=seed, description=description)
     write_pseudo_masks(lambda images: model(images).logits, dataset, folder, config.pseudo_masks, device=device)
-    scores = score_masks(folder / MASKS, dataset, subject="pseudo masks")
+    scores = score_masks(folder / MASKS, dataset, subject="pseudo masks")[0]
     return Result(
         variant=variant.name, seed=seed, mean_iou=scores.mean_iou, trained_parameters=result.trained_parameters
     )

@@ -86,7 +86,7 @@ def test_seeds_and_masks_are_scored_on_the_images_of_another_split(run: Path) ->
         assert own.labels and train.labels
         assert own.labelled is train.labelled is None
         assert own.truth == train.truth == "masks of SegmentationClass"
-        expected = score_masks(run / stage / masks, dataset, subject=own.scores.subject)
+        (expected,) = score_masks(run / stage / masks, dataset, subject=own.scores.subject)
         assert own.scores.mean_iou == expected.mean_iou
         counted = [np.bincount(read_mask(run / stage / f"{masks}/{name}.png").ravel()) for name in NAMES[:2]]
         assert train.scores.pixel_accuracy == pytest.approx(accuracy(run / stage / masks))

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from weakclip.clip import Encoder
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, DataError, RunError
-from weakclip.inference.evaluation import Scores, describe_crf, describe_scales, score_lists
+from weakclip.inference.evaluation import Scores, describe_crf, describe_scales, score_masks
 from weakclip.inference.pseudo_masks import write_pseudo_masks
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import TRAIN_DATA, RunContext, open_run
@@ -89,7 +89,7 @@ def score_run(
         if labels is False:
             raise ConfigError("seeds are made of the image-level labels; leave --no-labels out, or score masks")
         context.verified.tell_scored(dataset.names)
-        rows = score_lists(context.folder("seeds") / DENSE, dataset, subject="seeds", crf=view.seed_crf)
+        rows = score_masks(context.folder("seeds") / DENSE, dataset, subject="seeds", crf=view.seed_crf)
         return _with_lists(rows, labels=True, dataset=dataset)
     masks = view.pseudo_masks
     wanted = masks.restrict_to_labels if labels is None else labels
@@ -99,7 +99,7 @@ def score_run(
     else:
         folder = _predicted(context, dataset, wanted)
     made = {"crf": describe_crf(masks.crf), "multi_scale": describe_scales(masks.inference)}
-    rows = score_lists(folder / MASKS, dataset, subject="pseudo masks", verified=context.verified, **made)
+    rows = score_masks(folder / MASKS, dataset, subject="pseudo masks", verified=context.verified, **made)
     return _with_lists(rows, labels=wanted, dataset=dataset)
 
 
