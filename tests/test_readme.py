@@ -115,7 +115,7 @@ def test_links_lead_somewhere(link):
 def test_study_commands_of_the_docs_exist():
     import typer.main
 
-    from weakclip.cli.study import study
+    from weakclip.cli.tools import study
     from weakclip.config import load_config
 
     known = typer.main.get_command(study).commands

@@ -14,8 +14,7 @@ import yaml
 import weakclip.study
 import weakclip.study.numbers
 from weakclip.cli import output
-from weakclip.cli.app import app
-from weakclip.cli.stages import STAGES
+from weakclip.cli.app import STAGES, app
 from weakclip.config import load_config, parse_config
 from weakclip.crf import VOC_CRF
 from weakclip.errors import ConfigError

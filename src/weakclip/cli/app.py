@@ -5,32 +5,36 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from weakclip import __version__
-from weakclip.cli import exchange, stages, tools
-from weakclip.cli.checks import are_inputs, is_file, is_model, is_reported_run, is_run
-from weakclip.cli.json_output import errors_printed, print_json
-from weakclip.cli.options import Config, Json, Limit, Network, OwnEncoder, Set, encoder_of, load, named
-from weakclip.cli.output import (
-    answer,
-    answer_report,
-    answer_run,
-    show_review,
-    show_score,
+from weakclip.cli import exchange, tools
+from weakclip.cli.options import (
+    Config,
+    Json,
+    Limit,
+    Out,
+    OwnEncoder,
+    Part,
+    Redo,
+    Run,
+    Set,
+    encoder_of,
+    errors_printed,
+    is_reported_run,
+    is_run,
+    load,
+    print_json,
 )
-from weakclip.cli.stages import Out, Redo
-from weakclip.cli.study import study
+from weakclip.cli.output import answer, answer_report, answer_run, show_review, show_score, show_shard
 from weakclip.errors import WeakCLIPError
 from weakclip.store.untrusted_text import one_line
-
-if TYPE_CHECKING:
-    from weakclip.prediction import PredictionSummary, Products
 
 app = typer.Typer(
     name="weakclip",
@@ -38,13 +42,19 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(study, name="study")
+app.add_typer(tools.study, name="study")
 app.add_typer(exchange.export, name="export")
 app.add_typer(tools.data, name="data")
 
-Product = StrEnum("Product", ["overlays", "coco-masks", "coco-polygons"])
 Scored = StrEnum("Scored", ["seeds", "masks"])
-SETTINGS = "inference.…, crf.…, match_share, keep_foreground, balance, temperature, or device"
+STAGES = {
+    "seeds": "Stage 1: class activation maps and seed masks from the frozen CLIP, or from elsewhere.",
+    "train": "Stage 2: train WeakCLIP on the seeds.",
+    "pseudo_masks": "Stage 3: pixel masks of the training images from the trained WeakCLIP.",
+    "retrain": "Stage 4: train an ordinary segmentation network on the pseudo masks.",
+    "evaluate": "Stage 5: score seeds and pseudo masks on the training split, the network on the validation split.",
+}
+SHARDED = ("seeds", "pseudo_masks")
 
 
 def _version(asked: bool) -> None:
@@ -79,8 +89,56 @@ def run(
     answer_run(lambda: run_pipeline(load(config, set_, limit_steps), out, full=full, redo=redo), json=json)
 
 
-for name, command in stages.commands().items():
-    app.command(name, help=stages.PURPOSES.get(name))(command)
+def _stage(stage: str) -> Callable[..., None]:
+    def command(
+        config: Config, out: Out, *, redo: Redo = False, limit_steps: Limit = None, set_: Set = None, json: Json = False
+    ) -> None:
+        from weakclip.pipeline import run_stage
+
+        answer_run(lambda: run_stage(load(config, set_, limit_steps), out, stage, redo=redo), json=json)
+
+    return command
+
+
+def _sharded(stage: str) -> Callable[..., None]:
+    whole = _stage(stage)
+
+    def command(
+        config: Config,
+        out: Out,
+        *,
+        shard: Part = "",
+        redo: Redo = False,
+        limit_steps: Limit = None,
+        set_: Set = None,
+        json: Json = False,
+    ) -> None:
+        if not shard:
+            whole(config, out, redo=redo, limit_steps=limit_steps, set_=set_, json=json)
+            return
+        from weakclip.pipeline.shards import run_shard
+        from weakclip.store.share import Shard
+
+        answer(
+            lambda: run_shard(load(config, set_, limit_steps), out, stage, Shard.read(shard, out), redo=redo),
+            json=json,
+            record=asdict,
+            show=show_shard,
+        )
+
+    return command
+
+
+for stage, purpose in STAGES.items():
+    app.command(stage.replace("_", "-"), help=purpose)(_sharded(stage) if stage in SHARDED else _stage(stage))
+
+
+@app.command()
+def merge(run: Annotated[Path, typer.Argument(help="A run folder.")], json: Json = False) -> None:
+    """Complete a stage that was made with --shard, when all shards are there: exit code 2 if an image is missing."""
+    from weakclip.pipeline.shards import merge_shards
+
+    answer(lambda: merge_shards(run), json=json, record=asdict, show=show_shard)
 
 
 @app.command()
@@ -96,7 +154,7 @@ def report(
 @app.command()
 def score(
     what: Annotated[Scored, typer.Argument(help="Of the run, what is scored.")],
-    run: Annotated[Path, typer.Argument(help="A run folder.", callback=is_run)],
+    run: Run,
     *,
     split: Annotated[str | None, typer.Option(help="A split of its data set, as VOC's train; else its own.")] = None,
     labels: Annotated[
@@ -171,69 +229,7 @@ def review(
         serve(run, announce=announce, port=port, host=host, reviewer=reviewer)
 
 
-@app.command()
-def predict(
-    model: Annotated[
-        Path,
-        typer.Argument(help="A run, a folder of a network, or a released WeakCLIP checkpoint.", callback=is_model),
-    ],
-    images: Annotated[
-        list[str],
-        typer.Argument(help="Images, folders, patterns, or - for a list on standard input.", callback=are_inputs),
-    ],
-    *,
-    out: Annotated[Path, typer.Option(help="The folder of the masks; one that is there already is continued.")],
-    also: Annotated[list[Product] | None, typer.Option(help="What else is written; may be given repeatedly.")] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="A labels.csv: only its classes are drawn.", callback=is_file)
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=f"Change a setting: {SETTINGS}.")
-    ] = None,
-    network: Network = None,
-    clip: OwnEncoder = "",
-    redo: Annotated[bool, typer.Option("--redo", help="Replace what was made otherwise.")] = False,
-    json: Json = False,
-) -> None:
-    """Make masks of any images with a trained network: exit code 0, or 1 if some images got no mask."""
-    from weakclip.config import changed_settings
-    from weakclip.prediction import find_images, find_model, load_predictor, predict_files
-    from weakclip.prediction.folder import ERRORS
-    from weakclip.prediction.labels import read_labels
-    from weakclip.prediction.predictor import default_settings
-
-    def work() -> PredictionSummary:
-        source = find_model(model, network=named(network))
-        settings = changed_settings(default_settings(source), set_ or [], origin=str(model))
-        found = find_images(images, listed=sys.stdin, leave_out=out)
-        told = None if labels is None else read_labels(labels, found)
-        predictor = load_predictor(source, settings=settings, clip=encoder_of(clip))
-        made, key = _products(also or []), source.fingerprint
-        return predict_files(predictor, found, out, fingerprint=key, products=made, labels=told, redo=redo)
-
-    def record(done: PredictionSummary) -> dict[str, Any]:
-        counts = {name: getattr(done, name) for name in ("images", "predicted", "kept", "failed")}
-        return {"folder": done.out, **counts, "errors": done.out / ERRORS if done.failed else None}
-
-    def show(done: PredictionSummary) -> None:
-        typer.echo(f"{out}: {done.predicted:,} predicted, {done.kept:,} done before, {done.failed:,} failed")
-
-    summary = answer(work, json=json, record=record, show=show)
-    if summary.failed:
-        typer.echo(f"weakclip: {summary.failed:,} images have no mask; {out / ERRORS} says why", err=True)
-        raise typer.Exit(1)
-
-
-def _products(also: list[Product]) -> Products:
-    from weakclip.annotations import Shapes
-    from weakclip.prediction import Products
-
-    kinds = {"coco-masks": Shapes(kind="masks"), "coco-polygons": Shapes(kind="polygons")}
-    coco = tuple(shapes for product, shapes in kinds.items() if product in also)
-    return Products(overlays="overlays" in also, coco=coco)
-
-
-for command in (tools.init, tools.tag, tools.crf, exchange.submit):
+for command in (exchange.predict, tools.init, tools.tag, tools.crf, exchange.submit):
     app.command()(command)
 app.command("import")(exchange.import_command)
 

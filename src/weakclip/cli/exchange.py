@@ -1,29 +1,41 @@
-"""The commands that bring what a run has made to other programs, and back: exports, imports, archives."""
+"""The commands that bring what a run has made elsewhere, and back: predictions, exports, imports, archives."""
 
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weakclip.cli.checks import is_model, is_run, is_there
-from weakclip.cli.options import Json, Network, OwnEncoder, encoder_of, named
+from weakclip.cli.options import (
+    Json,
+    Model,
+    Network,
+    OwnEncoder,
+    Root,
+    Run,
+    are_inputs,
+    encoder_of,
+    is_file,
+    is_model,
+    is_run,
+    is_there,
+    named,
+)
 from weakclip.cli.output import answer, show_foreign, show_verified
 
 if TYPE_CHECKING:
+    from weakclip.prediction import PredictionSummary, Products
     from weakclip.tools.annotate import ImportResult
 
 export = typer.Typer(no_args_is_help=True, help="Bring what a run has made into the forms of other programs.")
 
-Run = Annotated[Path, typer.Argument(help="A run folder.", callback=is_run)]
-Model = Annotated[
-    Path, typer.Argument(help="A run folder, or the folder of a segmentation network.", callback=is_model)
-]
-Root = Annotated[str | None, typer.Option(help="Another folder of the data set than the run's own.")]
+SETTINGS = "inference.…, crf.…, match_share, keep_foreground, balance, temperature, or device"
+Product = StrEnum("Product", ["overlays", "coco-masks", "coco-polygons"])
 
 
 class Tool(StrEnum):
@@ -206,3 +218,64 @@ def submit(
         record=lambda count: {"file": out, "split": split, "masks": count},
         show=lambda count: typer.echo(f"{out}: {count:,} masks of {split}, checked"),
     )
+
+
+def predict(
+    model: Annotated[
+        Path,
+        typer.Argument(help="A run, a folder of a network, or a released WeakCLIP checkpoint.", callback=is_model),
+    ],
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Images, folders, patterns, or - for a list on standard input.", callback=are_inputs),
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="The folder of the masks; one that is there already is continued.")],
+    also: Annotated[list[Product] | None, typer.Option(help="What else is written; may be given repeatedly.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="A labels.csv: only its classes are drawn.", callback=is_file)
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=f"Change a setting: {SETTINGS}.")
+    ] = None,
+    network: Network = None,
+    clip: OwnEncoder = "",
+    redo: Annotated[bool, typer.Option("--redo", help="Replace what was made otherwise.")] = False,
+    json: Json = False,
+) -> None:
+    """Make masks of any images with a trained network: exit code 0, or 1 if some images got no mask."""
+    from weakclip.config import changed_settings
+    from weakclip.prediction import find_images, find_model, load_predictor, predict_files
+    from weakclip.prediction.folder import ERRORS
+    from weakclip.prediction.labels import read_labels
+    from weakclip.prediction.predictor import default_settings
+
+    def work() -> PredictionSummary:
+        source = find_model(model, network=named(network))
+        settings = changed_settings(default_settings(source), set_ or [], origin=str(model))
+        found = find_images(images, listed=sys.stdin, leave_out=out)
+        told = None if labels is None else read_labels(labels, found)
+        predictor = load_predictor(source, settings=settings, clip=encoder_of(clip))
+        made, key = _products(also or []), source.fingerprint
+        return predict_files(predictor, found, out, fingerprint=key, products=made, labels=told, redo=redo)
+
+    def record(done: PredictionSummary) -> dict[str, Any]:
+        counts = {name: getattr(done, name) for name in ("images", "predicted", "kept", "failed")}
+        return {"folder": done.out, **counts, "errors": done.out / ERRORS if done.failed else None}
+
+    def show(done: PredictionSummary) -> None:
+        typer.echo(f"{out}: {done.predicted:,} predicted, {done.kept:,} done before, {done.failed:,} failed")
+
+    summary = answer(work, json=json, record=record, show=show)
+    if summary.failed:
+        typer.echo(f"weakclip: {summary.failed:,} images have no mask; {out / ERRORS} says why", err=True)
+        raise typer.Exit(1)
+
+
+def _products(also: list[Product]) -> Products:
+    from weakclip.annotations import Shapes
+    from weakclip.prediction import Products
+
+    kinds = {"coco-masks": Shapes(kind="masks"), "coco-polygons": Shapes(kind="polygons")}
+    coco = tuple(shapes for product, shapes in kinds.items() if product in also)
+    return Products(overlays="overlays" in also, coco=coco)

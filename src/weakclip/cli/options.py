@@ -1,76 +1,84 @@
-"""Options that several commands have, what they are read into, and work that may be interrupted."""
+"""Arguments and options that several commands have, their checks, and how the work of a command ends.
+
+A wrong path is told while the command line is read, before anything heavy is imported.
+"""
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import json
+import glob
+import json as json_format
+import math
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from weakclip.cli.checks import is_config
-from weakclip.config.shipped import shipped_configs
+from weakclip.config.keys import setting_keys
+from weakclip.config.shipped import config_path, shipped_configs
+from weakclip.datasets.image_folder import check_folder
+from weakclip.errors import DataError, WeakCLIPError
+from weakclip.store.files import expand_home
+from weakclip.store.layout import MANIFEST
+from weakclip.store.paths import check_file, check_model, check_run, check_there
+from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.clip import Encoder
     from weakclip.config import RunConfig
     from weakclip.report import chosen
 
-PACKAGE = Path(__file__).parents[1]
+
+def _checked(check: Callable[[Any], object]) -> Callable[[typer.Context, Any], Any]:
+    """A callback that checks the value of an argument, if there is one."""
+
+    def callback(context: typer.Context, value: Any) -> Any:
+        if value is not None and not context.resilient_parsing:  # which is completion in the shell
+            with errors_printed(json=bool(context.params.get("json"))):
+                check(value)
+        return value
+
+    return callback
+
+
+def _config_or_folder(source: str) -> None:
+    if source in shipped_configs() or not Path(source).is_dir():
+        config_path(source)
+
+
+def _inputs(entries: Sequence[str]) -> None:
+    """Images, folders, patterns, or - for standard input."""
+    for entry in entries:
+        path = expand_home(entry)
+        if entry != "-" and not os.path.exists(path) and next(glob.iglob(str(path), recursive=True), None) is None:
+            raise DataError(f"{entry}: no such file, folder or pattern")
+
+
+is_config = _checked(config_path)
+is_config_or_folder = _checked(_config_or_folder)
+is_file = _checked(check_file)
+are_inputs = _checked(_inputs)
+is_folder = _checked(check_folder)
+is_model = _checked(check_model)
+is_reported_run = _checked(lambda folder: check_run(folder, MANIFEST))
+is_run = _checked(check_run)
+is_there = _checked(check_there)
 
 
 def _shipped_names(incomplete: str) -> list[str]:
     """Completion in the shell: names of shipped configurations; the shell itself adds files."""
-    return sorted(path.stem for path in PACKAGE.glob("configs/*.yaml") if path.stem.startswith(incomplete))
+    return [name for name in shipped_configs() if name.startswith(incomplete)]
 
 
 def _keys(incomplete: str) -> list[str]:
     """Completion in the shell: `KEY=` for every key that a configuration of any kind can have."""
-    keys = {f"{key}=" for key in _keys_of("weakclip.config.sections", "RunConfig", "")}
-    return sorted(key for key in keys if key.startswith(incomplete))
-
-
-def _keys_of(module: str, name: str, prefix: str) -> Iterator[str]:
-    """The keys of a class of settings, read from its source: importing it would import torch."""
-    for node in _statements(module):
-        if isinstance(node, ast.ImportFrom) and name in {alias.asname or alias.name for alias in node.names}:
-            yield from _keys_of(str(node.module), name, prefix)
-        elif isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):  # `AnyData = ScenesData | …`
-            for kind in _names_in(node.value):
-                yield from _keys_of(module, kind, prefix)
-        elif isinstance(node, ast.ClassDef) and node.name == name:
-            for base in node.bases:
-                yield from _keys_of(module, ast.unparse(base), prefix)
-            for field in node.body:
-                if isinstance(field, ast.AnnAssign):
-                    key, kinds = prefix + ast.unparse(field.target), _names_in(field.annotation)
-                    items = "tuple" in kinds  # a list is one value
-                    below = [] if items else [each for kind in kinds for each in _keys_of(module, kind, f"{key}.")]
-                    optional = any(isinstance(part, ast.Constant) for part in ast.walk(field.annotation))
-                    yield from below
-                    if optional or not below:
-                        yield key
-
-
-@cache
-def _statements(module: str) -> list[ast.AST]:
-    """Imports, assignments and classes of a module of the package, also below `if TYPE_CHECKING`; else none."""
-    path = PACKAGE.parent.joinpath(*module.split("."))
-    found = [each for each in (path.with_suffix(".py"), path / "__init__.py") if each.is_file()]
-    nodes = ast.walk(ast.parse(found[0].read_bytes())) if found and module.startswith("weakclip.") else ()
-    return [node for node in nodes if isinstance(node, ast.ImportFrom | ast.Assign | ast.ClassDef)]
-
-
-def _names_in(annotation: ast.expr) -> list[str]:
-    return [part.id for part in ast.walk(annotation) if isinstance(part, ast.Name)]
+    return sorted(f"{key}=" for key in setting_keys() if f"{key}=".startswith(incomplete))
 
 
 class NetworkName(StrEnum):
@@ -106,6 +114,25 @@ OwnEncoder = Annotated[
     str, typer.Option("--clip", help="The encoder of a WeakCLIP whose own is no CLIP: python:MODULE:FUNCTION.")
 ]
 
+Out = Annotated[Path, typer.Option(help="The run folder; a run that is there already is continued.")]
+Redo = Annotated[
+    bool,
+    typer.Option("--redo", help="Make finished results again where settings or data changed; the old stay until then."),
+]
+Part = Annotated[
+    str,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Only the images I, I+N, …, counted from 0: $SLURM_ARRAY_TASK_ID/N of --array=0-(N-1).",
+    ),
+]
+Run = Annotated[Path, typer.Argument(help="A run folder.", callback=is_run)]
+Model = Annotated[
+    Path, typer.Argument(help="A run folder, or the folder of a segmentation network.", callback=is_model)
+]
+Root = Annotated[str | None, typer.Option(help="Another folder of the data set than the run's own.")]
+
 Result = TypeVar("Result")
 
 TERMINATED = 128 + signal.SIGTERM
@@ -139,7 +166,35 @@ def load_data(source: str, overrides: Sequence[str] | None) -> RunConfig:
     from weakclip.datasets import FolderDataset
 
     val = "val" if "val" in FolderDataset.splits(source) else "null"
-    return load("folder", [f"data.root={json.dumps(source)}", f"data.val_split={val}", *(overrides or ())])
+    return load("folder", [f"data.root={json_format.dumps(source)}", f"data.val_split={val}", *(overrides or ())])
+
+
+@contextlib.contextmanager
+def errors_printed(*, json: bool) -> Iterator[None]:
+    """With `json`, an error is an object on standard output before it goes on."""
+    try:
+        yield
+    except WeakCLIPError as error:
+        if json:
+            print_json({"error": {"type": type(error).__name__, "message": one_line(str(error))}})
+        raise
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print a JSON object; of the processes that torchrun started, one does."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(json_format.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text, NaN and infinity as null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def finished(work: Callable[[], Result]) -> Result:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from weakclip.cli.json_output import errors_printed, print_json
-from weakclip.cli.options import finished
+from weakclip.cli.options import errors_printed, finished, print_json
 from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.pipeline import RunResult
     from weakclip.pipeline.shards import ShardResult
     from weakclip.review.stats import ReviewStats
+    from weakclip.study import VariantStudy
     from weakclip.tools.annotate import VerifyResult
     from weakclip.tools.check.run import DataCheck
     from weakclip.tools.init.folder import Start
@@ -73,6 +73,17 @@ def answer_report(work: Callable[[], tuple[Path, tuple[str, ...]]], *, json: boo
         typer.echo(made[0])
 
     answer(work, json=json, record=lambda made: {"report": made[0], "warnings": made[1]}, show=show)
+
+
+def answer_study(work: Callable[[], VariantStudy], *, json: bool) -> None:
+    """As `answer`, for a study of variants."""
+    from weakclip.study.pages import TABLE
+    from weakclip.study.variant_pages import variant_record, variant_table
+
+    def show(found: VariantStudy) -> None:
+        typer.echo(f"{variant_table(found)}\n{found.folder / TABLE}")
+
+    answer(work, json=json, record=variant_record, show=show)
 
 
 def _run_record(result: RunResult) -> dict[str, Any]:

@@ -1,28 +1,45 @@
-"""The commands before a run: the check of data, the configuration, labels; and the dense CRF on files."""
+"""The commands around a run: labels and configuration before it, checks, the dense CRF on files, and studies."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weakclip.cli.checks import is_config_or_folder, is_file, is_folder
-from weakclip.cli.options import Json, Set, load_data
-from weakclip.cli.output import answer, show_check, show_start, show_tagging
+from weakclip.cli.options import (
+    Config,
+    Json,
+    Limit,
+    Set,
+    is_config_or_folder,
+    is_file,
+    is_folder,
+    is_run,
+    load,
+    load_data,
+)
+from weakclip.cli.output import answer, answer_study, show_check, show_start, show_tagging
 
 if TYPE_CHECKING:
+    from weakclip.study.cost_sides import Side
     from weakclip.tools.check.run import DataCheck
-    from weakclip.tools.init.folder import Start
 
 data = typer.Typer(no_args_is_help=True, help="Look at the images, labels and masks before anything is made of them.")
+study = typer.Typer(no_args_is_help=True, help="Find out what a setting is worth, on a data set with masks.")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images.", callback=is_folder)]
 Clip = Annotated[str, typer.Option(help="Hub id, folder, OpenAI .pt archive, or demo.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")]
 
+StudyOut = Annotated[
+    Path, typer.Option("--out", help="The study's folder; a study that is there already is continued.")
+]
+Seeds = Annotated[int, typer.Option(min=1, help="How many random seeds, from the configuration's on.")]
+
+Precision = StrEnum("Precision", ["fp32", "bf16"])
 Preset = StrEnum("Preset", ["voc", "coco", "loss"])
 
 
@@ -41,23 +58,16 @@ def init(
     json: Json = False,
 ) -> None:
     """Look at a folder of images, and write a commented configuration and class file for it."""
-    from weakclip.tools.init.folder import DEFAULT_CLIP, write_start
+    from weakclip.tools.init.folder import DEFAULT_CLIP, start_record, write_start
 
     config = out or Path(f"{folder.resolve().name or 'images'}.yaml")
-
-    def record(start: Start) -> dict[str, Any]:
-        survey = start.survey
-        names = ("labels", "splits", "masks", "classes", "untagged", "smallest", "largest", "notes")
-        found = {name: getattr(survey, name) for name in names}
-        files = {"class_file": start.class_file or survey.class_file, "val_file": start.val_file}
-        return {"config": start.config, **files, **found}
 
     answer(
         lambda: write_start(
             folder, config, clip=clip or DEFAULT_CLIP, label_file=labels, val_share=val, overwrite=overwrite
         ),
         json=json,
-        record=record,
+        record=start_record,
         show=show_start,
     )
 
@@ -149,3 +159,136 @@ def data_check(
 
     check = answer(work, json=json, record=check_record, show=show_check)
     raise typer.Exit(1 if check.findings else 0)
+
+
+@study.command("crf")
+def study_crf(
+    config: Config,
+    *,
+    out: StudyOut,
+    run: Annotated[
+        Path | None, typer.Option(help="A run folder, whose WeakCLIP gives the probabilities.", callback=is_run)
+    ] = None,
+    probs: Annotated[Path | None, typer.Option(help="Or a folder of them: NAME.npy or NAME.npz, (K, H, W).")] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="How many dense CRFs are tried, the presets among them.")] = 81,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Search the dense CRF of the pseudo masks on the training split, whose true masks are read."""
+    from weakclip.study import study_crf as search
+    from weakclip.study.pages import TABLE, crf_record, summary
+
+    answer(
+        lambda: search(load(config, set_), out, run=run, probs=probs, candidates=candidates),
+        json=json,
+        record=crf_record,
+        show=lambda found: typer.echo(f"{summary(found)}\nall candidates: {out / TABLE}"),
+    )
+
+
+@study.command("prompts")
+def study_prompts(
+    config: Config,
+    *,
+    out: StudyOut,
+    value: Annotated[list[int] | None, typer.Option(min=0, help="A length to try, repeatedly; 1 2 4 8 16.")] = None,
+    seeds: Seeds = 3,
+    limit_steps: Limit = None,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Compare numbers of learned prompt vectors by their pseudo masks."""
+    from weakclip.study.numbers import PROMPT_LENGTHS, study_prompts
+
+    answer_study(
+        lambda: study_prompts(load(config, set_, limit_steps), out, lengths=value or PROMPT_LENGTHS, seeds=seeds),
+        json=json,
+    )
+
+
+@study.command("temperature")
+def study_temperature(
+    config: Config,
+    *,
+    out: StudyOut,
+    value: Annotated[list[float] | None, typer.Option(help="A value to try, repeatedly; 0.01 0.1 0.5 1.")] = None,
+    seeds: Seeds = 3,
+    limit_steps: Limit = None,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Compare first values of the co-attention's temperatures, alpha and beta, by their pseudo masks."""
+    from weakclip.study.numbers import TEMPERATURES, study_temperature
+
+    answer_study(
+        lambda: study_temperature(load(config, set_, limit_steps), out, values=value or TEMPERATURES, seeds=seeds),
+        json=json,
+    )
+
+
+@study.command("parts")
+def study_parts(
+    config: Config,
+    *,
+    out: StudyOut,
+    steps: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Another length of the training, repeatedly; with and without boundary loss."),
+    ] = None,
+    seeds: Seeds = 3,
+    limit_steps: Limit = None,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Leave out each part of the method in turn, and compare the pseudo masks."""
+    from weakclip.study.parts import study_parts
+
+    answer_study(lambda: study_parts(load(config, set_, limit_steps), out, seeds=seeds, steps=steps or ()), json=json)
+
+
+@study.command("snapshots")
+def study_snapshots(
+    config: Config,
+    *,
+    out: StudyOut,
+    run: Annotated[
+        Path, typer.Option(help="A run folder whose training has kept steps (train.keep_every).", callback=is_run)
+    ],
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Score the pseudo masks of every kept step on the training split, whose true masks are read."""
+    from weakclip.study.snapshots import study_snapshots
+
+    answer_study(lambda: study_snapshots(load(config, set_), out, run=run), json=json)
+
+
+@study.command("cost")
+def study_cost(
+    *,
+    out: StudyOut,
+    clip: Annotated[str | None, typer.Option(help="A CLIP; without one, a ViT-B/16 with random weights.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 2,
+    crop: Annotated[int, typer.Option(min=32, help="Side of the images, pixels.")] = 512,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps of each process.")] = 2,
+    repetitions: Annotated[int, typer.Option(min=1, help="Processes of each side, in turn.")] = 3,
+    precision: Annotated[Precision, typer.Option(help="Of the arithmetic.")] = Precision("fp32"),
+    device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
+    json: Json = False,
+) -> None:
+    """Time a training step of WeakCLIP against one of AffinityNet on ResNet38, 21 classes; and its peak memory."""
+    from weakclip.datasets.classes import VOC12
+    from weakclip.study.cost import CostSettings, study_cost
+    from weakclip.study.cost_sides import AffinityNetSide, WeakCLIPSide
+    from weakclip.study.pages import TABLE, page_files
+
+    settings = CostSettings(
+        crop=crop, batch_size=batch_size, steps=steps, repetitions=repetitions, precision=str(precision), device=device
+    )
+    sides: list[Side] = [WeakCLIPSide(class_set=VOC12, clip=clip), AffinityNetSide()]
+    answer(
+        lambda: study_cost(out, sides, settings),
+        json=json,
+        record=lambda found: {"settings": asdict(settings), "measurements": [*map(asdict, found)], **page_files(out)},
+        show=lambda _: typer.echo((out / TABLE).read_text(encoding="utf-8")),
+    )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import yaml
 from markupsafe import Markup
@@ -29,6 +32,27 @@ def write_pages(study: CRFStudy) -> None:
     for name, text in ((TABLE, table(study)), (CHART, chart(study)), (BEST, best_yaml(study))):
         with atomic_write(study.folder / name, "w") as file:
             file.write(text)
+
+
+def crf_record(study: CRFStudy) -> dict[str, Any]:
+    """What `--json` prints of a study: the best candidate and the configuration's own."""
+
+    def candidate(number: int) -> dict[str, Any]:
+        return {**asdict(study.candidates[number]), "mean_iou": study.rungs[-1].scores[number]}
+
+    return {
+        "tuning_set": {"split": study.split, "images": study.images},
+        "candidates": len(study.candidates),
+        "best": candidate(study.standing()[0]),
+        "config": candidate(0),
+        **page_files(study.folder, yaml=BEST),
+    }
+
+
+def page_files(folder: Path, yaml: str | None = None) -> dict[str, Any]:
+    """What `--json` prints of a study's folder."""
+    files = {"table": TABLE, "chart": CHART, **({"yaml": yaml} if yaml else {})}
+    return {"folder": folder, "files": {what: folder / name for what, name in files.items()}}
 
 
 def tuning_note(study: CRFStudy) -> str:

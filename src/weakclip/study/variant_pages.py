@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
+from typing import Any
 
 from markupsafe import Markup
 
 from weakclip.report.figures import nice_ticks, percent
 from weakclip.store.files import atomic_write
-from weakclip.study.pages import CHART, TABLE
+from weakclip.study.pages import CHART, TABLE, page_files
 from weakclip.study.results import VariantStudy, mean_and_deviation
 
 PLOT, ROW, LEFT, RIGHT, TOP, BOTTOM = 430, 26, 190, 20, 34, 30
@@ -27,6 +29,18 @@ def write_variant_pages(study: VariantStudy) -> None:
     for name, text in ((TABLE, variant_table(study)), (CHART, variant_chart(study))):
         with atomic_write(study.folder / name, "w") as file:
             file.write(text)
+
+
+def variant_record(study: VariantStudy) -> dict[str, Any]:
+    """What `--json` prints of a study: of each variant the scores of all random seeds, and mean and deviation."""
+    rows = []
+    for variant in study.variants:
+        results = study.of(variant)
+        mean, deviation = mean_and_deviation([result.mean_iou for result in results])
+        each = [asdict(result) for result in results]
+        rows.append({"variant": variant, "mean_iou": mean, "standard_deviation": deviation, "results": each})
+    tuning_set = {"split": study.split, "images": study.images}
+    return {"subject": study.subject, "tuning_set": tuning_set, "variants": rows, **page_files(study.folder)}
 
 
 def variant_table(study: VariantStudy) -> str:

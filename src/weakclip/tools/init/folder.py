@@ -82,6 +82,14 @@ class Start:
     loaded: RunConfig
 
 
+def start_record(start: Start) -> dict[str, Any]:
+    """What `weakclip init --json` prints."""
+    names = ("labels", "splits", "masks", "classes", "untagged", "smallest", "largest", "notes")
+    found = {name: getattr(start.survey, name) for name in names}
+    files = {"class_file": start.class_file or start.survey.class_file, "val_file": start.val_file}
+    return {"config": start.config, **files, **found}
+
+
 def plan_start(survey: FolderSurvey, clip: str = DEFAULT_CLIP) -> StartPlan:
     """Numbers that suit a folder of images and a CLIP (a ViT-B/16's size, or the demo's)."""
     from weakclip.datasets.images import reduced_size
