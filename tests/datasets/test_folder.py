@@ -241,7 +241,13 @@ def test_masks_that_fit_no_image_are_noted(root: Path) -> None:
     for name in ("a.png", "typo.png", "b.jpg"):
         write_image(root / "masks" / name)
     (note,) = FolderDataset(root).notes
-    assert "masks: 2 files left out, the first b.jpg" in note
+    assert "masks: 2 files left out, the first b.jpg; masks are PNGs called like their image" in note
+
+
+def test_a_mask_whose_name_is_longer_than_its_images_is_told_the_right_one(root: Path) -> None:
+    write_image(root / "masks/a_mask.png")
+    (note,) = FolderDataset(root).notes
+    assert note.endswith("the first a_mask.png; masks are PNGs called like their image, as a.png")
 
 
 def test_all_mistakes_are_told_at_once(root: Path) -> None:

@@ -137,12 +137,24 @@ def test_what_is_neither_0_nor_1_is_a_mistake(row: str, said: str, tmp_path: Pat
         ("image,score\na.png,0.7\n", "expected the columns image,labels, or image and one of 0 and 1 for each class"),
         ("image\na.png\n", "expected the columns image,labels"),
         ("photo,labels\na.png,cat\n", "expected the columns image,labels"),
+        ("image;labels\na.png,cat\nb.png,dog\n", "line 1 is separated by ';', the others by ','; use one of them"),
     ],
 )
 def test_a_table_whose_columns_cannot_be_told_is_refused(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(DataError, match=rf"t\.csv, line 1: .*{said}"):
+    with pytest.raises(DataError, match=rf"t\.csv, line [12]: .*{said}"):
         read_label_file(tmp_path / "t.csv")
+
+
+def test_names_with_the_other_separators_are_names(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image;labels\na,b.png\nc.png;cat\n")
+    assert read(tmp_path / "t.csv") == {"a,b.png": set(), "c.png": {"cat"}}
+
+
+def test_a_quote_that_is_left_open_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('image,labels\na.png,cat\n"b.png,dog\nc.png,cat\n')
+    [fault] = read_label_file(tmp_path / "t.csv").faults
+    assert "the name of an image goes on in the next line" in fault.error and "is a quote left open?" in fault.error
 
 
 def test_one_mistake_is_one_line_with_its_count_and_places(tmp_path: Path) -> None:

@@ -360,3 +360,14 @@ def test_the_photo_at_its_own_size(open_page: Open, width: int) -> None:
     page.keyboard.press("z")
     true_in(page, "document.getElementById('compare').getBoundingClientRect().width > 200")
     true_in(page, "document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_undo_pressed_before_the_servers_answer_takes_the_mark_back(open_page: Open, review_run: Path) -> None:
+    page = open_page("#image=1")
+    page.wait_for_selector("#viewer:not([hidden])")
+    page.evaluate("""() => {
+        for (const key of "vu") document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+    }""")
+    true_in(page, "document.getElementById('message').textContent === 'undone: cats/one'")
+    assert read_marks(review_run / MARKS)[0]["cats/one"].undo
+    assert not (review_run / "verified").exists()

@@ -48,7 +48,10 @@ class MaskFolder:
         if not stray:
             return []
         count = f"{len(stray)} file{'s' if len(stray) > 1 else ''}"
-        return [f"{self.folder}: {count} left out, the first {stray[0]}; masks are PNGs called like their image"]
+        first = stray[0].removesuffix(_ENDING)
+        longer = [name for name in self._names if first.startswith((f"{name}_", f"{name}-", f"{name}."))]
+        advice = f", as {max(longer, key=len)}{_ENDING}" if longer else ""
+        return [f"{self.folder}: {count} left out, the first {stray[0]}; masks are PNGs called like their image{advice}"]
 
 
 def _key(name: str) -> str:

@@ -106,7 +106,13 @@ def _text(path: Path, rank: Callable[[Sequence[str]], int]) -> TextTable:
         rows = tuple(
             TextRow(f"{path}, line {reader.line_num + first}", tuple(cells)) for cells in reader if _filled(cells)
         )
-    return TextTable(path, tuple(read[separator]), rows)
+    columns = tuple(read[separator])
+    other = next((mark for mark in SEPARATORS if rows and all(mark in row.cells[0] for row in rows)), None)
+    if other and all(len(row.cells) == 1 < len(columns) for row in rows):
+        raise DataError(
+            f"{rows[0].where}: line 1 is separated by {separator!r}, the others by {other!r}; use one of them in all"
+        )
+    return TextTable(path, columns, rows)
 
 
 def _filled(cells: Sequence[str]) -> bool:

@@ -239,7 +239,9 @@
     return at >= 0 ? list[at] : focused ? Number(focused.dataset.index) : null;
   };
 
-  const mark = told(async (verdict, labels) => {
+  let marking = Promise.resolve();
+  const mark = (...given) => { marking = Promise.allSettled([marking, markOne(...given)]); };
+  const markOne = told(async (verdict, labels) => {
     const index = current();
     if (index === null) return say("choose an image first");
     const before = items.get(index), body = { image: index, mark: verdict, truth_seen: truthSeen.has(index) };
@@ -262,7 +264,8 @@
   }
 
   let undoing = Promise.resolve();
-  const undo = () => { undoing = undoing.then(undoOne); }; // one after the other: each needs the time of the one before
+  // one after the other, and after the marks that wait for an answer: each needs the time of the one before
+  const undo = () => { undoing = Promise.allSettled([undoing, marking]).then(undoOne); };
   const undoOne = told(async () => {
     const last = done.pop();
     $("undo").disabled = !done.length;
