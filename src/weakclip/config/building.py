@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, cast
 
 import pydantic
 
@@ -18,6 +19,9 @@ from weakclip.store.untrusted_text import is_plain, short
 KIND_KEYS = {"dataset", "method"}
 """Fields whose value tells which kind of section it is."""
 
+_hints_of, _validator_of = functools.cache(typing.get_type_hints), functools.cache(pydantic.TypeAdapter)
+"""Both take milliseconds to make, and every configuration asks for those of all its sections."""
+
 
 def build(
     kind: type[Any], values: Any, origin: str, path: tuple[str, ...] = (), kinds: Sequence[type[Any]] = ()
@@ -26,7 +30,7 @@ def build(
     where = ".".join(path)
     if not isinstance(values, Mapping):
         raise ConfigError(f"{origin}: {where}: expected keys and values; found {short(values)}")
-    hints = typing.get_type_hints(kind)
+    hints = _hints_of(cast(Hashable, kind))
     known = [entry.name for entry in dataclasses.fields(kind)]
     built: dict[str, Any] = {}
     for name, value in values.items():
@@ -36,7 +40,7 @@ def build(
         required = _is_required(next(entry for entry in dataclasses.fields(kind) if entry.name == name))
         built[name] = _build_parts(hints[name], value, origin, here, required=required)
     try:
-        made = pydantic.TypeAdapter(kind).validate_python(built)
+        made = _validator_of(cast(Hashable, kind)).validate_python(built)
     except pydantic.ValidationError as error:
         raise ConfigError(f"{origin}: {_first_problem(error, path)}") from None
     except WeakCLIPError as error:

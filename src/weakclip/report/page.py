@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from weakclip.inference.mask_statistics import mean_over_classes
@@ -56,30 +57,26 @@ def render_report(folder: Path | str) -> str:
     images = figures_of(known.images)
     captions = list(dict.fromkeys(caption for row in run.rows for caption in row.pictures))
     script = _asset("report.js")
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            run=run,
-            title=run.folder.resolve().name,
-            head=head_facts(run),
-            titles=STAGE_TITLES,
-            class_names=class_names(run.scores),
-            captions=captions,
-            chosen=read_chosen(run.folder) if any(stage.name == "train" for stage in run.stages) else None,
-            upper_bound=any(stage.name == "retrain_truth" for stage in run.stages),
-            style=Markup(_asset("report.css")),
-            script=Markup(script),
-            script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-            known=known,
-            worst=WORST,
-            glance=_glance(images),
-            class_rows=class_figures(images, len(run.classes)) if images else [],
-            class_scores=next((score.iou for score in run.scores if score.subject == "pseudo masks"), {}),
-            seeds=sure_seeds(run.folder, seed_change(known.images)),
-            seed_scores=next((score.precision for score in run.scores if score.subject == "seeds"), {}),
-            payload=Markup(payload(Path(folder), known, images)),
-        )
+    return _template().render(
+        run=run,
+        title=run.folder.resolve().name,
+        head=head_facts(run),
+        titles=STAGE_TITLES,
+        class_names=class_names(run.scores),
+        captions=captions,
+        chosen=read_chosen(run.folder) if any(stage.name == "train" for stage in run.stages) else None,
+        upper_bound=any(stage.name == "retrain_truth" for stage in run.stages),
+        style=Markup(_asset("report.css")),
+        script=Markup(script),
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        known=known,
+        worst=WORST,
+        glance=_glance(images),
+        class_rows=class_figures(images, len(run.classes)) if images else [],
+        class_scores=next((score.iou for score in run.scores if score.subject == "pseudo masks"), {}),
+        seeds=sure_seeds(run.folder, seed_change(known.images)),
+        seed_scores=next((score.precision for score in run.scores if score.subject == "seeds"), {}),
+        payload=Markup(payload(Path(folder), known, images)),
     )
 
 
@@ -96,7 +93,8 @@ def write_report(folder: Path | str) -> Path:
     return path
 
 
-def _environment() -> Environment:
+@functools.cache
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("weakclip.report", package_path="."),
         autoescape=True,
@@ -113,7 +111,7 @@ def _environment() -> Environment:
         loss_curves=loss_curves,
         box_plot=box_plot,
     )
-    return environment
+    return environment.get_template("report.html.j2")
 
 
 def _asset(name: str) -> str:
