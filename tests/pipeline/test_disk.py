@@ -101,9 +101,10 @@ def test_folder_without_permission_costs_nothing(
 
 @pytest.fixture
 def folder_config(tiny_settings: Callable[..., dict[str, Any]], image_folder: Path, tmp_path: Path) -> Path:
-    """The tiny run on image files."""
+    """The tiny run on image files, without a second network."""
     path = tmp_path / "folder.yaml"
-    path.write_text(yaml.safe_dump(tiny_settings(dataset="folder", root=str(image_folder), val_split=None)))
+    settings = tiny_settings(dataset="folder", root=str(image_folder), val_split=None)
+    path.write_text(yaml.safe_dump({**settings, "retrain": {"model": None}}))
     return path
 
 

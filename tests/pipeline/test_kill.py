@@ -107,7 +107,7 @@ def test_kills_where_the_seeds_are_trained(
     assert results(out) == results(whole)
 
 
-LONGER = ("--set", "train.steps=60", "--set", "train.checkpoint_every=1000")
+LONGER = ("--set", "train.steps=30", "--set", "train.checkpoint_every=1000")
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_signals_save_and_exit_as_the_shell_expects(
         command.signal(number)
         assert command.wait() == code, command.said()
         assert command.said().rstrip().endswith("the same command continues")
-        assert 2 <= load_checkpoint(seeded / "2_train/checkpoint.safetensors").step <= 60
+        assert 2 <= load_checkpoint(seeded / "2_train/checkpoint.safetensors").step <= 30
         assert broken_files(seeded) == strays(seeded) == []
     assert commands.run("train", kept_config, "--out", seeded, *LONGER).code == 0
     assert results(seeded) == results(trained)
