@@ -72,11 +72,13 @@ def test_the_commands_for_own_images_run(tmp_path, monkeypatch, clip_folder):
 
 def test_other_commands_name_what_exists():
     from weakclip.config import load_config
+    from weakclip.training.launch import count_processes
 
     for line in commands("weakclip"):
         words = shlex.split(line)
         if words[1] == "run" and words[2] != "my_images.yaml":
             load_config(words[2], [words[words.index("--set") + 1]] if "--set" in words else [])
+            count_processes(words[words.index("--devices") + 1] if "--devices" in words else "1", "cpu")
         elif words[1] == "study":
             load_config(words[3])
 

@@ -30,6 +30,7 @@ from weakclip.datasets.classes import VOC12
 from weakclip.pipeline import space
 from weakclip.report import page
 from weakclip.segmenters.segmenter import SMALL, build_segmenter
+from weakclip.training import launch
 from weakclip.training.tensorboard import open_event_file
 
 DAC_OVERRIDE, DAC_READ_SEARCH = 1, 2
@@ -42,6 +43,7 @@ def main() -> None:
     dense_crf(image, probs, VOC_CRF)  # its compiled code is loaded once for all children
     assert threading.active_count() == 1
     space.free_bytes = lambda folder: 2**60  # a disk fills up on the way, too: that is what these commands are for
+    launch.START_METHOD = "fork"  # processes of a command have these imports, too
     for line in sys.stdin:
         asked = json.loads(line)
         answer = {"pid": start(asked)} if asked["do"] == "start" else {"code": wait(asked["pid"])}

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import weakclip
+from weakclip.errors import ConfigError
 
 _TRAINING = """
 import os, sys
@@ -85,13 +87,60 @@ def test_process_0_writes_and_every_process_holds_what_it_wrote(seed_folder: Pat
     assert (tmp_path / "small/model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_mean_of_statistics_is_over_the_processes(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from weakclip.training.processes import Processes
+def test_shared_batch_norms_are_those_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two halves of a batch that are equal in their statistics stand for two processes: a sum is twice the own part."""
+    from weakclip.training.batch_norm import share_batch_norms
 
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.mul_(2))  # as if all held 2/count as much
-    mean, spread = torch.tensor([3.0, 6.0]), torch.tensor([[9.0]])
-    Processes(0, count, torch.device("cpu")).average_statistics([mean, spread])
-    share = 1 if count == 1 else 2 / count
-    assert torch.equal(mean, torch.tensor([3.0, 6.0]) * share)
-    assert torch.equal(spread, torch.tensor([[9.0]]) * share)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(2))
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    half = torch.randn(3, 4, 5, 6, dtype=torch.float32) * 3 + 1
+    whole, weights = torch.cat([half, half]).requires_grad_(), torch.randn(3, 4, 5, 6)
+    torch.manual_seed(1)
+    plain, shared = (torch.nn.Sequential(torch.nn.BatchNorm2d(4)) for _ in range(2))
+    share_batch_norms(shared)
+    expected = plain(whole)
+    (expected * torch.cat([weights, weights])).sum().backward()
+    own = half.clone().requires_grad_()
+    found = shared(own)
+    (found * weights).sum().backward()
+    assert whole.grad is not None and own.grad is not None
+    torch.testing.assert_close(found, expected[:3])
+    torch.testing.assert_close(own.grad, whole.grad[:3], atol=1e-5, rtol=1e-4)
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(shared.state_dict()[name], tensor)
+    torch.testing.assert_close(shared.eval()(half), plain.eval()(half))
+
+
+def test_without_companions_a_process_has_its_own_values() -> None:
+    from weakclip.training.processes import open_processes
+
+    one = open_processes("cpu")
+    assert one.positions(3) == range(3)
+    assert (one.any(flag=True), one.tell("own"), one.gather(["a"])) == (True, "own", ["a"])
+    assert one.sum(np.array([3])).tolist() == one.mean(torch.tensor([3.0])).tolist() == [3]
+
+
+def test_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    from weakclip.store.threads import usable_cores
+
+    cores = usable_cores()
+    for companions, share in (("", cores), ("1", cores), ("2", max(1, cores // 2)), ("1000", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", companions)
+        assert usable_cores() == share
+
+
+def test_the_number_of_devices_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    from weakclip.training import launch
+
+    monkeypatch.setattr(launch, "usable_cores", lambda: 9)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
+    assert [launch.count_processes(asked, "cpu") for asked in ("all", "3")] == [4, 3]
+    assert [launch.count_processes(asked, "meta") for asked in ("all", "3")] == [4, 3]
+    with pytest.raises(ConfigError, match="5 asked for, but this machine has 4"):
+        launch.count_processes("5", "meta")
+    for wrong in ("0", "-1", "two", ""):
+        with pytest.raises(ConfigError, match="a number from 1 on, or all, expected"):
+            launch.count_processes(wrong, "cpu")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with pytest.raises(ConfigError, match="torchrun has started the processes already"):
+        launch.count_processes("2", "cpu")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from weakclip import __version__
 from weakclip.cli import exchange, tools
 from weakclip.cli.options import (
     Config,
+    Devices,
     Json,
     Limit,
     Out,
@@ -30,10 +30,12 @@ from weakclip.cli.options import (
     is_reported_run,
     is_run,
     load,
+    log_to_stderr,
     print_json,
+    shared,
 )
 from weakclip.cli.output import answer, answer_report, answer_run, show_review, show_score, show_shard
-from weakclip.errors import WeakCLIPError
+from weakclip.errors import ConfigError, WeakCLIPError
 from weakclip.store.untrusted_text import one_line
 
 app = typer.Typer(
@@ -78,24 +80,40 @@ def run(
     out: Out,
     *,
     full: Annotated[bool, typer.Option("--full", help="Also train on the true masks, as an upper bound.")] = False,
+    devices: Devices = "1",
     redo: Redo = False,
     limit_steps: Limit = None,
     set_: Set = None,
     json: Json = False,
 ) -> None:
     """Do the whole job: seeds, training, pseudo masks, retraining, evaluation, report."""
-    from weakclip.pipeline import run_pipeline
+    from weakclip.pipeline import RunResult, run_pipeline
 
-    answer_run(lambda: run_pipeline(load(config, set_, limit_steps), out, full=full, redo=redo), json=json)
+    def work() -> RunResult:
+        settings = load(config, set_, limit_steps)
+        return shared(devices, partial(run_pipeline, settings, out, full=full, redo=redo), settings.device)
+
+    answer_run(work, json=json)
 
 
 def _stage(stage: str) -> Callable[..., None]:
     def command(
-        config: Config, out: Out, *, redo: Redo = False, limit_steps: Limit = None, set_: Set = None, json: Json = False
+        config: Config,
+        out: Out,
+        *,
+        devices: Devices = "1",
+        redo: Redo = False,
+        limit_steps: Limit = None,
+        set_: Set = None,
+        json: Json = False,
     ) -> None:
-        from weakclip.pipeline import run_stage
+        from weakclip.pipeline import RunResult, run_stage
 
-        answer_run(lambda: run_stage(load(config, set_, limit_steps), out, stage, redo=redo), json=json)
+        def work() -> RunResult:
+            settings = load(config, set_, limit_steps)
+            return shared(devices, partial(run_stage, settings, out, stage, redo=redo), settings.device)
+
+        answer_run(work, json=json)
 
     return command
 
@@ -108,23 +126,24 @@ def _sharded(stage: str) -> Callable[..., None]:
         out: Out,
         *,
         shard: Part = "",
+        devices: Devices = "1",
         redo: Redo = False,
         limit_steps: Limit = None,
         set_: Set = None,
         json: Json = False,
     ) -> None:
         if not shard:
-            whole(config, out, redo=redo, limit_steps=limit_steps, set_=set_, json=json)
+            whole(config, out, devices=devices, redo=redo, limit_steps=limit_steps, set_=set_, json=json)
             return
-        from weakclip.pipeline.shards import run_shard
+        from weakclip.pipeline.shards import ShardResult, run_shard
         from weakclip.store.share import Shard
 
-        answer(
-            lambda: run_shard(load(config, set_, limit_steps), out, stage, Shard.read(shard, out), redo=redo),
-            json=json,
-            record=asdict,
-            show=show_shard,
-        )
+        def work() -> ShardResult:
+            if devices != "1":
+                raise ConfigError("--devices: a shard is made by one process; leave --devices or --shard out")
+            return run_shard(load(config, set_, limit_steps), out, stage, Shard.read(shard, out), redo=redo)
+
+        answer(work, json=json, record=asdict, show=show_shard)
 
     return command
 
@@ -236,10 +255,7 @@ app.command("import")(exchange.import_command)
 
 def main() -> None:
     """Run the command line: what the user can correct is one line on standard error and exit code 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("weakclip").setLevel(logging.INFO)
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # its retries; what failed is said in one line
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # one bar at a time, ours; transformers follows it too
+    log_to_stderr()
     try:
         app()
     except WeakCLIPError as error:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import glob
 import json as json_format
+import logging
 import math
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -106,6 +109,14 @@ Limit = Annotated[int | None, typer.Option(min=1, help="At most this number of t
 Json = Annotated[
     bool, typer.Option("--json", is_eager=True, help="One JSON object on standard output, and nothing else there.")
 ]
+Devices = Annotated[
+    str,
+    typer.Option(
+        "--devices",
+        metavar="N|all",
+        help="Share the work among N processes: one an accelerator; without accelerators they share the cores.",
+    ),
+]
 Network = Annotated[
     NetworkName | None,
     typer.Option("--network", help="Of a run folder, another network than the one that its evaluation chose."),
@@ -159,6 +170,36 @@ def load(source: str, overrides: Sequence[str] | None, limit_steps: int | None =
     return config if limit_steps is None else limit_training(config, limit_steps)
 
 
+def shared(devices: str, work: Callable[[], Result], device: str) -> Result:
+    """The result of some work, shared among as many processes as `--devices` asks for.
+
+    Args:
+        devices: a number, or "all".
+        work: can be pickled, as its result can.
+        device: of the settings.
+    """
+    if devices == "1":
+        return work()
+    from weakclip.pipeline.context import usable_device
+    from weakclip.training.launch import count_processes, launch
+
+    count = count_processes(devices, usable_device(device))
+    return work() if count == 1 else launch(partial(_heard, work), count, preload="weakclip.pipeline")
+
+
+def _heard(work: Callable[[], Result]) -> Result:
+    log_to_stderr()
+    return work()
+
+
+def log_to_stderr() -> None:
+    """Set up the messages of a command: lines on standard error."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("weakclip").setLevel(logging.INFO)
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # its retries; what failed is said in one line
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # one bar at a time, ours; transformers follows it too
+
+
 def load_data(source: str, overrides: Sequence[str] | None) -> RunConfig:
     """As `load`; a folder of images stands for the configuration `folder` with that root and its own splits."""
     if source in shipped_configs() or not Path(source).is_dir():
@@ -180,9 +221,14 @@ def errors_printed(*, json: bool) -> Iterator[None]:
         raise
 
 
+def is_speaker() -> bool:
+    """Whether this process prints results; of those that torchrun started, one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def print_json(value: dict[str, Any]) -> None:
     """Print a JSON object; of the processes that torchrun started, one does."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_speaker():
         typer.echo(json_format.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from weakclip.cli.options import errors_printed, finished, print_json
+from weakclip.cli.options import errors_printed, finished, is_speaker, print_json
 from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def answer(
         result = finished(work)
     if json:
         print_json(record(result))
-    else:
+    elif is_speaker():
         show(result)
     return result
 

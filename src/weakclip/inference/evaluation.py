@@ -27,6 +27,7 @@ from weakclip.inference.windows import InferenceSettings, LogitsFunction
 from weakclip.store.files import write_json
 from weakclip.store.layout import MASKS
 from weakclip.store.progress import track
+from weakclip.store.share import current
 
 NOT_USED = "no"
 
@@ -100,6 +101,7 @@ def score_masks(
 ) -> tuple[Scores, ...]:
     """Score `folder/NAME.png` against the true masks, in one confusion matrix over the data set.
 
+    Processes that work together count the pixels of their images each; the sums are exact, and the same in all.
     Every pixel of a scored mask has a class. Maps with 255 between confident seeds are for training; of those the
     dense map is scored. Images without a true mask are left out and not counted.
 
@@ -118,22 +120,24 @@ def score_masks(
     Raises:
         DataError: no true masks, a mask that is missing or of another size, or another one that holds 255.
     """
-    folder = Path(folder)
+    folder, share = Path(folder), current()
     labelled, whole = (ConfusionMatrix(dataset.class_set.num_classes) for _ in range(2))
-    counts = {True: 0, False: 0}
-    for index in track(range(len(dataset)), f"scoring {subject}", total=len(dataset)):
+    counts = np.zeros(2, dtype=np.int64)  # of images with true masks: without labels that count twice, and with them
+    own = share.positions(len(dataset))
+    for index in track(own, f"scoring {subject}", total=len(own)) if share.is_main else own:
         target = dataset.mask(index)
         if target is not None:
             name = dataset.names[index]
             counts_twice = bool(dataset.labelled_list and dataset.labels(index))
             matrix = labelled if counts_twice else whole
             _add(matrix, folder / f"{name}.png", target, undecided=name in verified)
-            counts[counts_twice] += 1
+            counts[int(counts_twice)] += 1
+    labelled.matrix, whole.matrix, counts = map(share.sum, (labelled.matrix, whole.matrix, counts))
     whole.merge(labelled)
     if not whole.matrix.any():
         raise DataError(f"split {dataset.split!r} has no true masks with classes; nothing to score {subject} against")
-    lists = [(dataset.split, whole, sum(counts.values()))]
-    lists += [(dataset.labelled_list, labelled, counts[True])] if all(counts.values()) else []
+    lists = [(dataset.split, whole, int(counts.sum()))]
+    lists += [(dataset.labelled_list, labelled, int(counts[1]))] if counts.all() else []
     row = functools.partial(Scores, subject=subject, crf=crf, multi_scale=multi_scale)
     names = dataset.class_set.names
     return tuple(row(split=split, images=images, **_numbers(matrix, names)) for split, matrix, images in lists)
@@ -174,11 +178,14 @@ def score_network(
     def keep(sample: Sample, refined: RefinedMask) -> None:
         write_mask(before / f"{sample.name}.png", refined.network_mask, dataset.class_set.palette)
 
-    crf = settings.crf
-    if crf is not None:
+    def make_way() -> None:
         for name in dataset.names:
             if not (before / f"{name}.png").is_file():
                 (folder / MASKS / f"{name}.png").unlink(missing_ok=True)  # made again, both of them
+
+    crf = settings.crf
+    if crf is not None:
+        current().once(make_way)
     settings = dataclasses.replace(settings, restrict_to_labels=False, confidence=False)
     note = f"predicting {dataset.split}"
     observe = None if crf is None else keep

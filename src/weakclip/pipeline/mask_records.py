@@ -17,6 +17,7 @@ from weakclip.pipeline.pictures import write_strip
 from weakclip.store.files import write_json
 from weakclip.store.jobs import work_through
 from weakclip.store.layout import CAPTIONS, MASKS, PREDICTIONS, STRIPS, strip_path
+from weakclip.store.share import current
 
 
 class MaskRecorder:
@@ -91,7 +92,6 @@ def compare_stages(
     write_pseudo_masks(logits_of, dataset, predictions, settings, device=device, description=note)
     folders = {"seed": seeds, "mask": masks, "prediction": predictions / MASKS}
     log = StatisticsLog(folder / STATISTICS)
-    write_json(folder / STRIPS / CAPTIONS, ["prediction", "truth"] if dataset.has_masks else ["prediction"])
 
     def is_done(index: int) -> bool:
         return dataset.names[index] in log and strip_path(folder, dataset.names[index]).is_file()
@@ -103,7 +103,12 @@ def compare_stages(
         finish=lambda index: _compare(dataset, index, folders, log),
         description="comparing",
     )
-    log.finish(dataset.names)
+
+    def close() -> None:
+        log.finish(dataset.names)
+        write_json(folder / STRIPS / CAPTIONS, ["prediction", "truth"] if dataset.has_masks else ["prediction"])
+
+    current().once(close)
 
 
 def _compare(dataset: ImageLabelDataset, index: int, folders: dict[str, Path], log: StatisticsLog) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weakclip.config import dump_config
-from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.errors import ConfigError, DataError, RunError, first_line
+from weakclip.inference.windows import is_out_of_memory
 from weakclip.pipeline.bad_files import Screening, forget, keep, screen
 from weakclip.pipeline.context import TRAIN_DATA, RunContext
 from weakclip.pipeline.items import item_digests, take_over
@@ -69,9 +70,21 @@ class Plan:
             logger.info("%s: %d of %d images are as they were; the others are made again", stage, kept, len(digests))
 
     def run(self, stage: str) -> None:
-        """Make a stage's result, or this process's share of it."""
+        """Make a stage's result, or this process's share of it.
+
+        Raises:
+            RunError: there is too little memory for it.
+        """
         spec, folder = self.stages[stage], self.context.folder(stage)
-        spec.run(self.context, spec.view(self.context.config), folder)
+        try:
+            spec.run(self.context, spec.view(self.context.config), folder)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise RunError(
+                f"{stage}: out of memory ({first_line(error)}); lower the batch_size, the crop or the image sizes "
+                "of this stage's settings, or free memory, and give the same command again"
+            ) from None
         if spec.item_parts:
             current().once(lambda: write_json(folder / ITEMS, item_digests(self.context)))
 

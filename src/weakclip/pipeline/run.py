@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -12,9 +11,8 @@ from pathlib import Path
 from weakclip.clip import Encoder
 from weakclip.config import RunConfig, load_config
 from weakclip.datasets import ImageLabelDataset
-from weakclip.errors import BrokenFileError, ConfigError, DataError, RunError, first_line
+from weakclip.errors import BrokenFileError, ConfigError, DataError
 from weakclip.inference.evaluation import Scores
-from weakclip.inference.windows import is_out_of_memory
 from weakclip.pipeline.bad_files import keep, screen, write_errors
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.given import Given
@@ -27,7 +25,9 @@ from weakclip.seeds import SeedMethod
 from weakclip.store.files import remove_leftovers
 from weakclip.store.layout import ERRORS, MANIFEST
 from weakclip.store.lock import FolderInUseError, FolderLock
-from weakclip.training.processes import Processes, open_processes
+from weakclip.store.manifest import Manifest
+from weakclip.store.share import current, sharing
+from weakclip.training.processes import open_processes
 
 logger = logging.getLogger("weakclip")
 
@@ -160,14 +160,27 @@ def run_stage(
 
 
 def _run(config: RunConfig, out: Path, wanted: Sequence[str], given: Given, *, redo: bool) -> RunResult:
+    """In one process, or in all that torch's launcher started: process 0 leads, the others do their share."""
+    processes = open_processes(RunContext(config, out, given=given).device)
+    with sharing(processes):
+        result = None
+        if processes.is_main:
+            result = _lead(config, out, wanted, given, redo=redo)
+            processes.tell("")
+        else:
+            _follow(config, out, given)
+        result = processes.tell(result)
+        assert result is not None
+        processes.wait()  # process 0 does not leave before the others have its words
+        return result
+
+
+def _lead(config: RunConfig, out: Path, wanted: Sequence[str], given: Given, *, redo: bool) -> RunResult:
+    """Plan, lock the folder, keep its manifest, and do all of the work or a share."""
+
     def fresh() -> RunContext:
         return RunContext(config, out, given=given, trusted=True)
 
-    context = fresh()
-    processes = open_processes(context.device)
-    if processes.count > 1:
-        with FolderLock(out) if processes.is_main else contextlib.nullcontext():
-            return _train_together(context, wanted, processes, redo=redo)
     try:
         with FolderLock(out):
             ran: list[str] = []
@@ -176,11 +189,23 @@ def _run(config: RunConfig, out: Path, wanted: Sequence[str], given: Given, *, r
                 redo = redo_next
             return _result(out, wanted, ran)
     except FolderInUseError as error:
-        plan = Plan.of(context, wanted)
+        plan = Plan.of(fresh(), wanted)
         if any(plan.state(stage) != "done" for stage in wanted):
             raise
         logger.info("%s; what was asked for is done already", str(error).partition(";")[0])
         return _result(out, wanted, ())
+
+
+def _follow(config: RunConfig, out: Path, given: Given) -> None:
+    """Do this process's share of every stage that process 0 begins; its plan and its list of broken files are there."""
+    context: RunContext | None = None
+    while stage := current().tell(""):
+        context = context or RunContext(config, out, given=given, trusted=True)
+        try:
+            Plan(context, Manifest(out), stages_of(context.config), {}).run(stage)
+        except BrokenFileError as error:
+            _leave_out(context, error)
+            raise
 
 
 def _run_all(context: RunContext, wanted: Sequence[str], ran: list[str], *, redo: bool) -> bool | None:
@@ -204,27 +229,39 @@ def _run_all(context: RunContext, wanted: Sequence[str], ran: list[str], *, redo
                 ran.append(stage)
         return None
     except BrokenFileError as error:
-        logger.info("%s; all the data is read now, to find every such file", error)
-        try:
-            found = screen(context.config, context.out, whole=True)
-        except DataError:  # more than one file: the disk, or the whole folder
-            raise error from None
-        new = {*found.broken} - {*context.broken}
-        if not new:
-            raise
-        if context.config.data.on_error == "stop":
-            said = ""
-            if (context.out / MANIFEST).is_file():
-                write_errors(context.out, found.broken)
-                said = f"; {context.out / ERRORS} lists them"
-            masks = len(found.broken) - found.left_out
-            count = f"{found.left_out:,} cannot be used" + (f", {masks:,} more cannot be scored" if masks else "")
-            raise DataError(
-                f"{error} (of {found.images:,} images {count}{said}; data.on_error=skip leaves them out)"
-            ) from None
-        keep(context.out, found)
-        logger.info("%s; it and %d more are left out from here on", error, len(new) - 1)
+        _leave_out(context, error)
         return redo or plan is not None
+
+
+def _leave_out(context: RunContext, error: BrokenFileError) -> None:
+    """Read all the data for files that cannot be used, and list them: their images are left out from here on.
+
+    Raises:
+        DataError: as `_run_all`; of several processes, the file too: they begin again with the same command.
+    """
+    logger.info("%s; all the data is read now, to find every such file", error)
+    try:
+        found = screen(context.config, context.out, whole=True)
+    except DataError:  # more than one file: the disk, or the whole folder
+        raise error from None
+    new = {*found.broken} - {*context.broken}
+    if not new:
+        raise error
+    if context.config.data.on_error == "stop":
+        said = ""
+        if (context.out / MANIFEST).is_file():
+            write_errors(context.out, found.broken)
+            said = f"; {context.out / ERRORS} lists them"
+        masks = len(found.broken) - found.left_out
+        count = f"{found.left_out:,} cannot be used" + (f", {masks:,} more cannot be scored" if masks else "")
+        raise DataError(
+            f"{error} (of {found.images:,} images {count}{said}; data.on_error=skip leaves them out)"
+        ) from None
+    keep(context.out, found)
+    said = f"it and {len(new) - 1} more are left out from here on"
+    if current().count > 1:
+        raise BrokenFileError(f"{error}; {said}: give the same command again") from None
+    logger.info("%s; %s", error, said)
 
 
 def _result(out: Path, wanted: Sequence[str], ran: Sequence[str]) -> RunResult:
@@ -233,31 +270,6 @@ def _result(out: Path, wanted: Sequence[str], ran: Sequence[str]) -> RunResult:
     trained = any(stage.name == "train" and stage.done for stage in run.stages)
     chosen = read_chosen(out) if trained else None
     return RunResult(out, report, run.scores, tuple(ran), skipped, run.left_out, chosen, run.warnings)
-
-
-def _train_together(context: RunContext, wanted: Sequence[str], processes: Processes, *, redo: bool) -> RunResult:
-    """One training stage in all the processes that `torchrun` started; process 0 keeps the manifest."""
-    if len(wanted) > 1 or wanted[0] not in ("train", "retrain"):
-        raise RunError(
-            "several processes share the training stages only; start `weakclip train` and `retrain` with "
-            "torchrun, the other stages without"
-        )
-    (stage,) = wanted
-    plan = make_plan(context, wanted, redo=redo) if processes.is_main else None
-    started = time.perf_counter()
-    to_do = plan is not None and plan.state(stage) != "done"
-    if plan is not None and to_do:
-        plan.start(stage)
-        to_do = plan.state(stage) != "done"  # else its previous result has these settings
-    if processes.any(to_do):
-        spec = stages_of(context.config)[stage]
-        spec.run(context, spec.view(context.config), context.folder(stage))
-        processes.wait()
-    if plan is not None and to_do:
-        plan.finish(stage, time.perf_counter() - started)
-        write_report(context.out)
-    ran = (stage,) if to_do else ()
-    return RunResult(context.out, context.out / "report.html", (), ran, () if ran else (stage,))
 
 
 def _run_one(plan: Plan, stage: str) -> bool:
@@ -269,15 +281,8 @@ def _run_one(plan: Plan, stage: str) -> bool:
     if plan.state(stage) == "done":  # its previous result has these settings
         return False
     logger.info("%s: %s", stage, plan.stages[stage].purpose)
-    try:
-        plan.take_over(stage)
-        plan.run(stage)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise RunError(
-            f"{stage}: out of memory ({first_line(error)}); lower the batch_size, the crop or the image sizes "
-            "of this stage's settings, or free memory, and give the same command again"
-        ) from None
+    plan.take_over(stage)
+    current().tell(stage)
+    plan.run(stage)
     plan.finish(stage, time.perf_counter() - started)
     return True

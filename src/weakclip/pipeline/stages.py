@@ -180,11 +180,17 @@ def evaluate(context: RunContext, view: EvaluateView, folder: Path) -> None:
     splits = {dataset.split: dataset} | ({val.split: val} if val else {})
     mask_folders: dict[str, dict[str, Path]] = {split: {} for split in splits}
     mask_folders[dataset.split] = {"seed": seeds / SEEDS, "pseudo mask": pseudo}
-    write_pictures(folder, splits, mask_folders, taken, how, count=view.pictures, device=context.device)
+    current().once(
+        lambda: write_pictures(folder, splits, mask_folders, taken, how, count=view.pictures, device=context.device)
+    )
     compare_stages(dataset, folder, taken, how.inference, seeds=seeds / SEEDS, masks=pseudo, device=context.device)
-    write_chosen(context.out, chosen)
-    logger.info("evaluate: the network of this run is its %s", chosen.line)
-    finish_scores(context, folder, [*scores, *(row for network in rows for row in rows[network])])
+
+    def close() -> None:
+        write_chosen(context.out, chosen)
+        logger.info("evaluate: the network of this run is its %s", chosen.line)
+        finish_scores(context, folder, [*scores, *(row for network in rows for row in rows[network])])
+
+    current().once(close)
 
 
 def _load(context: RunContext, view: EvaluateView, network: Network) -> LogitsFunction:

@@ -18,6 +18,7 @@ from weakclip.pipeline.views import EvaluateView, RetrainView, TruthView
 from weakclip.pipeline.written import finish_scores, write_training
 from weakclip.segmenters.train import retrain
 from weakclip.store.jobs import work_through
+from weakclip.store.share import current
 from weakclip.training.dataset import TrainingPairs
 
 logger = logging.getLogger("weakclip")
@@ -55,7 +56,7 @@ def evaluate_upper_bound(context: RunContext, view: EvaluateView, folder: Path) 
     settings = view.prediction(view.networks[-1])
     logits_of = load_network(context, context.folder("retrain_truth"), match_share=settings.match_share)
     scores = score_on_val(context, logits_of, folder, settings, subject="network (true masks)")
-    finish_scores(context, folder, scores)
+    current().once(lambda: finish_scores(context, folder, scores))
 
 
 def _true_masks(context: RunContext, folder: Path) -> tuple[ImageLabelDataset, Path]:

@@ -20,7 +20,8 @@ def write_training(context: RunContext, folder: Path, result: TrainResult) -> No
 
 
 def finish_scores(context: RunContext, folder: Path, scores: Sequence[Scores]) -> None:
-    """Write scores into `metrics.json` and the log, with how the true masks came about where that need be said."""
+    """Write scores into `metrics.json` and the log, with how the true masks came about where that need be said; in one
+    process."""
     for score in scores:
         told = {name: getattr(score, name) for name in ("subject", "split", "crf", "mean_iou")}
         append_json(folder / "log.jsonl", told)

@@ -10,11 +10,14 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from weakclip.errors import ConfigError, RunError
 from weakclip.store.lock import START, FolderLock
+
+Value = TypeVar("Value")
 
 NAMED = 3
 """Missing items that an error names, of each shard."""
@@ -52,6 +55,10 @@ class Share:
     def sum(self, values: np.ndarray) -> np.ndarray:
         """The sum of an array of integers over the processes that work together. Every one of them must ask."""
         return values
+
+    def tell(self, value: Value) -> Value:
+        """The value that the main one of the processes that work together has. Every one of them must ask."""
+        return value
 
     def wait(self) -> None:
         """Return when every process that works together with this one has come here."""

@@ -18,10 +18,14 @@ ROOM = 2**30
 def usable_cores() -> int:
     """How many cores this process may use: under `taskset` or in a job of Slurm, fewer than the machine has.
 
+    Processes of one machine that torch's launcher started (`LOCAL_WORLD_SIZE`) share its cores.
+
     >>> 1 <= usable_cores() <= os.cpu_count()
     True
     """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    companions = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, cores // max(1, int(companions))) if companions.isdecimal() else cores
 
 
 def in_threads(

@@ -67,7 +67,7 @@ def fit(
         description: shown before the progress bar.
 
     Raises:
-        DataError: an empty data set, or what the data set itself raises (progress is saved first).
+        DataError: an empty data set, or what the data set itself raises (a process without companions saves first).
         ConfigError: a batch size that the processes cannot share, or repeats without labels.
         RunError: `max_bad_steps` steps in a row were not finite, a data worker died, or the checkpoint in `folder` was
             made with other settings.
@@ -79,7 +79,9 @@ def fit(
         raise DataError("the data set is empty; nothing to train on")
     processes = open_processes(device)
     if settings.batch_size % processes.count:
-        raise ConfigError(f"batch_size: {settings.batch_size} cannot be shared by {processes.count} processes")
+        raise ConfigError(
+            f"batch_size: {settings.batch_size} cannot be shared by {processes.count} processes; set a multiple of that"
+        )
     repeats = repeats_of(dataset, settings.repeat_threshold, settings.verified_repeats, log=processes.is_main)
     origin = {"seed": seed, "images": len(dataset), "repeats": repeats.describe() if repeats else None}
     lay_out(model, torch.channels_last)  # a step of WeakCLIP takes a fifth to a quarter less time
@@ -111,7 +113,8 @@ def _take_steps(run: _Run, model: nn.Module, loss_fn: LossFunction, batches: Ite
     with StopRequest() as stop:
         for batch in batches:
             if isinstance(batch, WeakCLIPError):
-                run.save()
+                if processes.count == 1:  # companions are in the middle of their step, and save nothing with it
+                    run.save()
                 raise batch
             torch.manual_seed(step_seed(run.origin["seed"], run.step, processes.rank))
             run.take_step(model, loss_fn, batch)
@@ -138,8 +141,6 @@ class _Run:
         self.parameters = list(named.values())
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in named.items()}
         self.optimizer = build_optimizer(named, settings)
-        buffers = (tensor for tensor in self.tensors.values() if not tensor.requires_grad)
-        self.statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
         self.averages = AveragedWeights(self.tensors, settings.ema_decay)
         self.bad_steps = BadSteps(self.tensors.values())
         folder.mkdir(parents=True, exist_ok=True)
@@ -161,13 +162,12 @@ class _Run:
         parts["loss"].backward()
         bound = self.settings.clip_grad_norm if self.settings.clip_grad_norm is not None else math.inf
         norm = nn.utils.clip_grad_norm_(self.parameters, bound)
-        values = torch.stack([part.detach().float() for part in (*parts.values(), norm)]).tolist()  # one device sync
-        named = dict(zip((*parts, "gradient_norm"), values, strict=True))
-        if self.processes.any(not (math.isfinite(named["loss"]) and math.isfinite(named["gradient_norm"]))):
+        values = self.processes.mean(torch.stack([part.detach().float() for part in (*parts.values(), norm)]))
+        named = dict(zip((*parts, "gradient_norm"), values.tolist(), strict=True))  # one device sync
+        if not (math.isfinite(named["loss"]) and math.isfinite(named["gradient_norm"])):  # in any process
             self._skip(named, batch)
         else:
             self.optimizer.step()
-            self.processes.average_statistics(self.statistics)
             self.averages.update(self.step)
             self.bad_steps.good()
             self.log.add(named, images=self.settings.batch_size)
