@@ -12,8 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from damage import Command, Commands, broken_files, results, strays
+
+from weakclip.config import load_config
+from weakclip.pipeline.context import RunContext
+from weakclip.store.share import sharing
+from weakclip.training.processes import Processes
 
 STEPS = 24
 
@@ -154,3 +160,11 @@ def test_what_cannot_be_shared_is_said(
     assert call("seeds", "demo", "--out", tmp_path / "run", *options) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_each_of_several_processes_works_on_its_own_device(tmp_path: Path) -> None:
+    config = load_config("demo", ["device=cpu"])
+    with sharing(Processes(1, 2, torch.device("meta", 1))):
+        assert RunContext(config, tmp_path).device == "meta:1"
+    with sharing(Processes(0, 1, torch.device("meta"))):
+        assert RunContext(config, tmp_path).device == "cpu"

@@ -38,7 +38,9 @@ from weakclip.store.files import expand_home
 from weakclip.store.layout import STAGE_FOLDERS
 from weakclip.store.marks import MARKS, Mark
 from weakclip.store.paths import check_run
+from weakclip.store.share import current
 from weakclip.store.standing import mixture
+from weakclip.training.processes import Processes
 
 logger = logging.getLogger("weakclip")
 
@@ -71,7 +73,10 @@ class RunContext:
 
     @functools.cached_property
     def device(self) -> str:
-        """The torch device that work is done on."""
+        """The torch device that work is done on; of several processes, each has its own."""
+        share = current()
+        if isinstance(share, Processes) and share.count > 1:
+            return str(share.device)
         return usable_device(self.config.device)
 
     @functools.cached_property
