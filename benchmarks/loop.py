@@ -32,7 +32,7 @@ STAGES = ("seeds", "train", "pseudo_masks")
 SIDES = ("worst", "random")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--corrected", type=int, default=15, help="images a round")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another setting of the demo")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     rows = []
     for seed in range(arguments.seeds):
         own = [f"seed={seed}", f"data.scene_seed={seed}", f"data.train_limit={arguments.images}"]
