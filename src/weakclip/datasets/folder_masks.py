@@ -50,8 +50,8 @@ class MaskFolder:
         count = f"{len(stray)} file{'s' if len(stray) > 1 else ''}"
         first = stray[0].removesuffix(_ENDING)
         longer = [name for name in self._names if first.startswith((f"{name}_", f"{name}-", f"{name}."))]
-        advice = f", as {max(longer, key=len)}{_ENDING}" if longer else ""
-        return [f"{self.folder}: {count} left out, the first {stray[0]}; masks are PNGs called like their image{advice}"]
+        named = f", as {max(longer, key=len)}{_ENDING}" if longer else ""
+        return [f"{self.folder}: {count} left out, the first {stray[0]}; masks are PNGs called like their image{named}"]
 
 
 def _key(name: str) -> str:

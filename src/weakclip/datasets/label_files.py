@@ -199,7 +199,8 @@ def _checked_row(image: str, labels: Iterable[str], where: str) -> LabelRow:
     if not image.strip():
         raise DataError("no image is named")
     if "\n" in image:
-        raise RowError("the name of an image goes on in the next line: ", "; is a quote left open?", found=[short(image)])
+        advice = "; is a quote left open?"
+        raise RowError("the name of an image goes on in the next line: ", advice, found=[short(image)])
     return LabelRow(image, tuple(label.strip() for label in labels if label.strip()), where)
 
 
