@@ -110,7 +110,8 @@ def test_overlapping_logits_are_averaged_whatever_the_batches() -> None:
             count[top : top + 32, left : left + 32] += 1
     for batch_size in (1, 2, 5, 100):
         settings = InferenceSettings(crop=32, stride=21, batch_size=batch_size)
-        assert torch.allclose(stitched_logits(means, image, (50, 70), settings), total / count, rtol=1e-6)
+        (found,) = stitched_logits(means, image[None], (50, 70), settings)
+        assert torch.allclose(found, total / count, rtol=1e-6)
 
 
 def test_windows_are_uint8_of_one_size_in_bounded_batches() -> None:
@@ -248,7 +249,8 @@ def test_stitching_equals_resizing_averaging_and_resizing_one_by_one(size: tuple
             ]
             count[rows, columns] += 1
     expected = F.interpolate((total / count)[None], size, mode="bilinear")[0]
-    assert torch.allclose(stitched_logits(coarse, image, size, settings), expected, atol=1e-5)
+    (found,) = stitched_logits(coarse, image[None], size, settings)
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("length", "coarse", "target"), [(100, 8, 37), (32, 32, 32), (53, 4, 200), (20, 5, 1)])

@@ -14,15 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weakclip.datasets.classes import VOC12
-from weakclip.datasets.images import write_mask
-from weakclip.errors import DataError
 from weakclip.inference.mask_statistics import ImageStatistics, compare_masks
 from weakclip.report.worse_masks import (
     LIMITS,
     Limits,
     change_record,
-    folder_statistics,
     seed_change,
     warning,
 )
@@ -209,19 +205,3 @@ def test_the_record_is_json_with_names() -> None:
     assert record["lost"] == ["cat"] and record["signs"] == ["lost classes"]
     cat = {"class": "cat", "images": 10, "share": 0.1042, "gone": 10, "kept": 0.0, "kept_where_left": None}
     assert record["classes"][2] == cat
-
-
-def test_folders_of_masks_give_the_same_figures(tmp_path: Path) -> None:
-    made = scenes(4)
-    for index, (_, masks) in enumerate(made):
-        for kind, mask in masks.items():
-            write_mask(tmp_path / kind / "sub" / f"{index:03}.png", mask, VOC12.palette)
-    folders = (tmp_path / "seed", tmp_path / "mask", tmp_path / "dense")
-    found = list(folder_statistics(*folders))
-    assert [dataclasses.replace(each, name="") for each in found] == [
-        dataclasses.replace(each, name="") for each in figures(made)
-    ]
-    assert found[0].name == "sub/000"
-    (tmp_path / "seed/sub/003.png").unlink()
-    with pytest.raises(DataError, match="no such file"):
-        list(folder_statistics(*folders))

@@ -77,11 +77,6 @@ class ImageStatistics:
         """Tagged classes without a pixel in the mask."""
         return tuple(label for label in self.labels if label not in self.shares)
 
-    @property
-    def unexpected(self) -> tuple[int, ...]:
-        """Foreground classes of the mask that the image is not tagged with."""
-        return tuple(index for index in self.shares if index != 0 and index not in self.labels)
-
 
 def compare_masks(name: str, labels: tuple[int, ...], masks: Mapping[str, np.ndarray]) -> ImageStatistics:
     """The figures that follow from an image's masks.

@@ -178,7 +178,7 @@ def predict_batch(
             resized = [image if size == (height, width) else resize_rgb(image, size) for image in images]
             pixels = torch.stack([torch.tensor(image, device=device).permute(2, 0, 1) for image in resized])
             for flipped in (False, True) if settings.flip else (False,):
-                stitched = _stitched(network, pixels.flip(3) if flipped else pixels, (height, width), settings)
+                stitched = stitched_logits(network, pixels.flip(3) if flipped else pixels, (height, width), settings)
                 parts = [logits.flip(2) if flipped else logits for logits in stitched]
                 parts = parts if means_logits else [logits.softmax(dim=0) for logits in parts]
                 totals = [total.add_(more) for total, more in zip(totals, parts, strict=True)] if totals else parts
@@ -190,8 +190,8 @@ def predict_batch(
 
 def stitched_logits(
     logits_of: LogitsFunction, pixels: Tensor, size: tuple[int, int], settings: InferenceSettings
-) -> Tensor:
-    """Logits of one image from overlapping windows; where windows overlap, the mean of their logits.
+) -> list[Tensor]:
+    """Logits of each image from overlapping windows; where windows overlap, the mean of their logits.
 
     Resizing a window's logits to the window, averaging the windows, and resizing the whole to `size` are all linear and
     separable. So they are one matrix for the rows and one for the columns of the windows' logits laid side by side:
@@ -199,21 +199,13 @@ def stitched_logits(
 
     Args:
         logits_of: the network, `(B, 3, h, w)` uint8 to finite logits `(B, K, h', w')`.
-        pixels: `(3, H, W)` uint8.
-        size: height and width of the result.
+        pixels: `(B, 3, H, W)` uint8.
+        size: height and width of the results.
         settings: window side, stride and batch size.
 
     Returns:
-        `(K, *size)` float32.
+        `(K, *size)` float32 for each image.
     """
-    (logits,) = _stitched(logits_of, pixels[None], size, settings)
-    return logits
-
-
-def _stitched(
-    logits_of: LogitsFunction, pixels: Tensor, size: tuple[int, int], settings: InferenceSettings
-) -> list[Tensor]:
-    """`stitched_logits` of every image of `(B, 3, H, W)`."""
     height, width = pixels.shape[2:]
     window = min(settings.crop, height), min(settings.crop, width)
     tops = window_starts(height, settings.crop, settings.stride)

@@ -8,14 +8,11 @@ the foreground is gone. docs/report.md names the runs on which the limits were c
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from weakclip.datasets.classes import IGNORE_INDEX
-from weakclip.datasets.images import read_mask
-from weakclip.inference.mask_statistics import ImageStatistics, compare_masks
+from weakclip.inference.mask_statistics import ImageStatistics
 
 NEARLY_NONE = 0.05
 """A class is gone from an image whose mask has less than this share of the area of its sure seeds."""
@@ -186,23 +183,3 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_rounded(part) for part in value]
     return round(value, 4) if isinstance(value, float) else value
-
-
-def folder_statistics(seeds: Path, masks: Path, dense: Path | None = None) -> Iterator[ImageStatistics]:
-    """Figures of every `NAME.png` in a folder of masks, for `seed_change`; a class that the seed has counts as a label.
-
-    Args:
-        seeds: folder of seed masks, 255 where nothing is sure.
-        masks: folder of pseudo masks.
-        dense: folder of dense seeds, where there is one.
-
-    Raises:
-        DataError: a seed that is missing or cannot be read.
-    """
-    for path in sorted(masks.rglob("*.png")):
-        name = path.relative_to(masks)
-        found = {"mask": read_mask(path), "seed": read_mask(seeds / name)}
-        if dense is not None:
-            found["dense"] = read_mask(dense / name)
-        labels = sorted({*found["seed"].ravel().tolist()} - {0, IGNORE_INDEX})
-        yield compare_masks(str(name.with_suffix("")), tuple(labels), found)

@@ -31,7 +31,7 @@ from weakclip.store.standing import mixture
 
 logger = logging.getLogger("weakclip")
 
-SEED, PSEUDO, PREDICTION, TRUTH = LAYERS = ("seed", "pseudo mask", "prediction", "truth")
+SEED, PSEUDO, PREDICTION, TRUTH = ("seed", "pseudo mask", "prediction", "truth")
 """Masks that can be laid over an image."""
 
 FILTERS = ("all", "unmarked", "good", "verified", "bad", "relabelled", "again")
