@@ -19,9 +19,9 @@ from weakclip.pipeline import run_pipeline
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import (
     dataset_fingerprint,
+    files_fingerprint,
     mask_fingerprint,
     open_split,
-    seed_fingerprint,
     source_fingerprint,
 )
 from weakclip.report import read_images
@@ -193,16 +193,16 @@ def test_fingerprint_of_imported_seeds_reads_no_file(tmp_path: Path, monkeypatch
     os.utime(maps, (1, 1))
     for name in ("open", "read_bytes"):
         monkeypatch.setattr(Path, name, lambda path, *_, **__: pytest.fail(f"{path} is read"))
-    first = seed_fingerprint(str(maps.parent))
+    first = files_fingerprint(str(maps.parent))
     os.utime(maps, (2, 2))
-    assert seed_fingerprint(str(maps.parent)) != first
+    assert files_fingerprint(str(maps.parent)) != first
     os.utime(maps, (1, 1))
-    assert seed_fingerprint(str(maps.parent)) == first
+    assert files_fingerprint(str(maps.parent)) == first
     maps.rename(maps.with_name("two.npy"))
-    assert seed_fingerprint(str(maps.parent)) != first
-    assert seed_fingerprint(None) == source_fingerprint(None, tmp_path)
+    assert files_fingerprint(str(maps.parent)) != first
+    assert files_fingerprint(None) == source_fingerprint(None, tmp_path)
     with pytest.raises(WeightsError, match="no such file or folder; bring it back"):
-        seed_fingerprint(str(tmp_path / "gone"))
+        files_fingerprint(str(tmp_path / "gone"))
 
 
 def test_changed_time_of_imported_seeds_changes_the_key_of_the_seeds(tiny_settings: Builder, tmp_path: Path) -> None:

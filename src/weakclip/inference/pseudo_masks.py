@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from weakclip.crf import VOC_CRF, CRFParams, dense_crf
 from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.images import write_mask, write_png
 from weakclip.errors import ConfigError
+from weakclip.inference.proposal_files import ProposalFiles
+from weakclip.inference.proposals import ProposalSettings, snap
 from weakclip.inference.windows import InferenceSettings, LogitsFunction, WithinMemory, predict_probs
 from weakclip.store.jobs import work_through
 from weakclip.store.keys import MORE_OUTPUT
@@ -37,6 +39,7 @@ class PseudoMaskSettings:
         temperature: divisor of the log-probabilities before the dense CRF, above 0; above 1 a network that is too sure
             of itself leaves more to the edges of the image.
         winners_only: whether the dense CRF is told only the classes that win some pixel before it.
+        proposals: regions that another program drew, whose edges the masks take after the dense CRF; None for none.
         step: the step of the network's training whose weights predict, of those that its `keep_every` kept; None for
             the result of the training.
         confidence: whether the probability of the chosen class is written too, as 8-bit grey PNG (255 = certain).
@@ -50,6 +53,7 @@ class PseudoMaskSettings:
     balance: float = 0.0
     temperature: float = 1.0
     winners_only: bool = False
+    proposals: ProposalSettings | None = None
     step: int | None = None
     confidence: bool = field(default=False, metadata=MORE_OUTPUT)
 
@@ -91,15 +95,19 @@ def pseudo_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings)
     return refined.mask, refined.confidence
 
 
-def refine_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings) -> RefinedMask:
+def refine_mask(
+    probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings, regions: Iterable[np.ndarray] = ()
+) -> RefinedMask:
     """The mask of one image from its probabilities.
 
-    Classes that the labels rule out are taken away before the dense CRF; `label_probabilities` says how.
+    Classes that the labels rule out are taken away before the dense CRF; `label_probabilities` says how. Regions, if
+    there are any, correct the mask after it; `snap` says how.
 
     Args:
         probs: `(K, H, W)` float, summing to 1 over K.
         sample: the image, `(H, W, 3)` uint8, and its labels.
-        settings: restriction and dense CRF.
+        settings: restriction, dense CRF and the agreement that a region needs.
+        regions: proposals of the image, `(H, W)` bool each.
     """
     kept = np.array([0, *sample.labels]) if settings.restrict_to_labels else np.arange(len(probs))
     balance = settings.balance if settings.restrict_to_labels else 0.0
@@ -115,9 +123,11 @@ def refine_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings)
     if settings.crf is not None and len(kept) > 1:
         refined = dense_crf(sample.image, rows, settings.crf)
     classes, chosen = kept.astype(np.uint8), refined.argmax(axis=0)
+    if settings.proposals is not None:
+        chosen = snap(refined, regions, settings.proposals.agreement)
     return RefinedMask(
         mask=classes[chosen],
-        confidence=refined.max(axis=0),
+        confidence=np.take_along_axis(refined, chosen[None], axis=0)[0],
         network_mask=classes[rows.argmax(axis=0)],
         network_confidence=np.take_along_axis(rows, chosen[None], axis=0)[0],
     )
@@ -199,10 +209,12 @@ def write_pseudo_masks(
         DataError: an image that cannot be read; the masks before it are kept.
     """
     folder = Path(folder)
+    proposals = None if settings.proposals is None else ProposalFiles(settings.proposals.folder)
 
     def finish(predicted: tuple[Sample, np.ndarray]) -> None:
         sample, probs = predicted
-        refined = refine_mask(probs, sample, settings)
+        regions = [] if proposals is None else proposals.regions(sample.name, sample.image.shape[:2])
+        refined = refine_mask(probs, sample, settings, regions)
         if settings.confidence:
             write_png(folder / CONFIDENCE / f"{sample.name}.png", np.rint(refined.confidence * 255).astype(np.uint8))
         path = folder / MASKS / f"{sample.name}.png"

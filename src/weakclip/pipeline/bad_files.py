@@ -19,7 +19,7 @@ from typing import Literal
 from weakclip.config import RunConfig
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import DataError
-from weakclip.pipeline.data import SomeImages, digest_of, file_dataset, file_stat, open_split, seed_fingerprint
+from weakclip.pipeline.data import SomeImages, digest_of, file_dataset, file_stat, files_fingerprint, open_split
 from weakclip.seeds import ImportedCAMs, ImportedMasks
 from weakclip.store.files import atomic_write, write_json, writing
 from weakclip.store.layout import ERRORS
@@ -197,7 +197,7 @@ def _digest(config: RunConfig, role: Role, dataset: ImageLabelDataset) -> str:
         lines.append(repr((name, labels, file_stat(source.image_path(index)), mask and file_stat(mask))))
     if role == "train":
         lines.append(repr((config.seeds.method, getattr(config.seeds, "first_class", 0))))
-        lines.append(seed_fingerprint(config.seeds.sources.get("imported seeds")))
+        lines.append(files_fingerprint(config.seeds.sources.get("imported seeds")))
     return digest_of(one_line(line) for line in lines)
 
 

@@ -21,11 +21,11 @@ from weakclip.pipeline.bad_files import BrokenImage, broken_of, open_sound
 from weakclip.pipeline.data import (
     digest_if_any,
     digest_of,
+    files_fingerprint,
     image_fingerprint,
     label_fingerprint,
     list_fingerprint,
     mask_fingerprint,
-    seed_fingerprint,
     source_fingerprint,
     verified_folders,
 )
@@ -194,12 +194,13 @@ class RunContext:
 
     def _fingerprint_makers(self) -> dict[str, Callable[[], str]]:
         demo = Path(weakclip.clip.__file__).parent / "demo"
+        proposals = self.config.pseudo_masks.proposals
         seeds: dict[str, Callable[[], str]] = {
             name: functools.partial(source_fingerprint, source, demo)
             for name, source in self.config.seeds.sources.items()
         }
         if "imported seeds" in seeds:
-            seeds["imported seeds"] = lambda: seed_fingerprint(self.config.seeds.sources["imported seeds"])
+            seeds["imported seeds"] = lambda: files_fingerprint(self.config.seeds.sources["imported seeds"])
         return seeds | {
             "train list": lambda: list_fingerprint(self._given_train),
             "train labels": lambda: label_fingerprint(self._given_train),
@@ -210,6 +211,7 @@ class RunContext:
             ),
             "masks marked bad": lambda: digest_if_any(sorted(self.bad)),
             "verified masks": lambda: self.verified.fingerprint,
+            "proposals": lambda: files_fingerprint(proposals.folder if proposals else None),
             "val list": lambda: list_fingerprint(self.val) if self.val else "none",
             "val labels": lambda: label_fingerprint(self.val) if self.val else "none",
             "val images": lambda: self._image_fingerprint(self.val) if self.val else "none",

@@ -192,8 +192,8 @@ def source_fingerprint(source: str | None, package_demo: Path) -> str:
     return _digest_at(source, package_demo if source == "demo" else expand_home(source), _content)
 
 
-def seed_fingerprint(folder: str | None) -> str:
-    """Digest of the names, sizes and times of the files in a folder of imported seeds; no file is read.
+def files_fingerprint(folder: str | None) -> str:
+    """Digest of the names, sizes and times of the files in a folder (imported seeds, proposals); no file is read.
 
     Raises:
         WeightsError: as `source_fingerprint`.

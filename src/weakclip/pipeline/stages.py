@@ -279,6 +279,9 @@ def stages_of(config: RunConfig) -> dict[str, Stage]:
     read = (*stages["seeds"].data, *clip, "seed method", *config.seeds.sources)
     by_item = (SEEDS, DENSE) if config.seeds.by_item else ()
     stages["seeds"] = dataclasses.replace(stages["seeds"], data=read, item_parts=by_item)
+    if config.pseudo_masks.proposals is not None:
+        masks = stages["pseudo_masks"]
+        stages["pseudo_masks"] = dataclasses.replace(masks, data=(*masks.data, "proposals"))
     if model is None:
         del stages["retrain"]
         upstream = tuple(name for name in stages["evaluate"].upstream if name != "retrain")

@@ -1,0 +1,149 @@
+"""Files of proposals: what SAM and SAM 2 write for an image, results in the format of COCO, or PNGs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import threading
+from array import array
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from weakclip.datasets.image_files import opened_image
+from weakclip.datasets.json_stream import stream_list
+from weakclip.datasets.regions import region_pixels
+from weakclip.errors import BrokenFileError, DataError, first_line
+from weakclip.store.files import expand_home
+from weakclip.store.untrusted_text import short
+
+logger = logging.getLogger("weakclip")
+
+_READING = (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError)
+
+
+class ProposalFiles:
+    """Regions of each image, from a folder or from one file for all images.
+
+    In a folder, an image `NAME` has one of
+
+    - `NAME.json`: a list of `{"segmentation": …}`, or an object with such a list as `annotations`, as the mask
+      generators of SAM and SAM 2 and the data set SA-1B have them; run lengths or polygons;
+    - `NAME.png`: the number of each pixel's region, 0 for none; three channels count as R + 256 G + 65536 B;
+    - `NAME/`: a folder of PNGs, each one region: its pixels are not 0.
+
+    A file is COCO's list of results, `[{"image_id": …, "segmentation": …}, …]`; an `image_id` is the image's name, or
+    the number at its end. It is read once, and waits in a temporary file.
+
+    An image without proposals has no regions; the first one is named in the log.
+
+    Args:
+        path: the folder, or the `.json` file.
+
+    Raises:
+        DataError: no such folder or file, or no list of results.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = expand_home(path)
+        self._results: _Results | None = None
+        self._told = False
+        if self.path.is_file():
+            self._results = _Results(self.path)
+        elif not self.path.is_dir():
+            raise DataError(f"{self.path}: no such folder or file; expected proposals")
+
+    def regions(self, name: str, size: tuple[int, int]) -> list[np.ndarray]:
+        """The regions of an image.
+
+        Args:
+            name: of the image, without an ending.
+            size: its height and width.
+
+        Returns:
+            `(H, W)` bool each.
+
+        Raises:
+            BrokenFileError: a file that cannot be read, or regions of another size.
+        """
+        found = self._found(name, size)
+        if found is None and not self._told:
+            self._told = True
+            logger.warning("%s: no proposals of %s; its mask stays as it is (said of the first such)", self.path, name)
+        return found or []
+
+    def _found(self, name: str, size: tuple[int, int]) -> list[np.ndarray] | None:
+        if self._results is not None:
+            return self._results.regions(name, size)
+        whole = self.path / name
+        written, numbered = whole.with_name(f"{whole.name}.json"), whole.with_name(f"{whole.name}.png")
+        if written.is_file():
+            return _written(written, size)
+        if numbered.is_file():
+            numbers = _numbers(numbered, size)
+            return [numbers == number for number in np.unique(numbers) if number]
+        if whole.is_dir():
+            return [_numbers(path, size) != 0 for path in sorted(whole.glob("*.png"))]
+        return None
+
+
+class _Results:
+    """COCO's list of results, each region a line of a temporary file, of which only the places are in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._store: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # as long as this object
+        self._places: dict[str, array[int]] = {}
+        self._reading = threading.Lock()
+        try:
+            with path.open(encoding="utf-8-sig") as file:
+                for entry in stream_list(file):
+                    key = str(entry["image_id"])
+                    self._places.setdefault(key, array("Q")).append(self._store.tell())
+                    self._store.write(json.dumps(entry["segmentation"]).encode() + b"\n")
+        except _READING as error:
+            reason = f"an entry lacks {error}" if isinstance(error, KeyError) else first_line(error)
+            raise DataError(f'{path}: {reason}; expected a list of {{"image_id": …, "segmentation": …}}') from None
+
+    def regions(self, name: str, size: tuple[int, int]) -> list[np.ndarray] | None:
+        number = name[len(name.rstrip("0123456789")) :]
+        places = self._places.get(name) or (self._places.get(str(int(number))) if number else None)
+        return None if places is None else _drawn(f"{self.path}, {name}", [self._area(place) for place in places], size)
+
+    def _area(self, place: int) -> Any:
+        with self._reading:  # masks are finished in several threads
+            self._store.seek(place)
+            return json.loads(self._store.readline())
+
+
+def _written(path: Path, size: tuple[int, int]) -> list[np.ndarray]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        listed = content["annotations"] if isinstance(content, dict) else content
+        areas = [entry["segmentation"] for entry in listed]
+    except _READING:
+        raise BrokenFileError(f'{path}: expected a list of {{"segmentation": …}}, as SAM writes it') from None
+    return _drawn(str(path), areas, size)
+
+
+def _drawn(place: str, areas: list[Any], size: tuple[int, int]) -> list[np.ndarray]:
+    regions = []
+    for number, area in enumerate(areas, start=1):
+        try:
+            regions.append(region_pixels(area, size))
+        except (*_READING, OverflowError) as error:
+            raise BrokenFileError(f"{place}: region {number}: {short(first_line(error))}") from None
+    return regions
+
+
+def _numbers(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """`(H, W)` integers."""
+    with opened_image(path) as image:
+        values = np.asarray(image if image.mode in ("P", "L", "1", "I") or ";" in image.mode else image.convert("RGB"))
+    if values.shape[:2] != size:
+        raise BrokenFileError(f"{path}: proposals of {values.shape[:2]}; expected the size of the image, {size}")
+    if values.ndim == 2:
+        return values.astype(np.int64)
+    return values.astype(np.int64) @ np.array([1, 256, 65536])
