@@ -40,7 +40,7 @@ demo-full: $(run_stamp)  ## the demo, and the same network trained on the true m
 	$(VENV)/bin/weakclip run demo --full --out $(OUT)
 
 test: $(test_stamp)  ## the test suite: no network, no GPU
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(TESTS)
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" $(TESTS)
 
 test-oldest:  ## the tests that meet the dependencies, with the oldest versions that pyproject.toml allows
 	$(MAKE) test VENV=$(VENV)-oldest PYTHON=$(OLDEST_PYTHON) CONSTRAINTS=constraints-oldest.txt TESTS="$(DEPENDENCY_TESTS)"

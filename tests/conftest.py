@@ -189,9 +189,10 @@ def clip_folder(make_tiny_clip: Callable[..., FrozenCLIP], kept: Path) -> Path:
 
 
 def _settings(clip_folder: Path, **data: Any) -> dict[str, Any]:
-    """Nested settings of a run of some seconds; `data` replaces the Scenes."""
+    """Nested settings of a run of some seconds, the same numbers on every CPU; `data` replaces the Scenes."""
     inference = {"scales": [1.0], "flip": False, "crop": 64, "stride": 64}
-    train = {"steps": 4, "batch_size": 2, "warmup_steps": 1, "checkpoint_every": 2, "log_every": 1}
+    steps = {"steps": 4, "warmup_steps": 1, "checkpoint_every": 2, "log_every": 1}
+    train = {**steps, "batch_size": 2, "precision": "fp32"}
     return {
         "data": data or {"dataset": "scenes", "train_limit": 6, "val_limit": 3, "scene_size": 64},
         "clip": {"source": str(clip_folder)},

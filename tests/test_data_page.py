@@ -18,7 +18,7 @@ from weakclip.datasets.classes import COCO14, VOC12
 from weakclip.segmenters.segmenter import SMALL, build_segmenter, save_segmenter
 from weakclip.store.keys import ResultKey
 from weakclip.store.manifest import Manifest
-from weakclip.tools.init.folder import write_start
+from weakclip.tools.init.folder import write_init
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]
@@ -81,7 +81,7 @@ def test_a_command_of_the_page_runs(command: str) -> None:
     if words[0] == "run":
         words += ["--limit-steps", "1", "--set", "device=cpu"]
     if command.endswith(".yaml") or words[0] == "run":
-        write_start("my_images", "my_images.yaml", clip="demo")
+        write_init("my_images", "my_images.yaml", clip="demo")
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     if "--out" in words:

@@ -15,7 +15,8 @@ from weakclip.config import load_config
 from weakclip.datasets.images import read_mask
 
 PHOTOS = {"a": ["cat"], "b": ["cat", "dog"], "c": ["dog"], "d": ["traffic light"], "e": ["cat", "traffic light"]}
-QUICK = ("--limit-steps", "1", "--set", "device=cpu", "--set", "pseudo_masks.inference.scales=[1.0]")
+SMALL = ("device=cpu", "train.batch_size=2", "pseudo_masks.inference.scales=[1.0]", "retrain.model=null")
+QUICK = ("--limit-steps", "1", *(word for setting in SMALL for word in ("--set", setting)))
 
 
 def photo(path: Path) -> None:

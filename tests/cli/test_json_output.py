@@ -29,7 +29,7 @@ from weakclip.tools.annotate import ImportResult
 from weakclip.tools.check.run import DataCheck
 from weakclip.tools.export import OnnxExport
 from weakclip.tools.export.hf_dataset import ExportedDataset
-from weakclip.tools.init.folder import Start
+from weakclip.tools.init.folder import InitFiles
 from weakclip.tools.init.survey import FolderSurvey
 from weakclip.tools.score.run_scores import RunScore
 from weakclip.tools.tag.table import Tagging
@@ -96,7 +96,10 @@ CASES: dict[str, tuple[str, Any]] = {
     "crf": ("image.png probs.npy --out out.png", OUT),
     "data check": ("demo", DataCheck(splits=(), findings=())),
     "predict": ("out image.png --out masks", PredictionSummary(out=OUT, images=2, predicted=1, kept=1, failed=0)),
-    "init": ("images", Start(survey=SURVEY, config=OUT, class_file=None, val_file=None, loaded=load_config("demo"))),
+    "init": (
+        "images",
+        InitFiles(survey=SURVEY, config=OUT, class_file=None, val_file=None, loaded=load_config("demo")),
+    ),
     "tag": ("images", TAGGING),
     "import": ("masks.json --run run --out out", ImportResult(drawn=1, kept=1, foreign=())),
     "score": ("seeds out", RunScore(scores=SCORES, labelled=None, labels=True, truth="")),

@@ -19,7 +19,7 @@ from weakclip.datasets.images import read_mask
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.inference.evaluation import score_network
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, write_pseudo_masks
-from weakclip.inference.windows import BatchLimit, InferenceSettings, WithinMemory, is_out_of_memory, predict_probs
+from weakclip.inference.windows import BatchLimit, InferenceSettings, OutOfMemoryRetry, is_out_of_memory, predict_probs
 
 WINDOWS = InferenceSettings(scales=(1.0, 1.5), crop=32, stride=16, fit_crop=False, batch_size=8)
 
@@ -108,7 +108,7 @@ def test_what_was_learnt_is_kept_from_image_to_image(tmp_path: Path, caplog: pyt
 
 
 def test_a_wrapped_network_is_not_wrapped_again(image: np.ndarray) -> None:
-    network = WithinMemory(Small(2))
+    network = OutOfMemoryRetry(Small(2))
     predict_probs(network, image, WINDOWS, device="cpu")
     assert network.limit.largest == 2
 
@@ -120,7 +120,7 @@ def test_what_fits_is_not_copied() -> None:
         made.append(images + 1)
         return made[-1]
 
-    assert WithinMemory(network)(torch.zeros(2, 3, 4, 4)) is made[0]
+    assert OutOfMemoryRetry(network)(torch.zeros(2, 3, 4, 4)) is made[0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8, 9])

@@ -54,11 +54,7 @@ def kept_config(tiny_settings: Callable[..., dict[str, Any]], kept: Path) -> Pat
 @pytest.fixture
 def undisturbed(commands: Commands, kept_config: Path, kept: Path) -> Path:
     """The folder of the tiny run that nobody disturbed; to be read only."""
-    if not (kept / "undisturbed").exists():
-        done = commands.run("run", kept_config, "--out", kept / "undisturbed.part")
-        assert done.code == 0, done.said()
-        (kept / "undisturbed.part").rename(kept / "undisturbed")  # whole, or made anew by the next test
-    return kept / "undisturbed"
+    return commands.whole(kept_config, kept / "undisturbed")
 
 
 @pytest.fixture

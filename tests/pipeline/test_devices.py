@@ -42,11 +42,7 @@ def config(tiny_settings: Callable[..., dict[str, Any]], kept: Path) -> Path:
 @pytest.fixture
 def by_one(commands: Commands, config: Path, kept: Path) -> Path:
     """The folder of the run that one process did; to be read only."""
-    if not (kept / "by_one").exists():
-        done = commands.run("run", config, "--out", kept / "by_one.part")
-        assert done.code == 0, done.said()
-        (kept / "by_one.part").rename(kept / "by_one")
-    return kept / "by_one"
+    return commands.whole(config, kept / "by_one")
 
 
 def log(run: Path) -> list[dict[str, float]]:

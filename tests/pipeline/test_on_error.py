@@ -21,7 +21,7 @@ from weakclip.datasets.classes import voc_palette
 from weakclip.datasets.images import write_mask
 from weakclip.errors import DataError, RunError, WeakCLIPError
 from weakclip.pipeline import run, run_pipeline, run_stage
-from weakclip.pipeline.bad_files import CHECKED, Screening, _check, read_errors, screen
+from weakclip.pipeline.bad_files import CHECKED, Screening, _check, find_bad_files, read_errors
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import image_fingerprint, mask_fingerprint, open_split
 from weakclip.store.layout import ERRORS
@@ -248,11 +248,11 @@ def test_stop_says_that_it_reads_all_the_data_before_it_does(
 
     def watched(*args: Any, **kwargs: Any) -> Screening:
         said.append(caplog.messages[-1])
-        return screen(*args, **kwargs)
+        return find_bad_files(*args, **kwargs)
 
     add_broken(data)
     caplog.set_level("INFO", "weakclip")
-    monkeypatch.setattr(run, "screen", watched)
+    monkeypatch.setattr(run, "find_bad_files", watched)
     with pytest.raises(DataError, match="of 13 images 5 cannot be used"):
         run_pipeline(config_of(on_error="stop"), tmp_path / "run")
     assert len(said) == 1 and "bomb.png: more than" in said[0] and "all the data is read now" in said[0]
@@ -437,10 +437,10 @@ def test_the_check_reads_again_only_what_changed(
         return whole(path, **options)
 
     monkeypatch.setattr(base, "read_rgb", counted)
-    assert len(screen(config, run).broken) == len(broken)
+    assert len(find_bad_files(config, run).broken) == len(broken)
     assert sorted(read) == [name for name in broken if name != "link"]
     (run / CHECKED).write_text("[[[")
-    screen(config, run)
+    find_bad_files(config, run)
     assert len(read) > len(broken) + 6
 
 

@@ -42,17 +42,9 @@ from weakclip.store.untrusted_text import short
 
 
 def write_coco(path: Path | str, entries: Iterable[MaskEntry], class_set: ClassSet, shapes: Shapes) -> int:
-    """Write masks as one COCO file, one image at a time.
+    """Write masks as one COCO file; arguments as `Format.write`.
 
-    Args:
-        path: the JSON file; it appears whole or not at all.
-        entries: the masks.
-        class_set: the classes; a category has the id of its class. Pixels of 255, where there are any, make a category
-            of their own.
-        shapes: run lengths or polygons.
-
-    Returns:
-        How many images were written.
+    A category has the id of its class. Pixels of 255, where there are any, make a category of their own.
     """
     labels = annotation_labels(class_set)
     ids = {name: class_set.ids[value] if value != IGNORE_INDEX else IGNORE_INDEX for name, value in labels.items()}

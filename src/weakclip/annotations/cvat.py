@@ -39,17 +39,7 @@ _NO_SHAPE = "tag"  # about the image as a whole
 
 
 def write_cvat(path: Path | str, entries: Iterable[MaskEntry], class_set: ClassSet, shapes: Shapes) -> int:
-    """Write masks as annotations of CVAT, one image at a time, and the labels of the task `STEM.labels.json`.
-
-    Args:
-        path: the XML file; it appears whole or not at all.
-        entries: the masks.
-        class_set: the classes.
-        shapes: masks, one a class, or polygons.
-
-    Returns:
-        How many images were written.
-    """
+    """Write masks as annotations of CVAT, and the task's labels as `STEM.labels.json`; arguments as `Format.write`."""
     labels, colors = annotation_labels(class_set), label_colors(class_set)
     path, count = Path(path), 0
     with atomic_write(path.with_suffix(".labels.json"), "w") as file:

@@ -36,19 +36,10 @@ _DATA, _LABELS = "data", "labels"
 
 
 def write_fiftyone(path: Path, entries: Iterable[MaskEntry], class_set: ClassSet, shapes: Shapes) -> int:
-    """Write masks as a folder for FiftyOne, one image at a time.
-
-    Args:
-        path: a new folder; it appears whole or not at all.
-        entries: the masks.
-        class_set: the classes; a mask has their indices, and 255.
-        shapes: masks; the layout has no polygons.
-
-    Returns:
-        How many images were written.
+    """Write masks as a folder for FiftyOne, as class indices and 255; arguments as `Format.write`.
 
     Raises:
-        ConfigError: polygons are asked for.
+        ConfigError: polygons are asked for, which the layout does not have.
     """
     if shapes.kind != "masks":
         raise ConfigError("fiftyone: this layout has masks only; leave --shapes polygons out")

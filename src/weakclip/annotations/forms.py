@@ -42,7 +42,9 @@ class Format:
     Args:
         name: as given to `weakclip export masks --format`.
         ending: of its file, with the dot; empty for a folder.
-        write: from path, masks, classes and shapes to how many images were written.
+        write: from path, masks, classes and shapes (masks, one a class, or polygons, one a connected region) to how
+            many images were written. The images are taken one at a time; the file or folder appears whole or not at
+            all.
         is_at: whether a path that exists has this format; later ones in `FORMATS` are asked after earlier ones.
         read: the images of a path.
     """

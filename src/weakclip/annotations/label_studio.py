@@ -64,17 +64,9 @@ def write_label_studio(
     *,
     image_prefix: str = LOCAL_FILES,
 ) -> int:
-    """Write masks as tasks with predictions, one image at a time, and the labelling interface `STEM.labels.xml`.
+    """Write masks as tasks with predictions, and the labelling interface `STEM.labels.xml`.
 
-    Args:
-        path: the JSON file; it appears whole or not at all.
-        entries: the masks.
-        class_set: the classes.
-        shapes: brush or polygons; polygons of one class are regions of their own.
-        image_prefix: what is put before an image's file name to make its address.
-
-    Returns:
-        How many images were written.
+    Args as `Format.write`; `image_prefix` is put before an image's file name to make its address.
     """
     labels = annotation_labels(class_set)
     path, count = Path(path), 0

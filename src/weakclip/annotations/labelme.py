@@ -49,17 +49,7 @@ LABELS = "labels.txt"
 
 
 def write_labelme(path: Path, entries: Iterable[MaskEntry], class_set: ClassSet, shapes: Shapes) -> int:
-    """Write masks as a folder for LabelMe, one image at a time.
-
-    Args:
-        path: a new folder; it appears whole or not at all.
-        entries: the masks.
-        class_set: the classes.
-        shapes: masks, one a class, or polygons, one for each connected region.
-
-    Returns:
-        How many images were written.
-    """
+    """Write masks as a folder for LabelMe; arguments as `Format.write`."""
     labels, count = annotation_labels(class_set), 0
     with atomic_folder(path) as folder:
         (folder / LABELS).write_text("".join(f"{name}\n" for name in labels), encoding="utf-8")

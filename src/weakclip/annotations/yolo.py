@@ -47,17 +47,10 @@ _SLACK = 0.01
 
 
 def write_yolo(path: Path, entries: Iterable[MaskEntry], class_set: ClassSet, shapes: Shapes) -> int:
-    """Write masks as a folder for Ultralytics, one image at a time.
+    """Write masks as a folder for Ultralytics; arguments as `Format.write`.
 
-    Args:
-        path: a new folder; it appears whole or not at all.
-        entries: the masks.
-        class_set: the classes; those of the foreground have the indices from 0 on. Pixels of 255, where there are any,
-            make a class of their own after them.
-        shapes: "masks" for the exact outlines, or polygons with their tolerance.
-
-    Returns:
-        How many images were written.
+    Classes of the foreground have the indices from 0 on. Pixels of 255, where there are any, make a class after them.
+    Outlines are exact where the shapes are masks.
     """
     labels, used, count = annotation_labels(class_set), False, 0
     index = {name: number for number, name in enumerate(labels)}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from weakclip.study import VariantStudy
     from weakclip.tools.annotate import VerifyResult
     from weakclip.tools.check.run import DataCheck
-    from weakclip.tools.init.folder import Start
+    from weakclip.tools.init.folder import InitFiles
     from weakclip.tools.score.run_scores import RunScore
     from weakclip.tools.tag.table import Tagging
 
@@ -164,9 +164,9 @@ def show_check(check: DataCheck) -> None:
     typer.echo(f"findings: {len(check.findings):,}")
 
 
-def show_start(start: Start) -> None:
+def show_init(made: InitFiles) -> None:
     """Print the numbers of a folder of images, and which files were written."""
-    survey = start.survey
+    survey = made.survey
     typer.echo(f"labels: {survey.labels}")
     splits = ", ".join(
         f"{split} {count:,} ({survey.masks[split]:,} with mask)" for split, count in survey.splits.items()
@@ -179,12 +179,12 @@ def show_start(start: Start) -> None:
     typer.echo(f"{len(names):,} class{'es' if len(names) > 1 else ''}: {', '.join(names[:SHOWN])}{more}")
     for note in survey.notes:
         typer.echo(f"note: {note}")
-    if start.val_file:
+    if made.val_file:
         count = survey.splits["val"]
-        typer.echo(f"val: {count:,} images are set aside to score on, and get no masks: {start.val_file} lists them")
-    written = filter(None, (start.config, start.class_file, start.val_file))
+        typer.echo(f"val: {count:,} images are set aside to score on, and get no masks: {made.val_file} lists them")
+    written = filter(None, (made.config, made.class_file, made.val_file))
     typer.echo(f"written: {', '.join(map(str, written))}")
-    typer.echo(f"next: weakclip data check {shlex.quote(str(start.config))}")
+    typer.echo(f"next: weakclip data check {shlex.quote(str(made.config))}")
 
 
 def show_tagging(made: Tagging, folder: Path, threshold: float) -> None:

@@ -21,7 +21,7 @@ from weakclip.cli.options import (
     load,
     load_data,
 )
-from weakclip.cli.output import answer, answer_study, show_check, show_start, show_tagging
+from weakclip.cli.output import answer, answer_study, show_check, show_init, show_tagging
 
 if TYPE_CHECKING:
     from weakclip.study.cost_sides import Side
@@ -58,17 +58,17 @@ def init(
     json: Json = False,
 ) -> None:
     """Look at a folder of images, and write a commented configuration and class file for it."""
-    from weakclip.tools.init.folder import DEFAULT_CLIP, start_record, write_start
+    from weakclip.tools.init.folder import DEFAULT_CLIP, init_record, write_init
 
     config = out or Path(f"{folder.resolve().name or 'images'}.yaml")
 
     answer(
-        lambda: write_start(
+        lambda: write_init(
             folder, config, clip=clip or DEFAULT_CLIP, label_file=labels, val_share=val, overwrite=overwrite
         ),
         json=json,
-        record=start_record,
-        show=show_start,
+        record=init_record,
+        show=show_init,
     )
 
 

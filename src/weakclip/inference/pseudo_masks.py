@@ -15,7 +15,7 @@ from weakclip.datasets.images import write_mask, write_png
 from weakclip.errors import ConfigError
 from weakclip.inference.proposal_files import ProposalFiles
 from weakclip.inference.proposals import ProposalSettings, snap
-from weakclip.inference.windows import InferenceSettings, LogitsFunction, WithinMemory, predict_probs
+from weakclip.inference.windows import InferenceSettings, LogitsFunction, OutOfMemoryRetry, predict_probs
 from weakclip.store.jobs import work_through
 from weakclip.store.keys import MORE_OUTPUT
 from weakclip.store.layout import CONFIDENCE, MASKS
@@ -224,7 +224,7 @@ def write_pseudo_masks(
             observe(sample, refined)
         write_mask(path, refined.mask, dataset.class_set.palette)
 
-    network = WithinMemory(logits_of)
+    network = OutOfMemoryRetry(logits_of)
 
     def predicted(indices: Sequence[int]) -> Iterator[tuple[Sample, np.ndarray]]:
         for index in indices:

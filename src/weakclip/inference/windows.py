@@ -80,7 +80,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in said)
 
 
-class WithinMemory:
+class OutOfMemoryRetry:
     """A network that takes its batches in smaller parts once memory has run out; results differ by rounding at most.
 
     Args:
@@ -142,7 +142,7 @@ def predict_probs(
 
     Args:
         logits_of: the network, `(B, 3, h, w)` uint8 RGB on `device` to logits `(B, K, h', w')`. For many images, wrap
-            it in `WithinMemory` once: what it learns about the memory is then kept from image to image.
+            it in `OutOfMemoryRetry` once: what it learns about the memory is then kept from image to image.
         image: `(H, W, 3)` uint8 RGB, any size.
         settings: scales, flip and windows.
         device: where the images are handed to the network and the logits are gathered.
@@ -167,7 +167,7 @@ def predict_batch(
     Returns:
         `(K, H, W)` float32 for each image.
     """
-    network = logits_of if isinstance(logits_of, WithinMemory) else WithinMemory(logits_of)
+    network = logits_of if isinstance(logits_of, OutOfMemoryRetry) else OutOfMemoryRetry(logits_of)
     height, width = images[0].shape[:2]
     base = fit_factor((height, width), settings.crop) if settings.fit_crop else 1.0
     totals: list[Tensor] = []

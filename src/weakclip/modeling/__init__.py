@@ -1,10 +1,10 @@
 """WeakCLIP: one file for each box of the paper's figure, composed in `weakclip.py`."""
 
 from weakclip.modeling import losses
+from weakclip.modeling.ablations import PlainMatching, ResizedPyramid, UnguidedDecoder
 from weakclip.modeling.co_attention import CoAttention, match_pixels
 from weakclip.modeling.decoder import FeaturePyramid, SemanticHead, TextGuidedDecoder
 from weakclip.modeling.output import WeakCLIPOutput, mixed_logits
-from weakclip.modeling.plain_parts import PlainMatching, ResizedPyramid, UnguidedDecoder
 from weakclip.modeling.prompt import LearnablePrompt
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
 from weakclip.modeling.storage import load_weakclip, save_weakclip

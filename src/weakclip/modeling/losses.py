@@ -127,15 +127,15 @@ def seeding_loss(probs: Tensor, seed_mask: Tensor, *, class_balance: bool = Fals
     seeds = grid_seeds(seed_mask, (probs.shape[2], probs.shape[3]))
     seeded = seeds != IGNORE_INDEX
     target = torch.where(seeded, seeds, 0)
-    surprise = -probs.float().clamp_min(PROBABILITY_FLOOR).gather(1, target[:, None])[:, 0].log()
+    nll = -probs.float().clamp_min(PROBABILITY_FLOOR).gather(1, target[:, None])[:, 0].log()
     background = seeded & (seeds == 0)
     foreground = seeded & (seeds != 0)
     if not class_balance:
-        return (_mean_over(surprise, background) + _mean_over(surprise, foreground)).mean()
+        return (_mean_over(nll, background) + _mean_over(nll, foreground)).mean()
     classes = torch.arange(1, probs.shape[1], device=seeds.device).reshape(1, -1, 1, 1)
     member = foreground[:, None] & (seeds[:, None] == classes)
     present = member.any(dim=-1).any(dim=-1).sum(dim=1).clamp_min(1)
-    return (_mean_over(surprise, background) + _mean_over(surprise[:, None], member).sum(dim=1) / present).mean()
+    return (_mean_over(nll, background) + _mean_over(nll[:, None], member).sum(dim=1) / present).mean()
 
 
 def _mean_over(values: Tensor, chosen: Tensor) -> Tensor:
@@ -191,11 +191,11 @@ def matching_loss(match_map: Tensor, seed_mask: Tensor, *, temperature: float = 
     seeds = seed_mask.reshape(seed_mask.shape[0], 1, *seed_mask.shape[-2:]).long()
     logits = (match_map.float() / temperature).unsqueeze(1)
     # At the seeds' size the map is large: made for one image at a time, and made again in the backward pass.
-    surprise = [checkpoint(_mean_surprise, *pair, use_reentrant=False) for pair in zip(logits, seeds, strict=True)]
-    return weight * torch.stack(surprise).mean()
+    nll = [checkpoint(_mean_nll, *pair, use_reentrant=False) for pair in zip(logits, seeds, strict=True)]
+    return weight * torch.stack(nll).mean()
 
 
-def _mean_surprise(logits: Tensor, seeds: Tensor) -> Tensor:
+def _mean_nll(logits: Tensor, seeds: Tensor) -> Tensor:
     """Cross-entropy of `(1, K, h, w)`, resized to the seeds `(1, H, W)`, summed where seeded, over all pixels."""
     resized = functional.interpolate(logits, size=seeds.shape[-2:], mode="bilinear", align_corners=False)
     return functional.cross_entropy(resized, seeds, ignore_index=IGNORE_INDEX, reduction="none").mean()

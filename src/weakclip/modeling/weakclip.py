@@ -23,10 +23,10 @@ from weakclip.clip import Encoder, check_encoder
 from weakclip.clip.encoder import check_features
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, WeightsError
+from weakclip.modeling.ablations import PlainMatching, ResizedPyramid, UnguidedDecoder
 from weakclip.modeling.co_attention import CoAttention, match_pixels
 from weakclip.modeling.decoder import TextGuidedDecoder
 from weakclip.modeling.output import WeakCLIPOutput
-from weakclip.modeling.plain_parts import PlainMatching, ResizedPyramid, UnguidedDecoder
 from weakclip.modeling.prompt import LearnablePrompt
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
 
@@ -45,7 +45,7 @@ class WeakCLIP(nn.Module):
         co_attention: text and pixels attend to each other.
         decoder: pyramid and match map -> logits.
 
-    The stand-ins of `plain_parts` take the place of a part that is left out.
+    The stand-ins of `ablations` take the place of a part that is left out.
 
     Raises:
         EncoderError: `clip` is no `Encoder`.

@@ -101,7 +101,7 @@ class Screening:
         return sum(each.left_out for each in self.broken)
 
 
-def screen(config: RunConfig, out: Path, *, whole: bool = False) -> Screening:
+def find_bad_files(config: RunConfig, out: Path, *, whole: bool = False) -> Screening:
     """Read what a run will read, and say what of it cannot be used; nothing is written.
 
     What earlier calls have read, and has kept its size and time since, is not read again; what was broken then is.
@@ -201,7 +201,7 @@ def _digest(config: RunConfig, role: Role, dataset: ImageLabelDataset) -> str:
     return digest_of(one_line(line) for line in lines)
 
 
-def keep(out: Path, screening: Screening) -> None:
+def save_screening(out: Path, screening: Screening) -> None:
     """Write `errors.jsonl`, or remove it where nothing is broken, and the digests of what was read.
 
     Raises:
@@ -215,15 +215,15 @@ def broken_of(config: RunConfig, out: Path) -> tuple[BrokenImage, ...]:
     """The files that the stages of a run leave out, as its folder lists them; without a list, the data are read.
 
     Raises:
-        DataError: as `screen`.
+        DataError: as `find_bad_files`.
     """
     if config.data.on_error == "stop":
         return ()
-    return tuple(read_errors(out)) if _read_digests(out) else screen(config, out).broken
+    return tuple(read_errors(out)) if _read_digests(out) else find_bad_files(config, out).broken
 
 
-def forget(out: Path) -> None:
-    """Remove what `keep` wrote: an earlier call's list is no list of this one's.
+def drop_screening(out: Path) -> None:
+    """Remove what `save_screening` wrote: an earlier call's list is no list of this one's.
 
     Raises:
         StorageError: it may not be removed.
@@ -240,7 +240,7 @@ def write_errors(out: Path, broken: Sequence[BrokenImage]) -> None:
         StorageError: it cannot be written.
     """
     if not broken:
-        return forget(out)
+        return drop_screening(out)
     with atomic_write(out / ERRORS, "w") as file:
         file.writelines(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in broken)
 

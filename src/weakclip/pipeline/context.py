@@ -185,7 +185,7 @@ class RunContext:
         own = self.given_digest if dataset is self._given_train else dataset_digest(dataset)
         return digest_of([known, own])
 
-    def _student_fingerprint(self, demo: Path) -> str:
+    def _segmenter_fingerprint(self, demo: Path) -> str:
         """Digest of the weights that retraining starts from, unless they are the run's own."""
         model = self.config.retrain.model
         if model in BUILT_IN:  # a folder of that name is not what it means
@@ -218,7 +218,7 @@ class RunContext:
             "val masks": lambda: mask_fingerprint(self.val) if self.val else "none",
             "CLIP weights": lambda: self._clip_fingerprint(demo),
             "seed method": lambda: self.given.seed_method_fingerprint,
-            "student weights": lambda: self._student_fingerprint(demo),
+            "student weights": lambda: self._segmenter_fingerprint(demo),
             "student trunk": lambda: source_fingerprint(self.config.retrain.pretrained, demo),
         }
 

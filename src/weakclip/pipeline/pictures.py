@@ -13,7 +13,7 @@ from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.images import read_mask, resize_mask, resize_rgb, write_jpeg, write_png
 from weakclip.datasets.looks import overlay, screen_palette
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, pseudo_mask
-from weakclip.inference.windows import LogitsFunction, WithinMemory, predict_probs
+from weakclip.inference.windows import LogitsFunction, OutOfMemoryRetry, predict_probs
 from weakclip.store.files import write_json
 
 PICTURES = "pictures"
@@ -45,7 +45,7 @@ def write_pictures(
     """
     shutil.rmtree(folder / PICTURES, ignore_errors=True)  # of a sheet with other rows
     rows: list[dict[str, object]] = []
-    network = WithinMemory(logits_of)
+    network = OutOfMemoryRetry(logits_of)
     for split, dataset in splits.items():
         for index in np.unique(np.linspace(0, len(dataset) - 1, num=min(count, len(dataset)), dtype=int)).tolist():
             name, image = dataset.names[index], dataset.image(index)

@@ -11,7 +11,7 @@ from pathlib import Path
 from weakclip.config import dump_config
 from weakclip.errors import ConfigError, DataError, RunError, first_line
 from weakclip.inference.windows import is_out_of_memory
-from weakclip.pipeline.bad_files import Screening, forget, keep, screen
+from weakclip.pipeline.bad_files import Screening, drop_screening, find_bad_files, save_screening
 from weakclip.pipeline.context import TRAIN_DATA, RunContext
 from weakclip.pipeline.items import item_digests, take_over
 from weakclip.pipeline.keys import stage_keys
@@ -136,7 +136,7 @@ def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan
     if not redo:
         _refuse_to_replace(plan, wanted)
     plan.manifest.save()
-    keep(context.out, screening) if screening else forget(context.out)
+    save_screening(context.out, screening) if screening else drop_screening(context.out)
     _list_untagged(context)
     for stage in wanted:
         _announce(plan, stage)
@@ -149,7 +149,7 @@ def _screened(context: RunContext) -> Screening | None:
     """Unusable files, where they are to be left out: `context` leaves them out from here on."""
     if context.config.data.on_error == "stop":
         return None
-    screening = screen(context.config, context.out)
+    screening = find_bad_files(context.config, context.out)
     context.broken = screening.broken
     if screening.broken:
         logger.warning(

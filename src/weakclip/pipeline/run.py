@@ -13,7 +13,7 @@ from weakclip.config import RunConfig, load_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import BrokenFileError, ConfigError, DataError
 from weakclip.inference.evaluation import Scores
-from weakclip.pipeline.bad_files import keep, screen, write_errors
+from weakclip.pipeline.bad_files import find_bad_files, save_screening, write_errors
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.given import Given
 from weakclip.pipeline.planning import Plan, make_plan
@@ -241,7 +241,7 @@ def _leave_out(context: RunContext, error: BrokenFileError) -> None:
     """
     logger.info("%s; all the data is read now, to find every such file", error)
     try:
-        found = screen(context.config, context.out, whole=True)
+        found = find_bad_files(context.config, context.out, whole=True)
     except DataError:  # more than one file: the disk, or the whole folder
         raise error from None
     new = {*found.broken} - {*context.broken}
@@ -257,7 +257,7 @@ def _leave_out(context: RunContext, error: BrokenFileError) -> None:
         raise DataError(
             f"{error} (of {found.images:,} images {count}{said}; data.on_error=skip leaves them out)"
         ) from None
-    keep(context.out, found)
+    save_screening(context.out, found)
     said = f"it and {len(new) - 1} more are left out from here on"
     if current().count > 1:
         raise BrokenFileError(f"{error}; {said}: give the same command again") from None

@@ -31,7 +31,7 @@ from weakclip.seeds import (
 from weakclip.seeds.kinds import SeedRun
 from weakclip.store.files import write_json
 from weakclip.store.jobs import work_through
-from weakclip.store.layout import DENSE, LOG, SEEDS
+from weakclip.store.layout import DENSE, LOG, SEED_MASKS
 from weakclip.store.lines import LineLog, read_lines
 from weakclip.store.share import current
 
@@ -95,7 +95,7 @@ def make_seeds(context: RunContext, view: SeedsView, folder: Path) -> None:
     def finish(masks_of: Callable[[], tuple[Sample, SeedMasks]]) -> None:
         sample, masks = masks_of()
         log.add(asdict(_shares(sample, masks.seed, dataset)))
-        write_mask(folder / SEEDS / f"{sample.name}.png", masks.seed, palette)
+        write_mask(folder / SEED_MASKS / f"{sample.name}.png", masks.seed, palette)
         write_mask(folder / DENSE / f"{sample.name}.png", masks.dense, palette)
 
     work_through(
@@ -174,7 +174,7 @@ def _sharpening(sample: Sample, cam: CAM, settings: SeedSettings) -> Callable[[]
 
 
 def _is_done(folder: Path, name: str) -> bool:
-    return all((folder / part / f"{name}.png").is_file() for part in (SEEDS, DENSE))
+    return all((folder / part / f"{name}.png").is_file() for part in (SEED_MASKS, DENSE))
 
 
 def _shares(sample: Sample, seed: np.ndarray, dataset: ImageLabelDataset) -> SeedShares:

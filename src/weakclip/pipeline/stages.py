@@ -49,7 +49,7 @@ from weakclip.report.chosen import TITLES, TRAINED_BY, Network, choose_network, 
 from weakclip.report.worse_masks import change_record, seed_change, warning
 from weakclip.segmenters.train import WEAKCLIP, retrain
 from weakclip.store.files import append_json, write_json
-from weakclip.store.layout import CONFIDENCE, DENSE, LOG, MASKS, SEEDS
+from weakclip.store.layout import CONFIDENCE, DENSE, LOG, MASKS, SEED_MASKS
 from weakclip.store.share import current
 from weakclip.training.dataset import TrainingPairs
 from weakclip.training.processes import write_once
@@ -87,7 +87,7 @@ class Stage:
 
 def train_on_seeds(context: RunContext, view: TrainView, folder: Path) -> None:
     """Train WeakCLIP on the seed masks."""
-    seeds, verified = context.folder("seeds") / SEEDS, context.verified.names
+    seeds, verified = context.folder("seeds") / SEED_MASKS, context.verified.names
     pairs = TrainingPairs(context.train, seeds, view.augment, verified=verified)
     torch.manual_seed(view.seed)
     model = view.model.build(context.clip, context.train.class_set)
@@ -102,7 +102,7 @@ def make_pseudo_masks(context: RunContext, view: MasksView, folder: Path) -> Non
         lambda: load_weakclip(context.folder("train"), clip=context.clip, device=context.device, step=settings.step)
     )
     seeds = context.folder("seeds")
-    recorder = MaskRecorder(dataset, seeds=seeds / SEEDS, dense=seeds / DENSE, folder=folder)
+    recorder = MaskRecorder(dataset, seeds=seeds / SEED_MASKS, dense=seeds / DENSE, folder=folder)
     for name in context.verified.names:  # in every process, before it looks at what is there, which is passed over
         mask = context.verified.mask(name)
         if settings.confidence:
@@ -179,11 +179,11 @@ def evaluate(context: RunContext, view: EvaluateView, folder: Path) -> None:
         how = dataclasses.replace(how, crf=None)
     splits = {dataset.split: dataset} | ({val.split: val} if val else {})
     mask_folders: dict[str, dict[str, Path]] = {split: {} for split in splits}
-    mask_folders[dataset.split] = {"seed": seeds / SEEDS, "pseudo mask": pseudo}
+    mask_folders[dataset.split] = {"seed": seeds / SEED_MASKS, "pseudo mask": pseudo}
     current().once(
         lambda: write_pictures(folder, splits, mask_folders, taken, how, count=view.pictures, device=context.device)
     )
-    compare_stages(dataset, folder, taken, how.inference, seeds=seeds / SEEDS, masks=pseudo, device=context.device)
+    compare_stages(dataset, folder, taken, how.inference, seeds=seeds / SEED_MASKS, masks=pseudo, device=context.device)
 
     def close() -> None:
         write_chosen(context.out, chosen)
@@ -277,7 +277,7 @@ def stages_of(config: RunConfig) -> dict[str, Stage]:
     stages, model = dict(STAGES), config.retrain.model
     clip = ("CLIP weights",) if config.seeds.reads_clip else ()
     read = (*stages["seeds"].data, *clip, "seed method", *config.seeds.sources)
-    by_item = (SEEDS, DENSE) if config.seeds.by_item else ()
+    by_item = (SEED_MASKS, DENSE) if config.seeds.by_item else ()
     stages["seeds"] = dataclasses.replace(stages["seeds"], data=read, item_parts=by_item)
     if config.pseudo_masks.proposals is not None:
         masks = stages["pseudo_masks"]

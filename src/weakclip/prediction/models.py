@@ -47,8 +47,8 @@ class ModelSource:
     @property
     def network(self) -> Network:
         """Which of the two networks of a run it is."""
-        is_student = self.path.resolve().name.startswith(STAGE_FOLDERS["retrain"])
-        return "weakclip" if self.kind == "weakclip" and not is_student else "retrained"
+        is_retrained = self.path.resolve().name.startswith(STAGE_FOLDERS["retrain"])
+        return "weakclip" if self.kind == "weakclip" and not is_retrained else "retrained"
 
     @property
     def step(self) -> int | None:

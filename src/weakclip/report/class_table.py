@@ -53,15 +53,15 @@ def class_figures(images: Sequence[ImageFigures], num_classes: int) -> list[Clas
         for label in image.statistics.labels:
             gathered[label].tagged += 1
         for index, share in image.statistics.shares.items():
-            of = gathered[index]
-            of.areas.append(share)
-            of.covered += index in image.statistics.labels or index == 0
-            of.unusual += is_unusual(image.area_scores.get(index))
+            figures = gathered[index]
+            figures.areas.append(share)
+            figures.covered += index in image.statistics.labels or index == 0
+            figures.unusual += is_unusual(image.area_scores.get(index))
         for part in ("class_confidence", "seed_mask", "mask_prediction"):
             values: ByClass = getattr(image.statistics, part)
             for index, value in values.items():
                 getattr(gathered[index], part).append(value)
-    return [of.figures(index) for index, of in enumerate(gathered)]
+    return [each.figures(index) for index, each in enumerate(gathered)]
 
 
 class _Gathered:

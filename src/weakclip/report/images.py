@@ -48,7 +48,7 @@ def known_figures(folder: Path | str) -> dict[str, ImageFigures]:
     The masks of a run of an earlier version, or of a damaged one, can be looked at all the same: the report says so.
     """
     try:
-        return {of.statistics.name: of for of in figures_of(read_images(folder).images)}
+        return {image.statistics.name: image for image in figures_of(read_images(folder).images)}
     except RunError:
         return {}
 

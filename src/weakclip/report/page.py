@@ -123,7 +123,7 @@ def _glance(images: Sequence[ImageFigures]) -> list[dict[str, Any]]:
     if not images:
         return []
     statistics = [image.statistics for image in images]
-    missing = sum(bool(of.missed) for of in statistics)
+    missing = sum(bool(record.missed) for record in statistics)
     unusual = sum(is_unusual(image.area_score) for image in images)
     tiles = [
         {"label": "Masks", "value": f"{len(images):,}", "note": "training images", "warn": False},
@@ -141,15 +141,19 @@ def _glance(images: Sequence[ImageFigures]) -> list[dict[str, Any]]:
         },
     ]
     means = (
-        ("Confidence", [of.confidence for of in statistics], "%, mean over the images"),
-        ("Changed by the CRF", [of.crf_change for of in statistics], "% of the pixels, mean"),
-        ("Seed and mask agree", [mean_over_classes(of.seed_mask) for of in statistics], "%, mean IoU per image"),
+        ("Confidence", [record.confidence for record in statistics], "%, mean over the images"),
+        ("Changed by the CRF", [record.crf_change for record in statistics], "% of the pixels, mean"),
         (
-            "Mask and network agree",
-            [mean_over_classes(of.mask_prediction) for of in statistics],
+            "Seed and mask agree",
+            [mean_over_classes(record.seed_mask) for record in statistics],
             "%, mean IoU per image",
         ),
-        ("Mask and truth", [mean_over_classes(of.mask_truth) for of in statistics], "%, mean IoU per image"),
+        (
+            "Mask and network agree",
+            [mean_over_classes(record.mask_prediction) for record in statistics],
+            "%, mean IoU per image",
+        ),
+        ("Mask and truth", [mean_over_classes(record.mask_truth) for record in statistics], "%, mean IoU per image"),
     )
     for label, values, note in means:
         known = [value for value in values if value is not None]

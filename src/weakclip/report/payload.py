@@ -57,33 +57,33 @@ def _pictures(folder: Path, run: RunImages, name: str) -> list[str | None]:
 
 
 def _image(image: ImageFigures) -> list[Any]:
-    of = image.statistics
-    indices = sorted({0, *of.labels, *of.shares, *of.mask_prediction, *of.mask_truth})
+    record = image.statistics
+    indices = sorted({0, *record.labels, *record.shares, *record.mask_prediction, *record.mask_truth})
     return [
-        of.name,
-        *of.size,
-        of.labels,
+        record.name,
+        *record.size,
+        record.labels,
         _mille(image.doubt),
-        _mille(of.confidence),
-        _mille(of.crf_change),
-        _mille(mean_over_classes(of.seed_mask)),
-        _mille(mean_over_classes(of.mask_prediction)),
-        _mille(mean_over_classes(of.mask_truth)),
+        _mille(record.confidence),
+        _mille(record.crf_change),
+        _mille(mean_over_classes(record.seed_mask)),
+        _mille(mean_over_classes(record.mask_prediction)),
+        _mille(mean_over_classes(record.mask_truth)),
         [_class(image, index) for index in indices],
     ]
 
 
 def _class(image: ImageFigures, index: int) -> list[int | float | None]:
-    of, score = image.statistics, image.area_scores.get(index)
+    record, score = image.statistics, image.area_scores.get(index)
     return [
         index,
-        _share(of.shares.get(index)),
+        _share(record.shares.get(index)),
         None if score is None else round(10 * score),
-        _mille(of.class_confidence.get(index)),
-        _mille(of.seed_mask.get(index)),
-        _mille(of.mask_prediction.get(index)),
-        _mille(of.seed_prediction.get(index)),
-        _mille(of.mask_truth.get(index)),
+        _mille(record.class_confidence.get(index)),
+        _mille(record.seed_mask.get(index)),
+        _mille(record.mask_prediction.get(index)),
+        _mille(record.seed_prediction.get(index)),
+        _mille(record.mask_truth.get(index)),
     ]
 
 

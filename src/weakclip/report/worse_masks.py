@@ -154,8 +154,10 @@ def warning(change: Change, names: Sequence[str]) -> str | None:
     """
     if not change.signs:
         return None
-    of = {each.index: each for each in change.classes}
-    parts = [f"{names[index]} is gone from {of[index].gone} of {of[index].images} images" for index in change.lost]
+    lost_of = {each.index: each for each in change.classes}
+    parts = [
+        f"{names[index]} is gone from {lost_of[index].gone} of {lost_of[index].images} images" for index in change.lost
+    ]
     if len(parts) > NAMED:
         parts = [*parts[:NAMED], f"{len(parts) - NAMED} more classes are gone from most of theirs"]
     if "foreground seeds" in change.signs:

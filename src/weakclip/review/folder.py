@@ -23,7 +23,7 @@ from weakclip.pipeline.verdicts import mark_labels, merged_marks
 from weakclip.report.chosen import read_chosen
 from weakclip.report.images import known_figures
 from weakclip.review.approval import Approval
-from weakclip.store.layout import MASKS, PREDICTIONS, SEEDS, STAGE_FOLDERS
+from weakclip.store.layout import MASKS, PREDICTIONS, SEED_MASKS, STAGE_FOLDERS
 from weakclip.store.manifest import read_records
 from weakclip.store.marks import MARKS, Mark, MarkFile, now
 from weakclip.store.paths import check_run
@@ -81,7 +81,7 @@ class ReviewFolder:
         config = load_run_config(self.run)
         data = config.data
         self.folders = {
-            SEED: self.run / STAGE_FOLDERS["seeds"] / SEEDS,
+            SEED: self.run / STAGE_FOLDERS["seeds"] / SEED_MASKS,
             PSEUDO: self.run / STAGE_FOLDERS["pseudo_masks"] / MASKS,
             PREDICTION: self.run / STAGE_FOLDERS["evaluate"] / PREDICTIONS / MASKS,
         }

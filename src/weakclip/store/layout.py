@@ -33,7 +33,7 @@ ITEMS = "items.json"
 SHARDS = "shards"
 """In the folder of a stage that is made in shards: what each of them says of itself, until they are merged."""
 
-SEEDS, DENSE = "masks", "dense"
+SEED_MASKS, DENSE = "masks", "dense"
 """Folders of the stage `seeds`: seed masks with 255 between, and the most probable class everywhere."""
 MASKS, CONFIDENCE = "masks", "confidence"
 """Folders of masks and of confidence maps, one PNG an image."""

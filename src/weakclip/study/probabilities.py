@@ -12,7 +12,7 @@ from weakclip.crf.files import read_probs
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.errors import DataError, WeightsError
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, label_probabilities
-from weakclip.inference.windows import WithinMemory, predict_probs
+from weakclip.inference.windows import OutOfMemoryRetry, predict_probs
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext
 from weakclip.store.files import atomic_write
@@ -113,7 +113,7 @@ def write_probabilities(context: RunContext, folder: Path, indices: Sequence[int
     model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device, step=settings.step)
     if model.class_set.names != dataset.class_set.names:
         raise WeightsError(f"{context.folder('train')}: trained for other classes than those of the data set")
-    network = WithinMemory(lambda images: mixed_logits(model(images), settings.match_share))
+    network = OutOfMemoryRetry(lambda images: mixed_logits(model(images), settings.match_share))
 
     def predicted(left: Sequence[int]) -> Iterator[tuple[Sample, np.ndarray]]:
         for index in left:

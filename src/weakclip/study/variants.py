@@ -32,7 +32,7 @@ from weakclip.pipeline.stages import stages_of
 from weakclip.report.figures import percent
 from weakclip.store.files import remove_leftovers
 from weakclip.store.keys import ResultKey, result_settings
-from weakclip.store.layout import DENSE, MASKS, SEEDS, STAGE_FOLDERS
+from weakclip.store.layout import DENSE, MASKS, SEED_MASKS, STAGE_FOLDERS
 from weakclip.store.lock import FolderLock
 from weakclip.study.record import check_folder
 from weakclip.study.results import Result, VariantStudy, finished_results, save_results
@@ -155,7 +155,7 @@ def _try(context: RunContext, variant: Variant, seed: int, seed_folder: Path) ->
     folder, trained = (_folder(context, name, seed) for name in (variant.name, variant.trained_as or variant.name))
     torch.manual_seed(seed)
     model = variant.compose(config.model, context.clip, dataset.class_set)
-    pairs, loss = TrainingPairs(dataset, seed_folder / SEEDS, config.augment), WeakCLIPLoss(config.loss)
+    pairs, loss = TrainingPairs(dataset, seed_folder / SEED_MASKS, config.augment), WeakCLIPLoss(config.loss)
     description = f"{trained.parent.name}, seed {seed}"
     result = fit(model, pairs, loss, config.train, trained, device=device, seed=seed, description=description)
     write_pseudo_masks(lambda images: model(images).logits, dataset, folder, config.pseudo_masks, device=device)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class BadSteps:
+class NonFiniteGuard:
     """Undoes what a bad step did to the buffers (batch-norm statistics), and counts.
 
     Args:

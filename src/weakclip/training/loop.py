@@ -17,7 +17,7 @@ from weakclip.store.keys import result_settings
 from weakclip.store.progress import track
 from weakclip.training import checkpoint as checkpoints
 from weakclip.training.averaging import AveragedWeights
-from weakclip.training.bad_steps import BadSteps
+from weakclip.training.bad_steps import NonFiniteGuard
 from weakclip.training.interrupt import StopRequest
 from weakclip.training.loading import Batch, TrainingData, load_batches
 from weakclip.training.log import TrainLog
@@ -83,10 +83,10 @@ def fit(
             f"batch_size: {settings.batch_size} cannot be shared by {processes.count} processes; set a multiple of that"
         )
     repeats = repeats_of(dataset, settings.repeat_threshold, settings.verified_repeats, log=processes.is_main)
-    origin = {"seed": seed, "images": len(dataset), "repeats": repeats.describe() if repeats else None}
-    lay_out(model, torch.channels_last)  # a step of WeakCLIP takes a fifth to a quarter less time
+    run_key = {"seed": seed, "images": len(dataset), "repeats": repeats.describe() if repeats else None}
+    set_memory_format(model, torch.channels_last)  # a step of WeakCLIP takes a fifth to a quarter less time
     wrapped = processes.wrap(model)
-    run = _Run(model, settings, Path(folder), processes, origin)
+    run = _Run(model, settings, Path(folder), processes, run_key)
     run.resume()
     first, started = run.step, time.perf_counter()
     wrapped.train()
@@ -96,7 +96,7 @@ def fit(
         _take_steps(run, wrapped, loss_fn, shown)
     seconds = time.perf_counter() - started
     run.averages.copy_to_model()
-    lay_out(model, torch.contiguous_format)
+    set_memory_format(model, torch.contiguous_format)
     model.eval()
     return TrainResult(
         steps=run.step,
@@ -116,7 +116,7 @@ def _take_steps(run: _Run, model: nn.Module, loss_fn: LossFunction, batches: Ite
                 if processes.count == 1:  # companions are in the middle of their step, and save nothing with it
                     run.save()
                 raise batch
-            torch.manual_seed(step_seed(run.origin["seed"], run.step, processes.rank))
+            torch.manual_seed(step_seed(run.run_key["seed"], run.step, processes.rank))
             run.take_step(model, loss_fn, batch)
             run.keep()
             stopping = processes.any(stop.received is not None)
@@ -130,7 +130,7 @@ class _Run:
     """The state of a training: it changes from step to step, and is written to and read from a checkpoint."""
 
     def __init__(
-        self, model: nn.Module, settings: TrainSettings, folder: Path, processes: Processes, origin: dict[str, Any]
+        self, model: nn.Module, settings: TrainSettings, folder: Path, processes: Processes, run_key: dict[str, Any]
     ) -> None:
         self.settings, self.processes, self.step = settings, processes, 0
         self.path = folder / CHECKPOINT_NAME
@@ -142,10 +142,10 @@ class _Run:
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in named.items()}
         self.optimizer = build_optimizer(named, settings)
         self.averages = AveragedWeights(self.tensors, settings.ema_decay)
-        self.bad_steps = BadSteps(self.tensors.values())
+        self.bad_steps = NonFiniteGuard(self.tensors.values())
         folder.mkdir(parents=True, exist_ok=True)
         self.log = TrainLog(folder / LOG_NAME if processes.is_main else None, settings.log_every)
-        self.origin = {**result_settings(settings), **origin}
+        self.run_key = {**result_settings(settings), **run_key}
         self.dtype = autocast_dtype(settings.precision, processes.device)
 
     def take_step(self, model: nn.Module, loss_fn: LossFunction, batch: Batch) -> None:
@@ -204,7 +204,7 @@ class _Run:
                 "log": self.log.tensors(),
                 "bad_steps": self.bad_steps.tensors(),
             }
-            checkpoints.save_checkpoint(self.path, checkpoints.Checkpoint(self.step, groups, self.origin))
+            checkpoints.save_checkpoint(self.path, checkpoints.Checkpoint(self.step, groups, self.run_key))
         self.processes.wait()
 
     def resume(self) -> None:
@@ -213,11 +213,11 @@ class _Run:
             self.log.restore({"count": torch.tensor(0.0)}, step=0)
             return
         found = checkpoints.load_checkpoint(self.path)
-        differing = [key for key in self.origin if found.settings.get(key) != self.origin[key]]
+        differing = [key for key in self.run_key if found.settings.get(key) != self.run_key[key]]
         if differing:
             key = differing[0]
             raise RunError(
-                f"{self.path}: made with {key} {found.settings.get(key)}, now {self.origin[key]}; "
+                f"{self.path}: made with {key} {found.settings.get(key)}, now {self.run_key[key]}; "
                 "restore the setting, or train into another folder"
             )
         checkpoints.copy_tensors(found.tensors["model"], self.tensors, self.path)
@@ -231,7 +231,7 @@ class _Run:
         self.step = found.step
 
 
-def lay_out(model: nn.Module, order: torch.memory_format) -> None:
+def set_memory_format(model: nn.Module, order: torch.memory_format) -> None:
     """Put the weights of trained convolutions into a memory order; their values stay."""
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.ndim == 4:

@@ -16,7 +16,7 @@ from PIL import Image
 from weakclip.config import load_config
 from weakclip.datasets.classes import BACKGROUND_PROMPTS
 from weakclip.errors import ConfigError
-from weakclip.tools.init.folder import plan_start, write_start
+from weakclip.tools.init.folder import plan_init, write_init
 from weakclip.tools.init.survey import FolderSurvey
 
 
@@ -57,7 +57,9 @@ def test_init_check_and_run_go_through_unchanged(
     next_command = shlex.split(re.findall(r"next: weakclip (.*)", shown)[0])
     assert next_command == ["data", "check", "my.yaml"]
     assert call(*next_command) == 0
-    assert call("run", "my.yaml", "--out", "runs/mine", "--limit-steps", 2, "--set", "device=cpu") == 0
+    quick = ("device=cpu", "train.batch_size=2", "pseudo_masks.inference.scales=[1.0]")
+    overrides = [word for setting in quick for word in ("--set", setting)]
+    assert call("run", "my.yaml", "--out", "runs/mine", "--limit-steps", 2, *overrides) == 0
     assert sorted(path.name for path in Path("runs/mine/3_pseudo_masks/masks").iterdir()) == [
         *("a.png", "b c.png", "d.png", "ü.png")
     ]
@@ -69,7 +71,7 @@ def test_init_check_and_run_go_through_unchanged(
 @pytest.mark.parametrize("clip", ["demo", "openai/clip-vit-base-patch16", "./weights/ViT-B-16.pt"])
 def test_what_is_written_says_what_was_found_and_why(photos: Path, clip: str) -> None:
     (photos / "val.txt").write_text("d\n")
-    start = write_start(photos, "new/my.yaml", clip=clip)
+    start = write_init(photos, "new/my.yaml", clip=clip)
     config = load_config(start.config)
     assert config == start.loaded
     assert config.clip.source == clip
@@ -104,7 +106,7 @@ def test_a_file_is_replaced_only_when_told_to(
 def test_a_folder_keeps_to_its_own_class_file(photos: Path) -> None:
     own = photos / "classes.yaml"
     own.write_text('names: [cat, "1"]\nsynonyms: {cat: [traffic light, "yes"]}\n')
-    start = write_start(photos, "my.yaml")
+    start = write_init(photos, "my.yaml")
     assert start.class_file is None
     assert load_config("my.yaml").data.class_file is None
     assert start.survey.classes == {"cat": 3, "1": 1}
@@ -113,7 +115,7 @@ def test_a_folder_keeps_to_its_own_class_file(photos: Path) -> None:
 
 def test_labels_elsewhere_are_in_the_configuration(photos: Path) -> None:
     (photos / "labels.csv").rename("tags.csv")
-    assert write_start(photos, "my.yaml", label_file="tags.csv").loaded.data.label_file == "tags.csv"
+    assert write_init(photos, "my.yaml", label_file="tags.csv").loaded.data.label_file == "tags.csv"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_labels_elsewhere_are_in_the_configuration(photos: Path) -> None:
 def test_a_path_that_is_none_is_one_clear_line(photos: Path, out: str, message: str) -> None:
     Path("file").write_text("")
     with pytest.raises(ConfigError, match=message):
-        write_start(photos, out)
+        write_init(photos, out)
 
 
 def test_an_untagged_folder_is_told_of_tagging(
@@ -135,15 +137,15 @@ def test_an_untagged_folder_is_told_of_tagging(
 
 
 def test_numbers_follow_the_images() -> None:
-    voc = plan_start(survey([(375, 500)] * 3, images=10_582))
+    voc = plan_init(survey([(375, 500)] * 3, images=10_582))
     assert (voc.crop, voc.stride, voc.longest_side, voc.scale) == (512, 341, None, 1.0)
     assert voc.steps == 20_000
-    assert plan_start(survey([(375, 500)], images=30)).steps == 500
-    assert plan_start(survey([(375, 500)], images=1_000)).steps == 3_800
-    small = plan_start(survey([(64, 64)] * 5))
+    assert plan_init(survey([(375, 500)], images=30)).steps == 500
+    assert plan_init(survey([(375, 500)], images=1_000)).steps == 3_800
+    small = plan_init(survey([(64, 64)] * 5))
     assert (small.crop, small.scale) == (224, 3.5)
-    assert plan_start(survey([(64, 64)] * 5 + [(600, 800)])).scale == 1.2
-    huge = plan_start(survey([(8000, 12500)] * 5))
+    assert plan_init(survey([(64, 64)] * 5 + [(600, 800)])).scale == 1.2
+    huge = plan_init(survey([(8000, 12500)] * 5))
     assert (huge.longest_side, huge.crop, huge.scale) == (1024, 512, 1.0)
 
 
@@ -151,7 +153,7 @@ def test_numbers_follow_the_images() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (9, 7), (100, 100), (4000, 3000)])
 @pytest.mark.parametrize("images", [1, 7, 10**6])
 def test_numbers_are_valid_for_images_of_any_size_and_number(clip: str, size: tuple[int, int], images: int) -> None:
-    plan = plan_start(survey([size], images), clip)
+    plan = plan_init(survey([size], images), clip)
     assert 0 < plan.stride <= plan.crop <= 512
     assert plan.crop % 32 == 0
     assert plan.scale >= 1

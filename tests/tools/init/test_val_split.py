@@ -13,7 +13,7 @@ from PIL import Image
 from weakclip.config import load_config
 from weakclip.datasets.folder import FolderDataset
 from weakclip.errors import ConfigError
-from weakclip.tools.init.folder import write_start
+from weakclip.tools.init.folder import write_init
 from weakclip.tools.init.val_split import choose_val
 
 
@@ -98,7 +98,7 @@ def test_init_writes_the_list_beside_the_configuration_and_nothing_to_the_folder
 def test_a_split_that_is_there_is_not_replaced(photos: Path) -> None:
     (photos / "val.txt").write_text("cat/1\n")
     with pytest.raises(ConfigError, match="mine: has a validation split already; leave --val out"):
-        write_start(photos, "my.yaml", val_share=0.1)
+        write_init(photos, "my.yaml", val_share=0.1)
     assert not Path("my.yaml").exists() and not Path("my_val.txt").exists()
 
 

@@ -1,7 +1,7 @@
 """A first configuration for a folder of images: what is found in it, numbers that suit it, and why.
 
 The numbers follow the published recipe for PASCAL VOC as far as the images allow: a crop of 512 pixels where the
-shorter side is 375, and about 30 looks at every image (20,000 steps of 16 images over 10,582).
+shorter side is 375, and about 30 epochs (20,000 steps of 16 images over 10,582).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:  # a wrong path is told before torch is imported
 
 DEFAULT_CLIP = ClipSettings().source
 DEMO = "demo"
-VOC_SHORTER_SIDE, VOC_CROP, VOC_LOOKS = 375, 512, 30
+VOC_SHORTER_SIDE, VOC_CROP, VOC_EPOCHS = 375, 512, 30
 FEWEST_STEPS, MOST_STEPS = 500, 20_000
 MOST_WORKERS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartPlan:
+class InitPlan:
     """Numbers for a folder of images.
 
     Args:
@@ -64,8 +64,8 @@ class StartPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """The files that `write_start` wrote.
+class InitFiles:
+    """The files that `write_init` wrote.
 
     Args:
         survey: what was found.
@@ -82,15 +82,15 @@ class Start:
     loaded: RunConfig
 
 
-def start_record(start: Start) -> dict[str, Any]:
+def init_record(made: InitFiles) -> dict[str, Any]:
     """What `weakclip init --json` prints."""
     names = ("labels", "splits", "masks", "classes", "untagged", "smallest", "largest", "notes")
-    found = {name: getattr(start.survey, name) for name in names}
-    files = {"class_file": start.class_file or start.survey.class_file, "val_file": start.val_file}
-    return {"config": start.config, **files, **found}
+    found = {name: getattr(made.survey, name) for name in names}
+    files = {"class_file": made.class_file or made.survey.class_file, "val_file": made.val_file}
+    return {"config": made.config, **files, **found}
 
 
-def plan_start(survey: FolderSurvey, clip: str = DEFAULT_CLIP) -> StartPlan:
+def plan_init(survey: FolderSurvey, clip: str = DEFAULT_CLIP) -> InitPlan:
     """Numbers that suit a folder of images and a CLIP (a ViT-B/16's size, or the demo's)."""
     from weakclip.datasets.images import reduced_size
 
@@ -103,12 +103,12 @@ def plan_start(survey: FolderSurvey, clip: str = DEFAULT_CLIP) -> StartPlan:
         native / shorter, most / longest
     )  # the typical image to what CLIP knows, the largest not beyond reason
     crop = min(largest_crop, max(native, round(shorter * VOC_CROP / VOC_SHORTER_SIDE / 32) * 32))
-    looks = math.ceil(VOC_LOOKS * survey.images / StartPlan.batch_size / 100) * 100
-    steps = min(MOST_STEPS, max(FEWEST_STEPS, looks))
-    reason = f"some {VOC_LOOKS} looks at every image, as in the published recipe"
-    if steps != looks:
-        reason += f", would be {looks:,}; at {'least' if steps > looks else 'most'} {steps:,}"
-    return StartPlan(
+    usual = math.ceil(VOC_EPOCHS * survey.images / InitPlan.batch_size / 100) * 100
+    steps = min(MOST_STEPS, max(FEWEST_STEPS, usual))
+    reason = f"some {VOC_EPOCHS} epochs, as in the published recipe"
+    if steps != usual:
+        reason += f", would be {usual:,}; at {'least' if steps > usual else 'most'} {steps:,}"
+    return InitPlan(
         demo=demo,
         longest_side=longest_side,
         scale=max(1.0, math.floor(10 * enlarge) / 10),
@@ -122,7 +122,7 @@ def plan_start(survey: FolderSurvey, clip: str = DEFAULT_CLIP) -> StartPlan:
     )
 
 
-def write_start(
+def write_init(
     root: Path | str,
     out: Path | str,
     *,
@@ -130,7 +130,7 @@ def write_start(
     label_file: Path | str | None = None,
     val_share: float | None = None,
     overwrite: bool = False,
-) -> Start:
+) -> InitFiles:
     """Write a commented configuration for a folder of images and, beside it, a commented class file.
 
     Nothing is written to the folder of images. A folder that has a `classes.yaml` of its own keeps to that.
@@ -169,7 +169,7 @@ def write_start(
     values: dict[str, Any] = {
         "survey": survey,
         "clip": clip,
-        "plan": plan_start(survey, clip),
+        "plan": plan_init(survey, clip),
         "class_file": class_file,
         "label_file": label_file,
         "val_file": val_file,
@@ -180,7 +180,7 @@ def write_start(
     if class_file:
         _write(class_file, _render("classes.yaml.j2", values))
     _write(out, _render("configuration.yaml.j2", values))
-    return Start(survey=survey, config=out, class_file=class_file, val_file=val_file, loaded=load_config(out))
+    return InitFiles(survey=survey, config=out, class_file=class_file, val_file=val_file, loaded=load_config(out))
 
 
 def _render(template: str, values: dict[str, Any]) -> str:

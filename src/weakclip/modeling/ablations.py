@@ -89,13 +89,5 @@ class UnguidedDecoder(nn.Module):
         self.head = SemanticHead(channels, num_classes, dropout=dropout)
 
     def forward(self, pyramid: Sequence[Tensor | UndoubledLevel], match_map: Tensor) -> Tensor:
-        """Decode; the match map is not looked at.
-
-        Args:
-            pyramid: `f'_1 ... f'_4`, `(B, D_i, h_i, w_i)` float, the finest first; with or without their last doubling.
-            match_map: `(B, K, h, w)` float.
-
-        Returns:
-            Logits at the resolution of the finest map, `(B, K, h_1, w_1)`.
-        """
+        """As `TextGuidedDecoder`, without a look at the match map."""
         return self.head(self.feature_pyramid(pyramid))
