@@ -18,6 +18,7 @@ import yaml
 import weakclip
 from weakclip.cli.app import app
 from weakclip.config import load_config, shipped_configs
+from weakclip.training.launch import count_processes
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
@@ -107,7 +108,9 @@ def test_every_command_is_known_with_its_options_and_keys(page: Path) -> None:
         given = {word for word in rest if OPTION.match(word)} - {"--help"}
         assert given <= set(options), f"{name(page)}: {' '.join(words)}: {given - set(options)}"
         configs = [word for word in rest[:1] if word in shipped_configs()]
-        overrides = [value for word, value in itertools.pairwise(rest) if word == "--set" and "=" in value]
+        pairs = list(itertools.pairwise(rest))
+        assert all(count_processes(value, "cpu") for word, value in pairs if word == "--devices")
+        overrides = [value for word, value in pairs if word == "--set" and "=" in value]
         for config in configs:
             load_config(config, overrides if any("data.root" in each for each in overrides) else [])
 

@@ -1,4 +1,4 @@
-"""What the README says is what happens: commands and Python run (in docs/ too), links lead somewhere."""
+"""What the README says is what happens: commands and Python run, in docs/ too; see test_docs.py for links."""
 
 from __future__ import annotations
 
@@ -18,18 +18,6 @@ PAGES = [README, *(p.read_text("utf-8") for p in sorted((ROOT / "docs").glob("*.
 
 def blocks(language: str, page: str = README) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
-
-
-def commands(program: str) -> list[str]:
-    lines = [line.strip() for block in blocks("sh") for line in block.splitlines()]
-    return [line for line in lines if line.startswith(f"{program} ")]
-
-
-def test_every_make_target_exists():
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    named = {line.split()[1] for line in commands("make")}
-    assert named
-    assert named <= targets
 
 
 def test_the_commands_for_own_images_run(tmp_path, monkeypatch, clip_folder):
@@ -70,23 +58,10 @@ def test_the_commands_for_own_images_run(tmp_path, monkeypatch, clip_folder):
     assert Path("runs/mine/report.html").is_file() and Path("tasks.json").is_file()
 
 
-def test_other_commands_name_what_exists():
-    from weakclip.config import load_config
-    from weakclip.training.launch import count_processes
-
-    for line in commands("weakclip"):
-        words = shlex.split(line)
-        if words[1] == "run" and words[2] != "my_images.yaml":
-            load_config(words[2], [words[words.index("--set") + 1]] if "--set" in words else [])
-            count_processes(words[words.index("--devices") + 1] if "--devices" in words else "1", "cpu")
-        elif words[1] == "study":
-            load_config(words[3])
-
-
 def test_the_crf_command_runs(tmp_path, monkeypatch):
     from weakclip.cli.app import app
 
-    (command,) = [line for line in commands("weakclip") if line.startswith("weakclip crf")]
+    (command,) = re.findall(r"^weakclip crf .*$", "\n".join(blocks("sh")), re.MULTILINE)
     Image.new("RGB", (12, 9), (200, 30, 30)).save(tmp_path / "photo.jpg")
     np.save(tmp_path / "probs.npy", np.full((2, 9, 12), 0.5, np.float32))
     monkeypatch.chdir(tmp_path)
@@ -96,36 +71,17 @@ def test_the_crf_command_runs(tmp_path, monkeypatch):
         assert mask.size == (12, 9) and mask.mode == "P"
 
 
-def test_stage_commands_of_the_table_exist():
-    from weakclip.cli.app import app
-
-    for command in re.findall(r"`weakclip ([a-z-]+)[^`]*`", README):
-        assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0, command
-
-
 @pytest.mark.parametrize("block", [block for page in PAGES for block in blocks("python", page)])
 def test_python_blocks_run(block, capsys):
     exec(compile(block, "a page", "exec"), {})
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
-def test_links_lead_somewhere(link):
-    assert (ROOT / link).exists()
-
-
 def test_study_commands_of_the_docs_exist():
     import typer.main
 
     from weakclip.cli.tools import study
-    from weakclip.config import load_config
 
-    known = typer.main.get_command(study).commands
     page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
-    lines = [shlex.split(line) for block in blocks("sh", page) for line in block.splitlines()]
-    assert {words[2] for words in lines} == set(known) - {"crf"}
-    for words in lines:
-        options = {option for parameter in known[words[2]].params for option in parameter.opts}
-        assert {word for word in words if word.startswith("--")} <= options
-        if words[2] != "cost":
-            load_config(words[3])
+    lines = [line.split() for block in blocks("sh", page) for line in block.splitlines()]
+    assert {words[2] for words in lines} == set(typer.main.get_command(study).commands) - {"crf"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,9 +137,3 @@ def test_command_line_mistakes_are_code_2(
 
 def test_presets_of_the_command_line_are_those_of_the_package() -> None:
     assert {preset.value for preset in Preset} == set(PRESETS)
-
-
-def test_importing_the_file_functions_imports_neither_numba_nor_torch() -> None:
-    code = "import sys, weakclip.crf.files; print([m for m in ('numba', 'torch') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
