@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -95,12 +96,13 @@ def test_finished_variants_are_not_made_again_and_more_can_be_asked_for(
 
 @pytest.mark.parametrize("where", ["fit", "write_pseudo_masks", "score_masks"])
 def test_killed_study_ends_with_the_same_numbers(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    config: RunConfig, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def study(folder: Path) -> VariantStudy:
         return study_temperature(config, folder, values=[0.1, 1.0], seeds=1)
 
-    study(tmp_path / "whole")
+    whole = kept / "temperature_study"
+    study(whole)  # once; for the others it is done
     original, calls = getattr(engine, where), []
 
     def killed(*arguments: object, **more: object) -> object:
@@ -115,12 +117,19 @@ def test_killed_study_ends_with_the_same_numbers(
         study(tmp_path / "study")
     study(tmp_path / "study")
     for name in ("study.json", "table.md", "study.svg"):
-        assert (tmp_path / "study" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "study" / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_parts_study_has_a_row_for_every_box(config: RunConfig, tmp_path: Path) -> None:
-    study = study_parts(config, tmp_path / "study", seeds=1)
-    rows = {result.variant: result for result in study.results}
+@pytest.fixture
+def parts(config: RunConfig, kept: Path, tmp_path: Path) -> VariantStudy:
+    """The study of the parts; its folder `tmp_path / "study"` is a copy of one that is made once."""
+    study_parts(config, kept / "parts_study", seeds=1)
+    shutil.copytree(kept / "parts_study", tmp_path / "study")
+    return study_parts(config, tmp_path / "study", seeds=1)
+
+
+def test_parts_study_has_a_row_for_every_box(config: RunConfig, parts: VariantStudy, tmp_path: Path) -> None:
+    rows = {result.variant: result for result in parts.results}
     assert list(rows) == [SEEDS_ROW, *(variant.name for variant in part_variants(config))]
     whole = rows["everything"].trained_parameters
     for name in ("learnable_prompt", "adapter", "co_attention", "text_guidance"):
@@ -134,8 +143,9 @@ def test_parts_study_has_a_row_for_every_box(config: RunConfig, tmp_path: Path) 
     assert "boundary_loss" not in logged
 
 
-def test_the_boundary_loss_is_studied_in_other_schedules_too(config: RunConfig, tmp_path: Path) -> None:
-    parts = study_parts(config, tmp_path / "study", seeds=1)
+def test_the_boundary_loss_is_studied_in_other_schedules_too(
+    config: RunConfig, parts: VariantStudy, tmp_path: Path
+) -> None:
     study = study_parts(config, tmp_path / "study", seeds=1, steps=[1, 2, 3])  # 2 is the configuration's own
     added = [f"{name}_{length}_steps" for length in (1, 3) for name in ("everything", "without_boundary_loss")]
     assert study.variants == (*parts.variants, *added)
