@@ -45,11 +45,11 @@ def test_parity_of_tokens_of_all_kinds_of_texts():
     tokenizer, merges = load_tokenizer(str(found[0])), read_merges(found[0])
     for text in (*TEXTS, "<|endoftext|>"[:5], "x" * 60):
         expected = torch.tensor([oracle.token_ids(clean_text(text), merges)])
-        assert torch.equal(tokenize(tokenizer, [text], 1000), expected), text
+        assert torch.equal(tokenize(tokenizer, [text], 1000)[0], expected), text
 
 
 def test_a_text_that_is_too_long_is_named():
     """The one of most tokens, not of most characters."""
     tokenizer = tokenizer_from_merges([])
-    with pytest.raises(DataError, match=r"text '日本語日本語' makes 20 tokens; this CLIP reads at most 19"):
+    with pytest.raises(DataError, match=r"text '日本語日本語' makes 20 tokens; this text tower reads at most 19"):
         tokenize(tokenizer, ["日本語日本語", "a cat on a mat a"], 19)

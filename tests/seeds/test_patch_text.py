@@ -63,7 +63,7 @@ def test_one_block_with_its_own_attention_is_what_the_block_adds(tiny_clip: Froz
         hidden = block(hidden, None)
     added = last.self_attn(last.layer_norm1(hidden))[0]
     found = patch_tokens(tiny_clip, images, PatchTextSettings(layers=1, attention="own")).tokens
-    torch.testing.assert_close(found, tiny_clip.project_tokens(added)[:, 1:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, tiny_clip.project(tiny_clip.final_norm(added))[:, 1:], rtol=1e-4, atol=1e-4)
 
 
 def test_where_all_tokens_are_alike_every_attention_gives_the_values(tiny_clip: FrozenCLIP) -> None:

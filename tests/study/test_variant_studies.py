@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from transformers import Dinov2Config, Dinov2Model
 
 import weakclip.study.variants as engine
 from weakclip import cli
@@ -263,3 +264,17 @@ def test_another_trunk_of_affinitynet_is_another_study(config: RunConfig, tmp_pa
     first = engine._study_key(RunContext(with_affinity, tmp_path / "study"), "a subject")
     trunk.write_bytes(b"another")
     assert engine._study_key(RunContext(with_affinity, tmp_path / "study"), "a subject").digest != first.digest
+
+
+def test_a_second_encoder_of_the_seeds_has_a_row_that_trains_nothing(config: RunConfig, tmp_path: Path) -> None:
+    small = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "mlp_ratio": 2}
+    Dinov2Model(Dinov2Config(**small)).save_pretrained(tmp_path / "dinov2")
+    seeds = dataclasses.replace(config.seeds, affinity_encoder=str(tmp_path / "dinov2"))
+    both = dataclasses.replace(config, seeds=seeds)
+    assert "seeds_without_second_encoder" not in [each.name for each in part_variants(config)]
+    *_, row = part_variants(both)
+    study = engine.study_variants(both, tmp_path / "study", "seeds", [row], seeds=1)
+    names = [(each.variant, each.trained_parameters) for each in study.results]
+    assert names == [(SEEDS_ROW, 0), ("seeds_without_second_encoder", 0)]
+    alone = engine.study_variants(config, tmp_path / "alone", "seeds", [], seeds=1)
+    assert study.results[1].mean_iou == alone.results[0].mean_iou

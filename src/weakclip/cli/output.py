@@ -162,6 +162,14 @@ def show_check(check: DataCheck) -> None:
     for line in (*notes, *untagged_lines(check), *finding_lines(check), *warnings):
         typer.echo(line)
     typer.echo(f"findings: {len(check.findings):,}")
+    show_encoder()
+
+
+def show_encoder() -> None:
+    """Print which encoder suits the machine."""
+    from weakclip.tools.init.encoder_hint import encoder_hint
+
+    typer.echo(f"encoder: {encoder_hint()}")
 
 
 def show_init(made: InitFiles) -> None:
@@ -182,6 +190,7 @@ def show_init(made: InitFiles) -> None:
     if made.val_file:
         count = survey.splits["val"]
         typer.echo(f"val: {count:,} images are set aside to score on, and get no masks: {made.val_file} lists them")
+    show_encoder()
     written = filter(None, (made.config, made.class_file, made.val_file))
     typer.echo(f"written: {', '.join(map(str, written))}")
     typer.echo(f"next: weakclip data check {shlex.quote(str(made.config))}")

@@ -13,7 +13,7 @@ from transformers import CLIPModel, PreTrainedTokenizerBase
 
 from weakclip.clip.encoder import ImageFeatures
 from weakclip.clip.frozen_encoder import FrozenEncoder
-from weakclip.clip.text import end_positions, run_text_tower, tokenize
+from weakclip.clip.text import clean_text, end_positions, run_text_tower, tokenize
 from weakclip.clip.vision import (
     PartialPatches,
     PositionInterpolation,
@@ -43,7 +43,7 @@ class FrozenCLIP(FrozenEncoder):
     `pixel_mean` and `pixel_std` are buffers and `normalize` is the only place where pixels are normalised.
 
     Args:
-        model: the network; it is frozen in place.
+        model: the network, a `CLIPModel`; it is frozen in place.
         tokenizer: the tokenizer that goes with it.
         pixel_mean: mean of RGB pixels in 0…1.
         pixel_std: standard deviation of RGB pixels in 0…1.
@@ -59,13 +59,16 @@ class FrozenCLIP(FrozenEncoder):
         ValueError: a tapped layer outside the depth.
     """
 
+    family = "CLIP"
+    usual_statistics = (CLIP_PIXEL_MEAN, CLIP_PIXEL_STD)
     prompt_position = 1
     prefix = 1
     tap_layers: tuple[int, ...]
+    clean_text = staticmethod(clean_text)
 
     def __init__(
         self,
-        model: CLIPModel,
+        model: Any,
         tokenizer: PreTrainedTokenizerBase,
         *,
         pixel_mean: Sequence[float] = CLIP_PIXEL_MEAN,
@@ -83,6 +86,15 @@ class FrozenCLIP(FrozenEncoder):
         self.partial_patches: PartialPatches = partial_patches
         self.train(False)
 
+    @staticmethod
+    def network() -> Any:
+        """The class of transformers that holds the weights.
+
+        Raises:
+            WeightsError: the transformers that is installed has none.
+        """
+        return CLIPModel
+
     def with_positions(self, interpolation: PositionInterpolation) -> FrozenCLIP:
         """The same CLIP, its weights shared, with another interpolation of the positions."""
         other = copy.copy(self)
@@ -98,7 +110,7 @@ class FrozenCLIP(FrozenEncoder):
         Raises:
             ValueError: a layer outside the depth.
         """
-        depth = len(self.model.vision_model.encoder.layers)
+        depth = len(self.blocks)
         chosen = default_tap_layers(depth) if layers is None else tuple(layers)
         if not chosen or not all(1 <= layer <= depth for layer in chosen):
             raise ValueError(f"tap_layers are counted from 1 to {depth}; found {chosen}")
@@ -130,7 +142,7 @@ class FrozenCLIP(FrozenEncoder):
     @property
     def embed_dim(self) -> int:
         """`E`, width of the joint embedding."""
-        return self.model.visual_projection.out_features
+        return int(self.model.visual_projection.out_features)
 
     @property
     def vision_width(self) -> int:
@@ -169,16 +181,25 @@ class FrozenCLIP(FrozenEncoder):
         fit = resize_to_patches if self.partial_patches == "resized" else cut_to_patches
         pixels = fit(self.normalize(images), self.patch_size)
         grid = (pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)
-        return embed_patches(self.model.vision_model, pixels, self.positions(grid)), grid
+        return self.embed_pixels(pixels, grid), grid
+
+    def embed_pixels(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Normalised pixels `(B, 3, H, W)` of a whole grid of patches as input of the first block."""
+        return embed_patches(self.model.vision_model, pixels, self.positions(grid))
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Position embeddings `(1+hw, D)` of the image tower for a patch grid `(h, w)`."""
         table = self.model.vision_model.embeddings.position_embedding.weight
         return interpolate_positions(table, grid, self.position_interpolation)
 
-    def project_tokens(self, hidden: Tensor) -> Tensor:
-        """Image-tower output `(B, N, D)` through the final norm and the projection: `(B, N, E)`."""
-        return self.project(self.final_norm(hidden))
+    def pool(self, normed: Tensor, tokens: Tensor) -> Tensor:
+        """The whole image in the joint embedding space, `(B, E)`: the class token.
+
+        Args:
+            normed: `(B, N, D)`, the image tower's output after its last norm.
+            tokens: `(B, N, E)`, the same projected.
+        """
+        return tokens[:, 0]
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -211,20 +232,17 @@ class FrozenCLIP(FrozenEncoder):
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> ImageFeatures:
-        """Patch features of the tapped layers and projected tokens, in one pass without a graph.
+        """Patch features of the tapped layers and projected tokens, in one pass; see `Encoder`.
 
-        Args:
-            images: `(B, 3, H, W)` RGB, uint8 0…255 or float 0…1, any size; a side that is no multiple of the patch is
-                treated as `partial_patches` says.
-
-        Returns:
-            `ImageFeatures`; `.grid` says `(h, w)`.
+        A side that is no multiple of the patch is treated as `partial_patches` says.
         """
         hidden, grid = self.embed_image(images)
         outputs = run_blocks(self.blocks, hidden)
-        layers = tuple(to_map(outputs[layer - 1], grid) for layer in self.tap_layers)
-        tokens = self.project_tokens(outputs[-1])
-        return ImageFeatures(layers=layers, tokens=tokens, grid=grid, prefix=self.prefix, pooled=tokens[:, 0])
+        layers = tuple(to_map(outputs[layer - 1], grid, self.prefix) for layer in self.tap_layers)
+        normed = self.final_norm(outputs[-1])
+        tokens = self.project(normed)
+        pooled = self.pool(normed, tokens)
+        return ImageFeatures(layers=layers, tokens=tokens, grid=grid, prefix=self.prefix, pooled=pooled)
 
     @torch.no_grad()
     def token_embeddings(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -239,37 +257,38 @@ class FrozenCLIP(FrozenEncoder):
         Raises:
             DataError: a text longer than the context.
         """
-        ids = tokenize(self.tokenizer, texts, self.context_length).to(self.device)
-        embeddings: Tensor = self.model.text_model.embeddings.token_embedding(ids)
-        return embeddings, end_positions(ids, self._text_config.eos_token_id)
+        ids, lengths = tokenize(self.tokenizer, texts, self.context_length, self.clean_text)
+        embeddings: Tensor = self.model.text_model.embeddings.token_embedding(ids.to(self.device))
+        return embeddings, self.end_positions(ids, lengths).to(self.device)
+
+    def end_positions(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Where each text ends, `(K,)`, from its ids `(K, L)` and how many of them are no padding."""
+        return end_positions(ids, self._text_config.eos_token_id)
 
     def encode_text_embeddings(self, embeddings: Tensor, end_positions: Tensor) -> Tensor:
-        """Drive the frozen text tower from embeddings; positions 0…L-1 are added inside.
-
-        Args:
-            embeddings: `(K, L, C)` without positions; gradients flow back to them.
-            end_positions: `(K,)` int64, the end token of each row.
-
-        Returns:
-            `(K, E)`, not normalised.
+        """Drive the frozen text tower from embeddings; positions 0…L-1 are added inside. See `Encoder`.
 
         Raises:
-            DataError: more tokens than CLIP has positions for.
+            DataError: more tokens than the tower has positions for.
         """
         return run_text_tower(self.model, embeddings, end_positions)
 
     def fingerprint(self) -> str:
         """Sixteen hex digits of the two projections: other weights, other digits."""
         digest = hashlib.sha256()
-        for projection in (self.model.visual_projection, self.model.text_projection):
-            digest.update(projection.weight.detach().float().cpu().numpy().tobytes())
+        for weight in self.telling_weights():
+            digest.update(weight.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def telling_weights(self) -> tuple[Tensor, ...]:
+        """A weight of each tower that differs between any two checkpoints."""
+        return self.model.visual_projection.weight, self.model.text_projection.weight
 
     def describe(self) -> str:
         """Sizes of both towers."""
         vision, text = self._vision_config, self._text_config
         return (
-            f"CLIP with images of {vision.image_size} pixels in patches of {vision.patch_size}, "
+            f"{self.family} with images of {vision.image_size} pixels in patches of {vision.patch_size}, "
             f"{vision.num_hidden_layers} layers of {vision.hidden_size} (texts: {text.num_hidden_layers} of "
             f"{text.hidden_size}), joint width {self.embed_dim}"
         )

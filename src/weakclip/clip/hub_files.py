@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,22 @@ def cache_first(source: str, load: Callable[[bool], T]) -> T:
         if Path(source).is_dir():
             raise
     return load(False)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No bar and no load report from transformers: what matters of it is checked and said in one line."""
+    from transformers.utils import logging as settings
+
+    verbosity, bar = settings.get_verbosity(), settings.is_progress_bar_enabled()
+    settings.set_verbosity_error()
+    settings.disable_progress_bar()
+    try:
+        yield
+    finally:
+        settings.set_verbosity(verbosity)
+        if bar:
+            settings.enable_progress_bar()
 
 
 def pixel_statistics(source: str, otherwise: Statistics) -> Statistics:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import CLIPConfig, CLIPModel
-from transformers.utils import logging
+from transformers import CLIPConfig
 
-from weakclip.clip.frozen_clip import CLIP_PIXEL_MEAN, CLIP_PIXEL_STD, FrozenCLIP
-from weakclip.clip.hub_files import cache_first, pixel_statistics
+from weakclip.clip.families import family_of
+from weakclip.clip.frozen_clip import FrozenCLIP
+from weakclip.clip.hub_files import cache_first, pixel_statistics, quiet_transformers
 from weakclip.clip.openai_archive import convert_openai_state, read_openai_state
 from weakclip.clip.vocabulary import OPENAI_TOKENIZER, load_tokenizer
 from weakclip.errors import WeightsError, first_line
@@ -36,10 +35,11 @@ def load_clip(
     tap_layers: Sequence[int] | None = None,
     vocabulary: str | Path | None = None,
 ) -> FrozenCLIP:
-    """Load a CLIP as a frozen encoder.
+    """Load a CLIP, or another encoder of `FAMILIES` (SigLIP, MetaCLIP 2, TIPSv2), as a frozen encoder.
 
     Args:
         source: "demo"; a folder in `transformers`' format; an OpenAI `.pt` archive; or an id on the Hugging Face hub.
+            The `model_type` of its `config.json` says the family.
         device: where the weights go.
         tap_layers: image-tower layers that `encode_image` gives, counted from 1; None: see `FrozenCLIP`.
         vocabulary: the tokenizer, where `source` has none: OpenAI's `bpe_simple_vocab_16e6.txt.gz`, a folder that
@@ -86,16 +86,16 @@ def _from_transformers(location: str, name: str, vocabulary: str | Path | None) 
     def load(only_here: bool) -> Any:
         config = CLIPConfig.get_config_dict(location, local_files_only=only_here)[0]
         check_config(config)
-        kind = config.get("model_type")
-        if kind != "clip":
-            raise WeightsError(f"{name}: expected a CLIP (model_type clip in config.json); found {kind!r}")
-        with _quiet_transformers():
-            return CLIPModel.from_pretrained(
+        family = family_of(config.get("model_type"), name)
+        network = family.network()
+        with quiet_transformers():
+            loaded = network.from_pretrained(
                 location, dtype=torch.float32, local_files_only=only_here, output_loading_info=True
             )
+        return family, *loaded
 
     try:
-        model, report = cache_first(location, load)
+        family, model, report = cache_first(location, load)
     except WeightsError:
         raise
     except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
@@ -103,23 +103,9 @@ def _from_transformers(location: str, name: str, vocabulary: str | Path | None) 
         raise WeightsError(f"{name}: no CLIP weights to be had {where}: {first_line(error)}") from None
     if report["missing_keys"]:
         raise WeightsError(f"{name}: incomplete CLIP weights; missing {', '.join(sorted(report['missing_keys'])[:5])}")
-    mean, std = pixel_statistics(location, (CLIP_PIXEL_MEAN, CLIP_PIXEL_STD))
+    mean, std = pixel_statistics(location, family.usual_statistics)
     tokenizer = load_tokenizer(str(vocabulary or location))
-    return FrozenCLIP(model, tokenizer, pixel_mean=mean, pixel_std=std, source=name)
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No bar and no load report from transformers: what matters of it is checked and said in one line."""
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
+    return cast(FrozenCLIP, family(model, tokenizer, pixel_mean=mean, pixel_std=std, source=name))
 
 
 def _from_archive(path: Path, name: str, vocabulary: str | Path | None) -> FrozenCLIP:

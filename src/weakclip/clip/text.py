@@ -5,12 +5,13 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import CLIPModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from weakclip.errors import DataError
 
@@ -42,29 +43,47 @@ def clean_text(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], context_length: int) -> Tensor:
-    """Token ids with start and end tokens, padded to the longest text.
+def single_spaces(text: str) -> str:
+    """A text with white space made single spaces, for tokenizers that tell capitals apart."""
+    return " ".join(text.split())
+
+
+def lower_case(text: str) -> str:
+    """A text in small letters with single spaces, as the texts of SigLIP's and TIPS's training."""
+    return single_spaces(text).lower()
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    context_length: int,
+    clean: Callable[[str], str] = clean_text,
+) -> tuple[Tensor, Tensor]:
+    """Token ids with the tokenizer's start and end tokens, padded on the right to the longest text.
 
     Args:
-        tokenizer: CLIP's.
-        texts: `K` texts; `clean_text` is applied.
+        tokenizer: the one that goes with the text tower.
+        texts: `K` texts.
         context_length: the most tokens that the text tower reads.
+        clean: what is done to a text first.
 
     Returns:
-        `(K, L)` int64.
+        Ids `(K, L)` int64, and how many tokens of each row are no padding, `(K,)` int64.
 
     Raises:
         DataError: a text that is too long; it is never cut silently.
     """
-    cleaned = [clean_text(text) for text in texts]
-    ids: Tensor = tokenizer(cleaned, padding=True, return_tensors="pt")["input_ids"]
-    if ids.shape[1] > context_length:
-        lengths = [tokenizer([text], padding=True, return_tensors="pt")["input_ids"].shape[1] for text in cleaned]
-        longest = texts[lengths.index(max(lengths))]
+    rows: list[list[int]] = tokenizer([clean(text) for text in texts])["input_ids"]
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    if longest > context_length:
         raise DataError(
-            f"text {longest!r} makes {ids.shape[1]} tokens; this CLIP reads at most {context_length}: shorten the text"
+            f"text {texts[lengths.index(longest)]!r} makes {longest} tokens; this text tower reads at most "
+            f"{context_length}: shorten the text"
         )
-    return ids
+    padding = tokenizer.pad_token_id or 0  # on the right whatever the tokenizer's own side is: so all towers learned
+    ids = torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows])
+    return ids, torch.tensor(lengths)
 
 
 def end_positions(ids: Tensor, end_token: int) -> Tensor:
@@ -82,11 +101,11 @@ def end_positions(ids: Tensor, end_token: int) -> Tensor:
     return (ids == end_token).int().argmax(dim=-1)
 
 
-def run_text_tower(model: CLIPModel, embeddings: Tensor, ends: Tensor) -> Tensor:
+def run_text_tower(model: Any, embeddings: Tensor, ends: Tensor) -> Tensor:
     """Projected text embeddings from token embeddings; differentiable in `embeddings`.
 
     Args:
-        model: the CLIP.
+        model: a `CLIPModel`, or another with its names.
         embeddings: `(K, L, C)` token embeddings without positions.
         ends: `(K,)` positions of the end tokens.
 
@@ -96,18 +115,38 @@ def run_text_tower(model: CLIPModel, embeddings: Tensor, ends: Tensor) -> Tensor
     Raises:
         DataError: more tokens than CLIP has positions for.
     """
-    tower = model.text_model
     count, length, _ = embeddings.shape
-    context = tower.embeddings.position_embedding.num_embeddings
-    if length > context:
-        raise DataError(
-            f"a text of {length} tokens, prompt included; this CLIP reads at most {context}: "
-            "shorten the class names or the prompt"
-        )
-    hidden = tower.embeddings(inputs_embeds=embeddings)
-    mask = torch.full((length, length), torch.finfo(hidden.dtype).min, dtype=hidden.dtype, device=hidden.device)
-    mask = mask.triu(1).expand(count, 1, length, length)
+    check_length(length, model.text_model.embeddings.position_embedding.num_embeddings)
+    lowest = torch.finfo(embeddings.dtype).min
+    mask = torch.full((length, length), lowest, dtype=embeddings.dtype, device=embeddings.device).triu(1)
+    hidden = run_text_blocks(model.text_model, embeddings, mask.expand(count, 1, length, length))
+    projected: Tensor = model.text_projection(hidden[torch.arange(count, device=hidden.device), ends])
+    return projected
+
+
+def run_text_blocks(tower: Any, embeddings: Tensor, mask: Tensor | None) -> Tensor:
+    """The tower from token embeddings `(K, L, C)` to its final norm, `(K, L, C)`.
+
+    Args:
+        tower: `text_model`.
+        embeddings: without positions.
+        mask: `(K, 1, L, L)` float, added to the attention's scores; None where every token sees all.
+    """
+    hidden: Tensor = tower.embeddings(inputs_embeds=embeddings)
     for block in tower.encoder.layers:  # computed again in the backward pass: its memory grows with the classes
         hidden = checkpoint(block, hidden, attention_mask=mask, use_reentrant=False)
-    hidden = tower.final_layer_norm(hidden)
-    return model.text_projection(hidden[torch.arange(count, device=hidden.device), ends])
+    normed: Tensor = tower.final_layer_norm(hidden)
+    return normed
+
+
+def check_length(length: int, context: int) -> None:
+    """Whether a text, its prompt included, fits the text tower.
+
+    Raises:
+        DataError: it does not.
+    """
+    if length > context:
+        raise DataError(
+            f"a text of {length} tokens, prompt included; this text tower reads at most {context}: "
+            "shorten the class names or the prompt"
+        )

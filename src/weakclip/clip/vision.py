@@ -52,23 +52,27 @@ def cut_to_patches(images: Tensor, patch_size: int) -> Tensor:
     return images[..., :height, :width]
 
 
-def interpolate_positions(table: Tensor, grid: tuple[int, int], mode: PositionInterpolation) -> Tensor:
-    """Position embeddings for any patch grid; the class token's row is kept.
+def interpolate_positions(
+    table: Tensor, grid: tuple[int, int], mode: PositionInterpolation, *, prefix: int = 1, antialias: bool = False
+) -> Tensor:
+    """Position embeddings for any patch grid; the rows of other tokens are kept.
 
     Args:
-        table: `(1+n², D)`, learned on a square grid, the class token first.
+        table: `(prefix+n², D)`, learned on a square grid, the other tokens first.
         grid: `(h, w)` wanted.
         mode: bicubic as in `transformers`, or bilinear.
+        prefix: how many rows stand before those of the patches: 1 for a class token.
+        antialias: whether a smaller grid averages the positions that it leaves out.
 
     Returns:
-        `(1+hw, D)`.
+        `(prefix+hw, D)`.
     """
-    side = round((table.shape[0] - 1) ** 0.5)
+    side = round((table.shape[0] - prefix) ** 0.5)
     if grid == (side, side):
         return table
-    square = table[1:].T.reshape(1, -1, side, side)
-    resized = F.interpolate(square, size=grid, mode=mode, align_corners=False)
-    return torch.cat([table[:1], resized.flatten(2)[0].T])
+    square = table[prefix:].T.reshape(1, -1, side, side)
+    resized = F.interpolate(square, size=grid, mode=mode, align_corners=False, antialias=antialias)
+    return torch.cat([table[:prefix], resized.flatten(2)[0].T])
 
 
 def embed_patches(tower: Any, pixels: Tensor, positions: Tensor) -> Tensor:
@@ -132,6 +136,6 @@ def attention_output(block: Any, mixed: Tensor) -> Tensor:
     return projected
 
 
-def to_map(hidden: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Patch tokens as a map: `(B, 1+hw, D)` to `(B, D, h, w)`; the class token is left out."""
-    return hidden[:, 1:].transpose(1, 2).unflatten(2, grid)
+def to_map(hidden: Tensor, grid: tuple[int, int], prefix: int = 1) -> Tensor:
+    """Patch tokens as a map: `(B, prefix+hw, D)` to `(B, D, h, w)`; the first `prefix` tokens are left out."""
+    return hidden[:, prefix:].transpose(1, 2).unflatten(2, grid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -54,3 +55,19 @@ def encode_words(clip: Encoder, words: Sequence[str], templates: Sequence[str]) 
     if len(of_templates) == 1:
         return of_templates[0]
     return F.normalize(sum(of_templates[1:], start=of_templates[0]), dim=-1)
+
+
+def patch_scores(tokens: Tensor, foreground_text: Tensor, background_text: Tensor, scale: float) -> Tensor:
+    """How probable each class is at each patch, among the classes and the background words.
+
+    Args:
+        tokens: `(N, E)`, patches in the joint space.
+        foreground_text: `(n, E)`, directions of the image's classes, of unit length.
+        background_text: `(m, E)`, those of the background words.
+        scale: factor of the cosine similarity.
+
+    Returns:
+        `(N, n)`, 0…1; what is missing to 1 is the background's.
+    """
+    similarity = F.normalize(tokens, dim=-1) @ torch.cat([foreground_text, background_text]).T
+    return (scale * similarity).softmax(dim=-1)[:, : len(foreground_text)]

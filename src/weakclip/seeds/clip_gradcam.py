@@ -30,8 +30,10 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, EncoderError
 from weakclip.seeds.base import CAM
 from weakclip.seeds.class_text import background_words, check_template, encode_words
-from weakclip.seeds.kinds import EncoderSeeds, SeedRun
+from weakclip.seeds.kinds import SeedRun
+from weakclip.seeds.outliers import fill_outliers
 from weakclip.seeds.refinement import check_map_settings, image_tensor, no_cam, refined_cam, stretch
+from weakclip.seeds.second_encoder import AttentionSeeds, SecondAffinity, spread_with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,7 @@ class GradCAMSettings:
         box_threshold: share of a map's maximum, 0…1, above which a response is strong.
         attention_layers: how many of the last layers' attentions are averaged; at most the depth.
         scale: factor on the image's sides before CLIP sees it.
+        fill_outliers: whether outlier tokens are filled before the last layers (`outliers.py`); CLIP-ES does not.
     """
 
     prompt_template: str = "a clean origami {}."
@@ -52,6 +55,7 @@ class GradCAMSettings:
     box_threshold: float = 0.4
     attention_layers: int = 8
     scale: float = 1.0
+    fill_outliers: bool = False
 
     def __post_init__(self) -> None:
         check_template(self.prompt_template)
@@ -82,13 +86,21 @@ class ClipGradCAM:
         clip: the CLIP, or another encoder whose transformer blocks lie open; images go to its device.
         class_set: `prompts` are scored, against `background_prompts` (or `BACKGROUND_PROMPTS` without the class names).
         settings: see `GradCAMSettings`.
+        second: a second encoder that spreads the maps; None for the attention of the first one.
 
     Raises:
         EncoderError: an encoder without blocks, or without a class token where that is scored.
     """
 
-    def __init__(self, clip: Encoder, class_set: ClassSet, settings: GradCAMSettings | None = None) -> None:
-        self.clip = with_blocks(as_clip_es(clip), "Grad-CAM")
+    def __init__(
+        self,
+        clip: Encoder,
+        class_set: ClassSet,
+        settings: GradCAMSettings | None = None,
+        *,
+        second: SecondAffinity | None = None,
+    ) -> None:
+        self.clip, self.second = with_blocks(as_clip_es(clip), "Grad-CAM"), second
         self.settings = settings or GradCAMSettings()
         if self.settings.score_from == "class_token" and not self.clip.prefix:
             raise EncoderError(f"{clip.source}: has no class token; set seeds.gradcam.score_from to patches")
@@ -110,7 +122,9 @@ class ClipGradCAM:
         image = input_image(self.clip, sample, self.settings.scale)
         text = self.foreground_text[[label - 1 for label in sample.labels]]
         result = grad_cam(self.clip, image, text, self.background_text, self.settings)
-        return refined_cam(sample, result.maps, result.attention, self.settings.box_threshold)
+        height, width = result.maps.shape[1:]
+        steps = spread_with(self.second, sample, (height, width), result.attention)
+        return refined_cam(sample, result.maps, steps, self.settings.box_threshold)
 
 
 def as_clip_es(clip: Encoder) -> Encoder:
@@ -152,7 +166,7 @@ def grad_cam(
     Returns:
         `GradCAM`.
     """
-    hidden, normed, grid, attentions = _run_trunk(clip, image, settings.attention_layers)
+    hidden, normed, grid, attentions = _run_trunk(clip, image, settings)
     normed.requires_grad_()
     with torch.enable_grad():
         output, attention = clip.attend(clip.blocks[-1], hidden, normed)
@@ -173,19 +187,25 @@ def grad_cam(
 
 @torch.no_grad()
 def _run_trunk(
-    clip: BlockEncoder, image: Tensor, attention_layers: int
+    clip: BlockEncoder, image: Tensor, settings: GradCAMSettings
 ) -> tuple[Tensor, Tensor, tuple[int, int], list[Tensor]]:
     """Input of the last block, the same through its first norm, the grid, and the attentions that are wanted so far."""
     *trunk, last = clip.blocks
     hidden, grid = clip.embed_image(image)
     attentions = []
-    for index, block in enumerate(trunk):
-        if index < len(trunk) + 1 - attention_layers:
+    for left, block in zip(range(len(trunk) + 1, 1, -1), trunk, strict=True):
+        if left > settings.attention_layers:
             hidden = clip.run_block(block, hidden)
         else:
+            hidden = _filled(clip, hidden, grid, settings)
             hidden, attention = clip.attend(block, hidden, clip.attention_input(block, hidden))
             attentions.append(attention)
+    hidden = _filled(clip, hidden, grid, settings)
     return hidden, clip.attention_input(last, hidden), grid, attentions
+
+
+def _filled(clip: BlockEncoder, hidden: Tensor, grid: tuple[int, int], settings: GradCAMSettings) -> Tensor:
+    return fill_outliers(hidden, grid, clip.prefix) if settings.fill_outliers else hidden
 
 
 def _scores(clip: BlockEncoder, output: Tensor, text: Tensor, score_from: str) -> Tensor:
@@ -197,7 +217,7 @@ def _scores(clip: BlockEncoder, output: Tensor, text: Tensor, score_from: str) -
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipGradCAMSeeds(EncoderSeeds):
+class ClipGradCAMSeeds(AttentionSeeds):
     """Maps of the frozen CLIP, by the gradient of the class scores.
 
     Args:
@@ -209,4 +229,4 @@ class ClipGradCAMSeeds(EncoderSeeds):
 
     def make(self, run: SeedRun) -> ClipGradCAM:
         """The method with these settings."""
-        return ClipGradCAM(run.clip(), run.dataset.class_set, self.gradcam)
+        return ClipGradCAM(run.clip(), run.dataset.class_set, self.gradcam, second=self.second())

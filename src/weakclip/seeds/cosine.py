@@ -27,9 +27,8 @@ from weakclip.datasets import Sample
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
 from weakclip.seeds.base import CAM
-from weakclip.seeds.class_text import background_words, check_template, encode_words
+from weakclip.seeds.class_text import background_words, check_template, encode_words, patch_scores
 from weakclip.seeds.kinds import EncoderSeeds, SeedRun
-from weakclip.seeds.patch_text import patch_scores
 from weakclip.seeds.refinement import image_cam, image_tensor, no_cam, stretch
 
 COSINE_POWER = 8.0

@@ -36,9 +36,11 @@ from weakclip.errors import ConfigError
 from weakclip.inference.windows import BatchLimit
 from weakclip.seeds.attributes import MOST_CENTERS, attribute_centers, enriched, read_attributes
 from weakclip.seeds.base import CAM
-from weakclip.seeds.class_text import background_words, check_template, encode_words
-from weakclip.seeds.kinds import EncoderSeeds, SeedRun
+from weakclip.seeds.class_text import background_words, check_template, encode_words, patch_scores
+from weakclip.seeds.kinds import SeedRun
+from weakclip.seeds.outliers import fill_outliers
 from weakclip.seeds.refinement import check_map_settings, image_tensor, no_cam, refined_cam, stretch
+from weakclip.seeds.second_encoder import AttentionSeeds, SecondAffinity, spread_with
 from weakclip.store.files import expand_home
 
 SelfAttention = Literal["mean", "qq", "kk", "vv", "own", "value"]
@@ -61,6 +63,8 @@ class PatchTextSettings:
         box_threshold: share of a map's maximum, 0…1, above which a response is strong.
         attention_layers: how many of the last blocks' attentions are averaged to spread the maps; at most the depth.
         scale: factor on the image's sides before CLIP sees it.
+        fill_outliers: whether outlier tokens are filled before the last layers (`outliers.py`); without any, nothing
+            changes.
         batch_size: images of one size that go through CLIP together on an accelerator. On a CPU, where a batch gains
             nothing, they go one by one, and no map depends on its neighbours even by rounding.
     """
@@ -74,6 +78,7 @@ class PatchTextSettings:
     box_threshold: float = 0.4
     attention_layers: int = 8
     scale: float = 1.0
+    fill_outliers: bool = True
     batch_size: int = 8
 
     def __post_init__(self) -> None:
@@ -114,6 +119,7 @@ class PatchText:
         class_set: `prompts` are scored, against `background_prompts` (or `BACKGROUND_PROMPTS` without the class names).
         settings: see `PatchTextSettings`.
         seed: of the k-means that attributes are put together with.
+        second: a second encoder that spreads the maps; None for the attention of the first one.
 
     Raises:
         DataError: an attributes file that cannot be used.
@@ -121,9 +127,15 @@ class PatchText:
     """
 
     def __init__(
-        self, clip: Encoder, class_set: ClassSet, settings: PatchTextSettings | None = None, *, seed: int = 0
+        self,
+        clip: Encoder,
+        class_set: ClassSet,
+        settings: PatchTextSettings | None = None,
+        *,
+        seed: int = 0,
+        second: SecondAffinity | None = None,
     ) -> None:
-        self.clip = with_blocks(clip, "patch-text")
+        self.clip, self.second = with_blocks(clip, "patch-text"), second
         self.settings = settings or PatchTextSettings()
         self.foreground_text = encode_words(clip, class_set.prompts[1:], self.settings.prompt_templates)
         self.background_text = encode_words(clip, background_words(class_set), self.settings.prompt_templates)
@@ -181,7 +193,8 @@ class PatchText:
                 text = self.foreground_text[[label - 1 for label in sample.labels]]
                 scores = patch_scores(tokens, text, self.background_text, self.clip.logit_scale)
                 maps = stretch(scores.T.unflatten(1, part.grid))
-                cams.append(refined_cam(sample, maps, attention, self.settings.box_threshold))
+                steps = spread_with(self.second, sample, part.grid, attention)
+                cams.append(refined_cam(sample, maps, steps, self.settings.box_threshold))
         return cams
 
 
@@ -202,6 +215,8 @@ def patch_tokens(clip: BlockEncoder, images: Tensor, settings: PatchTextSettings
     tokens, attentions = torch.zeros_like(hidden), []
     with _half_precision(hidden.device):
         for left, block in zip(range(len(blocks), 0, -1), blocks, strict=True):
+            if settings.fill_outliers and left <= max(settings.layers, settings.attention_layers):
+                hidden = fill_outliers(hidden, grid, first)
             normed = clip.attention_input(block, hidden)
             if left <= settings.layers:
                 tokens = tokens + self_attention(clip, block, normed, settings.attention)
@@ -248,24 +263,8 @@ def _half_precision(device: torch.device) -> contextlib.AbstractContextManager[A
     return contextlib.nullcontext() if device.type == "cpu" else torch.autocast(device.type, torch.bfloat16)
 
 
-def patch_scores(tokens: Tensor, foreground_text: Tensor, background_text: Tensor, scale: float) -> Tensor:
-    """How probable each class is at each patch, among the classes and the background words.
-
-    Args:
-        tokens: `(N, E)`, patches in the joint space.
-        foreground_text: `(n, E)`, directions of the image's classes, of unit length.
-        background_text: `(m, E)`, those of the background words.
-        scale: factor of the cosine similarity.
-
-    Returns:
-        `(N, n)`, 0…1; what is missing to 1 is the background's.
-    """
-    similarity = F.normalize(tokens, dim=-1) @ torch.cat([foreground_text, background_text]).T
-    return (scale * similarity).softmax(dim=-1)[:, : len(foreground_text)]
-
-
 @dataclass(frozen=True, kw_only=True)
-class PatchTextSeeds(EncoderSeeds):
+class PatchTextSeeds(AttentionSeeds):
     """Maps of the frozen CLIP, by its patches and the class words, without a gradient.
 
     Args:
@@ -287,4 +286,5 @@ class PatchTextSeeds(EncoderSeeds):
 
     def make(self, run: SeedRun) -> PatchText:
         """The method with these settings."""
-        return PatchText(run.clip(), run.dataset.class_set, self.patch_text, seed=run.seed or 0)
+        second = self.second()
+        return PatchText(run.clip(), run.dataset.class_set, self.patch_text, seed=run.seed or 0, second=second)

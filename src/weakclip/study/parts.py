@@ -8,6 +8,7 @@
 | text guidance | a decoder that does not see the match map (`UnguidedDecoder`); the matching loss stays |
 | boundary loss, matching loss | nothing: the term is not in the sum |
 | CRF of the masks | nothing: the likeliest class at every pixel; the training is that of "everything" |
+| second encoder of the seeds | nothing: its row has the seeds' own score, beside the row "seeds"; nothing is trained |
 
 Where the configuration has no boundary loss, its row is one with the published term instead.
 
@@ -39,6 +40,7 @@ from weakclip.modeling import (
     UnguidedDecoder,
     WeakCLIP,
 )
+from weakclip.seeds.second_encoder import AttentionSeeds
 from weakclip.study.results import VariantStudy
 from weakclip.study.variants import Variant, study_variants
 
@@ -66,6 +68,12 @@ def part_variants(config: RunConfig) -> list[Variant]:
     """The whole method, and without each of its parts."""
     plain_words = replace(config, model=replace(config.model, prompt_length=0))
     no_matching = replace(config.loss, matching_weight=0.0)
+    seeds = config.seeds
+    one_encoder = (
+        [Variant(name="seeds_without_second_encoder", config=replace(config, seeds=plain), seeds_only=True)]
+        if isinstance(seeds, AttentionSeeds) and (plain := replace(seeds, affinity_encoder=None)) != seeds
+        else []
+    )
     no_crf = replace(config, pseudo_masks=replace(config.pseudo_masks, crf=None))
     return [
         Variant(name=EVERYTHING, config=config),
@@ -76,6 +84,7 @@ def part_variants(config: RunConfig) -> list[Variant]:
         boundary_variant(config),
         Variant(name="without_matching_loss", config=replace(config, loss=no_matching)),
         Variant(name="without_CRF_of_the_masks", config=no_crf, trained_as=EVERYTHING),
+        *one_encoder,
     ]
 
 

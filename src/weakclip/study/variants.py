@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from weakclip.clip import Encoder
-from weakclip.config import RunConfig
+from weakclip.config import AnySeeds, RunConfig
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
 from weakclip.inference.evaluation import score_masks
@@ -58,12 +58,14 @@ class Variant:
         config: its settings.
         compose: how its model is put together; `build_weakclip` with the numbers of `config.model` where not given.
         trained_as: the variant whose training it shares, where only the masks are made in another way.
+        seeds_only: whether it makes and scores seeds of its own, and trains nothing.
     """
 
     name: str
     config: RunConfig
     compose: Composer = ModelSettings.build
     trained_as: str | None = None
+    seeds_only: bool = False
 
 
 def study_variants(
@@ -135,11 +137,11 @@ def _study_key(context: RunContext, subject: str) -> ResultKey:
     return ResultKey(settings=settings | {"study": subject}, inputs=inputs)
 
 
-def _make_seeds(context: RunContext, seed: int) -> Path:
-    """Stage 1; once for all random seeds where nothing in it is drawn at random."""
-    config = context.config
+def _make_seeds(context: RunContext, seed: int, seeds: AnySeeds | None = None, name: str = "") -> Path:
+    """Stage 1; once for all random seeds where nothing in it is drawn at random. `seeds` takes the place of its own."""
+    config = dataclasses.replace(context.config, seeds=seeds or context.config.seeds)
     seed = seed if config.seeds.is_random else config.seed
-    folder = context.out / "seeds" / f"seed_{seed}"
+    folder = context.out / "seeds" / f"{name}seed_{seed}"
     run_stage(dataclasses.replace(config, seed=seed), folder, "seeds")
     return folder / STAGE_FOLDERS["seeds"]
 
@@ -152,6 +154,9 @@ def _score_seeds(context: RunContext, seed: int, seed_folder: Path) -> Result:
 def _try(context: RunContext, variant: Variant, seed: int, seed_folder: Path) -> Result:
     """Train the variant, or load what is trained already; make and score its pseudo masks."""
     config, dataset, device = variant.config, context.train, context.device
+    if variant.seeds_only:
+        own = _make_seeds(context, seed, config.seeds, name=f"{variant.name}_")
+        return dataclasses.replace(_score_seeds(context, seed, own), variant=variant.name)
     folder, trained = (_folder(context, name, seed) for name in (variant.name, variant.trained_as or variant.name))
     torch.manual_seed(seed)
     model = variant.compose(config.model, context.clip, dataset.class_set)

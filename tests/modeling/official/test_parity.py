@@ -96,7 +96,7 @@ def test_intermediate_results_parity(model: WeakCLIP, case: Case) -> None:
 
 def test_token_parity(model: WeakCLIP, case: Case) -> None:
     """Up to the end of each text; behind it OpenAI pads with zeros."""
-    found = tokenize(model.clip.tokenizer, model.class_set.names, model.clip.context_length)
+    found = tokenize(model.clip.tokenizer, model.class_set.names, model.clip.context_length)[0]
     for ours, theirs in zip(found, case.tensors["tokens"], strict=True):
         length = int(theirs.argmax()) + 1
         assert torch.equal(ours[:length], theirs[:length].long())
@@ -195,7 +195,7 @@ def test_without_a_vocabulary_known_names_load_and_others_are_told_parity(
     """The words of VOC and COCO have the ids of OpenAI's vocabulary."""
     names = sorted({*VOC12.names, *COCO14.names})
     known, full = KnownWords(), load_tokenizer(str(openai_vocabulary()))
-    assert torch.equal(tokenize(cast(Any, known), names, 77), tokenize(full, names, 77))
+    assert torch.equal(tokenize(cast(Any, known), names, 77)[0], tokenize(full, names, 77)[0])
     if knows(model.class_set.names) and model.clip.vocabulary_size == VOCABULARY_SIZE:
         alone = load_weakclip(checkpoint, architecture=case.config)
         torch.testing.assert_close(alone.text_embeddings(), model.text_embeddings())

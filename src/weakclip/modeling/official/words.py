@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import torch
-from torch import Tensor
-
 from weakclip.errors import WeightsError
 
 # Ids of OpenAI's byte-pair vocabulary (openai/CLIP, clip/bpe_simple_vocab_16e6.txt.gz, MIT); words are encoded apart.
@@ -39,28 +36,20 @@ def knows(texts: Iterable[str]) -> bool:
 class KnownWords:
     """Stands for CLIP's tokenizer where only class names of VOC and COCO are read; another word is an error.
 
-    >>> KnownWords()(["dining table", "cat"], padding=True, return_tensors="pt")["input_ids"].tolist()
-    [[49406, 8658, 2175, 49407], [49406, 2368, 49407, 49407]]
+    >>> KnownWords()(["dining table", "cat"])["input_ids"]
+    [[49406, 8658, 2175, 49407], [49406, 2368, 49407]]
     """
 
-    def __call__(self, texts: Sequence[str], *, padding: bool, return_tensors: str) -> dict[str, Tensor]:
-        """Token ids `(K, L)` with start and end tokens, padded with end tokens to the longest text.
+    pad_token_id = _END
 
-        Args:
-            texts: `K` texts.
-            padding: always done.
-            return_tensors: always "pt".
+    def __call__(self, texts: Sequence[str]) -> dict[str, list[list[int]]]:
+        """Token ids of each text, with start and end token.
 
         Raises:
             WeightsError: a word that is not in the list.
         """
-        assert padding
-        assert return_tensors == "pt"
-        rows = [
-            [_START, *(token for word in text.lower().split() for token in self._ids(word)), _END] for text in texts
-        ]
-        longest = max(map(len, rows))
-        return {"input_ids": torch.tensor([row + [_END] * (longest - len(row)) for row in rows])}
+        words = ([token for word in text.lower().split() for token in self._ids(word)] for text in texts)
+        return {"input_ids": [[_START, *ids, _END] for ids in words]}
 
     def __len__(self) -> int:
         return VOCABULARY_SIZE

@@ -29,10 +29,13 @@ def start_from_clip(model: MCTformer, clip: FrozenCLIP, images: Tensor) -> None:
         images: `(B, 3, H, W)` RGB, uint8 0…255 or float 0…1, a few of the training images.
 
     Raises:
-        WeightsError: an MCTformer+ of other numbers.
+        WeightsError: an MCTformer+ of other numbers, or an encoder of another layout.
     """
-    tower = clip.model.vision_model
-    blocks: list[Any] = list(tower.encoder.layers)
+    if not hasattr(clip.model.vision_model, "pre_layrnorm"):
+        raise WeightsError(
+            f"{clip.source}: an MCTformer+ starts from an image tower of CLIP's layout; found {clip.family}"
+        )
+    blocks: list[Any] = list(clip.blocks)
     own = (model.patch_size, model.cls_token.shape[-1], len(model.blocks), model.heads)
     theirs = (clip.patch_size, clip.vision_width, len(blocks), blocks[0].self_attn.num_heads)
     if own != theirs:

@@ -1,8 +1,9 @@
 """Which classes an image shows, told by a frozen CLIP without any training.
 
 CLIP scores the class prompts and the background prompts in one softmax, zero-shot (Radford et al., ICML 2021), in the
-sentence that the seeds use. Square windows that cover the image are scored one by one, and an image's score of a class
-is that of its best window: an object at the edge counts.
+sentence that the seeds use; an encoder that was trained with a sigmoid (SigLIP) scores each class by itself. Square
+windows that cover the image are scored one by one, and an image's score of a class is that of its best window: an
+object at the edge counts.
 """
 
 from __future__ import annotations
@@ -91,8 +92,10 @@ class Tagger:
         pixels = torch.from_numpy(np.stack(windows)).permute(0, 3, 1, 2).to(self.clip.device)
         with torch.no_grad():
             embeddings = self.clip.encode_image(pixels).image_embeddings
-        similarity = F.normalize(embeddings, dim=-1) @ self.text.T
-        return (self.clip.logit_scale * similarity).softmax(dim=-1)[:, : self.classes].float().cpu().numpy()
+        logits = self.clip.logit_scale * F.normalize(embeddings, dim=-1) @ self.text.T
+        bias = getattr(self.clip, "logit_bias", None)
+        scores = logits.softmax(dim=-1) if bias is None else (logits + bias).sigmoid()
+        return scores[:, : self.classes].float().cpu().numpy()
 
 
 def tag_windows(path: Path, side: int) -> list[np.ndarray]:
