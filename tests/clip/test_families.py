@@ -45,7 +45,7 @@ def their_image_features(encoder: FrozenCLIP, images: Tensor, **more: Any) -> An
     return encoder.model.get_image_features(encoder.normalize(images), **options, **more)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (40, 56), (16, 8)])
+@pytest.mark.parametrize("size", [(32, 32), (40, 56), (8, 24)])
 def test_images_have_the_features_of_the_network(encoder: FrozenCLIP, size: tuple[int, int]) -> None:
     images = torch.rand(2, 3, *size, device=encoder.device)
     features = encoder.encode_image(images)

@@ -49,7 +49,7 @@ def test_gradients_are_those_of_the_plain_network(tiny_clip):
     normed = last.layer_norm1(hidden).detach().requires_grad_()
     between = hidden + last.self_attn(normed)[0]
     output = between + last.mlp(last.layer_norm2(between))
-    embedding = tiny_clip.project_tokens(output)[:, 1:].mean(dim=1)
+    embedding = tiny_clip.project(tiny_clip.final_norm(output))[:, 1:].mean(dim=1)
     logits = tiny_clip.logit_scale * F.cosine_similarity(embedding, texts)
     scores = logits.softmax(dim=-1)
     torch.testing.assert_close(result.scores, scores.detach())

@@ -16,7 +16,7 @@ from weakclip.clip import FrozenCLIP
 from weakclip.config import parse_config
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import ClassSet
-from weakclip.errors import ConfigError, WeightsError
+from weakclip.errors import RunError, WeightsError
 from weakclip.pipeline import run_stage
 from weakclip.seeds import ClipGradCAM, PatchText
 from weakclip.seeds.second_encoder import SecondAffinity, foreign_affinity, load_second_encoder, spread_with
@@ -107,7 +107,7 @@ def test_a_run_with_a_second_encoder(
     assert len(list((tmp_path / "1_seeds/masks").glob("*.png"))) == 6
     for other in ({"affinity_encoder": None}, {"affinity_role": "join"}):
         config = parse_config({**tiny_settings(), "seeds": seeds | other}, origin="test")
-        with pytest.raises(ConfigError, match=r"seeds\.affinity_"):
+        with pytest.raises(RunError, match=r"seeds\.affinity_"):
             run_stage(config, tmp_path, "seeds")
 
 
