@@ -95,6 +95,21 @@ def _interface(class_set: ClassSet, shapes: Shapes) -> str:
 
 
 def _task(entry: MaskEntry, labels: Mapping[str, int], shapes: Shapes, prefix: str) -> dict[str, Any]:
+    address = prefix + urllib.parse.quote(entry.file_name)
+    data = {IMAGE: address, "file_name": entry.file_name}
+    if entry.doubt is not None:
+        data |= {"doubt": f"{100 * entry.doubt:.0f}", "reason": entry.reason}
+    return {"data": data, "predictions": [{"model_version": "weakclip", **prediction_of(entry, labels, shapes)}]}
+
+
+def prediction_of(entry: MaskEntry, labels: Mapping[str, int], shapes: Shapes) -> dict[str, Any]:
+    """A mask as a prediction, `{"result": regions, "score": …}`; Label Studio sorts tasks by the score.
+
+    Args:
+        entry: the mask.
+        labels: mask value of every label.
+        shapes: brush or polygons.
+    """
     results = [
         _result(value, name, entry.mask.shape, shapes)
         for name, pixels in labelled_regions(entry.mask, labels)
@@ -102,13 +117,8 @@ def _task(entry: MaskEntry, labels: Mapping[str, int], shapes: Shapes, prefix: s
     ]
     for number, result in enumerate(results, 1):
         result["id"] = f"region{number}"
-    address = prefix + urllib.parse.quote(entry.file_name)
-    data = {IMAGE: address, "file_name": entry.file_name}
-    prediction: dict[str, Any] = {"model_version": "weakclip", "result": results}
-    if entry.doubt is not None:  # Label Studio sorts tasks by the score of their predictions
-        data |= {"doubt": f"{100 * entry.doubt:.0f}", "reason": entry.reason}
-        prediction |= {"score": round(1 - entry.doubt, 4)}
-    return {"data": data, "predictions": [prediction]}
+    score = {} if entry.doubt is None else {"score": round(1 - entry.doubt, 4)}
+    return {"result": results, **score}
 
 
 def _values(pixels: np.ndarray, shapes: Shapes) -> Iterator[dict[str, Any]]:
@@ -167,7 +177,7 @@ def _kept(task: Any) -> list[Any]:
 
 def _annotated(task: Any, path: Path | str) -> AnnotatedImage | None:
     try:
-        file_name = _address(task)
+        file_name = task_address(task)
         kept = _kept(task)
         chosen = (kept or task.get("predictions") or [None])[-1]
         results = [] if chosen is None else [item for item in chosen["result"] if _has_shape(item)]
@@ -186,7 +196,7 @@ def _annotated(task: Any, path: Path | str) -> AnnotatedImage | None:
     return AnnotatedImage(file_name, size, _regions(results, path, file_name), by_person=bool(kept))
 
 
-def _address(task: Any) -> Any:
+def task_address(task: Any) -> Any:
     """What a task calls its image: `file_name`, as tasks of this package have it, the address, or the upload."""
     data = task["data"]
     if data.get("file_name"):

@@ -29,6 +29,7 @@ from weakclip.cli.options import (
     errors_printed,
     is_reported_run,
     is_run,
+    is_there,
     load,
     log_to_stderr,
     print_json,
@@ -246,6 +247,25 @@ def review(
 
     with errors_printed(json=json):
         serve(run, announce=announce, port=port, host=host, reviewer=reviewer)
+
+
+@app.command()
+def serve(
+    run: Annotated[Path, typer.Argument(help="A run folder with masks in it.", callback=is_run)],
+    *,
+    images: Annotated[Path | None, typer.Option(help="A folder of further images.", callback=is_there)] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 9090,
+    host: Annotated[str, typer.Option(help="Listen on another address than this machine's own.")] = "127.0.0.1",
+    json: Json = False,
+) -> None:
+    """Be a model for Label Studio: its tasks get the run's masks, and what people correct there is verified here."""
+    from weakclip.review.serving import serve_ml_backend
+
+    def announce(address: str) -> None:
+        print_json({"address": address}) if json else typer.echo(f"serve: {address} (Ctrl-C ends it)")
+
+    with errors_printed(json=json):
+        serve_ml_backend(run, images=images, announce=announce, port=port, host=host)
 
 
 for command in (exchange.predict, tools.init, tools.tag, tools.crf, exchange.submit):

@@ -1,4 +1,4 @@
-"""From a run folder to a page in a browser: a port, a server, and an end with Ctrl-C."""
+"""From a run folder to a page in a browser, or a model for Label Studio: a port, a server, and an end with Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from weakclip.errors import ConfigError, RunError
 from weakclip.review.folder import ReviewFolder
+from weakclip.review.guard import ASGI
 from weakclip.store.untrusted_text import is_plain, short
 
 LONGEST_NAME = 100
@@ -35,14 +36,43 @@ def serve(
         ConfigError: Starlette or uvicorn is not installed, or a name that is none.
         RunError: as `ReviewFolder`, or the port cannot be had.
     """
-    if not all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn")):
-        raise ConfigError("the review page needs Starlette and uvicorn; `pip install weakclip[serve]`")
-    import uvicorn
-
+    _check_installed()
     from weakclip.review.server import build_site
 
     folder = ReviewFolder(run, reviewer=reviewer_name(reviewer))
-    site = build_site(folder, token=secrets.token_urlsafe(32), host=host)
+    _listen(build_site(folder, token=secrets.token_urlsafe(32), host=host), announce, host, port)
+
+
+def serve_ml_backend(
+    run: Path | str, *, images: Path | None, announce: Callable[[str], None], port: int, host: str = "127.0.0.1"
+) -> None:
+    """Serve the masks of a run to Label Studio until Ctrl-C.
+
+    Args:
+        run: the run folder.
+        images: a folder of further images; None for none.
+        announce: called with the address as soon as it can be asked.
+        port: 0 takes a free one.
+        host: the address to listen on.
+
+    Raises:
+        ConfigError: Starlette or uvicorn is not installed.
+        RunError: no run, or the port cannot be had.
+    """
+    _check_installed()
+    from weakclip.review.ml_backend import MLBackend, build_ml_backend
+
+    _listen(build_ml_backend(MLBackend(run, images)), announce, host, port)
+
+
+def _check_installed() -> None:
+    if not all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn")):
+        raise ConfigError("a server needs Starlette and uvicorn; `pip install weakclip[serve]`")
+
+
+def _listen(site: ASGI, announce: Callable[[str], None], host: str, port: int) -> None:
+    import uvicorn
+
     with contextlib.closing(listening(host, port)) as listener:
         settings = uvicorn.Config(site, log_level="warning", server_header=False, lifespan="off", ws="none")
         shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host

@@ -93,7 +93,7 @@ class Annotations:
             DataError: an unknown label, an image of another size or twice, or none of the run.
         """
         dataset, source = self._context.train, self._source
-        find, labels = _finder(dataset.names), annotation_labels(dataset.class_set)
+        find, labels = image_finder(dataset.names), annotation_labels(dataset.class_set)
 
         def size_of(file_name: str) -> tuple[int, int] | None:
             name = find(file_name)
@@ -120,7 +120,7 @@ class Annotations:
             raise DataError(f"{source}: {found}; {expected}")
 
 
-def _finder(names: Sequence[str]) -> Callable[[str], str | None]:
+def image_finder(names: Sequence[str]) -> Callable[[str], str | None]:
     """From the name of a file in annotations to the image of the run, whether folders are part of the name or not."""
     known, flat = ImageNames(names), dict[str, str | None]()
     for name in names:
