@@ -117,8 +117,8 @@ CASES: dict[str, tuple[str, Any]] = {
 }
 """Of every command: its arguments, and what its work may come to."""
 
-SERVERS = {"review"}
-"""They print their address as the object, and go on: see tests/review/test_serving.py."""
+SERVERS = {"review", "serve"}
+"""They print their address as the object, and go on: see tests/review/test_serving.py and test_ml_backend.py."""
 
 
 def keys_of_the_page() -> dict[str, set[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -161,5 +162,7 @@ def test_the_command_announces_its_address(
     run = make_review_run(tmp_path)
     assert call("serve", run, "--port", "0") == 0
     assert capsys.readouterr().out.startswith("serve: http://127.0.0.1:")
+    assert call("serve", run, "--port", "0", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["address"].startswith("http://127.0.0.1:")
     assert call("serve", run, "--images", tmp_path / "gone") == 2
     assert "gone" in capsys.readouterr().err
