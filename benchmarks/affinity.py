@@ -42,8 +42,8 @@ AFFINITY = """seeds.affinity={
 ROWS = {
     "plain": "maps, dense CRF: the demo's seeds",
     "refined": "refined by AffinityNet, dense CRF",
-    "plain without CRF": "maps alone",
-    "refined without CRF": "refined by AffinityNet alone",
+    "plain without CRF": "maps, no CRF",
+    "refined without CRF": "refined by AffinityNet, no CRF",
 }
 
 

@@ -6,7 +6,7 @@
 With one thread both sides are given in CPU time of the thread, image by image; with several, as the wall time of a
 batch, which pydensecrf works off one image after the other: as many images as threads, but eight of 64×64, the batch of
 the training loss. Where pydensecrf cannot be imported (`pip install pydensecrf2`
-builds it from source, with a compiler), our times stand alone. `--memory` adds the peak memory of each side, each in
+builds it from source, with a compiler), only our times are given. `--memory` adds the peak memory of each side, each in
 a process of its own.
 """
 

@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ids", type=Path, help="a list of photos that takes the place of val")
     parser.add_argument("--seeds", type=int, default=1, help="random seeds, from 0 on")
-    parser.add_argument("--limit", type=int, help="the first so many photos of each list, for a quick try")
+    parser.add_argument("--limit", type=int, help="number of photos of each list, for a quick try")
     parser.add_argument("--limit-steps", type=int, help="of the training, for a quick try")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     return parser

@@ -4,7 +4,7 @@
     python scripts/fuzz_readers.py yaml --seconds 300      # one of them, starting from small whole files
 
 A reader may take a file or refuse it by a `WeakCLIPError` of one line. Anything else is a finding: another exception,
-five seconds for one file, two gigabytes of memory. The file that did it is kept in `--findings`; what was mended of
+five seconds for one file, two gigabytes of memory. The file that did it is kept in `--findings`; what was corrected of
 these is a case in tests/hostile/. atheris is no dependency: install it into an environment of its own.
 """
 

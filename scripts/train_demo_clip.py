@@ -11,7 +11,7 @@ Three stages, because the image tower trained contrastively by itself stood at a
 2. The image tower learns to give the teacher's tokens (distillation), so that it speaks the language of the text tower:
    first of windows of the pictures, which is faster, then of whole pictures. It starts as a convolution would.
 3. The image tower is trained contrastively against the texts, as in CLIP, while the distillation goes on and the class
-   token learns to leave the patches alone before the last layer: Grad-CAM looks at the input of the last layer, and
+   token learns to leave the patches as they are before the last layer: Grad-CAM looks at the input of the last layer, and
    cannot see what was read earlier.
 
     python scripts/train_demo_clip.py --work /tmp/demo_clip --out src/weakclip/clip/demo
@@ -50,7 +50,7 @@ PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613
 CAPTION_STREAM = 2
 TUNING_SEED = 7  # of the pictures of Scenes on which training is watched
 BEST_SHARE = 0.045  # of the patches: about half of an object
-WINDOW, WINDOW_SHARE = 11, 0.75  # patches a side, and the share of the second stage that sees windows alone
+WINDOW, WINDOW_SHARE = 11, 0.75  # patches a side, and the share of the second stage that sees only windows
 
 
 def draw_chunk(first: int, count: int, seed: int) -> tuple[np.ndarray, list[dict]]:
@@ -190,7 +190,7 @@ def _turn(angles: Tensor) -> Tensor:
 def image_tokens(model: nn.Module, pixels: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
     """Projected, normalised tokens `(B, 1+n, E)` and their places `(B, 1+n)`, the class token first.
 
-    With a `window`, each picture shows a square of so many patches a side, somewhere.
+    With a `window`, each picture shows a square of that number of patches a side, somewhere.
     """
     tower = model.vision_model
     hidden = tower.embeddings(pixels)

@@ -23,6 +23,7 @@ from weakclip.training.launch import count_processes
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
 SCRIPTS = sorted(path for folder in ("src", "scripts", "examples") for path in (ROOT / folder).rglob("*.py"))
+COMMAND: Any = typer.main.get_command(app)
 OPTION = re.compile(r"^--[a-z-]+$")
 SOURCE = re.compile(
     r"\b([A-Z][a-zäöü]+)(?: et al\.|(?:, [A-Z][a-z]+)* and (?:van den )?[A-Z][a-z]+)"
@@ -99,8 +100,7 @@ def known_options(command: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_command_is_known_with_its_options_and_keys(page: Path) -> None:
     for words in commands(page):
-        command: Any = typer.main.get_command(app)
-        rest = words[1:]
+        command, rest = COMMAND, words[1:]
         while rest and hasattr(command, "commands") and not rest[0].startswith("-"):
             assert rest[0] in command.commands, f"{name(page)}: {' '.join(words)}"
             command, rest = command.commands[rest[0]], rest[1:]

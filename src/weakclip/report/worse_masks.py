@@ -18,7 +18,7 @@ NEARLY_NONE = 0.05
 """A class is gone from an image whose mask has less than this share of the area of its sure seeds."""
 
 NAMED = 5
-"""So many lost classes are named in the line of a warning."""
+"""How many lost classes the line of a warning names."""
 
 ADVICE = "report.html shows the images; more steps (train.steps) may help, or loss.crf: null where it is set"
 

@@ -40,10 +40,10 @@ class Kind(StrEnum):
     @property
     def advice(self) -> str:
         """The advice for it."""
-        return MENDS[self]
+        return ADVICE[self]
 
 
-MENDS = {
+ADVICE = {
     Kind.LABEL_FILE: "correct the lines that are named, then check again: images and masks are read after that",
     Kind.COUNT: "fetch the files that are missing, or name another split with --split",
     Kind.NEAR_NAMES: "if they are one class, keep one name in the class file, and write the other under its `synonyms`",
