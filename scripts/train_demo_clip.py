@@ -11,7 +11,7 @@ Three stages, because the image tower trained contrastively by itself stood at a
 2. The image tower learns to give the teacher's tokens (distillation), so that it speaks the language of the text tower:
    first of windows of the pictures, which is faster, then of whole pictures. It starts as a convolution would.
 3. The image tower is trained contrastively against the texts, as in CLIP, while the distillation goes on and the class
-   token learns to leave the patches as they are before the last layer: Grad-CAM looks at the input of the last layer, and
+   token learns to ignore the patches before the last layer: Grad-CAM looks at the input of the last layer, and
    cannot see what was read earlier.
 
     python scripts/train_demo_clip.py --work /tmp/demo_clip --out src/weakclip/clip/demo

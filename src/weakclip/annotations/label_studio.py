@@ -197,7 +197,7 @@ def _annotated(task: Any, path: Path | str) -> AnnotatedImage | None:
 
 
 def task_address(task: Any) -> Any:
-    """What a task calls its image: `file_name`, as tasks of this package have it, the address, or the upload."""
+    """The name of a task's image: `file_name`, as tasks of this package have it, the address, or the upload."""
     data = task["data"]
     if data.get("file_name"):
         return data["file_name"]

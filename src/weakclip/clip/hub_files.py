@@ -99,7 +99,7 @@ def _statistics_files(source: str) -> list[Path]:
 
 
 def _settings(path: Path) -> Mapping[str, Any] | None:
-    """What a file says about images; None where it is about something else."""
+    """The statements of a file about images; None where it is about something else."""
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

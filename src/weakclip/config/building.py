@@ -52,7 +52,7 @@ def build(
 
 
 def _hint(name: str, kind: type[Any], kinds: Sequence[type[Any]]) -> str:
-    """What to do about a key that `kind` does not have."""
+    """Advice about a key that `kind` does not have."""
     known = [entry.name for entry in dataclasses.fields(kind)]
     owners = [_name_of(other) for other in kinds if name in {entry.name for entry in dataclasses.fields(other)}]
     if owners:

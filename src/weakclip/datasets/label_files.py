@@ -42,7 +42,7 @@ class LabelRow:
 
 @dataclass(frozen=True)
 class LabelFile:
-    """What a file of labels says.
+    """The content of a file of labels.
 
     Args:
         rows: one an image.

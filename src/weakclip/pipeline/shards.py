@@ -28,7 +28,7 @@ SHARDED = ("seeds", "pseudo_masks")
 
 @dataclass(frozen=True, kw_only=True)
 class ShardResult:
-    """What a shard, or a merge, has come to.
+    """The outcome of a shard or a merge.
 
     Args:
         folder: the run folder.

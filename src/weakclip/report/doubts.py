@@ -215,7 +215,7 @@ KINDS = (
 
 
 def reason(image: ImageFigures, names: Sequence[str]) -> str:
-    """What speaks most against a mask, in a few words; empty where nothing is known.
+    """The strongest sign against a mask, in a few words; empty where nothing is known.
 
     Args:
         image: its figures.

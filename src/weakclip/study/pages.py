@@ -35,7 +35,7 @@ def write_pages(study: CRFStudy) -> None:
 
 
 def crf_record(study: CRFStudy) -> dict[str, Any]:
-    """What `--json` prints of a study: the best candidate and the configuration's own."""
+    """The record that `--json` prints of a study: the best candidate and the configuration's own."""
 
     def candidate(number: int) -> dict[str, Any]:
         return {**asdict(study.candidates[number]), "mean_iou": study.rungs[-1].scores[number]}
@@ -50,7 +50,7 @@ def crf_record(study: CRFStudy) -> dict[str, Any]:
 
 
 def page_files(folder: Path, yaml: str | None = None) -> dict[str, Any]:
-    """What `--json` prints of a study's folder."""
+    """The record that `--json` prints of a study's folder."""
     files = {"table": TABLE, "chart": CHART, **({"yaml": yaml} if yaml else {})}
     return {"folder": folder, "files": {what: folder / name for what, name in files.items()}}
 

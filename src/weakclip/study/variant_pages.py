@@ -32,7 +32,7 @@ def write_variant_pages(study: VariantStudy) -> None:
 
 
 def variant_record(study: VariantStudy) -> dict[str, Any]:
-    """What `--json` prints of a study: of each variant the scores of all random seeds, and mean and deviation."""
+    """The record that `--json` prints of a study: each variant's scores by random seed, their mean and deviation."""
     rows = []
     for variant in study.variants:
         results = study.of(variant)

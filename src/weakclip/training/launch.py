@@ -146,7 +146,7 @@ def _is_loss(error: Exception) -> bool:
 
 
 def _error_of(rank: int, count: int, failure: ProcessFailure) -> BaseException:
-    """What ended the process that failed first."""
+    """The error or signal that ended the process that failed first."""
     if failure.exitcode in (INTERRUPTED, TERMINATED):
         return _stopped(signal.Signals(failure.exitcode - 128))
     if Path(failure.error_file).is_file():

@@ -83,7 +83,7 @@ class InitFiles:
 
 
 def init_record(made: InitFiles) -> dict[str, Any]:
-    """What `weakclip init --json` prints."""
+    """The record that `weakclip init --json` prints."""
     names = ("labels", "splits", "masks", "classes", "untagged", "smallest", "largest", "notes")
     found = {name: getattr(made.survey, name) for name in names}
     files = {"class_file": made.class_file or made.survey.class_file, "val_file": made.val_file}
