@@ -1,4 +1,4 @@
-"""What AffinityNet is worth on Scenes: mIoU of seeds before and after its refinement, with and without the dense CRF.
+"""The worth of AffinityNet on Scenes: mIoU of seeds before and after its refinement, with and without the dense CRF.
 
     python benchmarks/affinity.py --out runs/affinity
 

@@ -1,4 +1,4 @@
-"""What correcting masks brings to the masks that nobody corrected: the loop of run, correct, run again, on Scenes.
+"""The worth of corrected masks for the masks that nobody corrected: the loop of run, correct, run again, on Scenes.
 
     python benchmarks/loop.py --out runs/loop
 

@@ -1,4 +1,4 @@
-"""What proposals do to the masks of a finished run: good ones, bad ones, and superpixels.
+"""The effect of proposals on the masks of a finished run: good ones, bad ones, and superpixels.
 
     python benchmarks/proposals.py runs/demo --images 150 --out runs/proposals
 

@@ -1,4 +1,4 @@
-"""What the report says of seeds and training without pixel labels, beside what the true masks say.
+"""The statements of the report on seeds and training without pixel labels, beside what the true masks say.
 
     python benchmarks/seed_signs.py runs/demo
     python benchmarks/seed_signs.py --seeds SEEDS --dense DENSE --masks MASKS --truth TRUTH
@@ -88,7 +88,7 @@ def correlations(rows: np.ndarray) -> str:
 
 
 def lines(measured: Measured, names: Sequence[str]) -> list[str]:
-    """What was found, a line each."""
+    """The findings, a line each."""
     change = seed_change(measured.images)
     before, after = measured.seeds.iou(), measured.masks.iou()
     found = [

@@ -80,7 +80,7 @@ class ConvEncoder(weakclip.FrozenEncoder):
 
 
 def build() -> ConvEncoder:
-    """What `clip.source: python:own_encoder:build` calls."""
+    """The encoder of `clip.source: python:own_encoder:build`."""
     return ConvEncoder(ScenesDataset("train", count=1).class_set.names)
 
 

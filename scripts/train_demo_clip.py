@@ -403,7 +403,7 @@ class Stage:
 
 
 class TeacherStage(nn.Module):
-    """What the first stage trains: the teacher and the text side of the CLIP."""
+    """The networks of the first stage: the teacher and the text side of the CLIP."""
 
     def __init__(self, model: CLIPModel) -> None:
         super().__init__()
@@ -416,7 +416,7 @@ class TeacherStage(nn.Module):
 
 
 class ImageTower(nn.Module):
-    """What the later stages train: the image side of the CLIP."""
+    """The networks of the later stages: the image side of the CLIP."""
 
     def __init__(self, model: CLIPModel) -> None:
         super().__init__()

@@ -127,6 +127,14 @@ def test_the_index_lists_every_page() -> None:
     assert all(f"]({page.name})" in index for page in (ROOT / "docs").glob("*.md") if page.name != "README.md")
 
 
+def test_words_are_plain() -> None:
+    """Words that a reader of another language stumbles over, and docstrings that open with a question word."""
+    odd = re.compile(r'\b(?:alone|mend|mends|mended|lest|so many)\b|"""What ', re.IGNORECASE)
+    for path in (*PAGES, *SCRIPTS, *(ROOT / "src").rglob("*.yaml"), *(ROOT / "benchmarks").rglob("*.py")):
+        found = odd.search(re.sub(r"`[^`\n]*`", "", path.read_text(encoding="utf-8")))
+        assert not found, f"{name(path)}: {found and found[0]!r}"
+
+
 def test_every_source_that_the_code_names_is_in_the_notice() -> None:
     """Author and year of every publication in docstrings and comments."""
     text = (ROOT / "NOTICE").read_text(encoding="utf-8")
