@@ -30,7 +30,7 @@ class FrozenEncoder(nn.Module):
     known_texts: frozenset[str] | None = None
     logit_scale: float = 100.0
     logit_bias: float | None = None
-    """What is added to a scaled cosine before a sigmoid, in encoders that were trained with one (SigLIP)."""
+    """The offset of a scaled cosine before a sigmoid, in encoders that were trained with one (SigLIP)."""
 
     def __init__(
         self,

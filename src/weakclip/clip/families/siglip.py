@@ -44,7 +44,7 @@ class FrozenSigLIP(BothWays):
 
     @property
     def logit_bias(self) -> float:  # type: ignore[override]
-        """What is added to a scaled cosine before the sigmoid."""
+        """The offset of a scaled cosine before the sigmoid."""
         return float(self.model.logit_bias)
 
     def embed_pixels(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
