@@ -109,7 +109,7 @@ class MLBackend:
 
     @property
     def version(self) -> str:
-        """What Label Studio calls these masks: other masks have another version."""
+        """The name of these masks for Label Studio: other masks have another version."""
         record = read_records(self.run).get("pseudo_masks", {})
         return f"weakclip {str(record.get('key', 'without masks'))[:8]}"
 
