@@ -25,6 +25,7 @@ from weakclip.prediction import PredictionSummary
 from weakclip.study import Candidate, CRFStudy, Result, VariantStudy
 from weakclip.study.cost import Measurement
 from weakclip.study.halving import Rung
+from weakclip.study.plan import Means, Plan
 from weakclip.tools.annotate import ImportResult
 from weakclip.tools.check.run import DataCheck
 from weakclip.tools.export import OnnxExport
@@ -86,7 +87,7 @@ COST = Measurement(
     total_parameters=1,
     trained_parameters=1,
 )
-TAGGING = Tagging(path=OUT, images=2, classes={"cat": 2}, unsure=(), unread=(), notes=())
+TAGGING = Tagging(path=OUT, threshold=0.05, images=2, classes={"cat": 2}, unsure=(), unread=(), notes=())
 CASES: dict[str, tuple[str, Any]] = {
     "run": ("demo --out out", RUN),
     **{stage.replace("_", "-"): ("demo --out out", RUN) for stage in STAGES},
@@ -95,6 +96,7 @@ CASES: dict[str, tuple[str, Any]] = {
     "config": ("demo", (load_config("demo"), "seed: 0")),
     "crf": ("image.png probs.npy --out out.png", OUT),
     "data check": ("demo", DataCheck(splits=(), findings=())),
+    "plan": ("demo", Plan(means=Means(images=1), device="cpu", stages=(), bottleneck="")),
     "predict": ("out image.png --out masks", PredictionSummary(out=OUT, images=2, predicted=1, kept=1, failed=0)),
     "init": (
         "images",

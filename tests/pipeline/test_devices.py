@@ -138,7 +138,7 @@ def test_masks_and_scores_of_two_processes_are_those_of_one(
 
 
 def test_a_file_that_one_process_cannot_read_is_named_once(
-    commands: Commands, clip_folder: Path, image_folder: Path, tmp_path: Path, tiny_settings: Callable[..., Any]
+    commands: Commands, image_folder: Path, tmp_path: Path, tiny_settings: Callable[..., Any]
 ) -> None:
     settings = tiny_settings(dataset="folder", root=str(image_folder), val_split=None)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
@@ -149,6 +149,33 @@ def test_a_file_that_one_process_cannot_read_is_named_once(
     (line,) = [line for line in ended.said().splitlines() if line.startswith("weakclip: ")]
     assert str(broken) in line and "of 8 images 1 cannot be used" in line, ended.said()
     assert "Traceback" not in ended.said()
+
+
+def test_a_file_that_breaks_during_a_run_is_left_out_by_the_next_command(
+    commands: Commands, image_folder: Path, tmp_path: Path, tiny_settings: Callable[..., Any]
+) -> None:
+    settings = tiny_settings(dataset="folder", root=str(image_folder), val_split=None, on_error="skip")
+    settings["retrain"] = {"model": None}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    run, out = (tmp_path / "config.yaml", "--out", tmp_path / "run", "--devices", "2"), tmp_path / "run"
+    assert commands.run("seeds", *run).code == 0
+    broken = image_folder / "images/n3.png"
+    stat, content = broken.stat(), broken.read_bytes()
+    broken.write_bytes(content[:100] + bytes(len(content) - 100))
+    os.utime(broken, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # the same size and time: no check sees it
+    ended = commands.run("run", *run)
+    assert ended.code == 2, ended.said()
+    (line,) = [line for line in ended.said().splitlines() if line.startswith("weakclip: ")]
+    assert str(broken) in line and "left out from here on: give the same command again, with --redo" in line, (
+        ended.said()
+    )
+    again = commands.run("run", *run, "--redo")  # the seeds of all images are finished
+    assert again.code == 0, again.said()
+    (entry,) = map(json.loads, (out / "errors.jsonl").read_text().splitlines())
+    assert entry["image"] == "n3"
+    assert sorted(path.stem for path in (out / "3_pseudo_masks/masks").iterdir()) == [
+        f"n{n}" for n in range(8) if n != 3
+    ]
 
 
 @pytest.mark.parametrize(

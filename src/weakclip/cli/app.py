@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from weakclip import __version__
-from weakclip.cli import exchange, tools
+from weakclip.cli import exchange, output, tools
 from weakclip.cli.options import (
     Config,
     Devices,
@@ -32,11 +32,11 @@ from weakclip.cli.options import (
     is_there,
     load,
     log_to_stderr,
+    one_way,
     print_json,
     shared,
 )
-from weakclip.cli.output import answer, answer_report, answer_run, show_review, show_score, show_shard
-from weakclip.errors import ConfigError, WeakCLIPError
+from weakclip.errors import WeakCLIPError
 from weakclip.store.untrusted_text import one_line
 
 app = typer.Typer(
@@ -94,7 +94,7 @@ def run(
         settings = load(config, set_, limit_steps)
         return shared(devices, partial(run_pipeline, settings, out, full=full, redo=redo), settings.device)
 
-    answer_run(work, json=json)
+    output.answer_run(work, json=json)
 
 
 def _stage(stage: str) -> Callable[..., None]:
@@ -114,7 +114,7 @@ def _stage(stage: str) -> Callable[..., None]:
             settings = load(config, set_, limit_steps)
             return shared(devices, partial(run_stage, settings, out, stage, redo=redo), settings.device)
 
-        answer_run(work, json=json)
+        output.answer_run(work, json=json)
 
     return command
 
@@ -140,11 +140,10 @@ def _sharded(stage: str) -> Callable[..., None]:
         from weakclip.store.share import Shard
 
         def work() -> ShardResult:
-            if devices != "1":
-                raise ConfigError("--devices: a shard is made by one process; leave --devices or --shard out")
+            one_way(shard, devices)
             return run_shard(load(config, set_, limit_steps), out, stage, Shard.read(shard, out), redo=redo)
 
-        answer(work, json=json, record=asdict, show=show_shard)
+        output.answer(work, json=json, record=asdict, show=output.show_shard)
 
     return command
 
@@ -154,21 +153,13 @@ for stage, purpose in STAGES.items():
 
 
 @app.command()
-def merge(run: Annotated[Path, typer.Argument(help="A run folder.")], json: Json = False) -> None:
-    """Complete a stage that was made with --shard, when all shards are there: exit code 2 if an image is missing."""
-    from weakclip.pipeline.shards import merge_shards
-
-    answer(lambda: merge_shards(run), json=json, record=asdict, show=show_shard)
-
-
-@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder.", callback=is_reported_run)], json: Json = False
 ) -> None:
     """Write report.html of a run folder anew."""
     from weakclip.report import read_run, write_report
 
-    answer_report(lambda: (write_report(folder), read_run(folder).warnings), json=json)
+    output.answer_report(lambda: (write_report(folder), read_run(folder).warnings), json=json)
 
 
 @app.command()
@@ -187,13 +178,13 @@ def score(
     """Score the seeds or the masks of a run against true masks, at any time after their stage."""
     from weakclip.tools.score.run_scores import score_run
 
-    answer(
+    output.answer(
         lambda: score_run(
             run, "seeds" if what == Scored.seeds else "masks", split=split, labels=labels, clip=encoder_of(clip)
         ),
         json=json,
         record=asdict,
-        show=show_score,
+        show=output.show_score,
     )
 
 
@@ -204,7 +195,7 @@ def show_config(config: Config, set_: Set = None, json: Json = False) -> None:
     from weakclip.config import explain_config
     from weakclip.store.keys import plain
 
-    answer(
+    output.answer(
         lambda: (load(config, set_), explain_config(config, set_ or ())),
         json=json,
         record=lambda read: {"config": plain(read[0])},
@@ -229,7 +220,7 @@ def review(
     if stats:
         from weakclip.review.stats import review_stats
 
-        answer(lambda: review_stats(run), json=json, record=asdict, show=show_review)
+        output.answer(lambda: review_stats(run), json=json, record=asdict, show=output.show_review)
         return
     from weakclip.review.guard import is_loopback
     from weakclip.review.serving import serve
@@ -238,10 +229,7 @@ def review(
         typer.echo(f"weakclip: whoever reaches {host} over the network can see the images and mark them", err=True)
 
     def announce(address: str) -> None:
-        if json:
-            print_json({"address": address})
-        else:
-            typer.echo(f"review: {address} (Ctrl-C ends it)")
+        print_json({"address": address}) if json else typer.echo(f"review: {address} (Ctrl-C ends it)")
         if open_:
             typer.launch(address)
 
@@ -268,7 +256,30 @@ def serve(
         serve_ml_backend(run, images=images, announce=announce, port=port, host=host)
 
 
-for command in (exchange.predict, tools.init, tools.tag, tools.crf, exchange.submit):
+@app.command()
+def plan(
+    config: Config,
+    *,
+    images: Annotated[float | None, typer.Option(min=1, help="Training images, as 1e9; else the data set's.")] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="Devices; of rates of a CPU, processes.")] = 1,
+    cores: Annotated[int | None, typer.Option(min=1, help="Cores of each; else those that were measured with.")] = None,
+    rates: Annotated[Path, typer.Option(help="The file of rates.")] = Path("rates.json"),
+    measure: Annotated[bool, typer.Option("--measure", help="Measure the rates here first, and write them.")] = False,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Time, devices, cores, storage and traffic of a run, from rates of its parts measured on this machine."""
+    from weakclip.study.plan_pages import plan_lines, plan_record, planned
+
+    output.answer(
+        lambda: planned(load(config, set_), rates, images=images, gpus=gpus, cores=cores, measure=measure),
+        json=json,
+        record=plan_record,
+        show=lambda made: typer.echo("\n".join(plan_lines(made))),
+    )
+
+
+for command in (exchange.predict, exchange.merge, tools.init, tools.tag, tools.crf, exchange.submit):
     app.command()(command)
 app.command("import")(exchange.import_command)
 

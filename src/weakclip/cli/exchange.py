@@ -6,16 +6,19 @@ import shlex
 import sys
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from weakclip.cli.options import (
+    Devices,
     Json,
     Model,
     Network,
     OwnEncoder,
+    Part,
     Root,
     Run,
     are_inputs,
@@ -23,13 +26,17 @@ from weakclip.cli.options import (
     is_file,
     is_model,
     is_run,
+    is_speaker,
     is_there,
     named,
+    one_way,
+    shared,
+    show_foreign,
 )
-from weakclip.cli.output import answer, show_foreign, show_verified
+from weakclip.cli.output import answer, answer_predictions, answer_tagging, show_shard, show_verified
 
 if TYPE_CHECKING:
-    from weakclip.prediction import PredictionSummary, Products
+    from weakclip.prediction import PredictionSummary
     from weakclip.tools.annotate import ImportResult
 
 export = typer.Typer(no_args_is_help=True, help="Bring what a run has made into the forms of other programs.")
@@ -240,42 +247,49 @@ def predict(
     ] = None,
     network: Network = None,
     clip: OwnEncoder = "",
+    shard: Part = "",
+    devices: Devices = "1",
     redo: Annotated[bool, typer.Option("--redo", help="Replace what was made otherwise.")] = False,
     json: Json = False,
 ) -> None:
     """Make masks of any images with a trained network: exit code 0, or 1 if some images got no mask."""
     from weakclip.config import changed_settings
-    from weakclip.prediction import find_images, find_model, load_predictor, predict_files
-    from weakclip.prediction.folder import ERRORS
-    from weakclip.prediction.labels import read_labels
+    from weakclip.prediction import Products, find_model
     from weakclip.prediction.predictor import default_settings
+    from weakclip.prediction.request import PredictRequest, predict_images
 
     def work() -> PredictionSummary:
+        one_way(shard, devices)
         source = find_model(model, network=named(network))
-        settings = changed_settings(default_settings(source), set_ or [], origin=str(model))
-        found = find_images(images, listed=sys.stdin, leave_out=out)
-        told = None if labels is None else read_labels(labels, found)
-        predictor = load_predictor(source, settings=settings, clip=encoder_of(clip))
-        made, key = _products(also or []), source.fingerprint
-        return predict_files(predictor, found, out, fingerprint=key, products=made, labels=told, redo=redo)
+        request = PredictRequest(
+            model=source,
+            settings=changed_settings(default_settings(source), set_ or [], origin=str(model)),
+            inputs=tuple(images),
+            listed=tuple(sys.stdin) if "-" in images and is_speaker() else (),
+            out=out,
+            products=Products.named(also or ()),
+            labels=labels,
+            clip=clip,
+            redo=redo,
+            shard=shard,
+        )
+        return shared(devices, partial(predict_images, request), request.settings.device)
 
-    def record(done: PredictionSummary) -> dict[str, Any]:
-        counts = {name: getattr(done, name) for name in ("images", "predicted", "kept", "failed")}
-        return {"folder": done.out, **counts, "errors": done.out / ERRORS if done.failed else None}
-
-    def show(done: PredictionSummary) -> None:
-        typer.echo(f"{out}: {done.predicted:,} predicted, {done.kept:,} done before, {done.failed:,} failed")
-
-    summary = answer(work, json=json, record=record, show=show)
-    if summary.failed:
-        typer.echo(f"weakclip: {summary.failed:,} images have no mask; {out / ERRORS} says why", err=True)
-        raise typer.Exit(1)
+    answer_predictions(work, json=json, shard=shard)
 
 
-def _products(also: list[Product]) -> Products:
-    from weakclip.annotations import Shapes
-    from weakclip.prediction import Products
+def merge(
+    made: Annotated[Path, typer.Argument(help="A run folder, a folder of predictions, or a table of labels.")],
+    json: Json = False,
+) -> None:
+    """Complete what was made with --shard, when all shards are there: exit code 2 if an image is missing."""
+    from weakclip.pipeline.shards import merge_shards
+    from weakclip.prediction import request
+    from weakclip.tools.tag import table
 
-    kinds = {"coco-masks": Shapes(kind="masks"), "coco-polygons": Shapes(kind="polygons")}
-    coco = tuple(shapes for product, shapes in kinds.items() if product in also)
-    return Products(overlays="overlays" in also, coco=coco)
+    if request.is_sharded(made):
+        answer_predictions(lambda: request.merge_predictions(made), json=json)
+    elif table.is_sharded(made):
+        answer_tagging(lambda: table.merge_labels(made), made, made.parent, json=json)
+    else:
+        answer(lambda: merge_shards(made), json=json, record=asdict, show=show_shard)

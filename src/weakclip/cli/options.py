@@ -26,7 +26,7 @@ import typer
 from weakclip.config.keys import setting_keys
 from weakclip.config.shipped import config_path, shipped_configs
 from weakclip.datasets.image_folder import check_folder
-from weakclip.errors import DataError, WeakCLIPError
+from weakclip.errors import ConfigError, DataError, WeakCLIPError
 from weakclip.store.files import expand_home
 from weakclip.store.layout import MANIFEST
 from weakclip.store.paths import check_file, check_model, check_run, check_there
@@ -146,6 +146,9 @@ Root = Annotated[str | None, typer.Option(help="Another folder of the data set t
 
 Result = TypeVar("Result")
 
+SHOWN = 20
+"""Classes, and images to look at, that are named one by one."""
+
 TERMINATED = 128 + signal.SIGTERM
 """The shell's exit code of a process that SIGTERM has ended."""
 
@@ -187,6 +190,12 @@ def shared(devices: str, work: Callable[[], Result], device: str) -> Result:
     return work() if count == 1 else launch(partial(_heard, work), count, preload="weakclip.pipeline")
 
 
+def one_way(shard: str, devices: str) -> None:
+    """Refuse a shard of several processes."""
+    if shard and devices != "1":
+        raise ConfigError("--devices: a shard is made by one process; leave --devices or --shard out")
+
+
 def _heard(work: Callable[[], Result]) -> Result:
     log_to_stderr()
     return work()
@@ -208,6 +217,13 @@ def load_data(source: str, overrides: Sequence[str] | None) -> RunConfig:
 
     val = "val" if "val" in FolderDataset.splits(source) else "null"
     return load("folder", [f"data.root={json_format.dumps(source)}", f"data.val_split={val}", *(overrides or ())])
+
+
+def show_foreign(foreign: Sequence[str], source: Path, run: Path) -> None:
+    """Name the images of an annotation file that a run does not have."""
+    if foreign:
+        named = ", ".join(foreign[:SHOWN]) + (", … (--json lists all)" if len(foreign) > SHOWN else "")
+        typer.echo(f"{source}: left out, for {run} has no such images: {len(foreign):,}, {named}")
 
 
 @contextlib.contextmanager

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from weakclip.cli.options import errors_printed, finished, is_speaker, print_json
+from weakclip.cli.options import SHOWN, errors_printed, finished, is_speaker, print_json, show_foreign
+from weakclip.store.layout import ERRORS, STAGE_FOLDERS
 from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.pipeline import RunResult
     from weakclip.pipeline.shards import ShardResult
+    from weakclip.prediction import PredictionSummary
     from weakclip.review.stats import ReviewStats
     from weakclip.study import VariantStudy
     from weakclip.tools.annotate import VerifyResult
@@ -28,9 +30,6 @@ if TYPE_CHECKING:
     from weakclip.tools.tag.table import Tagging
 
 Result = TypeVar("Result")
-
-SHOWN = 20
-"""Classes, and images to look at, that are named one by one."""
 
 
 def answer(
@@ -75,6 +74,25 @@ def answer_report(work: Callable[[], tuple[Path, tuple[str, ...]]], *, json: boo
     answer(work, json=json, record=lambda made: {"report": made[0], "warnings": made[1]}, show=show)
 
 
+def answer_predictions(work: Callable[[], PredictionSummary], *, json: bool, shard: str = "") -> None:
+    """As `answer`, for predictions; exit code 1 if some images have no mask."""
+
+    def record(done: PredictionSummary) -> dict[str, Any]:
+        counts = {name: value for name, value in asdict(done).items() if name != "out"}
+        return {"folder": done.out, **counts, "errors": done.out / ERRORS if done.failed and not shard else None}
+
+    def show(done: PredictionSummary) -> None:
+        typer.echo(f"{done.out}: {done.predicted:,} predicted, {done.kept:,} done before, {done.failed:,} failed")
+        if shard:
+            _show_merge(done.out)
+
+    done = answer(work, json=json, record=record, show=show)
+    if done.failed:
+        where = "`weakclip merge`" if shard else done.out / ERRORS
+        typer.echo(f"weakclip: {done.failed:,} images have no mask; {where} says why", err=True)
+        raise typer.Exit(1)
+
+
 def answer_study(work: Callable[[], VariantStudy], *, json: bool) -> None:
     """As `answer`, for a study of variants."""
     from weakclip.study.pages import TABLE
@@ -87,8 +105,6 @@ def answer_study(work: Callable[[], VariantStudy], *, json: bool) -> None:
 
 
 def _run_record(result: RunResult) -> dict[str, Any]:
-    from weakclip.store.layout import STAGE_FOLDERS
-
     stages = [stage for stage in STAGE_FOLDERS if stage in (*result.ran, *result.skipped)]
     names = ("folder", "report", "ran", "skipped", "left_out", "warnings")
     return {
@@ -196,12 +212,23 @@ def show_init(made: InitFiles) -> None:
     typer.echo(f"next: weakclip data check {shlex.quote(str(made.config))}")
 
 
-def show_tagging(made: Tagging, folder: Path, threshold: float) -> None:
+def answer_tagging(work: Callable[[], Tagging | None], table: Path, folder: Path, *, json: bool) -> None:
+    """As `answer`, for a table of labels; None of a shard."""
+
+    answer(
+        work,
+        json=json,
+        record=lambda made: {"file": table, **({k: v for k, v in asdict(made).items() if k != "path"} if made else {})},
+        show=lambda made: _show_tagging(made, folder) if made else _show_merge(table),
+    )
+
+
+def _show_tagging(made: Tagging, folder: Path) -> None:
     """Print how often each class was proposed, and which images to look at."""
     counts = sorted(made.classes.items(), key=lambda pair: -pair[1])
     typer.echo(f"{made.path}: {made.images:,} images")
     typer.echo("proposed: " + ", ".join(f"{name} ({count:,})" for name, count in counts[:SHOWN]))
-    typer.echo(f"threshold: {threshold:g}; rows without a class from there on, left empty: {len(made.unsure):,}")
+    typer.echo(f"threshold: {made.threshold:g}; rows without a class from there on, left empty: {len(made.unsure):,}")
     if made.unsure:
         some = ", ".join(made.unsure[:SHOWN]) + (", …" if len(made.unsure) > SHOWN else "")
         typer.echo(f"empty, the column `check` names the best guess: {some}")
@@ -217,11 +244,11 @@ def show_tagging(made: Tagging, folder: Path, threshold: float) -> None:
 
 def show_shard(made: ShardResult) -> None:
     """Print how a shard has ended, or a merge."""
-    if made.done:
-        typer.echo(f"{made.folder}: {made.stage} is complete")
-    else:
-        typer.echo(f"{made.folder}: {made.stage}, shard {made.shard}/{made.shards} is there")
-        typer.echo(f"next, when all are: weakclip merge {shlex.quote(str(made.folder))}")
+    typer.echo(f"{made.folder}: {made.stage} is complete") if made.done else _show_merge(made.folder)
+
+
+def _show_merge(made: Path) -> None:
+    typer.echo(f"{made}: the shard is there; next, when all are there: weakclip merge {shlex.quote(str(made))}")
 
 
 def show_verified(made: VerifyResult, source: Path, run: Path) -> None:
@@ -268,11 +295,3 @@ def show_review(stats: ReviewStats) -> None:
             typer.echo(f"  they differ on {', '.join(map(one_line, pair.differing[:SHOWN]))}{more}")
     if stats.torn:
         typer.echo(f"{stats.torn:,} lines cannot be read and were passed over")
-
-
-def show_foreign(foreign: Sequence[str], source: Path, run: Path) -> None:
-    """Name the images of an annotation file that a run does not have."""
-    if foreign:
-        more = ", … (--json lists all)" if len(foreign) > SHOWN else ""
-        named = ", ".join(foreign[:SHOWN]) + more
-        typer.echo(f"{source}: left out, for {run} has no such images: {len(foreign):,}, {named}")

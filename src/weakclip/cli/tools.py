@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,10 @@ import typer
 
 from weakclip.cli.options import (
     Config,
+    Devices,
     Json,
     Limit,
+    Part,
     Set,
     is_config_or_folder,
     is_file,
@@ -20,12 +23,15 @@ from weakclip.cli.options import (
     is_run,
     load,
     load_data,
+    one_way,
+    shared,
 )
-from weakclip.cli.output import answer, answer_study, show_check, show_init, show_tagging
+from weakclip.cli.output import answer, answer_study, answer_tagging, show_check, show_init
 
 if TYPE_CHECKING:
     from weakclip.study.cost_sides import Side
     from weakclip.tools.check.run import DataCheck
+    from weakclip.tools.tag.table import Tagging
 
 data = typer.Typer(no_args_is_help=True, help="Look at the images, labels and masks before anything is made of them.")
 study = typer.Typer(no_args_is_help=True, help="Find out what a setting is worth, on a data set with masks.")
@@ -33,12 +39,10 @@ study = typer.Typer(no_args_is_help=True, help="Find out what a setting is worth
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images.", callback=is_folder)]
 Clip = Annotated[str, typer.Option(help="Hub id, folder, OpenAI .pt archive, or demo.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")]
-
 StudyOut = Annotated[
     Path, typer.Option("--out", help="The study's folder; a study that is there already is continued.")
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="How many random seeds, from the configuration's on.")]
-
 Precision = StrEnum("Precision", ["fp32", "bf16"])
 Preset = StrEnum("Preset", ["voc", "coco", "loss"])
 
@@ -61,7 +65,6 @@ def init(
     from weakclip.tools.init.folder import DEFAULT_CLIP, init_record, write_init
 
     config = out or Path(f"{folder.resolve().name or 'images'}.yaml")
-
     answer(
         lambda: write_init(
             folder, config, clip=clip or DEFAULT_CLIP, label_file=labels, val_share=val, overwrite=overwrite
@@ -87,6 +90,8 @@ def tag(
         float, typer.Option(min=0, max=1, help="A class is proposed from this score on; rows below it stay empty.")
     ] = 0.05,
     device: Annotated[str, typer.Option(help="A torch device; auto takes an accelerator where there is one.")] = "auto",
+    shard: Part = "",
+    devices: Devices = "1",
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -102,13 +107,14 @@ def tag(
         threshold=threshold,
         device=device,
         overwrite=overwrite,
+        shard=shard,
     )
-    answer(
-        lambda: tag_folder(request),
-        json=json,
-        record=lambda made: {"file": made.path, **{k: v for k, v in asdict(made).items() if k != "path"}},
-        show=lambda made: show_tagging(made, folder, threshold),
-    )
+
+    def work() -> Tagging | None:
+        one_way(shard, devices)
+        return shared(devices, partial(tag_folder, request), device)
+
+    answer_tagging(work, request.out, folder, json=json)
 
 
 def crf(

@@ -260,7 +260,7 @@ def _leave_out(context: RunContext, error: BrokenFileError) -> None:
     save_screening(context.out, found)
     said = f"it and {len(new) - 1} more are left out from here on"
     if current().count > 1:
-        raise BrokenFileError(f"{error}; {said}: give the same command again") from None
+        raise BrokenFileError(f"{error}; {said}: give the same command again, with --redo") from None
     logger.info("%s; %s", error, said)
 
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from weakclip.annotations import MaskEntry, Shapes, write_coco
 from weakclip.datasets.base import check_name
 from weakclip.datasets.images import read_mask, read_rgb, write_mask
 from weakclip.datasets.looks import overlay, screen_palette
-from weakclip.errors import DataError, RunError
-from weakclip.prediction.folder import PredictionFolder
+from weakclip.errors import ConfigError, DataError, RunError, StorageError
+from weakclip.prediction.folder import PredictionFolder, error_line, error_name
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction, Predictor
 from weakclip.store.files import atomic_write
 from weakclip.store.jobs import work_through
 from weakclip.store.keys import ResultKey, flat
+from weakclip.store.layout import ERRORS
+from weakclip.store.lines import LineLog
 from weakclip.store.progress import track
+from weakclip.store.share import Shard, current
 from weakclip.store.threads import in_threads
 from weakclip.store.untrusted_text import is_plain
 
@@ -51,6 +55,16 @@ class Products:
     overlays: bool = False
     coco: tuple[Shapes, ...] = ()
 
+    @classmethod
+    def named(cls, names: Collection[str]) -> Products:
+        """Those that `--also` names: "overlays", "coco-masks", "coco-polygons".
+
+        >>> Products.named(["coco-masks"]).coco[0].kind
+        'masks'
+        """
+        kinds = {"coco-masks": Shapes(kind="masks"), "coco-polygons": Shapes(kind="polygons")}
+        return cls(overlays="overlays" in names, coco=tuple(shapes for name, shapes in kinds.items() if name in names))
+
 
 @dataclass(frozen=True)
 class PredictionSummary:
@@ -58,7 +72,7 @@ class PredictionSummary:
 
     Args:
         out: the folder.
-        images: how many were named.
+        images: how many were named; of a shard, how many are its own.
         predicted: how many were predicted now.
         kept: how many were done already.
         failed: how many could not be read, or have no labels that fit; `errors.jsonl` lists them.
@@ -84,7 +98,8 @@ def predict_files(
     """Write `masks/NAME.png` (palette) and `json/NAME.json` of every image, and what else is asked for.
 
     What is there already, made by the same network with the same settings of the same file, is kept. An image that
-    cannot be read is passed over and listed in `errors.jsonl`.
+    cannot be read is passed over and listed in `errors.jsonl`. A shard (`weakclip.store.share`) makes its own images,
+    and processes that work together share them; `merge_predictions` proves that all shards are there.
 
     Args:
         predictor: the network.
@@ -98,14 +113,23 @@ def predict_files(
 
     Raises:
         RunError: a foreign folder, other predictions and no `redo`, or a place that cannot be written.
+        FolderInUseError: another process works in the folder.
+        ConfigError: COCO files of a shard.
     """
-    folder = PredictionFolder(Path(out))
+    folder, products = PredictionFolder(Path(out)), products or Products()
+    if products.coco and isinstance(current(), Shard):
+        raise ConfigError(
+            "--also coco-…: has all images; leave it out with --shard, and give the same command with it and without "
+            "--shard when all shards are there"
+        )
     settings = flat(predictor.settings, "predict")
     del settings["predict.device"]
-    folder.open(ResultKey(settings=settings, inputs={"network": fingerprint}), redo=redo)
-    work = _Work(predictor, folder, products or Products(), labels, redo=redo)
     try:
-        return work.run(images)
+        with folder.lock():
+            folder.begin(ResultKey(settings=settings, inputs={"network": fingerprint}), images, redo=redo)
+            return _Work(predictor, folder, products, labels, redo=redo).run(images)
+    except StorageError:
+        raise
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror}); the masks so far are kept") from None
 
@@ -117,15 +141,17 @@ class _Work:
         self, predictor: Predictor, folder: PredictionFolder, products: Products, labels: Labels, *, redo: bool
     ) -> None:
         self.predictor, self.folder, self.products, self.labels, self.redo = predictor, folder, products, labels, redo
-        self.failed: set[InputImage] = set()
+        self.log = LineLog(folder.path / ERRORS)
+        self.failed = 0
 
     def run(self, images: Sequence[InputImage]) -> PredictionSummary:
         """Predict what is not done, add overlays where they are missing, and write the COCO files."""
-        todo = [image for image in images if not self.folder.is_done(image, self.labels_of(image))]
-        done = sorted(set(images).difference(todo), key=lambda image: image.name)
+        share = current()
+        own = [images[position] for position in share.positions(len(images))]
+        done = {image for image in own if self.folder.is_done(image, self.labels_of(image))}
         work_through(
             images,
-            is_done=set(done).__contains__,
+            is_done=done.__contains__,
             make=self.predicted,
             finish=self.write,
             description="predicting",
@@ -133,28 +159,41 @@ class _Work:
         )
         if self.products.overlays:
             work_through(
-                done,
-                is_done=lambda image: self.folder.overlay(image).is_file(),
+                images,
+                is_done=lambda image: image not in done or self.folder.overlay(image).is_file(),
                 make=iter,
                 finish=self.add_overlay,
                 description="overlays",
             )
-        good = [image for image in images if image not in self.failed]
+        share.once(lambda: self.close(images))
+        counts = np.array([len(own), len(own) - len(done) - self.failed, len(done), self.failed])
+        return PredictionSummary(self.folder.path, *share.sum(counts).tolist())
+
+    def close(self, images: Sequence[InputImage]) -> None:
+        """Write the files of all images: the errors in the order of the images, and the COCO files."""
+        self.log.refresh()
+        failed = {image for image in images if error_name(image) in self.log}
+        self.folder.close(self.log, [image for image in images if image in failed])
+        good = [image for image in images if image not in failed]
         for shapes in self.products.coco:
             entries = (MaskEntry(image.file_name, read_mask(self.folder.mask(image))) for image in good)
             path = self.folder.path / f"annotations.{shapes.kind}.json"
             write_coco(path, track(entries, path.name, total=len(good)), self.predictor.class_set, shapes)
-        count = len(todo) - len(self.failed)
-        return PredictionSummary(self.folder.path, len(images), count, len(done), len(self.failed))
 
     def labels_of(self, image: InputImage) -> Sequence[str] | None:
         """The classes of an image; None where all may be drawn."""
         return None if self.labels is None else self.labels.get(image, ())
 
     def predicted(self, todo: Sequence[InputImage]) -> Iterator[tuple[InputImage, np.ndarray, np.ndarray]]:
-        """Each image that can be read, with its pixels and probabilities."""
+        """Each image that can be read, with its pixels and probabilities.
+
+        On a CPU, where a batch gains nothing, images go one by one: their bits do not depend on those beside them.
+        """
         read = self._readable(in_threads(self._read, todo))
-        for batch in equal_sizes(read, self.predictor.settings.inference.batch_size):
+        together = (
+            1 if torch.device(self.predictor.device).type == "cpu" else self.predictor.settings.inference.batch_size
+        )
+        for batch in equal_sizes(read, together):
             probs = self.predictor.probabilities([pixels for _, pixels in batch])
             for image, pixels in batch:
                 yield image, pixels, probs.pop(0)  # kept here, they would lie beside those of the next batch
@@ -192,8 +231,8 @@ class _Work:
     ) -> Iterator[tuple[InputImage, np.ndarray]]:
         for image, pixels in read:
             if isinstance(pixels, DataError):
-                self.failed.add(image)
-                self.folder.note_error(image, pixels)
+                self.failed += 1
+                self.log.add(error_line(image, pixels))
             else:
                 yield image, pixels
 

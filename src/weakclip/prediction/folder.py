@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,22 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.errors import RunError
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction
-from weakclip.store.files import append_json, write_json
+from weakclip.store.files import atomic_write, write_json
 from weakclip.store.keys import ResultKey
+from weakclip.store.layout import ERRORS
+from weakclip.store.lines import LineLog
+from weakclip.store.lock import LOCK, START, FolderInUseError, FolderLock, at_work
 from weakclip.store.manifest import Manifest, are_records
+from weakclip.store.share import Shard, current, parts
 from weakclip.store.untrusted_text import one_line, parse_json
 
 MASKS, OVERLAYS, FACTS = "masks", "overlays", "json"
 """Folders of the palette PNGs, of the overlays (JPEG), and of what is said of each image."""
 
-KEY, ERRORS = "key.json", "errors.jsonl"
+KEY = "key.json"
+
+SHARDS = "shards.json"
+"""While a folder is made in shards: how many there are, and all images."""
 
 
 @dataclass(frozen=True)
@@ -47,24 +56,90 @@ class PredictionFolder:
         """The facts of the image; written last: where they are, the rest is done."""
         return self.path / FACTS / f"{image.name}.json"
 
-    def open(self, key: ResultKey, *, redo: bool) -> None:
+    def lock(self) -> contextlib.AbstractContextManager[object]:
+        """Held while this process works here: by process 0 of those that work together, and by each shard.
+
+        Raises:
+            FolderInUseError: on entering, where another process does the same work, or all of it.
+        """
+        share = current()
+        if isinstance(share, Shard):
+            return FolderLock(self.path, share.name)
+        return FolderLock(self.path) if share.is_main else contextlib.nullcontext()
+
+    def begin(self, key: ResultKey, images: Sequence[InputImage], *, redo: bool) -> None:
         """Make the folder, or check that what is in it has the same key; with `redo`, remove what has another.
 
         Raises:
-            RunError: a foreign folder, or, without `redo`, predictions of another network or with other settings.
+            RunError: a foreign folder, or, without `redo`, predictions of another network or with other settings; or
+                shards at work with others, or on other images.
         """
         try:
-            stored = self._stored_key()
-            if stored is not None and stored.get("key") != key.digest:
-                if not redo:
-                    words = "; ".join(Manifest(self.path, {"predict": stored}).differences("predict", key))
-                    raise RunError(f"{self.path}: made otherwise ({words}); choose another --out, or add --redo")
-                for part in (MASKS, OVERLAYS, FACTS):
-                    shutil.rmtree(self.path / part, ignore_errors=True)
-            write_json(self.path / KEY, key.record())
-            (self.path / ERRORS).unlink(missing_ok=True)
+            share = current()
+            if isinstance(share, Shard):
+                with FolderLock(self.path, START, wait=True):
+                    self._open(key, redo=redo)
+                    share.part(self.path / ERRORS).unlink(missing_ok=True)
+                    self._list(images, share)
+            else:
+                share.once(lambda: self._open_whole(key, redo=redo))
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from None
+
+    def _open_whole(self, key: ResultKey, *, redo: bool) -> None:
+        self._open(key, redo=redo)
+        for path in (*parts(self.path / ERRORS), self.path / ERRORS, self.path / SHARDS):
+            path.unlink(missing_ok=True)
+
+    def _open(self, key: ResultKey, *, redo: bool) -> None:
+        stored = self._stored_key()
+        if stored is not None and stored.get("key") != key.digest:
+            if not redo:
+                words = "; ".join(Manifest(self.path, {"predict": stored}).differences("predict", key))
+                raise RunError(f"{self.path}: made otherwise ({words}); choose another --out, or add --redo")
+            self._check_shards_at_rest()
+            for part in (MASKS, OVERLAYS, FACTS):
+                shutil.rmtree(self.path / part, ignore_errors=True)
+        write_json(self.path / KEY, key.record())
+
+    def _list(self, images: Sequence[InputImage], shard: Shard) -> None:
+        """Note all images for `merge_predictions`, where no other shard has done so."""
+        listed = {"shards": shard.count, "images": [list(map(str, astuple(image))) for image in images]}
+        text, path = json.dumps(listed), self.path / SHARDS
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            return
+        self._check_shards_at_rest()
+        for old in parts(self.path / ERRORS):
+            old.unlink()
+        with atomic_write(path, "w") as file:
+            file.write(text)
+
+    def _check_shards_at_rest(self) -> None:
+        share = current()
+        if isinstance(share, Shard) and at_work(self.path, but=share.name):
+            raise FolderInUseError(
+                f"{self.path}: other shards work here with other images, settings or numbers; wait until they end, or "
+                "choose another --out"
+            )
+
+    def listed(self) -> tuple[int, list[InputImage]]:
+        """How many shards there are, and all images.
+
+        Raises:
+            RunError: the folder is not made in shards, or cannot be read.
+        """
+        path = self.path / SHARDS
+        try:
+            found = parse_json(path.read_text(encoding="utf-8"))
+            return int(found["shards"]), [InputImage(Path(file), *names) for file, *names in found["images"]]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise RunError(f"{path}: cannot be read ({error}); run all shards again") from None
+
+    def close(self, log: LineLog, failed: Sequence[InputImage]) -> None:
+        """Bring the errors into the order of the images; nothing is left of the shards."""
+        log.finish([error_name(image) for image in failed])
+        for path in (*([] if failed else [log.path]), self.path / SHARDS):
+            path.unlink(missing_ok=True)
 
     def _stored_key(self) -> dict[str, Any] | None:
         if (self.path / KEY).is_file():
@@ -74,18 +149,28 @@ class PredictionFolder:
                 stored = None
             if isinstance(stored, dict) and "key" in stored and are_records({"predict": stored}):
                 return stored
-        if self.path.is_dir() and any(not entry.name.endswith(".tmp") for entry in self.path.iterdir()):
+        ours = (entry.name.endswith(".tmp") or entry.name.startswith(LOCK) for entry in _entries(self.path))
+        if not all(ours):
             raise RunError(f"{self.path}: is not empty and holds no predictions (no {KEY}); choose a new folder")
         return None
 
     def is_done(self, image: InputImage, labels: Sequence[str] | None) -> bool:
         """Whether the mask is there, made of the file as it is now, with the same labels."""
         try:
-            facts = parse_json(self.facts(image).read_text(encoding="utf-8"))
-            same = facts["image"] == str(image.path) and facts["file"] == stamp(image.path)
-            return bool(same and facts["labels"] == _listed(labels) and self.mask(image).is_file())
+            facts = self._facts(image)
+            return self.is_there(image) and facts["file"] == stamp(image.path) and facts["labels"] == _listed(labels)
         except (OSError, ValueError, KeyError, TypeError):
             return False
+
+    def is_there(self, image: InputImage) -> bool:
+        """Whether there is a mask of this image, whatever its file is like now."""
+        try:
+            return bool(self._facts(image)["image"] == str(image.path) and self.mask(image).is_file())
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def _facts(self, image: InputImage) -> Any:
+        return parse_json(self.facts(image).read_text(encoding="utf-8"))
 
     def other_image(self, image: InputImage) -> str | None:
         """The image of an earlier call whose results have this one's name, where there is one."""
@@ -116,9 +201,15 @@ class PredictionFolder:
         }
         write_json(self.facts(image), facts)
 
-    def note_error(self, image: InputImage, error: Exception) -> None:
-        """Add a line to `errors.jsonl`."""
-        append_json(self.path / ERRORS, {"image": one_line(str(image.path)), "error": one_line(str(error))})
+
+def error_line(image: InputImage, error: Exception) -> dict[str, str]:
+    """The line of `errors.jsonl` on an image."""
+    return {"name": error_name(image), "image": one_line(str(image.path)), "error": one_line(str(error))}
+
+
+def error_name(image: InputImage) -> str:
+    """The name of an image in `errors.jsonl`."""
+    return one_line(image.name)
 
 
 def class_facts(prediction: Prediction, class_set: ClassSet) -> list[dict[str, Any]]:
@@ -146,3 +237,7 @@ def stamp(path: Path) -> str:
 
 def _listed(labels: Sequence[str] | None) -> list[str] | None:
     return None if labels is None else sorted(labels)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return [*folder.iterdir()] if folder.is_dir() else []

@@ -16,9 +16,10 @@ from weakclip.datasets.image_folder import ImageFolder
 from weakclip.datasets.images import write_png
 from weakclip.datasets.label_files import read_label_rows
 from weakclip.datasets.scenes import ScenesDataset
-from weakclip.errors import ConfigError, DataError
-from weakclip.tools.tag import table
-from weakclip.tools.tag.table import write_labels
+from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.store.share import Shard, sharing
+from weakclip.tools.tag import scores
+from weakclip.tools.tag.table import merge_labels, write_labels
 from weakclip.tools.tag.zero_shot import TagSettings
 
 CLASSES = ClassSet.from_foreground(["cat", "traffic light", "dog"])
@@ -63,7 +64,7 @@ def test_the_table_is_read_back_as_it_is(root: Path, tiny_clip: FrozenCLIP, thre
 def count_scored(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[str]:
     """Notes which files are scored; like a kill, it can stop after some."""
     scored: list[str] = []
-    real = table.tag_windows
+    real = scores.tag_windows
 
     def spy(path: Path, side: int) -> list[np.ndarray]:
         if stop_after is not None and len(scored) >= stop_after:
@@ -71,7 +72,7 @@ def count_scored(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None)
         scored.append(path.name)
         return real(path, side)
 
-    monkeypatch.setattr(table, "tag_windows", spy)
+    monkeypatch.setattr(scores, "tag_windows", spy)
     return scored
 
 
@@ -92,7 +93,7 @@ def test_a_stopped_command_goes_on_and_ends_with_the_same_bytes(
     again = count_scored(monkeypatch)
     write_labels(ImageFolder(root), out, CLASSES, tiny_clip, settings)
     assert out.read_bytes() == undisturbed
-    assert len(again) == 2  # one was torn, one had not begun
+    assert len(again) == 3  # the batch whose last line was torn, and one that had not begun
     assert not partial.exists()
 
 
@@ -113,7 +114,30 @@ def test_kept_scores_of_something_else_are_not_used(
         write_png(root / "images/a.png", np.zeros((32, 32, 3), np.uint8))
     again = count_scored(monkeypatch)
     write_labels(ImageFolder(root), root / "labels.csv", class_set, tiny_clip, settings)
-    assert len(again) == (2 if change == "image" else 5)
+    assert len(again) == (3 if change == "image" else 5)  # a batch of two, and what had not begun
+
+
+def test_shards_end_with_the_bytes_of_one_process(root: Path, tiny_clip: FrozenCLIP) -> None:
+    """In any order and more than once; a missing one is named."""
+    (root / "images/b, c.png").write_text("hello")
+    settings, out, tables = TagSettings(batch_size=2), root / "labels.csv", set()
+    whole = write_labels(ImageFolder(root), out, CLASSES, tiny_clip, settings)
+
+    def shard(number: int, count: int) -> None:
+        with sharing(Shard(number, count, root)):
+            assert write_labels(ImageFolder(root), out, CLASSES, tiny_clip, settings) is None
+
+    for count in (2, 3):
+        tables.add(out.read_bytes())
+        out.unlink()
+        shard(0, count)
+        with pytest.raises(RunError, match=rf"tagging: images are missing: of shard 1/{count} 1 \(d "):
+            merge_labels(out)
+        for number in reversed(range(count)):
+            shard(number, count)
+        assert merge_labels(out) == whole
+    assert tables == {out.read_bytes()}
+    assert sorted(path.name for path in root.iterdir()) == ["images", "labels.csv"]
 
 
 def test_images_that_cannot_be_read_are_left_out_and_named(root: Path, tiny_clip: FrozenCLIP) -> None:
@@ -155,6 +179,15 @@ def test_the_command_tags_scenes_and_init_takes_its_table(
     assert "next: correct the column `labels`, then weakclip init scenes" in shown
     assert call("init", scenes, "--clip", "demo") == 0
     assert call("data", "check", "scenes.yaml") == 0
+
+
+def test_two_processes_write_the_table_of_one(
+    make_scenes: Callable[[int], Path], call: Callable[..., int], tmp_path: Path
+) -> None:
+    command = ("tag", make_scenes(40), "--clip", "demo", "--device", "cpu", "--classes", "cat,car,boat")
+    assert call(*command, "--out", tmp_path / "one.csv") == 0
+    assert call(*command, "--out", tmp_path / "two.csv", "--devices", "2") == 0
+    assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
 
 
 def test_labels_by_hand_are_never_replaced_unasked(

@@ -31,6 +31,7 @@ class TagRequest:
         threshold: a class is proposed from this score on, 0…1.
         device: "auto", or a torch device name.
         overwrite: whether a table that is there already is replaced.
+        shard: `I/N`, or empty for all images.
     """
 
     folder: Path
@@ -41,13 +42,18 @@ class TagRequest:
     threshold: float = 0.05
     device: str = "auto"
     overwrite: bool = False
+    shard: str = ""
 
 
-def tag_folder(request: TagRequest) -> Tagging:
-    """Propose labels for every image of a folder.
+def tag_folder(request: TagRequest) -> Tagging | None:
+    """Propose labels for every image of a folder; companions (`--devices`, `torchrun`) share the images.
+
+    Returns:
+        The labels; None of a shard.
 
     Raises:
-        ConfigError: no classes, or a table that is there already: labels that somebody corrected are never lost.
+        ConfigError: no classes, a shard that is none, or a table that is there already: labels that somebody corrected
+            are never lost.
         DataError: no images, or a class file with mistakes.
         WeightsError: no such CLIP.
         EncoderError: an encoder that cannot tag.
@@ -60,12 +66,18 @@ def tag_folder(request: TagRequest) -> Tagging:
         raise ConfigError(f"{label_table(request.folder)}: has labels already; --out names a table elsewhere")
     from weakclip.clip import load_encoder
     from weakclip.pipeline.context import usable_device
+    from weakclip.store.share import Shard, sharing
     from weakclip.tools.tag.table import write_labels
     from weakclip.tools.tag.zero_shot import TagSettings
+    from weakclip.training.processes import open_processes
 
     settings = TagSettings(threshold=request.threshold)
-    clip = load_encoder(request.clip or ClipSettings().source, device=usable_device(request.device))
-    return write_labels(images, request.out, class_set, clip, settings)
+    processes = open_processes(usable_device(request.device))
+    with sharing(Shard.read(request.shard, request.out.parent) if request.shard else processes):
+        clip = load_encoder(request.clip or ClipSettings().source, device=processes.device)
+        made = write_labels(images, request.out, class_set, clip, settings)
+        processes.wait()
+        return made
 
 
 def _class_set(request: TagRequest) -> ClassSet:

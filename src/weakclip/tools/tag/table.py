@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +15,12 @@ import numpy as np
 from weakclip.clip import Encoder
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.image_folder import ImageFolder
-from weakclip.errors import ConfigError, DataError
-from weakclip.store.files import atomic_write, no_link
-from weakclip.store.progress import track
-from weakclip.store.threads import usable_cores
+from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.store.files import atomic_write, write_json
+from weakclip.store.share import Merge, Shard, current, sharing
 from weakclip.store.untrusted_text import parse_json
-from weakclip.tools.tag.zero_shot import Tagger, TagSettings, tag_windows
+from weakclip.tools.tag.scores import KeptScores, score_images
+from weakclip.tools.tag.zero_shot import Tagger, TagSettings
 
 COLUMNS = ("image", "labels", "check")
 SCORE = "score: "
@@ -36,6 +35,7 @@ class Tagging:
 
     Args:
         path: the table.
+        threshold: from which score on a class is proposed.
         images: how many images have a row.
         classes: class name → how many images it was proposed for.
         unsure: images without a class at or above the threshold; their labels are empty.
@@ -44,6 +44,7 @@ class Tagging:
     """
 
     path: Path
+    threshold: float
     images: int
     classes: dict[str, int]
     unsure: tuple[str, ...]
@@ -51,12 +52,14 @@ class Tagging:
     notes: tuple[str, ...]
 
 
-def write_labels(images: ImageFolder, out: Path, class_set: ClassSet, clip: Encoder, settings: TagSettings) -> Tagging:
+def write_labels(
+    images: ImageFolder, out: Path, class_set: ClassSet, clip: Encoder, settings: TagSettings
+) -> Tagging | None:
     """Write a table of labels that `read_label_rows` reads: a row an image, with its classes and all their scores.
 
     Every class at or above the threshold is proposed. An image without one gets no label, and its `check` column names
     its best class: a run leaves it out until somebody has tagged it. Scores are kept beside the table until that is
-    there: a stopped command goes on.
+    there: a stopped command goes on. Processes that work together share the images, and the table is the same.
 
     Args:
         images: the images.
@@ -64,6 +67,9 @@ def write_labels(images: ImageFolder, out: Path, class_set: ClassSet, clip: Enco
         class_set: the classes.
         clip: the encoder.
         settings: see `TagSettings`.
+
+    Returns:
+        The labels; None in a shard, which scores its own images: `merge_labels` writes the table.
 
     Raises:
         ConfigError: a path that cannot be written.
@@ -75,24 +81,81 @@ def write_labels(images: ImageFolder, out: Path, class_set: ClassSet, clip: Enco
                 f"class {name!r}: a name with ; or , cannot stand in a table of labels; put commas between names, or "
                 "take another one"
             )
-    kept = _KeptScores(out, _key(class_set, clip, settings))
-    tagger = Tagger(clip, class_set, settings)
-    unread: list[str] = []
-    left = [file for file in images.files if kept.find(images.folder, file) is None]
-    with kept:
-        shown = track(_score(tagger, images.folder, left), "tagging", total=len(images.files), done=len(kept.scores))
-        for file, result in shown:
-            if isinstance(result, str):
-                unread.append(result)
-            else:
-                kept.add(images.folder, file, result)
-    rows = {file: scores for file in images.files if (scores := kept.find(images.folder, file)) is not None}
+    key, share, size = _key(class_set, clip, settings), current(), settings.batch_size
+    names = class_set.names[1:]
+    if isinstance(share, Shard):
+        folder = images.folder.resolve()
+        root = folder.parent if folder.name == "images" else folder  # as `ImageFolder` looks for them
+        request = {"folder": str(root), "names": names, "threshold": settings.threshold}
+        with _writing(out):
+            write_json(_plan_of(out), {"shards": share.count, "key": key, "batch_size": size, **request})
+    kept = KeptScores(out, key, images.folder)
+    score_images(kept, images.files, lambda: Tagger(clip, class_set, settings), batch_size=size)
+    made: list[Tagging] = []
+    share.once(lambda: made.append(_write(images, out, names, kept, settings.threshold)))
+    return share.tell(made[0] if made else None)
+
+
+def is_sharded(out: Path) -> bool:
+    """Whether a table is being made in shards there."""
+    return _plan_of(out).is_file()
+
+
+def merge_labels(out: Path) -> Tagging:
+    """Prove that all shards have scored their images, and write the table as one process does.
+
+    Args:
+        out: the table.
+
+    Raises:
+        RunError: images are missing: those and their shards are named.
+        DataError: no image that can be read.
+    """
+    try:
+        plan = parse_json(_plan_of(out).read_text(encoding="utf-8"))
+        images = ImageFolder(Path(plan["folder"]))
+        kept = KeptScores(out, str(plan["key"]), images.folder)
+        shards, size, names, threshold = (plan[key] for key in ("shards", "batch_size", "names", "threshold"))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(f"{_plan_of(out)}: cannot be read ({error}); run all shards again") from None
+    with sharing(Merge(shards=int(shards))):
+        score_images(kept, images.files, _no_tagger, batch_size=int(size))
+    return _write(images, out, names, kept, float(threshold))
+
+
+def _no_tagger() -> Tagger:
+    raise AssertionError("a merge scores no image")
+
+
+def _plan_of(out: Path) -> Path:
+    """Beside a table that is made in shards: how many there are, and what `merge_labels` needs."""
+    return out.with_name(f"{out.name}.shards.json")
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror}); name a table with --out") from None
+
+
+def _write(images: ImageFolder, out: Path, names: Sequence[str], kept: KeptScores, threshold: float) -> Tagging:
+    """The table, of all scores; nothing is left of what was kept."""
+    kept.refresh()
+    found = {file: kept.find(file) for file in images.files}
+    rows = {file: scores for file, scores in found.items() if isinstance(scores, list)}
+    unread = [wrong for wrong in found.values() if isinstance(wrong, str)]
     if not rows:
+        kept.remove()
         raise DataError(f"{images.folder}: no image can be read, the first: {unread[0]}")
-    counts, unsure = _write_table(out, rows, class_set, settings.threshold)
+    with _writing(out):
+        counts, unsure = _write_table(out, rows, names, threshold)
     kept.remove()
+    _plan_of(out).unlink(missing_ok=True)
     return Tagging(
         path=out,
+        threshold=threshold,
         images=len(rows),
         classes=counts,
         unsure=tuple(unsure),
@@ -108,95 +171,11 @@ def _key(class_set: ClassSet, clip: Encoder, settings: TagSettings) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def _score(tagger: Tagger, folder: Path, files: Sequence[str]) -> Iterator[tuple[str, list[float] | str]]:
-    """Each file with its scores, or with what is wrong with it; threads read the images of a batch."""
-    step = tagger.settings.batch_size
-
-    def windows(file: str) -> list[np.ndarray] | str:
-        try:
-            return tag_windows(folder / file, tagger.clip.image_size)
-        except DataError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for first in range(0, len(files), step):
-            batch = files[first : first + step]
-            read = list(pool.map(windows, batch))
-            good = [image for image in read if not isinstance(image, str)]
-            scores = iter(tagger.scores(good).tolist() if good else [])
-            for file, image in zip(batch, read, strict=True):
-                yield file, image if isinstance(image, str) else [round(score, 4) for score in next(scores)]
-
-
-class _KeptScores:
-    """Scores of the images so far, a line each, in `NAME.partial` beside the table."""
-
-    def __init__(self, out: Path, key: str) -> None:
-        self.path = out.with_name(f"{out.name}.partial")
-        self.key = key
-        self.scores: dict[str, tuple[str, list[float]]] = dict(self._read())
-
-    def _read(self) -> Iterator[tuple[str, tuple[str, list[float]]]]:
-        """The scores that an earlier command left; none where it asked for something else."""
-        if not self.path.is_file():
-            return
-        first, *lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
-        if first == self.key:
-            for line in lines:
-                try:
-                    file, stamp, scores = parse_json(line)
-                except (ValueError, TypeError):
-                    continue  # a line that was cut short
-                yield file, (stamp, scores)
-
-    def __enter__(self) -> _KeptScores:
-        """Write anew what is kept, so that the lines to come follow whole ones.
-
-        Raises:
-            ConfigError: a path that cannot be written.
-        """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "w", encoding="utf-8", opener=no_link)
-        except OSError as error:
-            raise ConfigError(f"{self.path}: cannot be written ({error.strerror}); name a table with --out") from None
-        self._file.write(self.key + "\n")
-        for file, (stamp, scores) in self.scores.items():
-            self._write(file, stamp, scores)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def find(self, folder: Path, file: str) -> list[float] | None:
-        """The scores of an image that is as it was."""
-        stamp, scores = self.scores.get(file, ("", None))
-        return scores if scores is not None and stamp == _stamp(folder / file) else None
-
-    def add(self, folder: Path, file: str, scores: list[float]) -> None:
-        """Keep the scores of an image."""
-        self.scores[file] = (_stamp(folder / file), scores)
-        self._write(file, *self.scores[file])
-
-    def _write(self, file: str, stamp: str, scores: list[float]) -> None:
-        self._file.write(json.dumps([file, stamp, scores], ensure_ascii=False) + "\n")
-        self._file.flush()
-
-    def remove(self) -> None:
-        """The table is there."""
-        self.path.unlink(missing_ok=True)
-
-
-def _stamp(path: Path) -> str:
-    stat = path.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns}"
-
-
 def _write_table(
-    out: Path, rows: Mapping[str, Sequence[float]], class_set: ClassSet, threshold: float
+    out: Path, rows: Mapping[str, Sequence[float]], names: Sequence[str], threshold: float
 ) -> tuple[dict[str, int], list[str]]:
     """Write the table; how many images each class was proposed for, and the images without one above the threshold."""
-    names, counts, unsure = class_set.names[1:], Counter[str](), list[str]()
+    counts, unsure = Counter[str](), list[str]()
     with atomic_write(out, "w") as file:
         file.write("\ufeff")  # without it Excel takes UTF-8 for another encoding
         table = csv.writer(file, lineterminator="\n")

@@ -1,0 +1,104 @@
+"""`weakclip predict`: in one process, in several that work together, or in shards that a merge completes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from weakclip.clip import load_encoder
+from weakclip.pipeline.context import usable_device
+from weakclip.prediction.files import PredictionSummary, Products, predict_files
+from weakclip.prediction.folder import SHARDS, PredictionFolder, error_name
+from weakclip.prediction.inputs import find_images
+from weakclip.prediction.labels import read_labels
+from weakclip.prediction.models import ModelSource
+from weakclip.prediction.predictor import PredictSettings, load_predictor
+from weakclip.store.layout import ERRORS
+from weakclip.store.lines import LineLog
+from weakclip.store.lock import FolderLock
+from weakclip.store.share import Merge, Shard, sharing
+from weakclip.training.processes import open_processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictRequest:
+    """The arguments of `weakclip predict`.
+
+    Args:
+        model: the network.
+        settings: how masks are made.
+        inputs: as `find_images` takes them.
+        listed: the lines of standard input, where `inputs` name it.
+        out: the folder.
+        products: what is written beside masks and JSON.
+        labels: a labels file.
+        clip: the encoder of a WeakCLIP whose own is no CLIP; empty for its own.
+        redo: as for `predict_files`.
+        shard: `I/N`, or empty for all images.
+    """
+
+    model: ModelSource
+    settings: PredictSettings
+    inputs: tuple[str, ...]
+    listed: tuple[str, ...] = ()
+    out: Path
+    products: Products
+    labels: Path | None = None
+    clip: str = ""
+    redo: bool = False
+    shard: str = ""
+
+
+def predict_images(request: PredictRequest) -> PredictionSummary:
+    """Masks of the images; with a shard, of its own; with companions (`--devices`, `torchrun`), a share.
+
+    Raises:
+        ConfigError: a shard that is none.
+        WeakCLIPError: as `find_images`, `load_predictor` and `predict_files`.
+    """
+    processes = open_processes(usable_device(request.settings.device))
+    with sharing(Shard.read(request.shard, request.out) if request.shard else processes):
+        images = find_images(request.inputs, listed=request.listed, leave_out=request.out) if processes.is_main else []
+        images = processes.tell(images)
+        predictor = load_predictor(
+            request.model,
+            settings=replace(request.settings, device=str(processes.device)),
+            clip=load_encoder(request.clip) if request.clip else None,
+        )
+        done = predict_files(
+            predictor,
+            images,
+            request.out,
+            fingerprint=request.model.fingerprint,
+            products=request.products,
+            labels=None if request.labels is None else read_labels(request.labels, images),
+            redo=request.redo,
+        )
+        processes.wait()
+        return done
+
+
+def is_sharded(folder: Path) -> bool:
+    """Whether predictions are being made in shards there."""
+    return (folder / SHARDS).is_file()
+
+
+def merge_predictions(out: Path | str) -> PredictionSummary:
+    """Prove that every image of all shards has a mask or a line in `errors.jsonl`, which becomes one file.
+
+    Args:
+        out: the folder.
+
+    Raises:
+        FolderInUseError: a shard is at work.
+        RunError: images are missing: those and their shards are named.
+    """
+    folder = PredictionFolder(Path(out))
+    with FolderLock(folder.path):
+        shards, images = folder.listed()
+        log = LineLog(folder.path / ERRORS)
+        left = [(position, image) for position, image in enumerate(images) if not folder.is_there(image)]
+        missing = [(position, image.name) for position, image in left if error_name(image) not in log]
+        Merge(shards=shards).check(missing, "predicting")
+        folder.close(log, [image for _, image in left])
+    return PredictionSummary(folder.path, len(images), 0, len(images) - len(left), len(left))
