@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -215,10 +216,27 @@ def test_what_is_there_is_passed_over_and_the_rest_is_the_same(tmp_path: Path):
         write_pseudo_masks(colors, Stripes(broken=3), tmp_path / "parts", PLAIN)
     dataset = Stripes()
     assert write_pseudo_masks(colors, dataset, tmp_path / "parts", PLAIN) == 2
-    assert dataset.asked == [3, 4]
+    assert sorted(dataset.asked) == [3, 4]
     for name in dataset.names:
         whole, parts = (tmp_path / part / "masks" / f"{name}.png" for part in ("whole", "parts"))
         assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_the_next_image_is_read_while_the_network_works(tmp_path: Path):
+    """The network waits for it: were it read afterwards, this would end in the assertion."""
+    read = threading.Event()
+
+    class Watched(Stripes):
+        def image(self, index: int) -> np.ndarray:
+            if index == 1:
+                read.set()
+            return super().image(index)
+
+    def network(images: Tensor) -> Tensor:
+        assert read.wait(timeout=60)
+        return colors(images)
+
+    assert write_pseudo_masks(network, Watched(), tmp_path, PLAIN) == 5
 
 
 def test_what_the_crf_changed_and_what_the_network_thought_is_told():

@@ -13,13 +13,13 @@ from torch import Tensor
 import weakclip
 from weakclip.datasets import ScenesDataset
 from weakclip.errors import ConfigError
+from weakclip.inference.stitching import NEAR, stitching_matrix, window_starts
 from weakclip.inference.windows import (
     InferenceSettings,
     predict_batch,
     predict_probs,
+    resized_images,
     stitched_logits,
-    stitching_matrix,
-    window_starts,
 )
 from weakclip.modeling import mixed_logits
 
@@ -77,7 +77,54 @@ def test_windows_cover_every_pixel_and_stay_inside(length: int, crop: int, strid
         covered[start : start + crop] += 1
     assert covered.min() >= 1
     assert starts == sorted(set(starts))
-    assert len(starts) == max(0, length - crop + stride - 1) // stride + 1
+    grid = [*range(0, max(0, length - crop), stride), max(0, length - crop)]
+    left_out = set(grid) - set(starts)
+    assert len(left_out) <= 1 and all(0 < starts[-1] - start < crop / NEAR for start in left_out)
+
+
+def test_windows_a_pixel_apart_are_one_and_masks_hardly_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """375×500 at 1.75: columns 682 and 683. The whole grid counts the last window twice."""
+    assert window_starts(1195, 512, 341) == [0, 341, 683]
+    assert window_starts(513, 512, 341) == [0, 1], "nothing else covers the first pixel"
+    image, calls = image_of(375, 500), 0
+    settings = InferenceSettings(scales=(1.75,), flip=False, batch_size=100)
+
+    def blurred(images: Tensor) -> Tensor:
+        nonlocal calls
+        calls += len(images)
+        return F.avg_pool2d(colours(images), 16) + torch.linspace(0, 0.2, images.shape[3] // 16)
+
+    fewer, count = predict_probs(blurred, image, settings, device="cpu"), calls
+    monkeypatch.setattr("weakclip.inference.stitching.NEAR", 10**6)
+    whole = predict_probs(blurred, image, settings, device="cpu")
+    assert (count, calls - count) == (9, 12)
+    assert np.abs(fewer - whole).max() < 0.06 and (fewer.argmax(0) == whole.argmax(0)).mean() > 0.98
+
+
+def test_rows_of_some_classes_are_those_of_all() -> None:
+    image = image_of(40, 61)
+    for average in ("probabilities", "logits"):
+        settings = InferenceSettings(scales=(0.75, 1.0), crop=32, stride=21, average=average)
+        whole = predict_probs(colours, image, settings, device="cpu")
+        rows = predict_probs(colours, image, settings, device="cpu", classes=[0, 2])
+        assert np.array_equal(rows, whole[[0, 2]])
+
+
+def test_images_resized_ahead_give_the_same() -> None:
+    images = [image_of(40, 61, seed) for seed in range(2)]
+    settings = InferenceSettings(scales=(0.75, 1.0), crop=32, stride=21)
+    ahead = [resized_images(image, settings) for image in images]
+    assert [one.shape for one in ahead[0]] == [(3, 24, 37), (3, 32, 49)]
+    together = predict_batch(colours, images, settings, device="cpu", resized=ahead)
+    assert all(map(np.array_equal, together, predict_batch(colours, images, settings, device="cpu")))
+
+
+def test_stitching_matrices_are_made_once() -> None:
+    first, again = (stitching_matrix(starts, 32, 53, 4, 200) for starts in ([0, 21], (0, 21)))
+    assert first is again
+    large = [stitching_matrix(range(0, 3400, 100), 128, 3428, 32, 4000) for _ in range(2)]
+    assert large[0] is not large[1], "kept, it would fill the memory"
+    assert stitching_matrix([0], 32, 32, 4, 8, device="meta").device.type == "meta"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3)])
@@ -204,9 +251,12 @@ def test_masks_of_both_precisions_agree(match_share: float) -> None:
     assert seen == {False, True}
 
 
-def test_a_cpu_computes_in_float32_where_nothing_else_is_asked() -> None:
+@pytest.mark.parametrize("amx", [False, True])
+def test_a_cpu_computes_in_float32_unless_it_has_tiles_for_bf16(amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+
     def logits_of(images: Tensor) -> Tensor:
-        assert not torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled("cpu") == amx
         return colours(images)
 
     predict_probs(logits_of, image_of(20, 20), PLAIN, device="cpu")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from weakclip.crf import VOC_CRF, CRFParams, dense_crf
 from weakclip.datasets.base import ImageLabelDataset, Sample
@@ -15,10 +16,20 @@ from weakclip.datasets.images import write_mask, write_png
 from weakclip.errors import ConfigError
 from weakclip.inference.proposal_files import ProposalFiles
 from weakclip.inference.proposals import ProposalSettings, snap
-from weakclip.inference.windows import InferenceSettings, LogitsFunction, OutOfMemoryRetry, predict_probs
+from weakclip.inference.windows import (
+    InferenceSettings,
+    LogitsFunction,
+    OutOfMemoryRetry,
+    predict_batch,
+    resized_images,
+)
 from weakclip.store.jobs import work_through
 from weakclip.store.keys import MORE_OUTPUT
 from weakclip.store.layout import CONFIDENCE, MASKS
+from weakclip.store.threads import in_threads
+
+READERS = 2
+"""Threads that read images ahead of the network, each two: a network on a GPU takes less time than one reader."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +106,18 @@ def pseudo_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings)
     return refined.mask, refined.confidence
 
 
+def possible_classes(sample: Sample, settings: PseudoMaskSettings) -> list[int] | None:
+    """The classes that an image's mask can show, the background first; None for all."""
+    return [0, *sample.labels] if settings.restrict_to_labels else None
+
+
 def refine_mask(
-    probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings, regions: Iterable[np.ndarray] = ()
+    probs: np.ndarray,
+    sample: Sample,
+    settings: PseudoMaskSettings,
+    regions: Iterable[np.ndarray] = (),
+    *,
+    only_possible: bool = False,
 ) -> RefinedMask:
     """The mask of one image from its probabilities.
 
@@ -108,10 +129,13 @@ def refine_mask(
         sample: the image, `(H, W, 3)` uint8, and its labels.
         settings: restriction, dense CRF and the agreement that a region needs.
         regions: proposals of the image, `(H, W)` bool each.
+        only_possible: whether `probs` has no rows but those of `possible_classes`.
     """
-    kept = np.array([0, *sample.labels]) if settings.restrict_to_labels else np.arange(len(probs))
+    possible = possible_classes(sample, settings)
+    kept = np.arange(len(probs)) if possible is None else np.array(possible)
     balance = settings.balance if settings.restrict_to_labels else 0.0
-    rows = label_probabilities(probs, kept, keep_foreground=settings.keep_foreground, balance=balance)
+    places = np.arange(len(probs)) if only_possible else kept
+    rows = label_probabilities(probs, places, keep_foreground=settings.keep_foreground, balance=balance)
     if settings.temperature != 1:
         rows **= np.float32(1 / settings.temperature)
         rows /= rows.sum(axis=0, keepdims=True)
@@ -190,8 +214,8 @@ def write_pseudo_masks(
     """Write `masks/NAME.png` (palette), and `confidence/NAME.png` if asked for, for every image of a data set.
 
     Images that have their files already are passed over, so that a stopped run goes on; a mask that is there stays.
-    The network predicts the next images while threads do the dense CRFs of those before; never more than a few images
-    are in memory.
+    The network predicts an image while threads read the next ones and do the dense CRFs of those before; never more
+    than a few images are in memory.
 
     Args:
         logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 to logits `(B, K, h', w')`.
@@ -214,7 +238,7 @@ def write_pseudo_masks(
     def finish(predicted: tuple[Sample, np.ndarray]) -> None:
         sample, probs = predicted
         regions = [] if proposals is None else proposals.regions(sample.name, sample.image.shape[:2])
-        refined = refine_mask(probs, sample, settings, regions)
+        refined = refine_mask(probs, sample, settings, regions, only_possible=True)
         if settings.confidence:
             write_png(folder / CONFIDENCE / f"{sample.name}.png", np.rint(refined.confidence * 255).astype(np.uint8))
         path = folder / MASKS / f"{sample.name}.png"
@@ -226,10 +250,15 @@ def write_pseudo_masks(
 
     network = OutOfMemoryRetry(logits_of)
 
+    def read(index: int) -> tuple[Sample, list[Tensor]]:
+        sample = dataset[index]
+        return sample, resized_images(sample.image, settings.inference, device=device)
+
     def predicted(indices: Sequence[int]) -> Iterator[tuple[Sample, np.ndarray]]:
-        for index in indices:
-            sample = dataset[index]
-            yield sample, predict_probs(network, sample.image, settings.inference, device=device)
+        for sample, resized in in_threads(read, indices, threads=READERS):
+            classes, how = possible_classes(sample, settings), settings.inference
+            (probs,) = predict_batch(network, [sample.image], how, device=device, classes=classes, resized=[resized])
+            yield sample, probs
 
     made = work_through(
         range(len(dataset)),

@@ -10,12 +10,12 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from weakclip.datasets.images import fit_factor, resize_rgb
 from weakclip.errors import ConfigError
-from weakclip.training.precision import Precision, float32_as
+from weakclip.inference.stitching import stitching_matrix, window_starts
+from weakclip.training.precision import Precision, autocast_dtype, float32_as
 
 logger = logging.getLogger("weakclip")
 
@@ -111,7 +111,7 @@ class InferenceSettings:
         batch_size: windows that go through the network together.
         average: what is averaged over scales and flips: "probabilities", or "logits" before one softmax.
         precision: of the network: "fp32"; "tf32", float32 whose products are rounded on GPUs; "bf16" (autocast); or
-            "auto", bf16 on GPUs. Averages are float32 in any case.
+            "auto", bf16 where it pays, on GPUs and on CPUs with AMX, as in training. Averages are float32 in any case.
     """
 
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -133,7 +133,12 @@ class InferenceSettings:
 
 
 def predict_probs(
-    logits_of: LogitsFunction, image: np.ndarray, settings: InferenceSettings, *, device: torch.device | str
+    logits_of: LogitsFunction,
+    image: np.ndarray,
+    settings: InferenceSettings,
+    *,
+    device: torch.device | str,
+    classes: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Class probabilities of one image, averaged over scales and flips.
 
@@ -146,15 +151,22 @@ def predict_probs(
         image: `(H, W, 3)` uint8 RGB, any size.
         settings: scales, flip and windows.
         device: where the images are handed to the network and the logits are gathered.
+        classes: the classes whose probabilities are wanted; the others never leave the device. None for all.
 
     Returns:
-        `(K, H, W)` float32; the `K` values of a pixel sum to 1.
+        `(K, H, W)` float32; the `K` values of a pixel sum to 1. With `classes`, their rows of it in that order.
     """
-    return predict_batch(logits_of, [image], settings, device=device)[0]
+    return predict_batch(logits_of, [image], settings, device=device, classes=classes)[0]
 
 
 def predict_batch(
-    logits_of: LogitsFunction, images: Sequence[np.ndarray], settings: InferenceSettings, *, device: torch.device | str
+    logits_of: LogitsFunction,
+    images: Sequence[np.ndarray],
+    settings: InferenceSettings,
+    *,
+    device: torch.device | str,
+    classes: Sequence[int] | None = None,
+    resized: Sequence[Sequence[Tensor]] | None = None,
 ) -> list[np.ndarray]:
     """`predict_probs` of images of one size, whose windows go through the network together.
 
@@ -163,29 +175,56 @@ def predict_batch(
         images: one or more, each `(H, W, 3)` uint8 RGB.
         settings: scales, flip and windows.
         device: as for `predict_probs`.
+        classes: as for `predict_probs`.
+        resized: what `resized_images` gives for each of the images, where that is there already.
 
     Returns:
-        `(K, H, W)` float32 for each image.
+        `(K, H, W)` float32 for each image, or the rows of `classes`.
     """
     network = logits_of if isinstance(logits_of, OutOfMemoryRetry) else OutOfMemoryRetry(logits_of)
-    height, width = images[0].shape[:2]
-    base = fit_factor((height, width), settings.crop) if settings.fit_crop else 1.0
+    size = images[0].shape[0], images[0].shape[1]
     totals: list[Tensor] = []
     means_logits = settings.average == "logits"
+    by_image = resized or [resized_images(image, settings, device=device) for image in images]
     with torch.no_grad():
-        for scale in settings.scales:
-            size = max(1, round(height * base * scale)), max(1, round(width * base * scale))
-            resized = [image if size == (height, width) else resize_rgb(image, size) for image in images]
-            pixels = torch.stack([torch.tensor(image, device=device).permute(2, 0, 1) for image in resized])
+        for at_scale in zip(*by_image, strict=True):
+            pixels = torch.stack([one.to(device, non_blocking=True) for one in at_scale])
             for flipped in (False, True) if settings.flip else (False,):
-                stitched = stitched_logits(network, pixels.flip(3) if flipped else pixels, (height, width), settings)
+                stitched = stitched_logits(network, pixels.flip(3) if flipped else pixels, size, settings)
                 parts = [logits.flip(2) if flipped else logits for logits in stitched]
                 parts = parts if means_logits else [logits.softmax(dim=0) for logits in parts]
                 totals = [total.add_(more) for total, more in zip(totals, parts, strict=True)] if totals else parts
         if means_logits:
             passes = len(settings.scales) * (1 + settings.flip)
-            return [total.div_(passes).softmax(dim=0).cpu().numpy() for total in totals]
-        return [total.div_(total.sum(dim=0, keepdim=True)).cpu().numpy() for total in totals]
+            probs = [total.div_(passes).softmax(dim=0) for total in totals]
+        else:
+            probs = [total.div_(total.sum(dim=0, keepdim=True)) for total in totals]
+        wanted = probs if classes is None else [torch.stack([one[k] for k in classes]) for one in probs]
+        return [one.cpu().numpy() for one in wanted]
+
+
+def resized_images(
+    image: np.ndarray, settings: InferenceSettings, *, device: torch.device | str = "cpu"
+) -> list[Tensor]:
+    """An image at each of the scales: the host's part of the work, which threads may do ahead of the network.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB.
+        settings: scales and crop.
+        device: where they will go; memory that an accelerator copies from by itself is taken where that is one.
+
+    Returns:
+        `(3, h, w)` uint8 for each scale, on the host.
+    """
+    height, width = image.shape[:2]
+    base = fit_factor((height, width), settings.crop) if settings.fit_crop else 1.0
+    found = []
+    for scale in settings.scales:
+        size = max(1, round(height * base * scale)), max(1, round(width * base * scale))
+        pixels = image.copy() if size == (height, width) else resize_rgb(image, size)
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+        found.append(tensor.pin_memory() if torch.device(device).type != "cpu" else tensor)
+    return found
 
 
 def stitched_logits(
@@ -213,12 +252,14 @@ def stitched_logits(
     places = [(slice(top, top + window[0]), slice(left, left + window[1])) for top in tops for left in lefts]
     windows = [image[:, rows, columns] for image in pixels for rows, columns in places]
     step = settings.batch_size
-    with _in_precision(settings.precision, pixels.device), float32_as(settings.precision):
+    dtype = autocast_dtype(settings.precision, pixels.device)
+    half = torch.autocast(pixels.device.type, dtype) if dtype else contextlib.nullcontext()
+    with half, float32_as(settings.precision):
         batches = [logits_of(torch.stack(windows[first : first + step])) for first in range(0, len(windows), step)]
     logits = torch.cat(batches).float()
     coarse = logits.shape[2:]
-    row_matrix = stitching_matrix(tops, window[0], height, coarse[0], size[0]).to(logits.device)
-    column_matrix = stitching_matrix(lefts, window[1], width, coarse[1], size[1]).to(logits.device)
+    row_matrix = stitching_matrix(tops, window[0], height, coarse[0], size[0], device=logits.device)
+    column_matrix = stitching_matrix(lefts, window[1], width, coarse[1], size[1], device=logits.device)
     stitched = []
     for one in logits.split(len(places)):
         tiles = one.reshape(len(tops), len(lefts), -1, *coarse).permute(2, 0, 3, 1, 4)
@@ -226,48 +267,3 @@ def stitched_logits(
         with torch.autocast(tiles.device.type, enabled=False):
             stitched.append(row_matrix @ (tiles @ column_matrix.T))
     return stitched
-
-
-def _in_precision(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Autocast to bf16 where the settings ask for it on a device."""
-    wanted = precision == "bf16" or (precision == "auto" and device.type != "cpu")
-    return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
-
-
-def stitching_matrix(starts: list[int], window: int, length: int, coarse: int, target: int) -> Tensor:
-    """From the values of all windows along one side to the side of the result.
-
-    Args:
-        starts: first pixel of each window.
-        window: pixels of a window.
-        length: pixels of the side.
-        coarse: values that the network gives for a window.
-        target: values of the result.
-
-    Returns:
-        `(target, len(starts) * coarse)` float32; every row sums to 1.
-    """
-    enlarge = _resized(torch.eye(coarse), window)
-    placed = torch.zeros(length, len(starts), coarse)
-    count = torch.zeros(length, 1, 1)
-    for index, start in enumerate(starts):
-        placed[start : start + window, index] = enlarge
-        count[start : start + window] += 1
-    return _resized((placed / count).flatten(1), target)
-
-
-def window_starts(length: int, crop: int, stride: int) -> list[int]:
-    """Where the windows begin along a side: every `stride`, and the last one ends with the side.
-
-    >>> window_starts(1000, 512, 341)
-    [0, 341, 488]
-    >>> window_starts(300, 512, 341)
-    [0]
-    """
-    last = max(0, length - crop)
-    return [*range(0, last, stride), last]
-
-
-def _resized(columns: Tensor, length: int) -> Tensor:
-    """Linear interpolation of every column of `(n, m)` to `(length, m)`."""
-    return F.interpolate(columns.T[None], size=length, mode="linear", align_corners=False)[0].T

@@ -34,6 +34,7 @@ from weakclip.store.jobs import work_through
 from weakclip.store.layout import DENSE, LOG, SEED_MASKS
 from weakclip.store.lines import LineLog, read_lines
 from weakclip.store.share import current
+from weakclip.store.threads import in_threads
 
 SHARES = ("foreground", "background", "undecided")
 """Of the pixels of a seed mask; they sum to 1."""
@@ -122,10 +123,10 @@ def _made(
     Batches are cut from all of this process's share: a run that goes on has the same ones as one that nobody disturbed.
     """
     own, size, wanted = current().positions(len(dataset)), maker.batch_size, set(left)
-    for batch in (own[first : first + size] for first in range(0, len(own), size)):
-        if wanted.isdisjoint(batch):
-            continue
-        samples = [dataset[index] for index in batch]
+    cut = (own[first : first + size] for first in range(0, len(own), size))
+    batches = [batch for batch in cut if not wanted.isdisjoint(batch)]
+    read = in_threads(lambda batch: [dataset[index] for index in batch], batches, threads=1)
+    for batch, samples in zip(batches, read, strict=True):
         for index, sample, masks_of in zip(batch, samples, maker.masks(samples), strict=True):
             if index in wanted:
                 yield functools.partial(_with_sample, sample, masks_of)

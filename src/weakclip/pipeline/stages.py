@@ -233,6 +233,7 @@ STAGES = {
         data=(*TRAIN_DATA, "labels from the review", "verified masks"),
         upstream=("train",),
         outputs=("pseudo_masks.confidence",),
+        code=2,
     ),
     "retrain": Stage(
         purpose="training a segmentation network on the pseudo masks",
@@ -248,7 +249,7 @@ STAGES = {
         data=(*TRAIN_DATA, "train masks", *VAL_DATA, "val masks"),
         upstream=("seeds", "train", "pseudo_masks", "retrain"),
         outputs=("pictures",),
-        code=5,
+        code=6,
     ),
     "retrain_truth": Stage(
         purpose="training the same network on the true masks, the upper bound",
@@ -262,7 +263,7 @@ STAGES = {
         run=evaluate_upper_bound,
         data=(*VAL_DATA, "val masks"),
         upstream=("retrain_truth",),
-        code=4,
+        code=5,
     ),
 }
 """Every stage by its name, in the order in which they run."""

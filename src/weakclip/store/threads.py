@@ -29,7 +29,11 @@ def usable_cores() -> int:
 
 
 def in_threads(
-    work: Callable[[Item], Result], items: Iterable[Item], *, bytes_of: Callable[[Item], int] | None = None
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    bytes_of: Callable[[Item], int] | None = None,
+    threads: int | None = None,
 ) -> Iterator[Result]:
     """The results of `work` on each item, in order, while threads work ahead.
 
@@ -37,6 +41,7 @@ def in_threads(
         work: what is done; it should leave the interpreter's lock free for most of its time.
         items: taken one at a time, at most twice as many ahead as there are threads.
         bytes_of: what an item takes in memory; no further one is taken then while those ahead take more than `ROOM`.
+        threads: how many; None for one a core.
 
     Raises:
         Exception: what `work` raised on an item, when its turn has come.
@@ -44,7 +49,7 @@ def in_threads(
     >>> list(in_threads(abs, [-1, 2, -3]))
     [1, 2, 3]
     """
-    threads = usable_cores()
+    threads = threads or usable_cores()
     pending: deque[tuple[Future[Result], int]] = deque()
     taken = 0
     with ThreadPoolExecutor(threads) as pool:

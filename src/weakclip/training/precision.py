@@ -12,7 +12,7 @@ Precision = Literal["auto", "fp32", "tf32", "bf16"]
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type of autocast that `precision` asks for in training on a device; None for none."""
+    """The type of autocast that `precision` asks for on a device; None for none."""
     wanted = precision == "bf16" or (precision == "auto" and _bf16_pays(device))
     return torch.bfloat16 if wanted else None
 
@@ -37,7 +37,7 @@ def float32_as(precision: str) -> Iterator[None]:
 
 
 def _bf16_pays(device: torch.device) -> bool:
-    """On GPUs; on CPUs with tile instructions (AMX), where a step of WeakCLIP took 0.6 to 0.7 of the time in fp32."""
+    """On GPUs; on CPUs with tile instructions (AMX): docs/speed.md has the times of both."""
     if device.type != "cpu":
         return True
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # absent in older torch

@@ -20,7 +20,7 @@ from weakclip.clip import Encoder
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import fit_factor, image_size, read_rgb, resize_rgb
 from weakclip.errors import ConfigError, EncoderError
-from weakclip.inference.windows import window_starts
+from weakclip.inference.stitching import window_starts
 from weakclip.seeds import GradCAMSettings
 from weakclip.seeds.class_text import background_words, check_template, encode_words
 
