@@ -188,6 +188,13 @@ def test_text_is_encoded_once_and_again_when_the_prompt_changes(
         model.prompt.vectors.add_(1.0)
         second = model.text_embeddings()
         assert len(calls) == 2
+        model.load_trainable_state({**model.trainable_state()}, source="itself")
+        torch.testing.assert_close(second, model.text_embeddings())
+        assert len(calls) == 3, "a state was loaded"
+        twin = copy.deepcopy(model)
+        twin.prompt.vectors.mul_(2.0)
+        assert not torch.equal(twin.text_embeddings(), model.text_embeddings())
+        calls[:] = calls[:2]
     torch.testing.assert_close(second, model.text_embeddings())
     assert len(calls) == 3, "with gradients nothing is kept"
     assert model.text_embeddings().requires_grad

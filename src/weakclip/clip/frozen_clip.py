@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
+from weakclip.clip.cast_weights import CastWeights, autocast_type, state_of
 from weakclip.clip.encoder import ImageFeatures
 from weakclip.clip.frozen_encoder import FrozenEncoder
 from weakclip.clip.text import clean_text, end_positions, run_text_tower, tokenize
@@ -80,6 +81,8 @@ class FrozenCLIP(FrozenEncoder):
     ) -> None:
         super().__init__(source=source, pixel_mean=pixel_mean, pixel_std=pixel_std)
         self.model = model.requires_grad_(False)
+        self._cast = CastWeights()
+        self._known_scale: tuple[tuple[int, int, int], float] | None = None
         self.tap(tap_layers)
         self.tokenizer = tokenizer
         self.position_interpolation: PositionInterpolation = position_interpolation
@@ -167,7 +170,10 @@ class FrozenCLIP(FrozenEncoder):
     @property
     def logit_scale(self) -> float:  # type: ignore[override]
         """Factor of cosine similarities before a softmax; 100 in OpenAI's models."""
-        return float(self.model.logit_scale.exp())
+        state = state_of(self.model.logit_scale)
+        if self._known_scale is None or self._known_scale[0] != state:
+            self._known_scale = state, float(self.model.logit_scale.exp())
+        return self._known_scale[1]
 
     def embed_image(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Input of the first block of the image tower, for callers that run the blocks themselves.
@@ -185,7 +191,13 @@ class FrozenCLIP(FrozenEncoder):
 
     def embed_pixels(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
         """Normalised pixels `(B, 3, H, W)` of a whole grid of patches as input of the first block."""
-        return embed_patches(self.model.vision_model, pixels, self.positions(grid))
+        return embed_patches(self._network.vision_model, pixels, self.positions(grid))
+
+    @property
+    def _network(self) -> CLIPModel:
+        """The network, under autocast the one with cast weights, which gives the same numbers."""
+        dtype = None if torch.compiler.is_compiling() else autocast_type(self.device)
+        return self.model if dtype is None else self._cast.of(self.model, dtype)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Position embeddings `(1+hw, D)` of the image tower for a patch grid `(h, w)`."""
@@ -204,7 +216,7 @@ class FrozenCLIP(FrozenEncoder):
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """The blocks of the image tower, the first one first."""
-        return list(self.model.vision_model.encoder.layers)
+        return list(self._network.vision_model.encoder.layers)
 
     def run_block(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """A whole block: `(B, N, D)` to `(B, N, D)`."""
@@ -222,12 +234,12 @@ class FrozenCLIP(FrozenEncoder):
 
     def final_norm(self, hidden: Tensor) -> Tensor:
         """The norm after the last block."""
-        normed: Tensor = self.model.vision_model.post_layernorm(hidden)
+        normed: Tensor = self._network.vision_model.post_layernorm(hidden)
         return normed
 
     def project(self, normed: Tensor) -> Tensor:
         """Normed tokens `(…, D)` into the joint embedding space, `(…, E)`."""
-        projected: Tensor = self.model.visual_projection(normed)
+        projected: Tensor = self._network.visual_projection(normed)
         return projected
 
     @torch.no_grad()
@@ -271,7 +283,7 @@ class FrozenCLIP(FrozenEncoder):
         Raises:
             DataError: more tokens than the tower has positions for.
         """
-        return run_text_tower(self.model, embeddings, end_positions)
+        return run_text_tower(self._network, embeddings, end_positions)
 
     def fingerprint(self) -> str:
         """Sixteen hex digits of the two projections: other weights, other digits."""

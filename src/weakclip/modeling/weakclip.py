@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from weakclip.clip import Encoder, check_encoder
+from weakclip.clip.cast_weights import autocast_type, state_of
 from weakclip.clip.encoder import check_features
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, WeightsError
@@ -74,7 +75,7 @@ class WeakCLIP(nn.Module):
         self.pyramid_adapter = pyramid_adapter
         self.co_attention = co_attention
         self.decoder = decoder
-        self._known_text: tuple[Tensor, torch.dtype | None, Tensor] | None = None
+        self._known_text: tuple[tuple[object, ...], Tensor, Tensor] | None = None
 
     def train(self, mode: bool = True) -> Self:
         """Training or evaluation mode of all that trains; the encoder stays in evaluation mode."""
@@ -118,20 +119,16 @@ class WeakCLIP(nn.Module):
     def text_embeddings(self) -> Tensor:
         """`t_p`, `(K, E)`: the prompted class names through the frozen text tower, once for all images.
 
-        Without gradients the last result is kept for as long as the prompt holds the same values.
+        Without gradients the last result is kept until the prompt is written to (`state_of`).
         """
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.clip.encode_text_embeddings(*self.prompt())
         vectors = self.prompt.vectors
-        precision = _autocast_dtype(vectors.device)
-        if self._known_text is not None:
-            known_vectors, known_precision, known_text = self._known_text
-            same_place = known_vectors.device == vectors.device and known_vectors.dtype == vectors.dtype
-            if same_place and known_precision == precision and torch.equal(known_vectors, vectors):
-                return known_text
-        text = self.clip.encode_text_embeddings(*self.prompt())
-        self._known_text = (vectors.detach().clone(), precision, text)
-        return text
+        state = (*state_of(vectors), autocast_type(vectors.device))
+        if self._known_text is None or self._known_text[0] != state:
+            text = self.clip.encode_text_embeddings(*self.prompt())
+            self._known_text = (state, vectors.detach(), text)  # while the memory is held, no other tensor gets it
+        return self._known_text[2]
 
     def trainable_state(self) -> dict[str, Tensor]:
         """All that training changes, batch-norm statistics included, and nothing of CLIP; detached, not copied."""
@@ -273,10 +270,6 @@ def _composed(clip: Encoder, class_set: ClassSet, numbers: ModelSettings, *, out
             decoder=TextGuidedDecoder(clip.layer_widths, class_set.num_classes, channels=channels, dropout=dropout),
         )
     return model if outline else model.to(clip.device)
-
-
-def _autocast_dtype(device: torch.device) -> torch.dtype | None:
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
 def _differs(name: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
