@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from weakclip.clip import recomputation
 from weakclip.modeling import CoAttention, PyramidAdapter, TextGuidedDecoder
 from weakclip.modeling.losses import matching_loss
 
@@ -64,8 +65,9 @@ def test_dropout_takes_whole_channels_of_the_sum() -> None:
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
 
 
-def test_co_attention_computed_again_has_the_same_gradients() -> None:
+def test_co_attention_computed_again_has_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout included: the backward pass draws what the forward pass drew."""
+    monkeypatch.setattr(recomputation, "ROOM_ON_CPU", 0)
     attention = CoAttention(16, width=8, heads=2, num_layers=2, dropout=0.3)
     text, image = torch.randn(5, 16), torch.randn(2, 10, 16)
 
@@ -87,7 +89,9 @@ def test_co_attention_computed_again_has_the_same_gradients() -> None:
     torch.testing.assert_close(*found)
 
 
-def test_the_matching_loss_of_a_batch_is_that_of_one_large_map() -> None:
+@pytest.mark.parametrize("room", [0, 2**30])
+def test_the_matching_loss_of_a_batch_is_that_of_one_large_map(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recomputation, "ROOM_ON_CPU", room)
     match_map = torch.randn(3, 5, 4, 6, requires_grad=True)
     seeds = torch.randint(0, 5, (3, 17, 23))
     seeds[torch.rand(seeds.shape) < 0.4] = 255
@@ -111,8 +115,9 @@ def kept(work: Callable[[], object]) -> dict[int, Tensor]:
     return storages
 
 
-def test_nothing_as_large_as_the_fine_level_is_kept() -> None:
-    """Neither its `D` channels at stride 4 for the decoder, nor a map of classes at the seeds' size for the loss."""
+def test_nothing_as_large_as_the_fine_level_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its `D` channels at stride 4 for the decoder, nor, without room, a map of classes at the seeds' size."""
+    monkeypatch.setattr(recomputation, "ROOM_ON_CPU", 0)
     adapter, decoder = PyramidAdapter(64), TextGuidedDecoder(64, 3, channels=8)
     layers = [torch.randn(2, 64, 8, 8) for _ in range(4)]
     match_map = torch.randn(2, 3, 8, 8, requires_grad=True)

@@ -14,7 +14,7 @@ from weakclip.datasets.classes import BACKGROUND_PROMPTS, ClassSet
 from weakclip.errors import ConfigError
 from weakclip.seeds import ClipGradCAM, GradCAMSettings
 from weakclip.seeds.boxes import box_mask, strong_boxes
-from weakclip.seeds.clip_gradcam import grad_cam
+from weakclip.seeds.clip_gradcam import grad_cam, score_gradients
 from weakclip.seeds.refinement import affinity, refine
 
 CLASSES = ClassSet.from_foreground(["cat", "dog", "bird", "boat"], background_prompts=["sky", "sea"])
@@ -174,3 +174,16 @@ def test_nothing_of_the_clip_changes(tiny_clip, sample):
 def test_settings_out_of_range(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         GradCAMSettings(**wrong)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_gradients_of_all_classes_together_are_those_of_each(tiny_clip, classes):
+    images = torch.randint(0, 256, (1, 3, 32, 48), dtype=torch.uint8)
+    hidden, _ = tiny_clip.embed_image(images)
+    block = tiny_clip.blocks[-1]
+    normed = tiny_clip.attention_input(block, hidden).detach().requires_grad_()
+    output, _ = tiny_clip.attend(block, hidden, normed)
+    scores = tiny_clip.project_tokens(output).mean(dim=1)[0, :classes].softmax(dim=0)
+    found = [score_gradients(scores, normed, together=together) for together in (False, True)]
+    assert found[0].shape == (classes, *normed.shape[1:])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 import unicodedata
@@ -10,13 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedTokenizerBase
 
+from weakclip.clip.recomputation import run_part
 from weakclip.errors import DataError
 
 _LEGACY_END_TOKEN = 2  # older CLIP configs carry this wrong id; transformers then takes the highest id of the row
-
+_KEPT_BY_BLOCK = 14
+"""What a block keeps for the backward pass, in sizes of its input; counted."""
 
 _COMPATIBLE = re.compile("[\uff01-\uff9f\u3000\ufb00-\ufb06\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3]")
 """Full-width forms and ligatures, which ftfy writes as the letters that they stand for."""
@@ -133,8 +135,9 @@ def run_text_blocks(tower: Any, embeddings: Tensor, mask: Tensor | None) -> Tens
         mask: `(K, 1, L, L)` float, added to the attention's scores; None where every token sees all.
     """
     hidden: Tensor = tower.embeddings(inputs_embeds=embeddings)
-    for block in tower.encoder.layers:  # computed again in the backward pass: its memory grows with the classes
-        hidden = checkpoint(block, hidden, attention_mask=mask, use_reentrant=False)
+    needed = len(tower.encoder.layers) * _KEPT_BY_BLOCK * hidden.nbytes  # grows with the classes
+    for block in tower.encoder.layers:
+        hidden = run_part(functools.partial(block, attention_mask=mask), hidden, needed=needed)
     normed: Tensor = tower.final_layer_norm(hidden)
     return normed
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+
+from weakclip.clip.recomputation import run_part
 
 MATCH_TEMPERATURE = 0.07
 """Divisor of the match map's cosine similarities before a softmax (released code of Zhu et al., IJCV 2024)."""
+_KEPT_BY_LAYER = 31
+"""What two layers, one of each stack, keep for the backward pass, in sizes of both inputs; counted."""
 
 
 class CoAttention(nn.Module):
@@ -66,18 +69,13 @@ class CoAttention(nn.Module):
         narrow_image = self.image_projection(image)
         narrow_text = self.text_projection(text).expand(image.shape[0], -1, -1)
         text_change, image_change = narrow_text, narrow_image
+        needed = len(self.image_layers) * _KEPT_BY_LAYER * (narrow_image.nbytes + narrow_text.nbytes)
         for layer in self.text_layers:
-            text_change = _run(layer, text_change, narrow_image)
+            text_change = run_part(layer, text_change, narrow_image, needed=needed)
         for layer in self.image_layers:
-            image_change = _run(layer, image_change, narrow_text)
+            image_change = run_part(layer, image_change, narrow_text, needed=needed)
         matched_text = text + self.alpha * self.text_output(text_change)
         return matched_text, image + self.beta * self.image_output(image_change)
-
-
-def _run(layer: nn.Module, x: Tensor, memory: Tensor) -> Tensor:
-    """A layer, computed again in the backward pass, where there is one: little work, much memory."""
-    result: Tensor = checkpoint(layer, x, memory, use_reentrant=False) if torch.is_grad_enabled() else layer(x, memory)
-    return result
 
 
 class DecoderLayer(nn.Module):

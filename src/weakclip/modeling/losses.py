@@ -18,8 +18,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
+from weakclip.clip.recomputation import room, run_part
 from weakclip.datasets.classes import IGNORE_INDEX
 
 PROBABILITY_FLOOR = 1e-7
@@ -189,13 +189,17 @@ def matching_loss(match_map: Tensor, seed_mask: Tensor, *, temperature: float = 
     0.3466
     """
     seeds = seed_mask.reshape(seed_mask.shape[0], 1, *seed_mask.shape[-2:]).long()
-    logits = (match_map.float() / temperature).unsqueeze(1)
-    # At the seeds' size the map is large: made for one image at a time, and made again in the backward pass.
-    nll = [checkpoint(_mean_nll, *pair, use_reentrant=False) for pair in zip(logits, seeds, strict=True)]
-    return weight * torch.stack(nll).mean()
+    logits = match_map.float() / temperature
+    # At the seeds' size the map is large: there it is resized, and its soft maxima are kept.
+    needed = 2 * logits.nbytes // logits[0, 0].numel() * seeds[0, 0].numel()
+    if needed <= room(logits.device):
+        return weight * _mean_nll(logits, seeds[:, 0]).mean()
+    pairs = zip(logits.unsqueeze(1), seeds, strict=True)  # one image at a time, and again in the backward pass
+    return weight * torch.stack([run_part(_mean_nll, *pair, needed=needed)[0] for pair in pairs]).mean()
 
 
 def _mean_nll(logits: Tensor, seeds: Tensor) -> Tensor:
-    """Cross-entropy of `(1, K, h, w)`, resized to the seeds `(1, H, W)`, summed where seeded, over all pixels."""
+    """Cross-entropy of `(B, K, h, w)`, resized to the seeds `(B, H, W)`, over all pixels, unseeded ones 0: `(B)`."""
     resized = functional.interpolate(logits, size=seeds.shape[-2:], mode="bilinear", align_corners=False)
-    return functional.cross_entropy(resized, seeds, ignore_index=IGNORE_INDEX, reduction="none").mean()
+    nll = functional.cross_entropy(resized, seeds, ignore_index=IGNORE_INDEX, reduction="none")
+    return nll.mean(dim=(1, 2))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from weakclip.errors import EncoderError
+from weakclip.training.memory_order import order_of
 
 LEVELS = (4.0, 2.0, 1.0, 0.5)
 """Side of each pyramid level in sides of the patch grid."""
@@ -44,6 +45,8 @@ class UndoubledLevel(NamedTuple):
         assert doubling.bias is not None
         with torch.autocast(weight.device.type, enabled=False):  # rounded once, as one weight is
             product = torch.einsum("ioyx,co->icyx", doubling.weight, weight)
+            # In the weights' own order: that of `einsum` would decide on the order of all convolutions after it.
+            product = product.contiguous(memory_format=order_of(doubling.weight))
             offset = weight @ doubling.bias + bias
         return functional.conv_transpose2d(self.maps, product, offset, stride=2)
 

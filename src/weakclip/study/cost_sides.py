@@ -24,7 +24,8 @@ from weakclip.seeds.affinitynet.model import PUBLISHED_REDUCTIONS, AffinityNet
 from weakclip.seeds.affinitynet.train import AffinityLoss
 from weakclip.segmenters.resnet38 import PUBLISHED_WIDTHS
 from weakclip.training.loading import Batch
-from weakclip.training.loop import LossFunction, set_memory_format
+from weakclip.training.loop import LossFunction
+from weakclip.training.memory_order import set_memory_format, memory_order
 from weakclip.training.optimizer import build_optimizer
 from weakclip.training.settings import TrainSettings
 
@@ -78,7 +79,7 @@ class WeakCLIPSide:
         clip = load_clip(self.clip, tap_layers=self.model.tap_layers) if self.clip else random_vit_b_16()
         settings = TrainSettings()
         model = self.model.build(clip, self.class_set).to(device).train()
-        set_memory_format(model, torch.channels_last)
+        set_memory_format(model, memory_order(device))
         optimizer = build_optimizer(_trained(model), settings)
         return Training(model, WeakCLIPLoss(self.loss), optimizer, settings.clip_grad_norm)
 
@@ -99,7 +100,7 @@ class AffinityNetSide:
     def build(self, device: torch.device) -> Training:
         """The network with random weights, on the device; its convolutions in the memory order of WeakCLIP's."""
         model = AffinityNet(widths=self.widths, reductions=self.reductions, frozen=True).to(device).train()
-        set_memory_format(model, torch.channels_last)
+        set_memory_format(model, memory_order(device))
         optimizer = torch.optim.SGD(_trained(model).values(), lr=1e-6, momentum=0.9, weight_decay=5e-4)
         return Training(model, AffinityLoss(), optimizer, None)
 
