@@ -278,3 +278,11 @@ def test_agrees_with_pydensecrf_where_it_is_installed(
         for backend in BACKENDS:
             found = dense_crf(image, probs, CRFParams(kernels=kernels, iterations=5), backend=backend)
             np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_autocast_around_it_changes_nothing() -> None:
+    image = torch.randint(0, 256, (3, 16, 20), dtype=torch.uint8)
+    probs = torch.rand(3, 16, 20).softmax(dim=0)
+    plain = dense_crf(image, probs, LOSS_CRF, backend="torch")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(dense_crf(image, probs, LOSS_CRF, backend="torch"), plain)

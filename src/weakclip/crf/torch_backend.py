@@ -7,7 +7,9 @@ one table of vertices; their number is part of the integer.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,6 +26,8 @@ from weakclip.crf.features import (
     position_widths,
 )
 from weakclip.crf.params import CRFParams, FeatureKernel, Kernel
+
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,27 @@ class Lattice:
         """Splat, blur and slice `signal`, `(N, K)`."""
         return self.slice(self.blur(self.splat(signal)))
 
+    @cached_property
+    def splatting(self) -> Tensor:
+        """The weights as a sparse matrix `(V + 1, N)`: each row sums its pixels in their order, so that the result can
+        be reproduced on any device."""
+        order = self.vertices.flatten().argsort(stable=True)
+        size = self.neighbours.shape[2] + 1
+        rows = torch.searchsorted(self.vertices.flatten()[order], torch.arange(size + 1, device=order.device))
+        pixels = order // self.vertices.shape[1]
+        return _sparse(rows, pixels, self.weights.flatten()[order], (size, len(self.vertices)))
+
+    @cached_property
+    def slicing(self) -> Tensor:
+        """The weights as a sparse matrix `(N, V + 1)`."""
+        count, corners = self.vertices.shape
+        rows = torch.arange(count + 1, device=self.vertices.device) * corners
+        size = self.neighbours.shape[2] + 1
+        return _sparse(rows, self.vertices.flatten(), self.weights.flatten(), (count, size))
+
     def splat(self, signal: Tensor) -> Tensor:
         """Write `signal`, `(N, K)`, to the vertices: a table `(V + 1, K)`."""
-        values = signal.new_zeros(self.neighbours.shape[2] + 1, signal.shape[1])
-        for vertex, weight in zip(self.vertices.T, self.weights.T, strict=True):
-            values.index_add_(0, vertex, weight[:, None] * signal)
-        return values
+        return self.splatting @ signal
 
     def blur(self, values: Tensor) -> Tensor:
         """Blur a table `(V + 1, K)` with (½, 1, ½) along each axis in turn, in place."""
@@ -59,10 +78,11 @@ class Lattice:
 
     def slice(self, values: Tensor) -> Tensor:
         """Read the pixels back from a table `(V + 1, K)`: `(N, K)`."""
-        result = values.new_zeros(len(self.vertices), values.shape[1])
-        for vertex, weight in zip(self.vertices.T, self.weights.T, strict=True):
-            result += weight[:, None] * values[vertex]
-        return result
+        return self.slicing @ values
+
+
+def _sparse(rows: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
+    return torch.sparse_csr_tensor(rows, columns, values, size, check_invariants=False)
 
 
 def infer_batch(images: Tensor, log_probs: Tensor, params: CRFParams) -> Tensor:
@@ -76,6 +96,8 @@ def infer_batch(images: Tensor, log_probs: Tensor, params: CRFParams) -> Tensor:
     Returns:
         `(B, K, H, W)` float32.
     """
+    if log_probs.device.type == "mps":  # has no sparse products
+        return infer_batch(images.cpu(), log_probs.cpu(), params).to(log_probs.device)
     batch, num_labels, height, width = log_probs.shape
     unary = log_probs.permute(0, 2, 3, 1).reshape(-1, num_labels)
     marginals = unary.softmax(dim=1)
