@@ -27,7 +27,7 @@ run_stamp = $(VENV)/.installed-run-$(pinned)
 test_stamp = $(VENV)/.installed-test-$(pinned)
 dev_stamp = $(VENV)/.installed-dev-$(pinned)
 
-.PHONY: demo demo-full test test-oldest test-slow lint docs release-check clean help
+.PHONY: bench demo demo-full test test-oldest test-slow lint docs release-check clean help
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
@@ -47,6 +47,9 @@ test-oldest:  ## the tests that meet the dependencies, with the oldest versions 
 
 test-slow: $(test_stamp)  ## the tests that take minutes
 	$(VENV)/bin/python -m pytest -m slow
+
+bench: $(test_stamp)  ## the parts of a run, timed beside what the released code computes; ten minutes at most
+	$(VENV)/bin/python benchmarks/speed.py --json build/speed.json
 
 lint: $(dev_stamp)  ## style and types
 	$(VENV)/bin/ruff check .
