@@ -39,6 +39,11 @@ class CastWeights:
     def __init__(self) -> None:
         self._made: tuple[tuple[object, ...], nn.Module] | None = None
 
+    def under_autocast(self, network: Network, device: torch.device) -> Network:
+        """`network`, or under autocast on the device the one with cast weights."""
+        dtype = None if torch.compiler.is_compiling() else autocast_type(device)
+        return network if dtype is None else self.of(network, dtype)
+
     def of(self, network: Network, dtype: torch.dtype) -> Network:
         """`network`, sharing all but the weights of its linear and convolution layers, which are of `dtype`.
 
@@ -68,3 +73,17 @@ class CastWeights:
 
     def __reduce__(self) -> tuple[type[CastWeights], tuple[()]]:
         return CastWeights, ()
+
+
+class KnownExponential:
+    """`exp` of a tensor of one number, read from its device once and again when the tensor changes."""
+
+    def __init__(self) -> None:
+        self._known: tuple[tuple[int, int, int], float] | None = None
+
+    def of(self, tensor: torch.Tensor) -> float:
+        """The number."""
+        state = state_of(tensor)
+        if self._known is None or self._known[0] != state:
+            self._known = state, float(tensor.exp())
+        return self._known[1]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
-from weakclip.clip.cast_weights import CastWeights, autocast_type, state_of
+from weakclip.clip.cast_weights import CastWeights, KnownExponential
 from weakclip.clip.encoder import ImageFeatures
 from weakclip.clip.frozen_encoder import FrozenEncoder
 from weakclip.clip.text import clean_text, end_positions, run_text_tower, tokenize
@@ -82,7 +82,7 @@ class FrozenCLIP(FrozenEncoder):
         super().__init__(source=source, pixel_mean=pixel_mean, pixel_std=pixel_std)
         self.model = model.requires_grad_(False)
         self._cast = CastWeights()
-        self._known_scale: tuple[tuple[int, int, int], float] | None = None
+        self._known_scale = KnownExponential()
         self.tap(tap_layers)
         self.tokenizer = tokenizer
         self.position_interpolation: PositionInterpolation = position_interpolation
@@ -170,10 +170,7 @@ class FrozenCLIP(FrozenEncoder):
     @property
     def logit_scale(self) -> float:  # type: ignore[override]
         """Factor of cosine similarities before a softmax; 100 in OpenAI's models."""
-        state = state_of(self.model.logit_scale)
-        if self._known_scale is None or self._known_scale[0] != state:
-            self._known_scale = state, float(self.model.logit_scale.exp())
-        return self._known_scale[1]
+        return self._known_scale.of(self.model.logit_scale)
 
     def embed_image(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Input of the first block of the image tower, for callers that run the blocks themselves.
@@ -194,10 +191,9 @@ class FrozenCLIP(FrozenEncoder):
         return embed_patches(self._network.vision_model, pixels, self.positions(grid))
 
     @property
-    def _network(self) -> CLIPModel:
+    def _network(self) -> Any:
         """The network, under autocast the one with cast weights, which gives the same numbers."""
-        dtype = None if torch.compiler.is_compiling() else autocast_type(self.device)
-        return self.model if dtype is None else self._cast.of(self.model, dtype)
+        return self._cast.under_autocast(self.model, self.device)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Position embeddings `(1+hw, D)` of the image tower for a patch grid `(h, w)`."""

@@ -25,7 +25,7 @@ from weakclip.seeds.affinitynet.train import AffinityLoss
 from weakclip.segmenters.resnet38 import PUBLISHED_WIDTHS
 from weakclip.training.loading import Batch
 from weakclip.training.loop import LossFunction
-from weakclip.training.memory_order import set_memory_format, memory_order
+from weakclip.training.memory_order import memory_order, set_memory_format
 from weakclip.training.optimizer import build_optimizer
 from weakclip.training.settings import TrainSettings
 

@@ -21,7 +21,7 @@ from weakclip.training.bad_steps import NonFiniteGuard
 from weakclip.training.interrupt import StopRequest
 from weakclip.training.loading import Batch, TrainingData, load_batches
 from weakclip.training.log import TrainLog
-from weakclip.training.memory_order import set_memory_format, memory_order
+from weakclip.training.memory_order import memory_order, set_memory_format
 from weakclip.training.optimizer import FACTOR, build_optimizer
 from weakclip.training.precision import autocast_dtype, float32_as
 from weakclip.training.processes import Processes, open_processes
