@@ -33,7 +33,7 @@ from weakclip.study.cost_sides import drawn_batch, random_vit_b_16
 from weakclip.training.dataset import TrainingPairs
 from weakclip.training.loading import Batch
 from weakclip.training.loop import LossFunction
-from weakclip.training.memory_order import lay_out, memory_order
+from weakclip.training.memory_order import memory_order, set_memory_format
 from weakclip.training.optimizer import build_optimizer
 from weakclip.training.precision import autocast_dtype
 from weakclip.training.settings import TrainSettings
@@ -99,7 +99,7 @@ def step_of(model: nn.Module, loss: LossFunction, batch: Batch, optimizer: torch
 
 
 def ours(model: nn.Module) -> torch.optim.Optimizer:
-    lay_out(model, memory_order(next(model.parameters()).device))
+    set_memory_format(model, memory_order(next(model.parameters()).device))
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return build_optimizer(named, TrainSettings())
 
