@@ -230,13 +230,11 @@ class FrozenCLIP(FrozenEncoder):
 
     def final_norm(self, hidden: Tensor) -> Tensor:
         """The norm after the last block."""
-        normed: Tensor = self._network.vision_model.post_layernorm(hidden)
-        return normed
+        return self._network.vision_model.post_layernorm(hidden)
 
     def project(self, normed: Tensor) -> Tensor:
         """Normed tokens `(…, D)` into the joint embedding space, `(…, E)`."""
-        projected: Tensor = self._network.visual_projection(normed)
-        return projected
+        return self._network.visual_projection(normed)
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> ImageFeatures:
