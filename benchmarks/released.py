@@ -68,7 +68,7 @@ class ReleasedWeakCLIP(nn.Module):
             hidden = hidden + (changed - hidden) * kept if rate else changed
             if index + 1 in clip.tap_layers:
                 maps.append(hidden[:, 1:].transpose(1, 2).unflatten(2, grid).contiguous())
-        return maps, clip.project_tokens(hidden), grid
+        return maps, clip.project(clip.final_norm(hidden)), grid
 
     def _text_tower(self) -> Tensor:
         embeddings, ends = self.model.prompt()

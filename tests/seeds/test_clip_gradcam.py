@@ -183,7 +183,7 @@ def test_gradients_of_all_classes_together_are_those_of_each(tiny_clip, classes)
     block = tiny_clip.blocks[-1]
     normed = tiny_clip.attention_input(block, hidden).detach().requires_grad_()
     output, _ = tiny_clip.attend(block, hidden, normed)
-    scores = tiny_clip.project_tokens(output).mean(dim=1)[0, :classes].softmax(dim=0)
+    scores = tiny_clip.project(tiny_clip.final_norm(output)).mean(dim=1)[0, :classes].softmax(dim=0)
     found = [score_gradients(scores, normed, together=together) for together in (False, True)]
     assert found[0].shape == (classes, *normed.shape[1:])
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-7)
