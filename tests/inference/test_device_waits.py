@@ -18,7 +18,7 @@ from weakclip.inference.windows import InferenceSettings, predict_batch
 from weakclip.modeling import WeakCLIP, build_weakclip, mixed_logits
 from weakclip.modeling.train import LossSettings, WeakCLIPLoss
 from weakclip.seeds.clip_gradcam import ClipGradCAM
-from weakclip.seeds.patch_text import PatchText
+from weakclip.seeds.patch_text import PatchText, PatchTextSettings
 from weakclip.training.loop import _Run
 from weakclip.training.processes import open_processes
 from weakclip.training.settings import TrainSettings
@@ -55,9 +55,12 @@ def test_images_are_read_at_the_end(model: WeakCLIP, average: Any) -> None:
     assert probs[0].shape == (2, 40, 60)
 
 
-@pytest.mark.parametrize("method", [ClipGradCAM, PatchText])
-def test_seeds_are_read_for_their_boxes_and_at_the_end(tiny_clip: FrozenCLIP, method: type[Any]) -> None:
-    maker = method(tiny_clip, VOC12)
+@pytest.mark.parametrize(
+    ("method", "settings"), [(ClipGradCAM, None), (PatchText, PatchTextSettings(fill_outliers=False))]
+)
+def test_seeds_are_read_for_their_boxes_and_at_the_end(tiny_clip: FrozenCLIP, method: type[Any], settings: Any) -> None:
+    """`fill_outliers` also asks, in each of the last blocks, whether there are any."""
+    maker = method(tiny_clip, VOC12, settings)
     sample = Sample("a", np.zeros((32, 48, 3), np.uint8), (1, 5, 7))
     maker.cam(sample)  # what is read once for all images
     with host_reads() as found:
