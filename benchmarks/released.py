@@ -1,4 +1,4 @@
-"""What a training step and an inference of the released WeakCLIP compute, written from its description, to be timed.
+"""A training step and an inference as the released WeakCLIP computes them, written from its description, to be timed.
 
 The weights are those of a model of this package, so that both sides have the same shapes; the work is the released one
 (docs/differences.md; github.com/hustvl/WeakCLIP, weakclip/weakclip.py, models.py and heads.py were read for it):

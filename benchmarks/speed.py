@@ -52,7 +52,7 @@ class Clock:
             self.cpu.append(time.process_time() - cpu)
 
     def main(self, device: torch.device) -> list[float]:
-        """What ratios are made of: CPU seconds, on a device wall seconds."""
+        """The times that ratios are made of: CPU seconds, on a device wall seconds."""
         return self.cpu if device.type == "cpu" else self.wall
 
 

@@ -19,7 +19,7 @@ _CAST = (nn.Linear, nn.Conv2d)
 
 
 def autocast_type(device: torch.device) -> torch.dtype | None:
-    """What autocast computes products in on this device now; None where it is off."""
+    """The type that autocast computes products in on this device now; None where it is off."""
     available = torch.amp.is_autocast_available(device.type)
     return torch.get_autocast_dtype(device.type) if available and torch.is_autocast_enabled(device.type) else None
 

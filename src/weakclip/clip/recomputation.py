@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 ROOM_ON_CPU = 64 * 2**20
 """Bytes of one part's inner results that are kept on a CPU, whose memory is shared with all else that runs there."""
 SHARE_OF_DEVICE = 16
-"""Of a device with memory of its own, a part may keep one part in so many."""
+"""A part keeps at most the memory of a device, where that has its own, divided by this."""
 
 
 def room(device: torch.device) -> int:

@@ -18,7 +18,7 @@ from weakclip.errors import DataError
 
 _LEGACY_END_TOKEN = 2  # older CLIP configs carry this wrong id; transformers then takes the highest id of the row
 _KEPT_BY_BLOCK = 14
-"""What a block keeps for the backward pass, in sizes of its input; counted."""
+"""Inner results that a block keeps for the backward pass, in sizes of its input; counted."""
 
 _COMPATIBLE = re.compile("[\uff01-\uff9f\u3000\ufb00-\ufb06\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3]")
 """Full-width forms and ligatures, which ftfy writes as the letters that they stand for."""

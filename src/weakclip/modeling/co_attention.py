@@ -11,7 +11,7 @@ from weakclip.clip.recomputation import run_part
 MATCH_TEMPERATURE = 0.07
 """Divisor of the match map's cosine similarities before a softmax (released code of Zhu et al., IJCV 2024)."""
 _KEPT_BY_LAYER = 31
-"""What two layers, one of each stack, keep for the backward pass, in sizes of both inputs; counted."""
+"""Inner results that two layers, one of each stack, keep for the backward pass, in sizes of both inputs; counted."""
 
 
 class CoAttention(nn.Module):
