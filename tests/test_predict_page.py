@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import uvicorn
 import yaml
 from PIL import Image
 
@@ -72,6 +73,7 @@ def run_line(call: Callable[..., int], line: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_commands_run(call: Callable[..., int], page_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)  # which would wait for Ctrl-C
     for line in LINES:
         if " export onnx " in line or line.startswith("weakclip run"):
             continue
