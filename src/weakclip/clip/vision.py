@@ -39,6 +39,19 @@ def resize_to_patches(images: Tensor, patch_size: int) -> Tensor:
     return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=False)
 
 
+def resizing_note(name: str, side: int, patch_size: int) -> str:
+    """A line on a side of images that is no whole number of patches; empty where it is one.
+
+    >>> resizing_note("augment.crop_size", 512, 14)
+    'augment.crop_size: 512 is no whole number of patches of 14 pixels; 504 or 518 needs no resizing'
+    """
+    lower = side // patch_size * patch_size
+    if lower == side:
+        return ""
+    fitting = f"{lower} or {lower + patch_size}" if lower else str(patch_size)
+    return f"{name}: {side} is no whole number of patches of {patch_size} pixels; {fitting} needs no resizing"
+
+
 def cut_to_patches(images: Tensor, patch_size: int) -> Tensor:
     """Leave out the pixels beyond the last whole patch; a side shorter than one patch is resized up to it.
 

@@ -23,7 +23,7 @@ OPENAI_TOKENIZER = "openai/clip-vit-base-patch16"
 
 _OPENAI_MERGES = 49152 - 256 - 2  # CLIP reads this many lines of its list (openai/CLIP, clip/simple_tokenizer.py)
 _LONGEST = 2**25  # bytes unpacked; the file itself has three million
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 
 
 def byte_characters() -> list[str]:

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 import weakclip.clip
-from weakclip.clip import Encoder, load_clip, load_encoder
+from weakclip.clip import Encoder, FrozenCLIP, load_clip, load_encoder
 from weakclip.clip.own import is_code
+from weakclip.clip.vision import resizing_note
 from weakclip.config import RunConfig, load_run_config
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, DataError, first_line
@@ -149,12 +150,21 @@ class RunContext:
         settings = self.config.clip
         logger.info("loading CLIP %s", settings.source)
         load = load_encoder if self.trusted else load_clip
-        return load(
+        encoder = load(
             settings.source,
             device=self.device,
             tap_layers=self.config.model.tap_layers,
             vocabulary=settings.vocabulary,
         )
+        if isinstance(encoder, FrozenCLIP):
+            sides = {
+                "augment.crop_size": self.config.augment.crop_size,
+                "pseudo_masks.inference.crop": self.config.pseudo_masks.inference.crop,
+            }
+            for name, side in sides.items():
+                if note := resizing_note(name, side, encoder.patch_size):
+                    logger.info(note)
+        return encoder
 
     def fingerprints(self, sources: Iterable[str]) -> dict[str, str]:
         """Digests of sources of data by their names; a review that changes nothing is left out."""

@@ -30,7 +30,7 @@ def check(call: Callable[..., int], root: Path, *more: str | Path) -> int:
 def test_a_sound_root_is_code_0(voc_root: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert check(call, voc_root) == 0
     shown = capsys.readouterr().out
-    assert "findings: 0" in shown
+    assert "findings: 0" in shown and "encoder: openai/clip-vit-base-patch16 suits" in shown
     assert "train_aug: image-level labels from Annotations" in shown
     assert "train_aug: true masks: masks of SegmentationClass\n" in shown
 

@@ -52,7 +52,7 @@ def test_init_check_and_run_go_through_unchanged(
     """Names that YAML would take for numbers or truth, spaces, a colon and an accent in the path."""
     assert call("init", photos, "--clip", "demo", "--out", "my.yaml") == 0
     shown = capsys.readouterr().out
-    assert "images: train 4 (0 with mask)" in shown
+    assert "images: train 4 (0 with mask)" in shown and "encoder: openai/clip-vit-base-patch16 suits" in shown
     assert "4 classes: 1 (1), cat (2), traffic light (1), yes (1)" in shown
     next_command = shlex.split(re.findall(r"next: weakclip (.*)", shown)[0])
     assert next_command == ["data", "check", "my.yaml"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers import MetaClip2Model
 
 from weakclip.clip.frozen_clip import FrozenCLIP
 from weakclip.clip.text import single_spaces
@@ -28,6 +27,8 @@ class FrozenMetaCLIP2(FrozenCLIP):
     @staticmethod
     def network() -> Any:
         """`MetaClip2Model`."""
+        from transformers import MetaClip2Model
+
         return MetaClip2Model
 
     def end_positions(self, ids: Tensor, lengths: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import SiglipModel
 
 from weakclip.clip.families.both_ways import BothWays
 from weakclip.clip.text import check_length, run_text_blocks
@@ -40,6 +39,8 @@ class FrozenSigLIP(BothWays):
     @staticmethod
     def network() -> Any:
         """`SiglipModel`."""
+        from transformers import SiglipModel
+
         return SiglipModel
 
     @property
