@@ -114,6 +114,18 @@ def test_open_attention_equals_the_block(encoder: FrozenCLIP) -> None:
         hidden = output
 
 
+def test_under_autocast_the_weights_are_cast_once(encoder: FrozenCLIP) -> None:
+    """bfloat16 changes the features a little, and the text tower still passes gradients."""
+    images, prompt = torch.rand(1, 3, 32, 40, device=encoder.device), LearnablePrompt.for_classes(encoder, CLASSES)
+    plain = encoder.encode_image(images).tokens
+    with torch.autocast(encoder.device.type, torch.bfloat16):
+        tokens, text = encoder.encode_image(images).tokens, encoder.encode_text_embeddings(*prompt())
+        assert encoder.blocks[0] is encoder.blocks[0]
+    text.float().square().sum().backward()
+    assert prompt.vectors.grad is not None and torch.isfinite(prompt.vectors.grad).all()
+    assert torch.nn.functional.cosine_similarity(tokens.float(), plain, dim=-1).min() > 0.98
+
+
 def test_a_patch_of_siglip_is_what_the_probe_makes_of_it() -> None:
     """Of an image of one patch the probe sees nothing else."""
     features = tiny("siglip").encode_image(torch.rand(3, 3, 8, 8))

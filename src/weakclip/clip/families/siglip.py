@@ -50,7 +50,7 @@ class FrozenSigLIP(BothWays):
 
     def embed_pixels(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
         """Normalised pixels as input of the first block, `(B, hw, D)`."""
-        patches: Tensor = self.model.vision_model.embeddings.patch_embedding(pixels)
+        patches: Tensor = self._network.vision_model.embeddings.patch_embedding(pixels)
         return patches.flatten(2).transpose(1, 2) + self.positions(grid)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
@@ -60,7 +60,7 @@ class FrozenSigLIP(BothWays):
 
     def project(self, normed: Tensor) -> Tensor:
         """Normed tokens `(…, D)` into the space of the texts, `(…, E)`, each as if the probe saw it and no other."""
-        head = self.model.vision_model.head
+        head = self._network.vision_model.head
         attention = head.attention
         weight, bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]
         seen = attention.out_proj(F.linear(normed, weight, bias))
@@ -69,7 +69,7 @@ class FrozenSigLIP(BothWays):
 
     def pool(self, normed: Tensor, tokens: Tensor) -> Tensor:
         """The whole image, `(B, E)`: the probe's attention over all patches."""
-        pooled: Tensor = self.model.vision_model.head(normed)
+        pooled: Tensor = self._network.vision_model.head(normed)
         return pooled
 
     def encode_text_embeddings(self, embeddings: Tensor, end_positions: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class FrozenSigLIP(BothWays):
         """
         count, length, width = embeddings.shape
         check_length(length, self.context_length)
-        tower, padding = self.model.text_model, torch.tensor(self.tokenizer.pad_token_id or 0, device=self.device)
+        tower, padding = self._network.text_model, torch.tensor(self.tokenizer.pad_token_id or 0, device=self.device)
         filler = tower.embeddings.token_embedding(padding).to(embeddings.dtype)
         whole = torch.cat([embeddings, filler.expand(count, self.context_length - length, width)], dim=1)
         projected: Tensor = tower.head(run_text_blocks(tower, whole, None)[:, -1])

@@ -60,7 +60,7 @@ class FrozenTIPSv2(BothWays):
 
     def embed_pixels(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
         """Pixels 0…1 as input of the first block, `(B, 1+R+hw, D)`; registers have no position."""
-        parts = self.model.vision_model.embeddings
+        parts = self._network.vision_model.embeddings
         class_token, registers = (each.expand(len(pixels), -1, -1) for each in (parts.cls_token, parts.register_tokens))
         placed = torch.cat([class_token, parts.patch_embeddings(pixels)], dim=1) + self.positions(grid)
         return torch.cat([placed[:, :1], registers, placed[:, 1:]], dim=1)
@@ -73,7 +73,7 @@ class FrozenTIPSv2(BothWays):
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """The blocks of the image tower, the first one first."""
-        return list(self.model.vision_model.encoder.layer)
+        return list(self._network.vision_model.encoder.layer)
 
     def attention_input(self, block: Any, hidden: Tensor) -> Tensor:
         """A block's input `(B, N, D)` after its first norm."""
@@ -124,7 +124,7 @@ class FrozenTIPSv2(BothWays):
         read = torch.arange(length, device=embeddings.device) <= end_positions[:, None]
         lowest = torch.finfo(embeddings.dtype).min
         mask = torch.zeros(read.shape, dtype=embeddings.dtype, device=embeddings.device).masked_fill(~read, lowest)
-        hidden = run_text_blocks(self.model.text_model, embeddings, mask[:, None, None].expand(-1, 1, length, -1))
+        hidden = run_text_blocks(self._network.text_model, embeddings, mask[:, None, None].expand(-1, 1, length, -1))
         return (hidden * read[..., None]).sum(dim=1) / read.sum(dim=1, keepdim=True)
 
     def telling_weights(self) -> tuple[Tensor, ...]:
