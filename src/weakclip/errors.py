@@ -21,6 +21,10 @@ class BrokenFileError(DataError):
     """One file of a data set that cannot be used: an image, its mask, its annotation or its activation maps."""
 
 
+class RemoteError(WeakCLIPError):
+    """A store of files that cannot be reached, or that refuses; the data themselves may be whole."""
+
+
 class WeightsError(WeakCLIPError):
     """Missing, foreign or unreadable weights."""
 

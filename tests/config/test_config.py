@@ -127,14 +127,14 @@ def test_short_configuration_takes_the_defaults() -> None:
         ("data: {dataset: scenes}\ntrain: 7", "my.yaml: train: expected keys and values; found 7"),
         (
             "data: {dataset: scene}",
-            "my.yaml: data.dataset: one of scenes, voc12, coco14, folder, own expected; found 'scene'",
+            "my.yaml: data.dataset: one of scenes, voc12, coco14, folder, shards, own expected; found 'scene'",
         ),
         ("data: {dataset: voc12}", "my.yaml: data.root: this key is required and missing"),
         ("data: {dataset: scenes, val_limit: 0}", "my.yaml: data: val_limit: 1 or more"),
         ("data: {dataset: folder, root: x, longest_side: 0}", "my.yaml: data: longest_side: 1 or more"),
         (
             "data: {dataset: scenes, longest_side: 9}",
-            "unknown key 'data.longest_side' in my.yaml; it is a key of dataset: folder; dataset: scenes has",
+            "unknown key 'data.longest_side' in my.yaml; it is a key of dataset: folder or shards; dataset: scenes has",
         ),
         ("data: {dataset: voc12, root: x, class_file: y}", "unknown key 'data.class_file' in my.yaml"),
         ("seed: 1", "my.yaml: data: this key is required and missing"),

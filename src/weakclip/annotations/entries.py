@@ -19,6 +19,7 @@ from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.contours import mask_polygons
 from weakclip.datasets.regions import fill_polygon
 from weakclip.errors import ConfigError, DataError
+from weakclip.store.trees import AnyPath
 from weakclip.store.untrusted_text import one_line, short
 
 logger = logging.getLogger("weakclip")
@@ -45,7 +46,7 @@ class MaskEntry:
     mask: np.ndarray
     doubt: float | None = None
     reason: str = ""
-    photo: Path | Callable[[], np.ndarray] | None = None
+    photo: AnyPath | Callable[[], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

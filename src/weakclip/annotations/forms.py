@@ -15,6 +15,7 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import write_png
 from weakclip.errors import DataError
 from weakclip.store.files import check_inside
+from weakclip.store.trees import StoredPath
 
 logger = logging.getLogger("weakclip")
 
@@ -132,10 +133,13 @@ def check_flat(names: Iterable[str]) -> None:
 
 
 def place_photo(entry: MaskEntry, target: Path) -> None:
-    """Put an image where its tool expects it: a link to its file, or a copy where no link can be; else as PNG."""
+    """Put an image where its tool expects it: a link to its file, else a copy; as PNG where it is drawn."""
     if entry.photo is None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(entry.photo, StoredPath):
+        target.write_bytes(entry.photo.read_bytes())
+        return
     if not isinstance(entry.photo, Path):
         write_png(target, entry.photo())
         return

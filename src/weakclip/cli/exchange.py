@@ -21,6 +21,7 @@ from weakclip.cli.options import (
     Part,
     Root,
     Run,
+    ShardForm,
     are_inputs,
     encoder_of,
     is_file,
@@ -106,14 +107,15 @@ def transformers(
 def dataset(
     run: Annotated[Path, typer.Argument(help="A run folder whose pseudo masks are made.", callback=is_run)],
     out: Annotated[Path, typer.Option(help="The folder; an export that is there already is continued.")],
+    form: Annotated[ShardForm, typer.Option("--format", help="Parquet for `datasets`, or tars.")] = ShardForm.PARQUET,
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Write images, pseudo masks and labels as a folder that Hugging Face `datasets.load_dataset` reads."""
+    """Write images, pseudo masks and labels as a folder for Hugging Face `datasets.load_dataset`, or for WebDataset."""
     from weakclip.tools.export.hf_dataset import export_hf_dataset
 
     answer(
-        lambda: export_hf_dataset(run, out, root=root),
+        lambda: export_hf_dataset(run, out, root=root, form=form.value),
         json=json,
         record=asdict,
         show=lambda made: typer.echo(f"{made.folder}: {made.images:,} images of {made.split}, {made.shards:,} files"),

@@ -30,6 +30,7 @@ from weakclip.errors import ConfigError, DataError, WeakCLIPError
 from weakclip.store.files import expand_home
 from weakclip.store.layout import MANIFEST
 from weakclip.store.paths import check_file, check_model, check_run, check_there
+from weakclip.store.remote import is_url
 from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
@@ -89,6 +90,13 @@ class NetworkName(StrEnum):
 
     WEAKCLIP = "weakclip"
     RETRAINED = "retrained"
+
+
+class ShardForm(StrEnum):
+    """Forms of the files of a data set."""
+
+    PARQUET = "parquet"
+    WEBDATASET = "webdataset"
 
 
 Config = Annotated[
@@ -210,8 +218,8 @@ def log_to_stderr() -> None:
 
 
 def load_data(source: str, overrides: Sequence[str] | None) -> RunConfig:
-    """As `load`; a folder of images stands for the configuration `folder` with that root and its own splits."""
-    if source in shipped_configs() or not Path(source).is_dir():
+    """As `load`; a folder of images, or a URL, is the configuration `folder` with that root and its own splits."""
+    if source in shipped_configs() or not (is_url(source) or Path(source).is_dir()):
         return load(source, overrides)
     from weakclip.datasets import FolderDataset
 

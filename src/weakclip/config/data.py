@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from weakclip.datasets.kinds import COCO14Data, DataSettings, FolderData, OwnData, ScenesData, StoredData, VOC12Data
+from weakclip.datasets.kinds import (
+    COCO14Data,
+    DataSettings,
+    FolderData,
+    OwnData,
+    ScenesData,
+    ShardsData,
+    StoredData,
+    VOC12Data,
+)
 
-__all__ = ["AnyData", "COCO14Data", "DataSettings", "FolderData", "OwnData", "ScenesData", "StoredData", "VOC12Data"]
+__all__ = [
+    "AnyData",
+    "COCO14Data",
+    "DataSettings",
+    "FolderData",
+    "OwnData",
+    "ScenesData",
+    "ShardsData",
+    "StoredData",
+    "VOC12Data",
+]
 
 AnyData = (
     ScenesData
     | VOC12Data
     | COCO14Data
     | FolderData
+    | ShardsData
     | OwnData
 )  # fmt: skip

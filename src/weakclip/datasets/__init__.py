@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from weakclip.datasets.coco import COCO14Dataset
     from weakclip.datasets.folder import FolderDataset
     from weakclip.datasets.scenes import ScenesDataset
+    from weakclip.datasets.shards import ShardDataset
     from weakclip.datasets.transforms import AugmentSettings, augment
     from weakclip.datasets.voc import VOC12Dataset
 
@@ -25,6 +26,7 @@ __all__ = [
     "ImageLabelDataset",
     "Sample",
     "ScenesDataset",
+    "ShardDataset",
     "VOC12Dataset",
     "augment",
     "collate_samples",
@@ -36,6 +38,7 @@ _HOMES = {
     "coco": ("COCO14Dataset",),
     "folder": ("FolderDataset",),
     "scenes": ("ScenesDataset",),
+    "shards": ("ShardDataset",),
     "transforms": ("AugmentSettings", "augment"),
     "voc": ("VOC12Dataset",),
 }

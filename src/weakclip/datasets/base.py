@@ -16,6 +16,7 @@ from weakclip.datasets.faults import Fault
 from weakclip.datasets.images import image_size, read_mask, read_rgb, reduced_size, resize_mask
 from weakclip.errors import BrokenFileError, DataError
 from weakclip.store.files import check_inside
+from weakclip.store.trees import AnyPath
 from weakclip.store.untrusted_text import is_plain, short
 
 
@@ -121,7 +122,7 @@ class ImageLabelDataset(ABC, Dataset[Sample]):
         """Pixel labels `(H, W)` uint8 with 255 for unlabelled pixels, or None. Read by evaluation only."""
         return None
 
-    def image_file(self, index: int) -> Path | None:
+    def image_file(self, index: int) -> AnyPath | None:
         """The file that the image is read from; None where it is drawn, not stored."""
         return None
 
@@ -145,24 +146,27 @@ class ImageFileDataset(ImageLabelDataset):
         root: the data set's folder.
     """
 
-    root: Path
+    root: AnyPath
 
     @abstractmethod
-    def image_path(self, index: int) -> Path:
+    def image_path(self, index: int) -> AnyPath:
         """The image file."""
 
-    def mask_path(self, index: int) -> Path | None:
+    def mask_path(self, index: int) -> AnyPath | None:
         """The file with the pixel labels, or None."""
         return None
 
-    def image_file(self, index: int) -> Path:
+    def image_file(self, index: int) -> AnyPath:
         """`image_path`, to be opened.
 
         Raises:
             DataError: a link that leads out of the data set.
         """
-        path = self.image_path(index)
-        check_inside(path, self.root)
+        return self._inside(self.image_path(index))
+
+    def _inside(self, path: AnyPath) -> AnyPath:
+        if isinstance(path, Path) and isinstance(self.root, Path):
+            check_inside(path, self.root)
         return path
 
     def image(self, index: int) -> np.ndarray:
@@ -182,8 +186,7 @@ class ImageFileDataset(ImageLabelDataset):
         path = self.mask_path(index)
         if path is None:
             return None
-        check_inside(path, self.root)
-        mask = read_mask(path)
+        mask = read_mask(self._inside(path))
         check_mask(mask, image_size(self.image_file(index)), self.class_set.num_classes, path)
         size = self.size(index)
         return mask if mask.shape == size else resize_mask(mask, size)
@@ -215,7 +218,7 @@ def missing_classes(mask: np.ndarray, labels: Sequence[int], class_set: ClassSet
     return f"it holds {', '.join(map(str, used[:5]))} and no pixel of the image's classes: {expected}"
 
 
-def check_mask(mask: np.ndarray, size: tuple[int, int], num_classes: int, source: Path | str) -> None:
+def check_mask(mask: np.ndarray, size: tuple[int, int], num_classes: int, source: AnyPath | str) -> None:
     """Raise a `DataError` unless `mask` has the image's `size` and holds only class indices and 255."""
     if mask.shape != size:
         height, width = mask.shape

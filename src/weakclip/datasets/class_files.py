@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from weakclip.datasets.classes import BACKGROUND, BACKGROUND_PROMPTS, ClassSet, voc_palette
 from weakclip.errors import DataError
+from weakclip.store.trees import AnyPath
 from weakclip.store.untrusted_text import parse_yaml, short
 
 CLASS_FILE = "classes.yaml"
@@ -42,7 +42,7 @@ def class_set_of_names(names: Iterable[str]) -> ClassSet:
     return _class_set(list(names), {}, None, {})
 
 
-def read_class_file(path: Path) -> Vocabulary:
+def read_class_file(path: AnyPath) -> Vocabulary:
     """Classes and synonyms from `classes.yaml`.
 
     Keys: `names`, the foreground classes in the order of their mask indices 1, 2, …; and, each optional, `synonyms`
@@ -66,7 +66,7 @@ def read_class_file(path: Path) -> Vocabulary:
         raise DataError(f"{path}: {error}") from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: AnyPath) -> dict[str, Any]:
     try:
         content = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

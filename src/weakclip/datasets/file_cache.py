@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from weakclip.store.files import expand_home, remove_leftovers
+from weakclip.store.trees import AnyPath, stamp_of
 
 FOLDER = "weakclip_cache"
 
@@ -17,7 +18,8 @@ class FileCache:
     """Files made from a source file; they count only as long as that file keeps its size and time.
 
     They lie in `weakclip_cache` below the data set's root, where all its users find them; where that cannot be
-    written, in the user's own cache folder (`$XDG_CACHE_HOME`, else `~/.cache`); where neither can, nothing is kept.
+    written, or is at a URL, in the user's own cache folder (`$XDG_CACHE_HOME`, else `~/.cache`); where neither can,
+    nothing is kept.
     A link in the place of such a folder is passed over, for it could lead anywhere.
 
     Args:
@@ -26,11 +28,12 @@ class FileCache:
         version: raised when the same source gives other files.
     """
 
-    def __init__(self, root: Path, source: Path, *, version: int) -> None:
-        stat = source.stat()
-        key = _digest(f"{version} {stat.st_size} {stat.st_mtime_ns}")
+    def __init__(self, root: AnyPath, source: AnyPath, *, version: int) -> None:
+        stamp = stamp_of(source)
+        key = _digest(f"{version} {stamp.size} {stamp.version}")
         user = expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-        places = (root / FOLDER, user / "weakclip" / _digest(str(root.resolve())))
+        own = [root / FOLDER] if isinstance(root, Path) else []
+        places = (*own, user / "weakclip" / _digest(str(root.resolve())))
         folders = [place / f"{source.stem}-{key}" for place in places]
         self.folders = [folder for folder in folders if not (folder.is_symlink() or folder.parent.is_symlink())]
         for folder in self.folders:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,6 +14,8 @@ from weakclip.datasets.folder_labels import read_folder_labels
 from weakclip.datasets.folder_masks import MaskFolder
 from weakclip.datasets.folder_splits import listed_twice, split_files, split_names
 from weakclip.datasets.image_folder import ImageFolder, stem
+from weakclip.store.remote import folder_at
+from weakclip.store.trees import AnyPath
 
 logger = logging.getLogger("weakclip")
 
@@ -56,17 +57,17 @@ class FolderDataset(ImageFileDataset):
 
     def __init__(
         self,
-        root: Path | str,
+        root: AnyPath | str,
         split: str | None = None,
         *,
-        class_file: Path | str | None = None,
-        label_file: Path | str | None = None,
-        val_file: Path | str | None = None,
+        class_file: AnyPath | str | None = None,
+        label_file: AnyPath | str | None = None,
+        val_file: AnyPath | str | None = None,
         longest_side: int | None = None,
         untagged: Literal["skip", "stop"] = "stop",
         lenient: bool = False,
     ) -> None:
-        self.root = Path(root)
+        self.root = folder_at(root)
         self.longest_side = longest_side
         self._told = False
         images = ImageFolder(self.root)
@@ -102,21 +103,21 @@ class FolderDataset(ImageFileDataset):
         return [Fault(f"{path}: {advice}", stem(file), advice, path) for file, path in paths.items()]
 
     @staticmethod
-    def _mask_of(file: str, images: ImageFolder, masks: MaskFolder) -> Path | None:
+    def _mask_of(file: str, images: ImageFolder, masks: MaskFolder) -> AnyPath | None:
         """The mask of a photo, under any of its names."""
         found = (masks.find(stem(each)) for each in (file, *images.copies.get(file, ())))
         return next((path for path in found if path is not None), None)
 
     @staticmethod
-    def splits(root: Path | str) -> tuple[str, ...]:
+    def splits(root: AnyPath | str) -> tuple[str, ...]:
         """The splits that a folder offers: train always, val and test where their lists or folders exist."""
-        return split_names(Path(root), ImageFolder(Path(root)))
+        return split_names(folder_at(root), ImageFolder(folder_at(root)))
 
-    def image_path(self, index: int) -> Path:
+    def image_path(self, index: int) -> AnyPath:
         """The image file."""
         return self.image_folder / self._files[index]
 
-    def mask_path(self, index: int) -> Path | None:
+    def mask_path(self, index: int) -> AnyPath | None:
         """`masks/NAME.png`, or None where there is none."""
         return self._masks[index]
 
@@ -142,5 +143,5 @@ def untagged_note(names: Sequence[str]) -> str:
     return f"{len(names):,} image{'s' if len(names) > 1 else ''} without labels left out: {some}"
 
 
-def _twins(folder: Path, files: Sequence[str]) -> Fault:
+def _twins(folder: AnyPath, files: Sequence[str]) -> Fault:
     return Fault(f"{folder}: {files[0]} and {files[1]} differ only in their ending; rename one", stem(files[0]))

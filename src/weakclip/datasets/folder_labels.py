@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
-from pathlib import Path
 
 from weakclip.datasets.class_files import CLASS_FILE, Vocabulary, class_set_of_names, read_class_file
 from weakclip.datasets.classes import BACKGROUND
 from weakclip.datasets.faults import Fault, LabelError, RowError, noting
 from weakclip.datasets.folder_splits import split_folders
 from weakclip.datasets.image_folder import ImageFolder
-from weakclip.datasets.label_files import LabelRow, joined_labels, read_label_file
+from weakclip.datasets.label_files import LabelFile, LabelRow, joined_labels, read_label_file
 from weakclip.datasets.same_photos import same_photos
 from weakclip.errors import DataError
-from weakclip.store.files import expand_home
+from weakclip.store.remote import file_at
+from weakclip.store.trees import AnyPath
 
 LABEL_FILES = ("labels.csv", "labels.tsv", "labels.xlsx", "labels.jsonl")
 OTHER_TABLES = (".csv", ".tsv", ".xlsx", ".jsonl")
@@ -38,7 +38,11 @@ class FolderLabels:
 
 
 def read_folder_labels(
-    root: Path, images: ImageFolder, class_file: Path | str | None, label_file: Path | str | None, faults: list[Fault]
+    root: AnyPath,
+    images: ImageFolder,
+    class_file: AnyPath | str | None,
+    label_file: AnyPath | str | None,
+    faults: list[Fault],
 ) -> FolderLabels:
     """Reads labels and classes; the same photo in several class folders becomes one of `images`.
 
@@ -56,33 +60,35 @@ def read_folder_labels(
     table = label_table(root, label_file)
     if table is None:
         rows, notes = _rows_of_class_folders(root, images)
+        read = LabelFile(rows, frozenset(label for row in rows for label in row.labels), notes=tuple(notes))
     else:
         read = read_label_file(table)
-        rows, notes = list(read.rows), list(read.notes)
         faults += read.faults
-    vocabulary, joined = _vocabulary(root, class_file, rows, faults)
-    labels = _labels(images, [row for row in rows if row not in joined], vocabulary, faults)
+    vocabulary, odd = _vocabulary(root, class_file, read, faults)
+    labels = _labels(images, (row for row in read.rows if odd.isdisjoint(row.labels)), vocabulary, faults)
     broken = {file for fault in faults if fault.image for file in images.known(fault.image)}
-    broken |= {file for row in joined for file in images.known(row.image)}
+    if odd:
+        joined = (row for row in read.rows if not odd.isdisjoint(row.labels))
+        broken |= {file for row in joined for file in images.known(row.image)}
     tagged = {file: indices for file, indices in labels.items() if indices and file not in broken}
-    return FolderLabels(vocabulary, tagged, broken, tuple(notes))
+    return FolderLabels(vocabulary, tagged, broken, read.notes)
 
 
-def label_table(root: Path, label_file: Path | str | None = None) -> Path | None:
+def label_table(root: AnyPath, label_file: AnyPath | str | None = None) -> AnyPath | None:
     """The table of labels: the file that is named, the one in the folder, or None where a sub-folder is a class.
 
     Raises:
         DataError: two tables in the folder.
     """
     if label_file is not None:
-        return expand_home(label_file)
+        return file_at(label_file)
     tables = [root / name for name in LABEL_FILES if (root / name).is_file()]
     if len(tables) > 1:
         raise DataError(f"{root}: {' and '.join(table.name for table in tables)} are both here; keep one")
     return tables[0] if tables else None
 
 
-def _rows_of_class_folders(root: Path, images: ImageFolder) -> tuple[list[LabelRow], list[str]]:
+def _rows_of_class_folders(root: AnyPath, images: ImageFolder) -> tuple[list[LabelRow], list[str]]:
     """One row an image, and notes; a photo that lies in several class folders has one row with all their labels."""
     loose = [file for file in images.files if "/" not in file]
     if 2 * len(loose) > len(images.files):
@@ -113,7 +119,7 @@ def _rows_of_class_folders(root: Path, images: ImageFolder) -> tuple[list[LabelR
     return rows, [*(notes if groups else []), *_unread_tables(root)]
 
 
-def _in_several_classes(folder: Path, classes: dict[str, str], splits: dict[str, str]) -> Iterator[tuple[str, ...]]:
+def _in_several_classes(folder: AnyPath, classes: dict[str, str], splits: dict[str, str]) -> Iterator[tuple[str, ...]]:
     """Files with the same bytes and other classes, of one split each."""
     for group in same_photos(folder, classes):
         parts: dict[str, list[str]] = {}
@@ -122,60 +128,64 @@ def _in_several_classes(folder: Path, classes: dict[str, str], splits: dict[str,
         yield from (tuple(part) for part in parts.values() if len({classes[file] for file in part}) > 1)
 
 
-def _tables(root: Path) -> list[Path]:
+def _tables(root: AnyPath) -> list[AnyPath]:
     return sorted(path for path in root.iterdir() if path.suffix.lower() in OTHER_TABLES and path.is_file())
 
 
-def _named_tables(root: Path) -> str:
+def _named_tables(root: AnyPath) -> str:
     tables = _tables(root)
     return f"name the table of labels with --labels (is it {tables[0]}?), " if tables else ""
 
 
-def _unread_tables(root: Path) -> list[str]:
+def _unread_tables(root: AnyPath) -> list[str]:
     names = ", ".join(path.name for path in _tables(root))
     return [f"{root}: labels are the class folders; not read, --labels names a table: {names}"] if names else []
 
 
 def _vocabulary(
-    root: Path, class_file: Path | str | None, rows: Sequence[LabelRow], faults: list[Fault]
-) -> tuple[Vocabulary, set[LabelRow]]:
-    """The classes that a file names, or, without one, those in the labels; and the rows that are not used for that.
+    root: AnyPath, class_file: AnyPath | str | None, read: LabelFile, faults: list[Fault]
+) -> tuple[Vocabulary, Set[str]]:
+    """The classes that a file names, or, without one, those in the labels; and labels whose rows are not used.
 
     `cat dog` and `cat/dog` beside `cat` and `dog` are two labels with the wrong separator, not a class of their own.
     """
     if class_file is not None:
-        return read_class_file(expand_home(class_file)), set()
+        return read_class_file(file_at(class_file)), set()
     if (root / CLASS_FILE).is_file():
         return read_class_file(root / CLASS_FILE), set()
-    written = {label for row in rows for label in row.labels}
-    odd = {label: parts for label in written if (parts := joined_labels(label, written))}
-    joined = {row for row in rows if not odd.keys().isdisjoint(row.labels)}
-    for row in rows:
+    odd = {label: parts for label in read.names if (parts := joined_labels(label, read.names))}
+    for row in read.rows if odd else ():
         for label in row.labels:
             if label in odd:
                 with noting(faults, row.image, row.where):
                     raise DataError(f"{label!r} looks like {len(odd[label])} classes; separate labels by ';'")
-    names = sorted(written - odd.keys() - {BACKGROUND})
+    names = sorted(read.names - odd.keys() - {BACKGROUND})
     if not names:
         raise LabelError(faults or [Fault(f"{root}: its labels name no class; write a row for each image")], root)
     try:
-        return Vocabulary(class_set_of_names(names)), joined
+        return Vocabulary(class_set_of_names(names)), odd.keys()
     except DataError as error:
         raise DataError(f"{root}: {error}; the classes are those in the labels") from None
 
 
 def _labels(
-    images: ImageFolder, rows: Sequence[LabelRow], vocabulary: Vocabulary, faults: list[Fault]
+    images: ImageFolder, rows: Iterable[LabelRow], vocabulary: Vocabulary, faults: list[Fault]
 ) -> dict[str, tuple[int, ...]]:
-    """Class indices of each file that a row names; none where its labels are wrong, or where it has none."""
+    """Class indices of each file that a row names; none where its labels are wrong, or where it has none.
+
+    Equal labels are in memory once.
+    """
     labels: dict[str, tuple[int, ...]] = {}
+    known: dict[tuple[str, ...], tuple[int, ...]] = {}
     for row in rows:
         with noting(faults, row.image, row.where):
             file = images.find(row.image)
             if file in labels:
                 raise RowError("image ", " is labelled twice; join the two rows", found=[repr(row.image)])
             labels[file] = ()
-            labels[file] = _indices(row, vocabulary)
+            if row.labels not in known:
+                known[row.labels] = _indices(row, vocabulary)
+            labels[file] = known[row.labels]
     return labels
 
 

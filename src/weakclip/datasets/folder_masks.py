@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from pathlib import Path
+from typing import Generic, TypeVar, cast
 
 from weakclip.datasets.image_names import alike, canonical
+from weakclip.store.trees import AnyPath, walk
 
 _ENDING = ".png"
 
+Place = TypeVar("Place", bound=AnyPath)
 
-class MaskFolder:
+
+class MaskFolder(Generic[Place]):
     """PNGs that are called like their images. Names that look the same are the same: é as one sign or two, any space.
 
     Args:
@@ -19,7 +21,7 @@ class MaskFolder:
         names: of the images, without their endings. A file that is called exactly like one is of no other.
     """
 
-    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+    def __init__(self, folder: Place, names: Iterable[str]) -> None:
         self.folder, self._names = folder, frozenset(names)
         self._files = sorted(_files_below(folder))
         stems = [(file[: -len(_ENDING)], file) for file in self._files if file.lower().endswith(_ENDING)]
@@ -30,10 +32,10 @@ class MaskFolder:
                 continue
             self._alike.setdefault(_key(name), []).append(file)
 
-    def find(self, name: str) -> Path | None:
+    def find(self, name: str) -> Place | None:
         """The mask of an image, by its name without the ending; None where there is none."""
         file = self._file(name)
-        return None if file is None else self.folder / file
+        return None if file is None else cast(Place, self.folder / file)
 
     def _file(self, name: str) -> str | None:
         if name in self._exact:
@@ -58,7 +60,7 @@ def _key(name: str) -> str:
     return "/".join(alike(part) for part in canonical(name).split("/"))
 
 
-def _files_below(folder: Path) -> Iterable[str]:
-    for current, _, files in os.walk(folder):
-        here = Path(current).relative_to(folder).as_posix()
-        yield from files if here == "." else (f"{here}/{file}" for file in files)
+def _files_below(folder: AnyPath) -> Iterable[str]:
+    for here, _, files in walk(folder):
+        below = "/".join(here.parts[len(folder.parts) :])
+        yield from (f"{below}/{file}" for file in files) if below else files

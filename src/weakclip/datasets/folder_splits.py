@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from weakclip.datasets.faults import Fault, RowError, noting
 from weakclip.datasets.image_folder import ImageFolder, stem
 from weakclip.datasets.label_tables import reading_text
 from weakclip.errors import DataError
-from weakclip.store.files import expand_home
+from weakclip.store.remote import file_at
+from weakclip.store.trees import AnyPath
 
 SPLITS = ("train", "val", "test")
 
@@ -40,28 +40,33 @@ def split_folders(files: Sequence[str]) -> dict[str, str]:
     return {} if lone or len(splits) < len(first) else splits
 
 
+def split_of_name(name: str) -> str | None:
+    """The split that a word names, in any of its usual spellings; None where it names none."""
+    return _SPLIT_OF.get(_plain(name))
+
+
 def _plain(name: str) -> str:
     return name.casefold().replace("-", "_").replace(" ", "_")
 
 
-def split_names(root: Path, images: ImageFolder) -> tuple[str, ...]:
+def split_names(root: AnyPath, images: ImageFolder) -> tuple[str, ...]:
     """The splits that a folder offers: train always, val and test where their lists or folders exist."""
     folders = _folders(root, images).values()
     return ("train", *(name for name in SPLITS[1:] if _list(root, name).is_file() or name in folders))
 
 
-def _list(root: Path, split: str) -> Path:
+def _list(root: AnyPath, split: str) -> AnyPath:
     return root / f"{split}.txt"
 
 
-def _folders(root: Path, images: ImageFolder) -> dict[str, str]:
+def _folders(root: AnyPath, images: ImageFolder) -> dict[str, str]:
     """Folders that are splits, where there is no list."""
     listed = any(_list(root, name).is_file() for name in SPLITS)
     return {} if listed else split_folders(images.files)
 
 
 def split_files(
-    root: Path, split: str | None, images: ImageFolder, faults: list[Fault], val_file: Path | str | None = None
+    root: AnyPath, split: str | None, images: ImageFolder, faults: list[Fault], val_file: AnyPath | str | None = None
 ) -> list[str]:
     """The images of a split, all of them for None.
 
@@ -81,7 +86,7 @@ def split_files(
         raise DataError(f"{root}: unknown split {split!r}; a folder has {', '.join(SPLITS)}")
     if val_file is None:
         return _own_split(root, split, images, faults)
-    path = expand_home(val_file)
+    path = file_at(val_file)
     val = _read_split(path, images, faults)
     if val is None:
         raise DataError(f"{path}: no such file; data.val_file is a list of image names, or null")
@@ -94,13 +99,13 @@ def split_files(
     return left
 
 
-def _filled(files: list[str], path: Path, faults: list[Fault]) -> list[str]:
+def _filled(files: list[str], path: AnyPath, faults: list[Fault]) -> list[str]:
     if not files and not faults:
         raise DataError(f"{path}: names no image; write one a line, or remove the file")
     return files
 
 
-def _own_split(root: Path, split: str, images: ImageFolder, faults: list[Fault]) -> list[str]:
+def _own_split(root: AnyPath, split: str, images: ImageFolder, faults: list[Fault]) -> list[str]:
     """The images of a split, as the folder itself has it."""
     folders = _folders(root, images)
     if folders and split in (*folders.values(), "train"):
@@ -123,21 +128,21 @@ def _own_split(root: Path, split: str, images: ImageFolder, faults: list[Fault])
     return _filled(chosen, _list(root, split), faults)
 
 
-def _of_folders(root: Path, split: str, folders: dict[str, str], images: ImageFolder) -> list[str]:
+def _of_folders(root: AnyPath, split: str, folders: dict[str, str], images: ImageFolder) -> list[str]:
     found = [file for file in images.files if folders[file.split("/")[0]] == split]
     if not found:
         raise DataError(f"{root}: its folders are the splits {', '.join(folders)}, and none is for {split!r}; add one")
     return found
 
 
-def listed_twice(root: Path, images: ImageFolder) -> set[str]:
+def listed_twice(root: AnyPath, images: ImageFolder) -> set[str]:
     """Files that are in more than one list."""
     lists = (_read_split(_list(root, name), images, []) for name in SPLITS)
     counts = Counter(file for files in lists for file in set(files or ()))
     return {file for file, count in counts.items() if count > 1}
 
 
-def _read_split(path: Path, images: ImageFolder, faults: list[Fault]) -> list[str] | None:
+def _read_split(path: AnyPath, images: ImageFolder, faults: list[Fault]) -> list[str] | None:
     """The files of a list; None where there is no list."""
     if not path.is_file():
         return None

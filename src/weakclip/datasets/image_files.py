@@ -16,12 +16,15 @@ from PIL import Image, UnidentifiedImageError
 from PIL import WebPImagePlugin as _WebPImagePlugin  # noqa: F401, of FORMATS the one that Pillow imports late
 from PIL.PngImagePlugin import PngImageFile
 
-from weakclip.errors import BrokenFileError, DataError
+from weakclip.errors import BrokenFileError, WeakCLIPError
+from weakclip.store.trees import StoredPath
 from weakclip.store.untrusted_text import one_line
 
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are decoded, told from a file's content. Pillow knows many more: of some the decoder is
 another program (Ghostscript, of EPS), and of most it is seldom looked at."""
+
+ImageSource = Path | StoredPath | str | IO[bytes]
 
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
@@ -66,7 +69,7 @@ def orientation(image: Image.Image) -> int:
 
 
 @contextlib.contextmanager
-def opened_image(path: Path | str | IO[bytes]) -> Iterator[Image.Image]:
+def opened_image(path: ImageSource) -> Iterator[Image.Image]:
     """An image, not decoded yet, while it is worked on.
 
     Raises:
@@ -78,9 +81,9 @@ def opened_image(path: Path | str | IO[bytes]) -> Iterator[Image.Image]:
                 f"{path}: cannot be read as an image (it is a folder, pipe or device)"
             )  # a pipe would never end
         name = os.fspath(path) if isinstance(path, Path | str) else ""
-        with open(path, "rb") if isinstance(path, Path | str) else contextlib.nullcontext(path) as file:
+        with _opened(path) as file:
             yield _identified(file, name)
-    except (DataError, MemoryError):
+    except (WeakCLIPError, MemoryError):
         raise
     except FileNotFoundError:
         raise BrokenFileError(f"{path}: no such file; put it back, and give the same command again") from None
@@ -96,6 +99,12 @@ def opened_image(path: Path | str | IO[bytes]) -> Iterator[Image.Image]:
         raise BrokenFileError(
             f"{path}: cannot be read as an image ({reason}); save it anew from the original"
         ) from None
+
+
+def _opened(source: ImageSource) -> contextlib.AbstractContextManager[IO[bytes]]:
+    if isinstance(source, StoredPath):
+        return source.open("rb")
+    return open(source, "rb") if isinstance(source, Path | str) else contextlib.nullcontext(source)
 
 
 def _identified(file: IO[bytes], name: str) -> Image.Image:
@@ -144,7 +153,7 @@ def _pixels_of_png(file: IO[bytes]) -> IO[bytes]:
     return io.BytesIO(b"".join(kept))
 
 
-def _what_else(path: Path | str | IO[bytes]) -> str:
+def _what_else(path: ImageSource) -> str:
     """The kind of a file that is no image."""
     try:
         empty = isinstance(path, Path | str) and Path(path).stat().st_size == 0

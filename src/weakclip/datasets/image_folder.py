@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from weakclip.datasets.faults import RowError
 from weakclip.datasets.image_names import alike, canonical
 from weakclip.errors import DataError
+from weakclip.store.trees import AnyPath, walk
 from weakclip.store.untrusted_text import is_plain, one_line
 
 _JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp")
@@ -54,7 +54,7 @@ class ImageFolder:
         DataError: no such folder, or no images.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: AnyPath) -> None:
         check_folder(root)
         self.folder = root / "images" if (root / "images").is_dir() else root
         everything = sorted(_files(self.folder))
@@ -187,7 +187,7 @@ class ImageFolder:
         return names
 
 
-def check_folder(root: Path) -> None:
+def check_folder(root: AnyPath) -> None:
     """Raise a `DataError` unless there is such a folder."""
     if not root.is_dir():
         raise DataError(f"{root}: {'is a file; expected a folder of images' if root.exists() else 'no such folder'}")
@@ -208,10 +208,10 @@ def is_passed_over(folder: str) -> bool:
     return folder.startswith(".") or folder.casefold() in SYSTEM_FOLDERS
 
 
-def _files(folder: Path) -> Iterator[str]:
+def _files(folder: AnyPath) -> Iterator[str]:
     """Relative paths of photos of every kind, those that are not read among them."""
-    for current, folders, files in os.walk(folder):
-        here = Path(current)
+    for here, folders, files in walk(folder):
+        below = "/".join(here.parts[len(folder.parts) :])
         if set(files) >= RUN_FILES:
             folders.clear()
             continue
@@ -220,4 +220,4 @@ def _files(folder: Path) -> Iterator[str]:
             folders[:] = [name for name in folders if name != "masks"]
         for name in files:
             if name.lower().endswith(IMAGE_SUFFIXES + OTHER_SUFFIXES) and not name.startswith("."):
-                yield (here / name).relative_to(folder).as_posix()
+                yield f"{below}/{name}" if below else name

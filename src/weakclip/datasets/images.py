@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from weakclip.datasets.image_files import opened_image, orientation, upright
+from weakclip.datasets.image_files import ImageSource, opened_image, orientation, upright
 from weakclip.errors import BrokenFileError
 from weakclip.store.files import atomic_write
 
@@ -23,7 +23,7 @@ _DEEP_MODES = ("I", "F")  # and I;16 in either byte order: more than 8 bits
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_PHOTOMETRIC = 256, 257, 262
 
 
-def read_rgb(path: Path | str, *, longest_side: int | None = None) -> np.ndarray:
+def read_rgb(path: ImageSource, *, longest_side: int | None = None) -> np.ndarray:
     """Read any image as RGB, turned upright by its EXIF orientation.
 
     Transparency is dropped and the colour under it kept. Grey of more than 8 bits is read as 10, 12, 14 or 16 bits
@@ -109,7 +109,7 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     return (values >> (depth - 8)).astype(np.uint8)
 
 
-def read_mask(path: Path | str | IO[bytes]) -> np.ndarray:
+def read_mask(path: ImageSource) -> np.ndarray:
     """Read a mask of class indices from a palette or grey PNG of up to 8 bits, a file or what is open already.
 
     Returns:
@@ -121,7 +121,7 @@ def read_mask(path: Path | str | IO[bytes]) -> np.ndarray:
     return read_palette_mask(path)[0]
 
 
-def read_palette_mask(path: Path | str | IO[bytes]) -> tuple[np.ndarray, np.ndarray | None]:
+def read_palette_mask(path: ImageSource) -> tuple[np.ndarray, np.ndarray | None]:
     """As `read_mask`, and the colours of the palette, `(n, 3)` uint8; None where the image is grey.
 
     A palette that counts from black to white is a grey image, too.
@@ -153,7 +153,7 @@ def _grey_scale(image: Image.Image) -> int:
     return {"L;2": 85, "L;4": 17}.get(name if isinstance(name, str) else (name or [""])[0], 1)
 
 
-def image_size(path: Path | str) -> tuple[int, int]:
+def image_size(path: ImageSource) -> tuple[int, int]:
     """Height and width of an image as `read_rgb` gives it, from its header."""
     with opened_image(path) as image:
         return _upright_size(image)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from weakclip.errors import ConfigError
 from weakclip.store.files import expand_home
+from weakclip.store.remote import check_url, is_url
 
 if TYPE_CHECKING:  # the data sets are imported when one is opened: settings are read without torch
     from weakclip.datasets.base import ImageLabelDataset
@@ -87,6 +88,11 @@ class StoredData(DataSettings):
 
     root: str
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if is_url(self.root):
+            raise ConfigError(f"root: a folder expected; found {self.root}; dataset: folder and shards read URLs")
+
     @property
     def folder(self) -> Path:
         """The folder, with the user's home in place of `~`."""
@@ -126,7 +132,7 @@ class COCO14Data(StoredData):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderData(StoredData):
-    """A folder of one's own images.
+    """A folder of one's own images, or a URL that fsspec reads, as `s3://bucket/photos`; so are the three files.
 
     Args:
         class_file: the classes, where they are not in the folder's own `classes.yaml`.
@@ -146,15 +152,17 @@ class FolderData(StoredData):
     longest_side: int | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        DataSettings.__post_init__(self)
         _check_count("longest_side", self.longest_side)
+        for name in ("root", "class_file", "label_file", "val_file"):
+            check_url(getattr(self, name), name)
 
     def open(self, split: str, limit: int | None) -> ImageLabelDataset:
         """The whole split."""
         from weakclip.datasets.folder import FolderDataset
 
         return FolderDataset(
-            self.folder,
+            self.root,
             split,
             class_file=self.class_file,
             label_file=self.label_file,
@@ -162,6 +170,35 @@ class FolderData(StoredData):
             longest_side=self.longest_side,
             untagged=self.untagged,
             lenient=self.lenient,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsData(StoredData):
+    """Images and labels in tars as WebDataset writes them, or in Parquet files, below a folder or a URL.
+
+    Args:
+        class_file: the classes, where they are not in `classes.yaml` of the root.
+        longest_side: pixels of the longer side that larger images are read, and their masks made, with; None
+            keeps every size.
+    """
+
+    dataset: Literal["shards"] = "shards"
+    class_file: str | None = None
+    longest_side: int | None = None
+
+    def __post_init__(self) -> None:
+        DataSettings.__post_init__(self)
+        _check_count("longest_side", self.longest_side)
+        for name in ("root", "class_file"):
+            check_url(getattr(self, name), name)
+
+    def open(self, split: str, limit: int | None) -> ImageLabelDataset:
+        """The whole split."""
+        from weakclip.datasets.shards import ShardDataset
+
+        return ShardDataset(
+            self.root, split, class_file=self.class_file, longest_side=self.longest_side, lenient=self.lenient
         )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from weakclip.datasets.faults import Fault, LabelError, RowError, noting
 from weakclip.datasets.label_tables import TextRow, TextTable, read_table, reading_text
-from weakclip.datasets.one_hot import labels_of_columns
+from weakclip.datasets.one_hot import ToldRows, labels_of_columns
 from weakclip.errors import DataError
+from weakclip.store.trees import AnyPath, Stamp, stamp_of
 from weakclip.store.untrusted_text import parse_json, short
 
 IMAGE_COLUMNS = ("image", "filename", "file", "path", "filepath", "imagepath", "imagename", "imageid")
@@ -45,17 +45,19 @@ class LabelFile:
     """The content of a file of labels.
 
     Args:
-        rows: one an image.
+        rows: one an image. They are read anew each time, one at a time; those whose labels are joined are in memory.
+        names: every label in them.
         faults: of rows that are passed over because something is wrong with them.
         notes: sentences on what of the file is not read.
     """
 
-    rows: tuple[LabelRow, ...]
+    rows: Iterable[LabelRow]
+    names: frozenset[str] = frozenset()
     faults: tuple[Fault, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def read_label_rows(path: Path) -> list[LabelRow]:
+def read_label_rows(path: AnyPath) -> list[LabelRow]:
     """The rows of `read_label_file`.
 
     Raises:
@@ -68,7 +70,7 @@ def read_label_rows(path: Path) -> list[LabelRow]:
     return list(read.rows)
 
 
-def read_label_file(path: Path) -> LabelFile:
+def read_label_file(path: AnyPath) -> LabelFile:
     """Who shows what, from a table or from JSON Lines `{"image": "…", "labels": ["…"]}`.
 
     A table (see `read_table`) has a column of images, called as in `IMAGE_COLUMNS`, and either a column of labels, as
@@ -83,18 +85,43 @@ def read_label_file(path: Path) -> LabelFile:
         DataError: another form.
     """
     try:
-        stat = path.stat()
+        stamp = stamp_of(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected a file of labels") from None
-    return _read(path, stat.st_size, stat.st_mtime_ns)
+    return _read(path, stamp)
+
+
+Rows = Callable[[list[Fault]], Iterator[LabelRow]]
+"""Goes through a file; the list gets a fault for every row that is passed over."""
+
+
+class _Rows:
+    """The rows of a file, read anew each time."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[LabelRow]:
+        return self._rows([])
 
 
 @functools.lru_cache(maxsize=2)  # each split of a folder reads it
-def _read(path: Path, size: int, time: int) -> LabelFile:
+def _read(path: AnyPath, stamp: Stamp) -> LabelFile:
     faults: list[Fault] = []
+    rows, notes, singular = _rows_of(path)
+    if singular:
+        joined = _joined_rows(rows(faults))
+        return LabelFile(joined, frozenset(name for row in joined for name in row.labels), tuple(faults), notes)
+    names: set[str] = set()
+    for row in rows(faults):
+        names.update(row.labels)
+    return LabelFile(_Rows(rows), frozenset(names), tuple(faults), notes)
+
+
+def _rows_of(path: AnyPath) -> tuple[Rows, tuple[str, ...], bool]:
+    """The function that goes through a file, notes, and whether the rows of an image are to be joined."""
     if path.suffix.lower() == ".jsonl":
-        with reading_text(path), path.open(encoding="utf-8-sig") as file:
-            return LabelFile(tuple(_json_rows(file, path, faults)), tuple(faults))
+        return functools.partial(_json_rows, path), (), False
     table = read_table(path, _rank)
     image, labels = _find(table.columns, IMAGE_COLUMNS), _find(table.columns, LABEL_COLUMNS)
     if image is None or (labels is None and len(table.columns) < 2):
@@ -103,16 +130,21 @@ def _read(path: Path, size: int, time: int) -> LabelFile:
             f"{short(','.join(table.columns))}; name them in line 1"
         )
     if labels is None:
-        told, notes = labels_of_columns(table, image, faults)
+        told, notes = labels_of_columns(table, image)
     else:
-        told, notes = _labels_of_cells(table, image, labels, faults), []
-    rows: list[LabelRow] = []
-    for row, names in told:
+        _refuse_second(table, labels)
+        told, notes = functools.partial(_labels_of_cells, table, image, labels), []
+    singular = labels is not None and _plain(table.columns[labels]) in SINGULAR
+    return functools.partial(_checked_rows, told, image), (*table.notes, *notes), singular
+
+
+def _checked_rows(told: ToldRows, image: int, faults: list[Fault]) -> Iterator[LabelRow]:
+    for row, names in told(faults):
+        checked = None
         with noting(faults, where=row.where):
-            rows.append(_checked_row(row.cell(image), names, row.where))
-    if labels is not None and _plain(table.columns[labels]) in SINGULAR:
-        rows = _joined_rows(rows)
-    return LabelFile(tuple(rows), tuple(faults), (*table.notes, *notes))
+            checked = _checked_row(row.cell(image), names, row.where)
+        if checked is not None:
+            yield checked
 
 
 def _plain(column: str) -> str:
@@ -142,36 +174,44 @@ def _refuse_second(table: TextTable, labels: int) -> None:
 
 def _labels_of_cells(
     table: TextTable, image: int, labels: int, faults: list[Fault]
-) -> list[tuple[TextRow, tuple[str, ...]]]:
+) -> Iterator[tuple[TextRow, tuple[str, ...]]]:
     """Each row with the labels in its cell."""
-    _refuse_second(table, labels)
-    told, wanted = [], len(table.columns)
+    wanted = len(table.columns)
     for row in table.rows:
+        names = None
         with noting(faults, row.cell(image), row.where):
-            if any(cell.strip() for cell in row.cells[wanted:]):
+            if len(row.cells) > wanted and any(map(str.strip, row.cells[wanted:])):
                 advice = f" cells for {wanted} columns; separate labels by ';' inside quotes"
                 raise RowError("", advice, found=[str(len(row.cells))])
             cell = row.cell(labels)
             _refuse_lists([cell])
-            told.append((row, tuple(re.split("[;,]", cell))))
-    return told
+            names = tuple(re.split("[;,]", cell))
+        if names is not None:
+            yield row, names
 
 
 def _joined_rows(rows: Iterable[LabelRow]) -> list[LabelRow]:
-    """One row an image, with the labels of all of its rows."""
-    joined: dict[str, LabelRow] = {}
+    """One row an image, with the labels of all of its rows; equal labels are in memory once."""
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    names: dict[str, str] = {}
     for row in rows:
-        first = joined.setdefault(row.image, row)
-        labels = tuple(dict.fromkeys((*first.labels, *row.labels)))
-        joined[row.image] = LabelRow(row.image, labels, first.where)
-    return list(joined.values())
+        where, before = found.get(row.image, (row.where, ()))
+        new = dict.fromkeys(names.setdefault(label, label) for label in row.labels if label not in before)
+        if new or row.image not in found:
+            found[row.image] = where, (*before, *new)
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}
+    return [LabelRow(image, known.setdefault(labels, labels), where) for image, (where, labels) in found.items()]
 
 
-def _json_rows(lines: Iterable[str], path: Path, faults: list[Fault]) -> Iterator[LabelRow]:
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            with noting(faults, where=f"{path}, line {number}"):
-                yield _json_row(line, f"{path}, line {number}")
+def _json_rows(path: AnyPath, faults: list[Fault]) -> Iterator[LabelRow]:
+    with reading_text(path), path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            row = None
+            if line.strip():
+                with noting(faults, where=f"{path}, line {number}"):
+                    row = _json_row(line, f"{path}, line {number}")
+            if row is not None:
+                yield row
 
 
 def _json_row(line: str, where: str) -> LabelRow:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from weakclip.errors import DataError, first_line
+from weakclip.store.trees import AnyPath
 from weakclip.store.untrusted_text import refuse_doctype
 
 SEPARATORS = ",;\t"
@@ -46,18 +46,18 @@ class TextTable:
     Args:
         path: its file.
         columns: the names in its first line.
-        rows: the others, without those that are empty.
+        rows: the others, without those that are empty; those of a CSV are read anew each time, one at a time.
         notes: sentences on what of the file is not read.
     """
 
-    path: Path
+    path: AnyPath
     columns: tuple[str, ...]
-    rows: tuple[TextRow, ...]
+    rows: Iterable[TextRow]
     notes: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
-def reading_text(path: Path) -> Iterator[None]:
+def reading_text(path: AnyPath) -> Iterator[None]:
     """Turn what Python says of a text or CSV file in another form into one line that names it.
 
     Raises:
@@ -73,7 +73,7 @@ def reading_text(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: not a CSV file ({error})") from None
 
 
-def read_table(path: Path, rank: Callable[[Sequence[str]], int]) -> TextTable:
+def read_table(path: AnyPath, rank: Callable[[Sequence[str]], int]) -> TextTable:
     """A table as rows of text.
 
     Of a CSV, the separator is the comma, semicolon or tab that makes the best columns of the first line, the most if
@@ -93,33 +93,65 @@ def read_table(path: Path, rank: Callable[[Sequence[str]], int]) -> TextTable:
         return _workbook(path) if ending == WORKBOOK else _text(path, rank)
 
 
-def _text(path: Path, rank: Callable[[Sequence[str]], int]) -> TextTable:
+class _Lines:
+    """The rows of a CSV below its head.
+
+    Args:
+        path: the file.
+        encoding: of its text.
+        separator: between the cells.
+        head: how many lines the head takes.
+    """
+
+    def __init__(self, path: AnyPath, encoding: str, separator: str, head: int) -> None:
+        self._path, self._encoding, self._separator, self._head = path, encoding, separator, head
+
+    def __iter__(self) -> Iterator[TextRow]:
+        with reading_text(self._path), self._path.open(newline="", encoding=self._encoding) as lines:
+            for _ in range(self._head):
+                next(lines, "")
+            reader, place = csv.reader(lines, delimiter=self._separator), f"{self._path}, line "
+            for cells in reader:
+                if _filled(cells):
+                    yield TextRow(f"{place}{reader.line_num + self._head}", tuple(cells))
+
+
+def _text(path: AnyPath, rank: Callable[[Sequence[str]], int]) -> TextTable:
     with path.open("rb") as file:
         wide = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
-    with path.open(newline="", encoding="utf-16" if wide else "utf-8-sig") as lines:
+    encoding = "utf-16" if wide else "utf-8-sig"
+    with path.open(newline="", encoding=encoding) as lines:
         header, first = next(lines, ""), 1
         if header.startswith("sep="):  # Excel's word on the separator
             header, first = next(lines, ""), 2
-        read = {mark: next(csv.reader([header], delimiter=mark), []) for mark in SEPARATORS}
-        separator = max(SEPARATORS, key=lambda mark: (rank(read[mark]), len(read[mark])))
-        reader = csv.reader(lines, delimiter=separator)
-        rows = tuple(
-            TextRow(f"{path}, line {reader.line_num + first}", tuple(cells)) for cells in reader if _filled(cells)
-        )
-    columns = tuple(read[separator])
-    other = next((mark for mark in SEPARATORS if rows and all(mark in row.cells[0] for row in rows)), None)
-    if other and all(len(row.cells) == 1 < len(columns) for row in rows):
+    read = {mark: next(csv.reader([header], delimiter=mark), []) for mark in SEPARATORS}
+    separator = max(SEPARATORS, key=lambda mark: (rank(read[mark]), len(read[mark])))
+    table = TextTable(path, tuple(read[separator]), _Lines(path, encoding, separator, first))
+    if len(table.columns) > 1:
+        _refuse_other_separator(table, separator)
+    return table
+
+
+def _refuse_other_separator(table: TextTable, separator: str) -> None:
+    """A head with one separator above lines that all have another."""
+    others, first = set(SEPARATORS), ""
+    for row in table.rows:
+        first = first or row.where
+        others = {mark for mark in others if len(row.cells) == 1 and mark in row.cells[0]}
+        if not others:
+            return
+    if first:
+        other = next(mark for mark in SEPARATORS if mark in others)
         raise DataError(
-            f"{rows[0].where}: line 1 is separated by {separator!r}, the others by {other!r}; use one of them in all"
+            f"{first}: line 1 is separated by {separator!r}, the others by {other!r}; use one of them in all"
         )
-    return TextTable(path, columns, rows)
 
 
 def _filled(cells: Sequence[str]) -> bool:
-    return any(cell.strip() for cell in cells)
+    return any(map(str.strip, cells))
 
 
-def _workbook(path: Path) -> TextTable:
+def _workbook(path: AnyPath) -> TextTable:
     """The first sheet; others that hold something are noted."""
     try:
         from openpyxl import load_workbook
@@ -127,9 +159,14 @@ def _workbook(path: Path) -> TextTable:
         raise DataError(
             f"{path}: reading XLSX needs openpyxl; `pip install weakclip[xlsx]`, or save it as CSV"
         ) from None
-    _check_archive(path)
+    with path.open("rb") as file:
+        _check_archive(path, file)
+        return _first_sheet(path, file, load_workbook)
+
+
+def _first_sheet(path: AnyPath, file: IO[bytes], load_workbook: Callable[..., Any]) -> TextTable:
     try:
-        book = load_workbook(path, read_only=True, data_only=True)
+        book = load_workbook(file, read_only=True, data_only=True)
         first, *others = book.worksheets
         columns, *rows = list(_sheet(path, first)) or [TextRow("", ())]
         unread = [sheet.title for sheet in others if next(_sheet(path, sheet), None) is not None]
@@ -142,7 +179,7 @@ def _workbook(path: Path) -> TextTable:
     return TextTable(path, columns.cells, tuple(rows), notes)
 
 
-def _sheet(path: Path, sheet: Any) -> Iterator[TextRow]:
+def _sheet(path: AnyPath, sheet: Any) -> Iterator[TextRow]:
     sheet.reset_dimensions()  # what the file says of them may be wrong
     for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
         if len(cells) > MOST_COLUMNS:
@@ -163,10 +200,10 @@ def _cell_text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: AnyPath, content: IO[bytes]) -> None:
     """Refuse what unpacks to more than can be, and XML that defines entities."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(content) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
             if size > MOST_BYTES:
                 raise DataError(f"{path}: unpacks to {size:,} bytes; {MOST_BYTES:,} at most; save it as CSV")

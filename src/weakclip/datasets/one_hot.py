@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable, Iterator
 
 from weakclip.datasets.classes import BACKGROUND
 from weakclip.datasets.faults import Fault, RowError, noting
@@ -16,9 +17,11 @@ _COUNTER = re.compile(r"|index|unnamed: \d+")
 """Columns that programs add to number the rows."""
 
 
-def labels_of_columns(
-    table: TextTable, image: int, faults: list[Fault]
-) -> tuple[list[tuple[TextRow, tuple[str, ...]]], list[str]]:
+ToldRows = Callable[[list[Fault]], Iterator[tuple[TextRow, tuple[str, ...]]]]
+"""Goes through a table: each row with its labels; the list gets a fault for every row that is passed over."""
+
+
+def labels_of_columns(table: TextTable, image: int) -> tuple[ToldRows, list[str]]:
     """The labels of each row: the names of the columns with 1.
 
     A column is that of a class where at least half of its filled cells are 0 or 1 (or true and false, yes and no, x; or
@@ -28,7 +31,6 @@ def labels_of_columns(
     Args:
         table: the table.
         image: which column names the images.
-        faults: gets one for every row that is passed over.
 
     Returns:
         Rows and labels, and a note on columns that are of no class.
@@ -36,12 +38,16 @@ def labels_of_columns(
     Raises:
         DataError: no such column, or two of one name.
     """
-    counts = [Counter(row.cell(place).strip().casefold() for row in table.rows) for place in range(len(table.columns))]
-    numbers = [sum(count[word] for word in (*_SHOWN, "-1")) for count in counts]
+    filled, numbers, zero = ([0] * len(table.columns) for _ in range(3))
+    for row in table.rows:
+        for position in range(len(table.columns)):
+            cell = row.cell(position).strip().casefold()
+            filled[position] += bool(cell)
+            numbers[position] += cell in _SHOWN or cell == "-1"
+            zero[position] += _SHOWN.get(cell) is False
     classes, others = dict[int, str](), list[str]()
     for position, name in enumerate(table.columns):
-        filled = counts[position].total() - counts[position][""]
-        known = 0 < filled <= 2 * numbers[position] and not _COUNTER.fullmatch(name.strip().casefold())
+        known = 0 < filled[position] <= 2 * numbers[position] and not _COUNTER.fullmatch(name.strip().casefold())
         if position != image and known and name.strip() != BACKGROUND:
             classes[position] = name.strip()
         elif position != image:
@@ -54,11 +60,16 @@ def labels_of_columns(
     twice = next((name for name, count in Counter(classes.values()).items() if count > 1), None)
     if twice is not None:
         raise DataError(f"{table.path}, line 1: two columns are called {twice!r}; give one of them another name")
-    zeros = any(counts[position][word] for position in classes for word in ("0", "0.0", "false", "no"))
-    rows = []
-    for row in table.rows:
-        with noting(faults, row.cell(image), row.where):
-            rows.append((row, _labels(row, classes, zeros=zeros)))
+    zeros = any(zero[position] for position in classes)
+
+    def rows(faults: list[Fault]) -> Iterator[tuple[TextRow, tuple[str, ...]]]:
+        for row in table.rows:
+            labels = None
+            with noting(faults, row.cell(image), row.where):
+                labels = _labels(row, classes, zeros=zeros)
+            if labels is not None:
+                yield row, labels
+
     named = ", ".join(map(short, others))
     return rows, [f"{table.path}: columns of no class, not read: {named}"] if others else []
 

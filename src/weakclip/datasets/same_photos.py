@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from typing import Any
+
+from weakclip.store.trees import AnyPath, stamp_of
 
 _PIECE = 4096
 
 
-def same_photos(folder: Path, files: Iterable[str]) -> list[tuple[str, ...]]:
+def same_photos(folder: AnyPath, files: Iterable[str]) -> list[tuple[str, ...]]:
     """The files with equal bytes, in groups of two or more, each in the order of the files.
 
     Only files of one size are opened, and only those that agree at both ends are read whole. A file that cannot be read
@@ -26,7 +28,7 @@ def same_photos(folder: Path, files: Iterable[str]) -> list[tuple[str, ...]]:
     return groups
 
 
-def _parted(folder: Path, files: Iterable[str], key: Callable[[Path], object]) -> list[tuple[str, ...]]:
+def _parted(folder: AnyPath, files: Iterable[str], key: Callable[[AnyPath], object]) -> list[tuple[str, ...]]:
     parts: dict[object, list[str]] = {}
     for file in files:
         with contextlib.suppress(OSError):
@@ -34,17 +36,18 @@ def _parted(folder: Path, files: Iterable[str], key: Callable[[Path], object]) -
     return [tuple(part) for part in parts.values() if len(part) > 1]
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size
+def _size(path: AnyPath) -> int:
+    return stamp_of(path).size
 
 
-def _ends(path: Path) -> bytes:
+def _ends(path: AnyPath) -> bytes:
     with path.open("rb") as file:
         head = file.read(_PIECE)
-        file.seek(-min(_PIECE, path.stat().st_size), 2)
+        file.seek(-min(_PIECE, stamp_of(path).size), 2)
         return head + file.read(_PIECE)
 
 
-def _digest(path: Path) -> bytes:
+def _digest(path: AnyPath) -> bytes:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
+        readable: Any = file
+        return hashlib.file_digest(readable, "blake2b").digest()

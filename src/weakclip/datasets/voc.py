@@ -42,6 +42,8 @@ class VOC12Dataset(ImageFileDataset):
         DataError: another layout, no such list, a listed image that is missing, or a training split without labels.
     """
 
+    root: Path
+
     def __init__(self, root: Path | str, split: str, *, lenient: bool = False) -> None:
         self.root = find_voc_root(root)
         list_file = _list_file(self.root, split)

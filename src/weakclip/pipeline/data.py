@@ -15,6 +15,7 @@ from weakclip.datasets.folder_masks import MaskFolder
 from weakclip.errors import DataError, WeightsError
 from weakclip.store.files import expand_home
 from weakclip.store.layout import VERIFIED
+from weakclip.store.trees import AnyPath, stamp_of
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
@@ -67,7 +68,7 @@ class SomeImages(ImageLabelDataset):
         """Pixel labels, or None; for scoring only."""
         return None if self.names[index] in self.unscored else self.whole.mask(self.indices[index])
 
-    def image_file(self, index: int) -> Path | None:
+    def image_file(self, index: int) -> AnyPath | None:
         """The file of the image, or None."""
         return self.whole.image_file(self.indices[index])
 
@@ -227,13 +228,13 @@ def _content(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def file_stat(path: Path) -> str:
+def file_stat(path: AnyPath) -> str:
     """Size and time of a file; a missing one is left to the stage that reads it, which names it."""
     try:
-        stat = path.stat()
+        stamp = stamp_of(path)
     except OSError:
         return "missing"
-    return f"{stat.st_size} {stat.st_mtime_ns}"
+    return f"{stamp.size} {stamp.version}"
 
 
 def digest_if_any(lines: Iterable[str]) -> str:

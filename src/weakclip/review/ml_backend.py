@@ -101,7 +101,7 @@ class MLBackend:
         self._others: dict[str, Path] = {}
         if images is not None:
             found = ImageFolder(images)
-            self._others = {stem(file): found.folder / file for file in found.files}
+            self._others = {stem(file): Path(str(found.folder)) / file for file in found.files}
         self._find_other = image_finder([*self._others])
         self._doubts = {each.index: each for each in queue(self.context)}
         self._predictor: Predictor | None = None

@@ -34,6 +34,7 @@ from weakclip.pipeline.views import EvaluateView, SeedsView
 from weakclip.segmenters.train import WEAKCLIP, retrain
 from weakclip.store.layout import CONFIDENCE, DENSE, MASKS, SEED_MASKS, strip_path
 from weakclip.store.threads import usable_cores
+from weakclip.store.trees import AnyPath, stamp_of
 from weakclip.study.cost import machine
 from weakclip.study.rates import Rates, rate_key
 from weakclip.training.checkpoint import load_checkpoint, save_checkpoint
@@ -253,5 +254,5 @@ class _Measuring:
             self.bytes["confidence"] = _mean([masks / CONFIDENCE / f"{name}.png" for name in names])
 
 
-def _mean(paths: Sequence[Path]) -> float:
-    return float(np.mean([path.stat().st_size for path in paths]))
+def _mean(paths: Sequence[AnyPath]) -> float:
+    return float(np.mean([stamp_of(path).size for path in paths]))

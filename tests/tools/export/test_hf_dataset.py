@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image
 
 from weakclip.config import dump_config, parse_config
-from weakclip.datasets import ScenesDataset
+from weakclip.datasets import ScenesDataset, ShardDataset
 from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import ConfigError, DataError, RunError
@@ -62,6 +64,32 @@ def test_datasets_reads_images_masks_labels_and_names(voc_run: Path, voc_root: P
             assert np.array_equal(row["image"], photo)
     stored = loaded.cast_column("image", datasets.Image(decode=False))[0]["image"]
     assert stored["bytes"] == (voc_root / "JPEGImages/2007_000001.jpg").read_bytes()
+
+
+def test_tars_hold_what_parquet_holds_and_are_read_as_shards(
+    voc_run: Path, voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf_dataset, "SHARD_IMAGES", 2)
+    out = tmp_path / "export"
+    assert export_hf_dataset(voc_run, out, form="webdataset").shards == 2
+    read = ShardDataset(out, "train")
+    assert read.class_set.names == VOC12.names and len(read) == 3
+    assert read.names[2] == "data/train-00001-of-00002/00000002"
+    for number in (1, 2, 3):
+        assert read.labels(number - 1) == (number,)
+        photo = voc_root / f"JPEGImages/2007_{number:06d}.jpg"
+        assert read.image_path(number - 1).read_bytes() == photo.read_bytes()
+    with tarfile.open(out / "data/train-00000-of-00002.tar") as tar:
+        names = [f"0000000{number}{ending}" for number in (0, 1) for ending in (".jpg", ".mask.png", ".json")]
+        assert tar.getnames() == names
+        assert np.array_equal(Image.open(tar.extractfile(names[1])), np.full((9, 12), 1))
+        assert json.load(tar.extractfile(names[2]))["name"] == "2007_000001"
+    first = (out / "data/train-00000-of-00002.tar").read_bytes()
+    shutil.rmtree(out)
+    export_hf_dataset(voc_run, out, form="webdataset")
+    assert (out / "data/train-00000-of-00002.tar").read_bytes() == first
+    export_hf_dataset(voc_run, out)
+    assert not list(out.rglob("*.tar"))
 
 
 def test_images_that_are_drawn_and_limits(tiny_settings: Builder, tmp_path: Path) -> None:

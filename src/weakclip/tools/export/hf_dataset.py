@@ -1,10 +1,12 @@
-"""A finished run as a data set for Hugging Face `datasets`: images, pseudo masks, labels and class names, in Parquet.
+"""A finished run as a data set: images, pseudo masks, labels and class names, in Parquet or in tars.
 
     out/README.md                                    the data set's card: which files, what the columns are
-    out/data/SPLIT-00000-of-00083.parquet, …         1,000 images each, 100 a row group
+    out/data/SPLIT-00000-of-00083.parquet, …         1,000 images each, 100 a row group; or .tar
+    out/classes.yaml                                 with tars: the names of the classes
 
-`datasets.load_dataset(out)` reads it, also streamed. Image files are taken as they are, not encoded again.
-Memory holds one row group; a stopped export goes on after the last finished file.
+Hugging Face's `datasets.load_dataset(out)` reads Parquet, also streamed. WebDataset reads the tars, in which an image
+is `NUMBER.jpg` (or another ending), `NUMBER.mask.png`, and `NUMBER.json` with its name and labels. Image files are
+taken as they are, not encoded again. Memory holds one row group; a stopped export goes on after the last finished file.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -33,10 +35,16 @@ from weakclip.store.keys import ResultKey
 from weakclip.store.layout import MASKS
 from weakclip.store.manifest import read_records
 from weakclip.store.progress import track
+from weakclip.store.trees import AnyPath
+from weakclip.tools.export.tar_shards import write_class_names, write_tar
 
 logger = logging.getLogger("weakclip")
 
 SHARD_IMAGES, GROUP_IMAGES = 1000, 100
+
+Form = Literal["parquet", "webdataset"]
+_ENDINGS: dict[Form, str] = {"parquet": ".parquet", "webdataset": ".tar"}
+
 KEY = ".weakclip.json"
 """The key of the files in the folder; a name that `load_dataset` ignores."""
 
@@ -58,8 +66,10 @@ class ExportedDataset:
     shards: int
 
 
-def export_hf_dataset(run: Path | str, out: Path | str, *, root: str | None = None) -> ExportedDataset:
-    """Write images, pseudo masks and labels of a run's training split as a folder for `datasets.load_dataset`.
+def export_hf_dataset(
+    run: Path | str, out: Path | str, *, root: str | None = None, form: Form = "parquet"
+) -> ExportedDataset:
+    """Write images, pseudo masks and labels of a run's training split as a folder of Parquet files or of tars.
 
     Columns: `image` and `mask` (an 8-bit palette PNG of class indices), both decoded by `datasets` to Pillow images;
     `labels`, the image-level labels as class indices; `name`. The names of the classes, background first, are those of
@@ -69,27 +79,35 @@ def export_hf_dataset(run: Path | str, out: Path | str, *, root: str | None = No
         run: a run folder whose pseudo masks are made.
         out: the folder; an export of the same masks that is there already is continued, another one is made anew.
         root: the data set's folder; the one of the run where left out.
+        form: of the files.
 
     Raises:
-        ConfigError: the extra `datasets` is not installed.
+        ConfigError: Parquet is asked for, and the extra `datasets` is not installed.
         RunError: no run, one without pseudo masks, or `out` is a folder with something else in it.
         DataError: an image or a mask that is missing.
     """
     run, out = Path(run), Path(out)
-    schema_of = _schema_maker()
+    schema_of = _schema_maker() if form == "parquet" else None
     context, made = _context(run, root)
     dataset = context.train
-    _prepare(out, ResultKey(inputs={"pseudo_masks": made, "images": dataset_fingerprint(dataset)}))
+    settings = {} if form == "parquet" else {"form": form}
+    _prepare(out, ResultKey(inputs={"pseudo_masks": made, "images": dataset_fingerprint(dataset)}, settings=settings))
     shards = math.ceil(len(dataset) / SHARD_IMAGES)
-    paths = [out / "data" / f"{dataset.split}-{number:05d}-of-{shards:05d}.parquet" for number in range(shards)]
+    paths = [out / "data" / f"{dataset.split}-{number:05d}-of-{shards:05d}{_ENDINGS[form]}" for number in range(shards)]
     missing = [number for number, path in enumerate(paths) if not path.is_file()]
     left = sum(len(_images_of(number, dataset)) for number in missing)
     rows = _rows(dataset, context.folder("pseudo_masks") / MASKS, missing)
     shown = track(rows, "exporting", total=len(dataset), done=len(dataset) - left)
     for number in missing:
-        _write_shard(paths[number], shown, len(_images_of(number, dataset)), schema_of(dataset))
+        images = _images_of(number, dataset)
+        if schema_of is not None:
+            _write_shard(paths[number], shown, len(images), schema_of(dataset))
+        else:
+            write_tar(paths[number], zip(images, shown, strict=False), dataset.class_set)
+    if form == "webdataset":
+        write_class_names(out, dataset.class_set)
     with atomic_write(out / "README.md", "w") as file:
-        file.write(_card(dataset))
+        file.write(_card(dataset, _ENDINGS[form]))
     return ExportedDataset(out, dataset.split, len(dataset), shards)
 
 
@@ -160,7 +178,7 @@ def _mask(dataset: ImageLabelDataset, index: int, path: Path) -> bytes:
     return content if mask.shape == size else mask_png(resize_mask(mask, size), dataset.class_set.palette)
 
 
-def _content(path: Path) -> bytes:
+def _content(path: AnyPath) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -179,7 +197,7 @@ def _write_shard(path: Path, rows: Iterator[dict[str, Any]], count: int, schema:
             writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
 
 
-def _card(dataset: ImageLabelDataset) -> str:
+def _card(dataset: ImageLabelDataset, ending: str) -> str:
     """README.md of the data set, with the head that tells `datasets` which files hold the split."""
     classes = "\n".join(f"- {index}: {html.escape(name)}" for index, name in enumerate(dataset.class_set.names))
     return f"""---
@@ -189,7 +207,7 @@ configs:
 - config_name: default
   data_files:
   - split: {dataset.split}
-    path: data/{dataset.split}-*.parquet
+    path: data/{dataset.split}-*{ending}
 ---
 # Pseudo masks of {len(dataset):,} images
 

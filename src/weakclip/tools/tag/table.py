@@ -81,6 +81,7 @@ def write_labels(
                 f"class {name!r}: a name with ; or , cannot stand in a table of labels; put commas between names, or "
                 "take another one"
             )
+    assert isinstance(images.folder, Path), "images are tagged in a folder of the disk"
     key, share, size = _key(class_set, clip, settings), current(), settings.batch_size
     names = class_set.names[1:]
     if isinstance(share, Shard):
@@ -114,6 +115,7 @@ def merge_labels(out: Path) -> Tagging:
     try:
         plan = parse_json(_plan_of(out).read_text(encoding="utf-8"))
         images = ImageFolder(Path(plan["folder"]))
+        assert isinstance(images.folder, Path)
         kept = KeptScores(out, str(plan["key"]), images.folder)
         shards, size, names, threshold = (plan[key] for key in ("shards", "batch_size", "names", "threshold"))
     except (OSError, ValueError, LookupError, TypeError) as error:
