@@ -10,16 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco_tools
 
-from weakclip.config import load_config
-from weakclip.datasets.base import Sample
+from weakclip.config import load_config, parse_config
+from weakclip.datasets.base import ImageLabelDataset, Sample
+from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_mask
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.inference.proposal_files import ProposalFiles
 from weakclip.inference.proposals import ProposalSettings, snap
-from weakclip.inference.pseudo_masks import PseudoMaskSettings, refine_mask
+from weakclip.inference.pseudo_masks import PseudoMaskSettings, refine_mask, write_pseudo_masks
+from weakclip.inference.windows import InferenceSettings
 from weakclip.pipeline import run_stage
 
 SIZE = (6, 8)
@@ -111,7 +114,13 @@ def results(folder: Path, key: object = "a") -> Path:
     return path
 
 
-@pytest.mark.parametrize("write", [sam, sa_1b, folder_of_pngs, results])
+def dense(folder: Path) -> Path:
+    """Rows of true and false: SAM's `output_mode="binary_mask"`, its default, as JSON."""
+    (folder / "a.json").write_text(json.dumps([{"segmentation": each.tolist()} for each in (LEFT, DOT)]))
+    return folder
+
+
+@pytest.mark.parametrize("write", [sam, sa_1b, dense, folder_of_pngs, results])
 def test_every_kind_of_file_gives_its_regions(write: Any, tmp_path: Path):
     found = ProposalFiles(write(tmp_path)).regions("a", SIZE)
     assert len(found) == 2
@@ -125,10 +134,52 @@ def test_numbers_in_a_png_are_regions_that_do_not_overlap(mode: str, tmp_path: P
     assert (found[0] == (LEFT & ~DOT)).all() and (found[1] == DOT).all()
 
 
-def test_results_name_an_image_by_its_number(tmp_path: Path):
-    files = ProposalFiles(results(tmp_path, 9))
+@pytest.mark.parametrize("key", [9, 9.0, "9", "000000000009.jpg"])
+def test_results_name_an_image_by_its_number(key: object, tmp_path: Path):
+    files = ProposalFiles(results(tmp_path, key))
     assert len(files.regions("COCO_train2014_000000000009", SIZE)) == 2
-    assert files.regions("COCO_train2014_000000000019", SIZE) == []
+    for other in ("COCO_train2014_000000000019", "2007_000009", "2008_000009"):
+        assert files.regions(other, SIZE) == []
+
+
+def test_proposals_of_no_image_are_an_error(tmp_path: Path):
+    files = ProposalFiles(sam(tmp_path))
+    files.check(["b", "a"])
+    with pytest.raises(DataError, match=r"proposals of none of the 2 images; expected b\.json, .*found \['a\.json'\]"):
+        files.check(["b", "c"])
+    with pytest.raises(DataError, match=r"none of the 1 images"):
+        ProposalFiles(results(tmp_path)).check(["b"])
+
+
+def test_proposals_are_of_the_size_of_the_image_s_file(tmp_path: Path):
+    """A run that reads images smaller resizes the regions, too."""
+
+    class Reduced(ImageLabelDataset):
+        def __init__(self) -> None:
+            super().__init__(ClassSet.from_foreground(["red"]), "train", ["a"])
+
+        def image(self, index: int) -> np.ndarray:
+            return np.zeros((3, 4, 3), dtype=np.uint8)
+
+        def labels(self, index: int) -> tuple[int, ...]:
+            return (1,)
+
+        def size(self, index: int) -> tuple[int, int]:
+            return 3, 4
+
+        def stored_size(self, index: int) -> tuple[int, int]:
+            return SIZE
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(len(images), 2, 3, 4)
+        logits[:, 1, :2, :2], logits[:, 1, 2, :2] = 5.0, -0.1
+        return logits
+
+    one_pass = InferenceSettings(scales=(1.0,), flip=False, crop=4, stride=4, fit_crop=False)
+    how = PseudoMaskSettings(inference=one_pass, crf=None)
+    proposals = ProposalSettings(folder=str(sam(tmp_path)), agreement=0.7)
+    write_pseudo_masks(network, Reduced(), tmp_path / "out", dataclasses.replace(how, proposals=proposals))
+    assert (read_mask(tmp_path / "out/masks/a.png") == np.array([[1, 1, 0, 0]] * 3)).all()
 
 
 def test_an_image_without_proposals_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -141,8 +192,8 @@ def test_an_image_without_proposals_is_named_once(tmp_path: Path, caplog: pytest
 
 
 BROKEN = {
-    "no list": ("{}", r"a\.json: expected a list of"),
-    "cut off": ('[{"segmentation"', r"a\.json: expected a list of"),
+    "no list": ("{}", r"a\.json: an entry lacks 'annotations'; expected a list of"),
+    "cut off": ('[{"segmentation"', r"a\.json: .*expected a list of"),
     "another size": (
         json.dumps([{"segmentation": compressed(np.ones((2, 2), dtype=bool))}]),
         r"a\.json: region 1: .*height and width",
@@ -176,11 +227,15 @@ def test_a_run_takes_the_edges_of_its_proposals(tiny_settings: Any, tmp_path: Pa
     """One region over all of each image whose class nobody doubts; without it, and with other files, a new result."""
     given = tmp_path / "proposals"
     given.mkdir()
+    Image.new("L", (64, 64)).save(given / "train_000000.png")  # no region yet
     settings = tiny_settings()
     settings["pseudo_masks"] |= {"proposals": {"folder": str(given), "agreement": 0.5}, "restrict_to_labels": True}
     config_file = tmp_path / "run.json"
     config_file.write_text(json.dumps(settings))
     config, out = load_config(config_file), tmp_path / "out"
+    gone = {**settings, "pseudo_masks": {**settings["pseudo_masks"], "proposals": {"folder": str(tmp_path / "gone")}}}
+    with pytest.raises(DataError, match=r"gone: no such folder or file; expected proposals"):  # before any stage
+        run_stage(parse_config(gone, origin="tiny"), tmp_path / "early", "pseudo_masks")
     with pytest.raises(RunError):  # the folder is there, the earlier stages are not
         run_stage(config, out, "pseudo_masks")
     run_stage(config, out, "seeds")

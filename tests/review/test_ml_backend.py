@@ -115,18 +115,20 @@ def test_an_annotation_becomes_a_verified_mask(client: TestClient, review_run: P
 
 def test_other_events_and_cancelled_annotations_change_nothing(client: TestClient, review_run: Path) -> None:
     for sent in (
+        event("cats/nine.png", annotation(LEFT)),
         {"action": "TASKS_CREATED", "tasks": []},
         {"action": "ANNOTATIONS_DELETED", "annotations": [7]},
         event("cats/two.png", annotation(LEFT) | {"was_cancelled": True}),
     ):
-        client.post("/webhook", json=sent)
+        answer = client.post("/webhook", json=sent)
+        assert (answer.status_code, answer.json()) == (201, {"verified": 0})
     assert not (review_run / "verified").exists()
 
 
 @pytest.mark.parametrize(
     ("sent", "said"),
     [
-        (event("cats/nine.png", annotation(LEFT)), "cats/nine.png"),
+        (event("", annotation(LEFT)) | {"task": {"data": {"text": "a"}}}, "a task without an image"),
         (event("cats/two.png", annotation(LEFT, "unicorn")), "unknown label 'unicorn'"),
         (event("cats/two.png", annotation(LEFT[:4])), "is annotated at 24x4 pixels"),
         ({"action": "ANNOTATION_CREATED"}, "not what Label Studio sends"),
@@ -140,6 +142,20 @@ def test_what_cannot_be_kept_is_one_line(client: TestClient, review_run: Path, s
     assert not (review_run / "verified").exists()
 
 
+def test_the_column_of_the_interface_names_the_image(client: TestClient, review_run: Path) -> None:
+    sent = event("cats/two.png", annotation(LEFT))
+    sent["task"]["data"]["image"] = "cats/one.png"  # another column, which the interface does not show
+    assert client.post("/webhook", json=sent).json() == {"verified": 1}
+    assert [path.name for path in (review_run / "verified/cats").iterdir()] == ["two.png"]
+
+
+def test_a_task_that_cannot_be_read_costs_no_other(client: TestClient, review_run: Path) -> None:
+    (review_run / "3_pseudo_masks/masks/cats/one.png").write_bytes(b"no picture")
+    tasks = [{"data": {"url": name}} for name in ("cats/one.png", "cats/two.png")] + [{"data": {}}]
+    answer = client.post("/predict", json={"tasks": tasks, "label_config": BRUSH})
+    assert [len(each["result"]) for each in answer.json()["results"]] == [0, 1, 0]
+
+
 def test_a_busy_run_asks_for_another_try(client: TestClient, review_run: Path) -> None:
     with FolderLock(review_run):
         assert client.post("/webhook", json=event("cats/two.png", annotation(LEFT))).status_code == 503
@@ -150,7 +166,8 @@ def test_a_page_in_a_browser_can_change_nothing(client: TestClient, review_run: 
     sent = event("cats/two.png", annotation(LEFT))
     assert client.post("/webhook", json=sent, headers={"Origin": "http://evil.example"}).status_code == 403
     assert client.post("/webhook", content="{}", headers={"Content-Type": "text/plain"}).status_code == 415
-    assert client.post("/webhook", content="{", headers={"Content-Type": "application/json"}).status_code == 400
+    for content in ("{", "[" * 100_000):
+        assert client.post("/webhook", content=content, headers={"Content-Type": "application/json"}).status_code == 400
     assert not (review_run / "verified").exists()
 
 

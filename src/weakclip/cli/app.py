@@ -247,13 +247,16 @@ def serve(
     json: Json = False,
 ) -> None:
     """Be a model for Label Studio: its tasks get the run's masks, and what people correct there is verified here."""
-    from weakclip.review.serving import serve_ml_backend
+    from weakclip.review import guard, serving
+
+    if not guard.is_loopback(host):
+        typer.echo(f"weakclip: whoever reaches {host} over the network can see masks and correct them", err=True)
 
     def announce(address: str) -> None:
         print_json({"address": address}) if json else typer.echo(f"serve: {address} (Ctrl-C ends it)")
 
     with errors_printed(json=json):
-        serve_ml_backend(run, images=images, announce=announce, port=port, host=host)
+        serving.serve_ml_backend(run, images=images, announce=announce, port=port, host=host)
 
 
 @app.command()

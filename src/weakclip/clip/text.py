@@ -135,7 +135,9 @@ def run_text_blocks(tower: Any, embeddings: Tensor, mask: Tensor | None) -> Tens
         mask: `(K, 1, L, L)` float, added to the attention's scores; None where every token sees all.
     """
     hidden: Tensor = tower.embeddings(inputs_embeds=embeddings)
-    needed = len(tower.encoder.layers) * _KEPT_BY_BLOCK * hidden.numel() * hidden.element_size()  # grows with the classes
+    needed = (
+        len(tower.encoder.layers) * _KEPT_BY_BLOCK * hidden.numel() * hidden.element_size()
+    )  # grows with the classes
     for block in tower.encoder.layers:
         hidden = run_part(functools.partial(block, attention_mask=mask), hidden, needed=needed)
     normed: Tensor = tower.final_layer_norm(hidden)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import tempfile
 import threading
 from array import array
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
 
 from weakclip.datasets.image_files import opened_image
+from weakclip.datasets.image_folder import IMAGE_SUFFIXES
 from weakclip.datasets.json_stream import stream_list
 from weakclip.datasets.regions import region_pixels
 from weakclip.errors import BrokenFileError, DataError, first_line
@@ -21,6 +24,7 @@ from weakclip.store.untrusted_text import short
 
 logger = logging.getLogger("weakclip")
 
+_COCO_PREFIX = re.compile(r"^COCO_[a-z]+\d{4}_(?=\d)")
 _READING = (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError)
 
 
@@ -30,12 +34,12 @@ class ProposalFiles:
     In a folder, an image `NAME` has one of
 
     - `NAME.json`: a list of `{"segmentation": …}`, or an object with such a list as `annotations`, as the mask
-      generators of SAM and SAM 2 and the data set SA-1B have them; run lengths or polygons;
+      generators of SAM and SAM 2 and the data set SA-1B have them; run lengths, polygons, or rows of true and false;
     - `NAME.png`: the number of each pixel's region, 0 for none; three channels count as R + 256 G + 65536 B;
     - `NAME/`: a folder of PNGs, each one region: its pixels are not 0.
 
     A file is COCO's list of results, `[{"image_id": …, "segmentation": …}, …]`; an `image_id` is the image's name, or
-    the number at its end. It is read once, and waits in a temporary file.
+    the number that its name is, with or without COCO's prefix. It is read once, and waits in a temporary file.
 
     An image without proposals has no regions; the first one is named in the log.
 
@@ -74,6 +78,19 @@ class ProposalFiles:
             logger.warning("%s: no proposals of %s; its mask stays as it is (said of the first such)", self.path, name)
         return found or []
 
+    def check(self, names: Sequence[str]) -> None:
+        """Raise a `DataError` where none of the images has proposals: another folder was meant, or other names."""
+        if names and not any(self._is_there(name) for name in names):
+            found = sorted(path.name for path in self.path.iterdir())[:3] if self.path.is_dir() else []
+            expected = f"{names[0]}.json, {names[0]}.png or {names[0]}/*.png"
+            said = f"; found {short(found)}" if found else ""
+            raise DataError(f"{self.path}: proposals of none of the {len(names):,} images; expected {expected}{said}")
+
+    def _is_there(self, name: str) -> bool:
+        if self._results is not None:
+            return self._results.has(name)
+        return any((self.path / f"{name}{ending}").exists() for ending in (".json", ".png", ""))
+
     def _found(self, name: str, size: tuple[int, int]) -> list[np.ndarray] | None:
         if self._results is not None:
             return self._results.regions(name, size)
@@ -100,16 +117,18 @@ class _Results:
         try:
             with path.open(encoding="utf-8-sig") as file:
                 for entry in stream_list(file):
-                    key = str(entry["image_id"])
+                    key = _key(entry["image_id"])
                     self._places.setdefault(key, array("Q")).append(self._store.tell())
                     self._store.write(json.dumps(entry["segmentation"]).encode() + b"\n")
         except _READING as error:
             reason = f"an entry lacks {error}" if isinstance(error, KeyError) else first_line(error)
             raise DataError(f'{path}: {reason}; expected a list of {{"image_id": …, "segmentation": …}}') from None
 
+    def has(self, name: str) -> bool:
+        return name in self._places or _key(name) in self._places
+
     def regions(self, name: str, size: tuple[int, int]) -> list[np.ndarray] | None:
-        number = name[len(name.rstrip("0123456789")) :]
-        places = self._places.get(name) or (self._places.get(str(int(number))) if number else None)
+        places = self._places.get(name) or self._places.get(_key(name))
         return None if places is None else _drawn(f"{self.path}, {name}", [self._area(place) for place in places], size)
 
     def _area(self, place: int) -> Any:
@@ -118,13 +137,26 @@ class _Results:
             return json.loads(self._store.readline())
 
 
+def _key(name: Any) -> str:
+    """One spelling of an image's name or number.
+
+    >>> [_key(each) for each in (9, 9.0, "000000000009", "COCO_val2014_000000000009.jpg", "2007_000033")]
+    ['9', '9', '9', '9', '2007_000033']
+    """
+    whole = int(name) if isinstance(name, float) and name.is_integer() else name
+    text = _COCO_PREFIX.sub("", str(whole))
+    text = PurePosixPath(text).with_suffix("").as_posix() if text.lower().endswith(IMAGE_SUFFIXES) else text
+    return str(int(text)) if text.isascii() and text.isdigit() else text
+
+
 def _written(path: Path, size: tuple[int, int]) -> list[np.ndarray]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         listed = content["annotations"] if isinstance(content, dict) else content
         areas = [entry["segmentation"] for entry in listed]
-    except _READING:
-        raise BrokenFileError(f'{path}: expected a list of {{"segmentation": …}}, as SAM writes it') from None
+    except _READING as error:
+        reason = f"an entry lacks {error}" if isinstance(error, KeyError) else short(first_line(error))
+        raise BrokenFileError(f'{path}: {reason}; expected a list of {{"segmentation": …}}, as SAM writes it') from None
     return _drawn(str(path), areas, size)
 
 
@@ -132,10 +164,17 @@ def _drawn(place: str, areas: list[Any], size: tuple[int, int]) -> list[np.ndarr
     regions = []
     for number, area in enumerate(areas, start=1):
         try:
-            regions.append(region_pixels(area, size))
+            regions.append(np.array(area) if _is_dense(area, size) else region_pixels(area, size))
         except (*_READING, OverflowError) as error:
             raise BrokenFileError(f"{place}: region {number}: {short(first_line(error))}") from None
     return regions
+
+
+def _is_dense(area: Any, size: tuple[int, int]) -> bool:
+    """Whether a region is `(H, W)` rows of true and false, as SAM's `binary_mask` becomes in JSON."""
+    if not (isinstance(area, list) and len(area) == size[0]):
+        return False
+    return all(isinstance(row, list) and len(row) == size[1] and {True, False} >= {*row} for row in area)
 
 
 def _numbers(path: Path, size: tuple[int, int]) -> np.ndarray:

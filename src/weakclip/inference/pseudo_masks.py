@@ -12,7 +12,7 @@ from torch import Tensor
 
 from weakclip.crf import VOC_CRF, CRFParams, dense_crf
 from weakclip.datasets.base import ImageLabelDataset, Sample
-from weakclip.datasets.images import write_mask, write_png
+from weakclip.datasets.images import resize_mask, write_mask, write_png
 from weakclip.errors import ConfigError
 from weakclip.inference.proposal_files import ProposalFiles
 from weakclip.inference.proposals import ProposalSettings, snap
@@ -230,14 +230,16 @@ def write_pseudo_masks(
         How many images this process predicted in this call.
 
     Raises:
-        DataError: an image that cannot be read; the masks before it are kept.
+        DataError: an image or its proposals cannot be read, and the masks before it are kept; or none has proposals.
     """
     folder = Path(folder)
     proposals = None if settings.proposals is None else ProposalFiles(settings.proposals.folder)
+    if proposals is not None:
+        proposals.check(dataset.names)
 
     def finish(predicted: tuple[Sample, np.ndarray]) -> None:
         sample, probs = predicted
-        regions = [] if proposals is None else proposals.regions(sample.name, sample.image.shape[:2])
+        regions = [] if proposals is None else _regions(proposals, dataset, sample)
         refined = refine_mask(probs, sample, settings, regions, only_possible=True)
         if settings.confidence:
             write_png(folder / CONFIDENCE / f"{sample.name}.png", np.rint(refined.confidence * 255).astype(np.uint8))
@@ -269,6 +271,13 @@ def write_pseudo_masks(
         name_of=lambda index: dataset.names[index],
     )
     return made
+
+
+def _regions(proposals: ProposalFiles, dataset: ImageLabelDataset, sample: Sample) -> list[np.ndarray]:
+    """The regions of an image, which are of its file's size, at the size that it is read with."""
+    stored, size = dataset.stored_size(dataset.index_of(sample.name)), sample.image.shape[:2]
+    regions = proposals.regions(sample.name, stored)
+    return regions if stored == size else [resize_mask(each.astype(np.uint8), size) != 0 for each in regions]
 
 
 def _is_done(folder: Path, name: str, settings: PseudoMaskSettings) -> bool:

@@ -69,7 +69,8 @@ class CoAttention(nn.Module):
         narrow_image = self.image_projection(image)
         narrow_text = self.text_projection(text).expand(image.shape[0], -1, -1)
         text_change, image_change = narrow_text, narrow_image
-        needed = len(self.image_layers) * _KEPT_BY_LAYER * sum(each.numel() * each.element_size() for each in (narrow_image, narrow_text))
+        sizes = sum(each.numel() * each.element_size() for each in (narrow_image, narrow_text))
+        needed = len(self.image_layers) * _KEPT_BY_LAYER * sizes
         for layer in self.text_layers:
             text_change = run_part(layer, text_change, narrow_image, needed=needed)
         for layer in self.image_layers:

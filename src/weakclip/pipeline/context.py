@@ -27,6 +27,7 @@ from weakclip.pipeline.data import (
     label_fingerprint,
     list_fingerprint,
     mask_fingerprint,
+    proposals_fingerprint,
     source_fingerprint,
     verified_folders,
 )
@@ -221,7 +222,7 @@ class RunContext:
             ),
             "masks marked bad": lambda: digest_if_any(sorted(self.bad)),
             "verified masks": lambda: self.verified.fingerprint,
-            "proposals": lambda: files_fingerprint(proposals.folder if proposals else None),
+            "proposals": lambda: proposals_fingerprint(proposals.folder if proposals else None),
             "val list": lambda: list_fingerprint(self.val) if self.val else "none",
             "val labels": lambda: label_fingerprint(self.val) if self.val else "none",
             "val images": lambda: self._image_fingerprint(self.val) if self.val else "none",

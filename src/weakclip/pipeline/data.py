@@ -202,6 +202,17 @@ def files_fingerprint(folder: str | None) -> str:
     return _digest_at(folder, expand_home(folder), file_stat) if folder else "none"
 
 
+def proposals_fingerprint(folder: str | None) -> str:
+    """`files_fingerprint` of a folder or file of proposals.
+
+    Raises:
+        DataError: neither is there.
+    """
+    if folder and not expand_home(folder).exists():
+        raise DataError(f"{folder}: no such folder or file; expected proposals (pseudo_masks.proposals.folder)")
+    return files_fingerprint(folder)
+
+
 def _digest_at(source: str, path: Path, stamp: Callable[[Path], str]) -> str:
     """Digest of the stamps of what lies at a path; of the source's name where nothing can lie there."""
     if path.is_file():

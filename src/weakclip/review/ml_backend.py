@@ -114,15 +114,15 @@ class MLBackend:
         return f"weakclip {str(record.get('key', 'without masks'))[:8]}"
 
     def predict(self, tasks: list[Mapping[str, Any]], interface: Interface) -> list[dict[str, Any]]:
-        """One prediction a task, in their order.
-
-        Raises:
-            DataError: a task without an image's address, or an image that cannot be read.
-        """
+        """One prediction a task, in their order; without regions where the image or its mask cannot be read."""
         labels = annotation_labels(self.context.train.class_set)
         predictions = []
         for task in tasks:
-            entry = self._entry(task, interface)
+            try:
+                entry = self._entry(task, interface)
+            except WeakCLIPError as error:
+                logger.warning("serve: no mask for a task: %s", error)
+                entry = None
             found = {"result": []} if entry is None else prediction_of(entry, labels, interface.shapes)
             for result in found["result"]:
                 result["from_name"], result["to_name"] = interface.control, interface.image
@@ -142,7 +142,7 @@ class MLBackend:
                 return MaskEntry(self._files[index], stored, self._doubts[index].doubt, self._doubts[index].reason)
         other = self._find_other(address)
         if other is None:
-            logger.warning("Label Studio asks for %s, which is no image of %s; no mask", short(address), self.run)
+            logger.warning("serve: no mask for %s, which is no image of %s", short(address), self.run)
             return None
         with self._one_at_a_time:
             self._predictor = self._predictor or load_predictor(self.run)
@@ -152,25 +152,32 @@ class MLBackend:
         """Keep an annotation as the verified mask of its image, as `weakclip import` does.
 
         Returns:
-            How many masks are verified by it: 1, or 0 where the annotation was cancelled.
+            How many masks are verified by it: 1, or 0 where the annotation was cancelled, or is of no image of the run.
 
         Raises:
-            DataError: an image that the run does not have, or an annotation that cannot be drawn.
+            DataError: an annotation that cannot be drawn.
             RunError: another process works in the run.
         """
-        data = {IMAGE: _address(task, interface.column)}
+        address = _address(task, interface.column)
+        if annotation.get("was_cancelled") or self._find(address) is None:
+            logger.info("serve: an annotation of %s is passed over", short(address))
+            return 0
+        data = {IMAGE: address}
         with tempfile.TemporaryDirectory() as folder, self._one_at_a_time:
             source = Path(folder) / "annotation.json"
             source.write_text(json.dumps([{"data": data, "annotations": [annotation]}]), encoding="utf-8")
             try:
-                return verify_masks(source, self.run).verified
+                verified = verify_masks(source, self.run).verified
+                logger.info("serve: the mask of %s is verified", short(address))
+                return verified
             except DataError as error:
                 raise DataError(str(error).replace(str(source), "the annotation")) from None
 
 
 def _address(task: Mapping[str, Any], column: str) -> str:
     try:
-        return task_address({"data": {IMAGE: task["data"].get(column), **task["data"]}})
+        data = task["data"]
+        return task_address({"data": {**data, IMAGE: data[column] if column in data else data[IMAGE]}})
     except (KeyError, TypeError, AttributeError, ValueError):
         raise DataError(f"a task without an image: expected data with {short(column)}; found {short(task)}") from None
 
@@ -226,23 +233,27 @@ class _Service:
 
     async def _answer(self, request: requests.Request, work: Any, status: int = 200) -> Response:
         from starlette.concurrency import run_in_threadpool
+        from starlette.requests import ClientDisconnect
 
         refusal = _refusal(request)
         if refusal is not None:
-            return _json({"detail": refusal[1]}, refusal[0])
-        content = b""
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > MAX_BODY:
-                return _json({"detail": f"at most {MAX_BODY} bytes expected"}, 413)
+            return _refused(*refusal)
+        content = bytearray()
         try:
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > MAX_BODY:
+                    raise DataError(f"at most {MAX_BODY} bytes expected")
             return _json(await run_in_threadpool(work, json.loads(content)), status)
-        except RunError as error:  # busy: Label Studio shows it, and a person saves again
-            return _json({"detail": str(error)}, 503)
+        except ClientDisconnect:
+            refusal = 400, "the request was cut short"
+        except RunError as error:
+            refusal = 503, f"{error}; Label Studio does not send it again: submit or update it once more then"
         except WeakCLIPError as error:
-            return _json({"detail": str(error)}, 400)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return _json({"detail": f"not what Label Studio sends: {one_line(first_line(error))}"}, 400)
+            refusal = 400, str(error)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            refusal = 400, f"not what Label Studio sends: {one_line(first_line(error))}"
+        return _refused(*refusal)
 
 
 def _refusal(request: requests.Request) -> tuple[int, str] | None:
@@ -252,6 +263,12 @@ def _refusal(request: requests.Request) -> tuple[int, str] | None:
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         return 415, "expected application/json"
     return None
+
+
+def _refused(status: int, detail: str) -> Response:
+    """An answer that Label Studio shows to few: the log has it, too."""
+    logger.warning("serve: refused (%d): %s", status, detail)
+    return _json({"detail": detail}, status)
 
 
 def _json(content: Any, status: int = 200) -> Response:

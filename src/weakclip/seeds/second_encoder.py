@@ -25,8 +25,10 @@ from transformers import AutoModel, PretrainedConfig
 from weakclip.clip.hub_files import cache_first, pixel_statistics, quiet_transformers
 from weakclip.datasets import Sample
 from weakclip.errors import WeightsError, first_line
+from weakclip.inference.windows import is_out_of_memory
 from weakclip.seeds.kinds import EncoderSeeds
 from weakclip.store.files import expand_home
+from weakclip.store.untrusted_text import one_line
 from weakclip.store.untrusted_weights import check_config
 
 SHARPNESS, SHIFT = 3.0, 1.2
@@ -77,13 +79,21 @@ class SecondEncoder:
             `(hw, hw)` float32, rows summing to 1.
 
         Raises:
-            WeightsError: a network that gives fewer tokens than patches.
+            WeightsError: a network that takes no image, or gives fewer tokens than patches.
         """
         image = torch.from_numpy(sample.image).permute(2, 0, 1)[None].to(device).float() / 255
         size = (grid[0] * self.patch_size, grid[1] * self.patch_size)
         image = F.interpolate(image, size=size, mode="bilinear", antialias=True)
         pixels = (image - self.mean.to(device)) / self.std.to(device)
-        tokens: Tensor = self.model.to(device)(pixel_values=pixels, **self.options).last_hidden_state
+        try:
+            tokens: Tensor = self.model.to(device)(pixel_values=pixels, **self.options).last_hidden_state
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise WeightsError(
+                f"{self.source}: seeds.affinity_encoder is a vision transformer (DINOv2, DINOv3, RADIO, ViT); "
+                f"{type(self.model).__name__} cannot take an image ({one_line(first_line(error))})"
+            ) from None
         count = grid[0] * grid[1]
         if tokens.ndim != 3 or tokens.shape[1] < count:
             raise WeightsError(
