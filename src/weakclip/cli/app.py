@@ -222,11 +222,9 @@ def review(
 
         output.answer(lambda: review_stats(run), json=json, record=asdict, show=output.show_review)
         return
-    from weakclip.review.guard import is_loopback
     from weakclip.review.serving import serve
 
-    if not is_loopback(host):
-        typer.echo(f"weakclip: whoever reaches {host} over the network can see the images and mark them", err=True)
+    output.warn_of_open_host(host, "see the images and mark them")
 
     def announce(address: str) -> None:
         print_json({"address": address}) if json else typer.echo(f"review: {address} (Ctrl-C ends it)")
@@ -247,16 +245,15 @@ def serve(
     json: Json = False,
 ) -> None:
     """Be a model for Label Studio: its tasks get the run's masks, and what people correct there is verified here."""
-    from weakclip.review import guard, serving
+    from weakclip.review.serving import serve_ml_backend
 
-    if not guard.is_loopback(host):
-        typer.echo(f"weakclip: whoever reaches {host} over the network can see masks and correct them", err=True)
+    output.warn_of_open_host(host, "see masks and correct them")
 
     def announce(address: str) -> None:
         print_json({"address": address}) if json else typer.echo(f"serve: {address} (Ctrl-C ends it)")
 
     with errors_printed(json=json):
-        serving.serve_ml_backend(run, images=images, announce=announce, port=port, host=host)
+        serve_ml_backend(run, images=images, announce=announce, port=port, host=host)
 
 
 @app.command()
