@@ -222,9 +222,10 @@ def review(
 
         output.answer(lambda: review_stats(run), json=json, record=asdict, show=output.show_review)
         return
-    from weakclip.review.serving import serve
+    from weakclip.review import guard, serving
 
-    output.warn_of_open_host(host, "see the images and mark them")
+    if not guard.is_loopback(host):
+        typer.echo(f"weakclip: whoever reaches {host} over the network can see the images and mark them", err=True)
 
     def announce(address: str) -> None:
         print_json({"address": address}) if json else typer.echo(f"review: {address} (Ctrl-C ends it)")
@@ -232,7 +233,7 @@ def review(
             typer.launch(address)
 
     with errors_printed(json=json):
-        serve(run, announce=announce, port=port, host=host, reviewer=reviewer)
+        serving.serve(run, announce=announce, port=port, host=host, reviewer=reviewer)
 
 
 @app.command()
@@ -245,15 +246,16 @@ def serve(
     json: Json = False,
 ) -> None:
     """Be a model for Label Studio: its tasks get the run's masks, and what people correct there is verified here."""
-    from weakclip.review.serving import serve_ml_backend
+    from weakclip.review import guard, serving
 
-    output.warn_of_open_host(host, "see masks and correct them")
+    if not guard.is_loopback(host):
+        typer.echo(f"weakclip: whoever reaches {host} over the network can see masks and correct them", err=True)
 
     def announce(address: str) -> None:
         print_json({"address": address}) if json else typer.echo(f"serve: {address} (Ctrl-C ends it)")
 
     with errors_printed(json=json):
-        serve_ml_backend(run, images=images, announce=announce, port=port, host=host)
+        serving.serve_ml_backend(run, images=images, announce=announce, port=port, host=host)
 
 
 @app.command()

@@ -295,11 +295,3 @@ def show_review(stats: ReviewStats) -> None:
             typer.echo(f"  they differ on {', '.join(map(one_line, pair.differing[:SHOWN]))}{more}")
     if stats.torn:
         typer.echo(f"{stats.torn:,} lines cannot be read and were passed over")
-
-
-def warn_of_open_host(host: str, what: str) -> None:
-    """Say what strangers can do where a server listens to more than this machine."""
-    from weakclip.review.guard import is_loopback
-
-    if not is_loopback(host):
-        typer.echo(f"weakclip: whoever reaches {host} over the network can {what}", err=True)
