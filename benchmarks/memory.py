@@ -56,7 +56,7 @@ def commands(root: Path, out: Path) -> dict[str, list[str]]:
     """The commands that are measured, in the order of a run."""
     windows = f"inference={{scales: [1.0], flip: false, crop: {SIDE}, stride: {SIDE}, fit_crop: true, batch_size: 4}}"
     settings = [f"--set={stage}.{windows}" for stage in ("pseudo_masks", "evaluate")]
-    settings.append(f"--set=augment.crop_size={SIDE}")
+    settings += [f"--set=augment.crop_size={SIDE}", "--set=retrain.model=small"]
     data = [f"--set=data.root={root}", "--set=data.dataset=folder", "--set=data.val_split=null"]
     stage = ["demo", f"--out={out / 'run'}", *data, *settings, *LIMIT]
     return {

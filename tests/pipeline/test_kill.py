@@ -88,7 +88,8 @@ def test_kills_where_the_seeds_are_trained(
     """The longest seed stage: an MCTformer+, its maps, an AffinityNet on them, and then masks."""
     train = {"steps": 4, "batch_size": 2, "warmup_steps": 1, "checkpoint_every": 2, "log_every": 1}
     augment = {"crop_size": 64, "max_class_share": 1.0}
-    mctformer = {"model": {"patch_size": 16, "width": 16, "depth": 3, "heads": 2}, "train": train, "augment": augment}
+    model = {"patch_size": 16, "width": 16, "depth": 3, "heads": 2}
+    mctformer = {"model": model, "train": train, "augment": {"crop_size": 64}}
     affinity = {"widths": [4, 4, 8, 8, 16, 16, 32], "reductions": [4, 4, 8], "radius": 3, "train": train}
     seeds = {"method": "mctformer", "mctformer": mctformer, "affinity": {**affinity, "augment": augment}}
     config, whole, out, chance = tmp_path / "c.yaml", tmp_path / "whole", tmp_path / "run", random.Random(1)
