@@ -276,5 +276,5 @@ def test_a_second_encoder_of_the_seeds_has_a_row_that_trains_nothing(config: Run
     study = engine.study_variants(both, tmp_path / "study", "seeds", [row], seeds=1)
     names = [(each.variant, each.trained_parameters) for each in study.results]
     assert names == [(SEEDS_ROW, 0), ("seeds_without_second_encoder", 0)]
-    alone = engine.study_variants(config, tmp_path / "alone", "seeds", [], seeds=1)
-    assert study.results[1].mean_iou == alone.results[0].mean_iou
+    single = engine.study_variants(config, tmp_path / "single", "seeds", [], seeds=1)
+    assert study.results[1].mean_iou == single.results[0].mean_iou

@@ -15,7 +15,7 @@ class ProposalSettings:
     """Where proposals come from, and when a mask follows one.
 
     Args:
-        folder: the files; see `weakclip.inference.proposal_files.read_proposals`.
+        folder: the files, or one file for all images; see `weakclip.inference.proposal_files.ProposalFiles`.
         agreement: mean probability inside a region that a class needs, 0.5…1; with less the region changes nothing.
     """
 

@@ -1,4 +1,4 @@
-"""Laws of zero-shot tagging: scores are CLIP's own, and depend on an image and its classes alone."""
+"""Laws of zero-shot tagging: scores are CLIP's own, and depend on an image and its classes single."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_scores_are_a_softmax_over_prompts_and_background_prompts(tiny_clip: Fro
 def test_an_image_has_the_score_of_its_best_window_whatever_the_batches(tiny_clip: FrozenCLIP, batch_size: int) -> None:
     tagger = Tagger(tiny_clip, CLASSES, TagSettings(batch_size=batch_size))
     windows = [window(seed) for seed in range(6)]
-    alone = np.concatenate([tagger.scores([[each]]) for each in windows])
+    single = np.concatenate([tagger.scores([[each]]) for each in windows])
     images = [windows[:1], windows[1:4], windows[4:]]
-    expected = np.stack([alone[:1].max(axis=0), alone[1:4].max(axis=0), alone[4:].max(axis=0)])
+    expected = np.stack([single[:1].max(axis=0), single[1:4].max(axis=0), single[4:].max(axis=0)])
     assert np.allclose(tagger.scores(images), expected, atol=1e-6)
 
 
