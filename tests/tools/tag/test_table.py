@@ -61,13 +61,13 @@ def test_the_table_is_read_back_as_it_is(root: Path, tiny_clip: FrozenCLIP, thre
     assert not list(root.glob("*.partial"))
 
 
-def count_scored(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[str]:
-    """Notes which files are scored; like a kill, it can stop after some."""
+def count_scored(monkeypatch: pytest.MonkeyPatch, stop_at: str | None = None) -> list[str]:
+    """Notes which files are scored; like a kill, it can stop at one. Threads read several at once."""
     scored: list[str] = []
     real = scores.tag_windows
 
     def spy(path: Path, side: int) -> list[np.ndarray]:
-        if stop_after is not None and len(scored) >= stop_after:
+        if path.name == stop_at:
             raise KeyboardInterrupt
         scored.append(path.name)
         return real(path, side)
@@ -83,7 +83,7 @@ def test_a_stopped_command_goes_on_and_ends_with_the_same_bytes(
     write_labels(ImageFolder(root), out, CLASSES, tiny_clip, settings)
     undisturbed = out.read_bytes()
     out.unlink()
-    count_scored(monkeypatch, stop_after=4)
+    count_scored(monkeypatch, stop_at="ü.png")
     with pytest.raises(KeyboardInterrupt):
         write_labels(ImageFolder(root), out, CLASSES, tiny_clip, settings)
     assert not out.exists()
@@ -101,7 +101,7 @@ def test_a_stopped_command_goes_on_and_ends_with_the_same_bytes(
 def test_kept_scores_of_something_else_are_not_used(
     root: Path, tiny_clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    count_scored(monkeypatch, stop_after=4)
+    count_scored(monkeypatch, stop_at="ü.png")
     with pytest.raises(KeyboardInterrupt):
         write_labels(ImageFolder(root), root / "labels.csv", CLASSES, tiny_clip, TagSettings(batch_size=2))
     monkeypatch.undo()
