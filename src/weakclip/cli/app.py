@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -13,27 +12,19 @@ from typing import Annotated
 import typer
 
 from weakclip import __version__
-from weakclip.cli import exchange, output, tools
+from weakclip.cli import exchange, output, results, tools
 from weakclip.cli.options import (
     Config,
     Devices,
     Json,
     Limit,
     Out,
-    OwnEncoder,
     Part,
     Redo,
-    Run,
     Set,
-    encoder_of,
-    errors_printed,
-    is_reported_run,
-    is_run,
-    is_there,
     load,
     log_to_stderr,
     one_way,
-    print_json,
     shared,
 )
 from weakclip.errors import WeakCLIPError
@@ -49,7 +40,6 @@ app.add_typer(tools.study, name="study")
 app.add_typer(exchange.export, name="export")
 app.add_typer(tools.data, name="data")
 
-Scored = StrEnum("Scored", ["seeds", "masks"])
 STAGES = {
     "seeds": "Stage 1: class activation maps and seed masks from the frozen CLIP, or from elsewhere.",
     "train": "Stage 2: train WeakCLIP on the seeds.",
@@ -152,42 +142,6 @@ for stage, purpose in STAGES.items():
     app.command(stage.replace("_", "-"), help=purpose)(_sharded(stage) if stage in SHARDED else _stage(stage))
 
 
-@app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder.", callback=is_reported_run)], json: Json = False
-) -> None:
-    """Write report.html of a run folder anew."""
-    from weakclip.report import read_run, write_report
-
-    output.answer_report(lambda: (write_report(folder), read_run(folder).warnings), json=json)
-
-
-@app.command()
-def score(
-    what: Annotated[Scored, typer.Argument(help="Of the run, what is scored.")],
-    run: Run,
-    *,
-    split: Annotated[str | None, typer.Option(help="A split of its data set, as VOC's train; else its own.")] = None,
-    labels: Annotated[
-        bool | None,
-        typer.Option(help="Masks with, or without, the image-level labels; else as the run has made them."),
-    ] = None,
-    clip: OwnEncoder = "",
-    json: Json = False,
-) -> None:
-    """Score the seeds or the masks of a run against true masks, at any time after their stage."""
-    from weakclip.tools.score.run_scores import score_run
-
-    output.answer(
-        lambda: score_run(
-            run, "seeds" if what == Scored.seeds else "masks", split=split, labels=labels, clip=encoder_of(clip)
-        ),
-        json=json,
-        record=asdict,
-        show=output.show_score,
-    )
-
-
 @app.command("config")
 def show_config(config: Config, set_: Set = None, json: Json = False) -> None:
     """Check a configuration and print all of it, with where each value comes from: `weakclip config voc12 > mine.yaml`
@@ -201,61 +155,6 @@ def show_config(config: Config, set_: Set = None, json: Json = False) -> None:
         record=lambda read: {"config": plain(read[0])},
         show=lambda read: typer.echo(read[1], nl=False),
     )
-
-
-@app.command()
-def review(
-    run: Annotated[Path, typer.Argument(help="A run folder with masks in it.", callback=is_run)],
-    *,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
-    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    host: Annotated[str, typer.Option(help="Listen on another address than this machine's own.")] = "127.0.0.1",
-    reviewer: Annotated[str, typer.Option(help="The name that marks carry; the login name where left out.")] = "",
-    stats: Annotated[bool, typer.Option("--stats", help="Print who has marked how much, and how far they agree.")] = (
-        False
-    ),
-    json: Json = False,
-) -> None:
-    """Look at the masks of a run in a browser and mark them good, verified, bad or relabelled, for `run --redo`."""
-    if stats:
-        from weakclip.review.stats import review_stats
-
-        output.answer(lambda: review_stats(run), json=json, record=asdict, show=output.show_review)
-        return
-    from weakclip.review import guard, serving
-
-    if not guard.is_loopback(host):
-        typer.echo(f"weakclip: whoever reaches {host} over the network can see the images and mark them", err=True)
-
-    def announce(address: str) -> None:
-        print_json({"address": address}) if json else typer.echo(f"review: {address} (Ctrl-C ends it)")
-        if open_:
-            typer.launch(address)
-
-    with errors_printed(json=json):
-        serving.serve(run, announce=announce, port=port, host=host, reviewer=reviewer)
-
-
-@app.command()
-def serve(
-    run: Annotated[Path, typer.Argument(help="A run folder with masks in it.", callback=is_run)],
-    *,
-    images: Annotated[Path | None, typer.Option(help="A folder of further images.", callback=is_there)] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 9090,
-    host: Annotated[str, typer.Option(help="Listen on another address than this machine's own.")] = "127.0.0.1",
-    json: Json = False,
-) -> None:
-    """Be a model for Label Studio: its tasks get the run's masks, and what people correct there is verified here."""
-    from weakclip.review import guard, serving
-
-    if not guard.is_loopback(host):
-        typer.echo(f"weakclip: whoever reaches {host} over the network can see masks and correct them", err=True)
-
-    def announce(address: str) -> None:
-        print_json({"address": address}) if json else typer.echo(f"serve: {address} (Ctrl-C ends it)")
-
-    with errors_printed(json=json):
-        serving.serve_ml_backend(run, images=images, announce=announce, port=port, host=host)
 
 
 @app.command()
@@ -281,7 +180,18 @@ def plan(
     )
 
 
-for command in (exchange.predict, exchange.merge, tools.init, tools.tag, tools.crf, exchange.submit):
+for command in (
+    results.report,
+    results.score,
+    results.review,
+    results.serve,
+    exchange.predict,
+    exchange.merge,
+    exchange.submit,
+    tools.init,
+    tools.tag,
+    tools.crf,
+):
     app.command()(command)
 app.command("import")(exchange.import_command)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weakclip.cli import output
 from weakclip.cli.options import (
     Devices,
     Json,
@@ -32,7 +33,6 @@ from weakclip.cli.options import (
     named,
     one_way,
     shared,
-    show_foreign,
 )
 from weakclip.cli.output import answer, answer_predictions, answer_tagging, show_shard, show_verified
 
@@ -195,7 +195,7 @@ def _import_seeds(source: Path, run: Path, out: Path, *, json: bool) -> None:
 
     def show(made: ImportResult) -> None:
         typer.echo(f"{out}: {made.drawn:,} masks of {source}, {made.kept:,} as {run} had them")
-        show_foreign(made.foreign, source, run)
+        output.show_foreign(made.foreign, source, run)
         changes = [word for setting in settings for word in ("--set", setting)]
         words = [str(run / "config.yaml"), *changes, "--out", f"runs/{out.name}"]
         typer.echo(f"next: weakclip run {shlex.join(words)}")

@@ -227,13 +227,6 @@ def load_data(source: str, overrides: Sequence[str] | None) -> RunConfig:
     return load("folder", [f"data.root={json_format.dumps(source)}", f"data.val_split={val}", *(overrides or ())])
 
 
-def show_foreign(foreign: Sequence[str], source: Path, run: Path) -> None:
-    """Name the images of an annotation file that a run does not have."""
-    if foreign:
-        named = ", ".join(foreign[:SHOWN]) + (", … (--json lists all)" if len(foreign) > SHOWN else "")
-        typer.echo(f"{source}: left out, for {run} has no such images: {len(foreign):,}, {named}")
-
-
 @contextlib.contextmanager
 def errors_printed(*, json: bool) -> Iterator[None]:
     """With `json`, an error is an object on standard output before it goes on."""

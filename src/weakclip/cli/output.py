@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from weakclip.cli.options import SHOWN, errors_printed, finished, is_speaker, print_json, show_foreign
+from weakclip.cli.options import SHOWN, errors_printed, finished, is_speaker, print_json
 from weakclip.store.layout import ERRORS, STAGE_FOLDERS
 from weakclip.store.untrusted_text import one_line
 
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from weakclip.pipeline import RunResult
     from weakclip.pipeline.shards import ShardResult
     from weakclip.prediction import PredictionSummary
-    from weakclip.review.stats import ReviewStats
     from weakclip.study import VariantStudy
     from weakclip.tools.annotate import VerifyResult
     from weakclip.tools.check.run import DataCheck
     from weakclip.tools.init.folder import InitFiles
-    from weakclip.tools.score.run_scores import RunScore
     from weakclip.tools.tag.table import Tagging
 
 Result = TypeVar("Result")
@@ -62,16 +60,6 @@ def answer(
 def answer_run(work: Callable[[], RunResult], *, json: bool) -> None:
     """As `answer`, for a run or a stage."""
     answer(work, json=json, record=_run_record, show=_show_run)
-
-
-def answer_report(work: Callable[[], tuple[Path, tuple[str, ...]]], *, json: bool) -> None:
-    """As `answer`, for the path of a report and what the run warns of."""
-
-    def show(made: tuple[Path, tuple[str, ...]]) -> None:
-        _show_warnings(made[1])
-        typer.echo(made[0])
-
-    answer(work, json=json, record=lambda made: {"report": made[0], "warnings": made[1]}, show=show)
 
 
 def answer_predictions(work: Callable[[], PredictionSummary], *, json: bool, shard: str = "") -> None:
@@ -140,27 +128,14 @@ def _show_run(result: RunResult) -> None:
         console.print(f"network: {result.chosen.line}", soft_wrap=True)
     if result.left_out:
         console.print(f"left out: {result.left_out:,}; {result.folder / 'errors.jsonl'} lists them", soft_wrap=True)
-    _show_warnings(result.warnings)
+    show_warnings(result.warnings)
     console.print(f"report: {result.report}", soft_wrap=True)
 
 
-def _show_warnings(warnings: Sequence[str]) -> None:
+def show_warnings(warnings: Sequence[str]) -> None:
+    """Print what a run warns of, a line each."""
     for line in warnings:
         typer.echo(f"warning: {one_line(line)}")
-
-
-def show_score(score: RunScore) -> None:
-    """Print a score with all that it needs to be compared."""
-    from weakclip.report.figures import percent
-
-    row = score.scores
-    for each in (row, score.labelled):
-        if each is not None:
-            typer.echo(f"{each.subject}: {percent(each.mean_iou)} % mIoU on {each.split}, {each.images:,} images")
-    typer.echo(f"only classes of the image-level labels: {'yes' if score.labels else 'no'}")
-    typer.echo(f"dense CRF: {row.crf}\nmulti-scale: {row.multi_scale}")
-    if score.truth:
-        typer.echo(f"true masks: {score.truth}")
 
 
 def show_check(check: DataCheck) -> None:
@@ -278,20 +253,8 @@ def show_verified(made: VerifyResult, source: Path, run: Path) -> None:
     typer.echo(f"next: {shlex.join(words)}")
 
 
-def show_review(stats: ReviewStats) -> None:
-    """Print the marks of each reviewer, by mark and by day, and how far two of them agree."""
-    typer.echo(f"{stats.images:,} images are marked")
-    for each in stats.reviewers:
-        verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in each.verdicts.items())
-        days = ", ".join(f"{day} {count:,}" for day, count in each.days.items())
-        typer.echo(f"{one_line(each.name)}: {each.marks:,} marks ({verdicts}); by day: {days}")
-    for pair in stats.pairs:
-        first, second = map(one_line, pair.reviewers)
-        kappa = "" if pair.kappa is None else f", Cohen's kappa {pair.kappa:.2f}"
-        share = f"{pair.agreed:,} of {pair.images:,} images ({100 * pair.agreed / pair.images:.0f} %)"
-        typer.echo(f"{first} and {second} agree on {share}{kappa}")
-        if pair.differing:
-            more = ", … (--json lists all)" if len(pair.differing) > SHOWN else ""
-            typer.echo(f"  they differ on {', '.join(map(one_line, pair.differing[:SHOWN]))}{more}")
-    if stats.torn:
-        typer.echo(f"{stats.torn:,} lines cannot be read and were passed over")
+def show_foreign(foreign: Sequence[str], source: Path, run: Path) -> None:
+    """Name the images of an annotation file that a run does not have."""
+    if foreign:
+        named = ", ".join(foreign[:SHOWN]) + (", … (--json lists all)" if len(foreign) > SHOWN else "")
+        typer.echo(f"{source}: left out, for {run} has no such images: {len(foreign):,}, {named}")

@@ -1,0 +1,162 @@
+"""The commands that look at a finished run: its report, its scores, its masks in a browser or in Label Studio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from weakclip.cli.options import (
+    SHOWN,
+    Json,
+    OwnEncoder,
+    Run,
+    encoder_of,
+    errors_printed,
+    is_reported_run,
+    is_run,
+    is_there,
+    print_json,
+)
+from weakclip.cli.output import answer, show_warnings
+from weakclip.store.untrusted_text import one_line
+
+if TYPE_CHECKING:
+    from weakclip.review.stats import ReviewStats
+    from weakclip.tools.score.run_scores import RunScore
+
+Scored = StrEnum("Scored", ["seeds", "masks"])
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.", callback=is_reported_run)], json: Json = False
+) -> None:
+    """Write report.html of a run folder anew."""
+    from weakclip.report import read_run, write_report
+
+    _answer_report(lambda: (write_report(folder), read_run(folder).warnings), json=json)
+
+
+def score(
+    what: Annotated[Scored, typer.Argument(help="Of the run, what is scored.")],
+    run: Run,
+    *,
+    split: Annotated[str | None, typer.Option(help="A split of its data set, as VOC's train; else its own.")] = None,
+    labels: Annotated[
+        bool | None,
+        typer.Option(help="Masks with, or without, the image-level labels; else as the run has made them."),
+    ] = None,
+    clip: OwnEncoder = "",
+    json: Json = False,
+) -> None:
+    """Score the seeds or the masks of a run against true masks, at any time after their stage."""
+    from weakclip.tools.score.run_scores import score_run
+
+    answer(
+        lambda: score_run(
+            run, "seeds" if what == Scored.seeds else "masks", split=split, labels=labels, clip=encoder_of(clip)
+        ),
+        json=json,
+        record=asdict,
+        show=_show_score,
+    )
+
+
+def review(
+    run: Annotated[Path, typer.Argument(help="A run folder with masks in it.", callback=is_run)],
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    host: Annotated[str, typer.Option(help="Listen on another address than this machine's own.")] = "127.0.0.1",
+    reviewer: Annotated[str, typer.Option(help="The name that marks carry; the login name where left out.")] = "",
+    stats: Annotated[bool, typer.Option("--stats", help="Print who has marked how much, and how far they agree.")] = (
+        False
+    ),
+    json: Json = False,
+) -> None:
+    """Look at the masks of a run in a browser and mark them good, verified, bad or relabelled, for `run --redo`."""
+    if stats:
+        from weakclip.review.stats import review_stats
+
+        answer(lambda: review_stats(run), json=json, record=asdict, show=_show_review)
+        return
+    from weakclip.review import guard, serving
+
+    if not guard.is_loopback(host):
+        typer.echo(f"weakclip: whoever reaches {host} over the network can see the images and mark them", err=True)
+
+    def announce(address: str) -> None:
+        print_json({"address": address}) if json else typer.echo(f"review: {address} (Ctrl-C ends it)")
+        if open_:
+            typer.launch(address)
+
+    with errors_printed(json=json):
+        serving.serve(run, announce=announce, port=port, host=host, reviewer=reviewer)
+
+
+def serve(
+    run: Annotated[Path, typer.Argument(help="A run folder with masks in it.", callback=is_run)],
+    *,
+    images: Annotated[Path | None, typer.Option(help="A folder of further images.", callback=is_there)] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 9090,
+    host: Annotated[str, typer.Option(help="Listen on another address than this machine's own.")] = "127.0.0.1",
+    json: Json = False,
+) -> None:
+    """Be a model for Label Studio: its tasks get the run's masks, and what people correct there is verified here."""
+    from weakclip.review import guard, serving
+
+    if not guard.is_loopback(host):
+        typer.echo(f"weakclip: whoever reaches {host} over the network can see masks and correct them", err=True)
+
+    def announce(address: str) -> None:
+        print_json({"address": address}) if json else typer.echo(f"serve: {address} (Ctrl-C ends it)")
+
+    with errors_printed(json=json):
+        serving.serve_ml_backend(run, images=images, announce=announce, port=port, host=host)
+
+
+def _answer_report(work: Callable[[], tuple[Path, tuple[str, ...]]], *, json: bool) -> None:
+    """As `answer`, for the path of a report and what the run warns of."""
+
+    def show(made: tuple[Path, tuple[str, ...]]) -> None:
+        show_warnings(made[1])
+        typer.echo(made[0])
+
+    answer(work, json=json, record=lambda made: {"report": made[0], "warnings": made[1]}, show=show)
+
+
+def _show_score(score: RunScore) -> None:
+    """Print a score with all that it needs to be compared."""
+    from weakclip.report.figures import percent
+
+    row = score.scores
+    for each in (row, score.labelled):
+        if each is not None:
+            typer.echo(f"{each.subject}: {percent(each.mean_iou)} % mIoU on {each.split}, {each.images:,} images")
+    typer.echo(f"only classes of the image-level labels: {'yes' if score.labels else 'no'}")
+    typer.echo(f"dense CRF: {row.crf}\nmulti-scale: {row.multi_scale}")
+    if score.truth:
+        typer.echo(f"true masks: {score.truth}")
+
+
+def _show_review(stats: ReviewStats) -> None:
+    """Print the marks of each reviewer, by mark and by day, and how far two of them agree."""
+    typer.echo(f"{stats.images:,} images are marked")
+    for each in stats.reviewers:
+        verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in each.verdicts.items())
+        days = ", ".join(f"{day} {count:,}" for day, count in each.days.items())
+        typer.echo(f"{one_line(each.name)}: {each.marks:,} marks ({verdicts}); by day: {days}")
+    for pair in stats.pairs:
+        first, second = map(one_line, pair.reviewers)
+        kappa = "" if pair.kappa is None else f", Cohen's kappa {pair.kappa:.2f}"
+        share = f"{pair.agreed:,} of {pair.images:,} images ({100 * pair.agreed / pair.images:.0f} %)"
+        typer.echo(f"{first} and {second} agree on {share}{kappa}")
+        if pair.differing:
+            more = ", … (--json lists all)" if len(pair.differing) > SHOWN else ""
+            typer.echo(f"  they differ on {', '.join(map(one_line, pair.differing[:SHOWN]))}{more}")
+    if stats.torn:
+        typer.echo(f"{stats.torn:,} lines cannot be read and were passed over")
