@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from review_case import HOSTILE_CLASS, make_review_run, write_figures
+from review_case import HOSTILE_CLASS, make_review_run, write_figures, write_manifest
 
 from weakclip.annotations.brush_code import decode_brush, encode_brush
 from weakclip.datasets.images import read_mask
 from weakclip.prediction import Prediction
-from weakclip.review import ml_backend
-from weakclip.review.ml_backend import Interface, MLBackend, build_ml_backend
+from weakclip.review import mask_source
+from weakclip.review.mask_source import MaskSource
+from weakclip.review.ml_backend import Interface
+from weakclip.review.serving import build_ml_backend
 from weakclip.store.lock import FolderLock
 
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
@@ -32,7 +34,7 @@ LEFT[:, :10] = True
 
 @pytest.fixture
 def client(review_run: Path) -> TestClient:
-    return TestClient(build_ml_backend(MLBackend(review_run)))
+    return TestClient(build_ml_backend(MaskSource(review_run)))
 
 
 def ask(client: TestClient, address: str, config: str | None = BRUSH, column: str = "url") -> dict[str, Any]:
@@ -67,7 +69,7 @@ def test_it_lives_and_says_its_version(client: TestClient) -> None:
 @pytest.mark.parametrize("address", ["cats/one.png", "/data/local-files/?d=mine/images/cats/one.png"])
 def test_a_task_gets_the_run_s_mask_with_its_score(review_run: Path, address: str) -> None:
     write_figures(review_run, {"cats/one": 0.25, "cats/two": 0.75})
-    prediction = ask(TestClient(build_ml_backend(MLBackend(review_run))), address)
+    prediction = ask(TestClient(build_ml_backend(MaskSource(review_run))), address)
     (region,) = prediction["result"]
     assert (region["from_name"], region["to_name"], region["type"]) == ("classes", "photo", "brushlabels")
     assert region["value"]["brushlabels"] == [HOSTILE_CLASS]  # class 1, the right half of the mask
@@ -81,7 +83,47 @@ def test_the_project_s_interface_names_form_and_parts(client: TestClient) -> Non
     assert region["type"] == "polygonlabels" and len(region["value"]["points"]) == 4
     (region,) = ask(client, "cats/one.png", "<View", column="image")["result"]  # no XML: the exported interface's names
     assert (region["from_name"], region["to_name"]) == ("label", "image")
-    assert Interface.of("<View><Choices name='a' toName='b'/></View>") == Interface.of(None)
+    assert (Interface.of(None).control, Interface.of("").image) == ("label", "image")
+
+
+@pytest.mark.parametrize("config", ["<View><Choices name='a' toName='b'/></View>", "<View/>"])
+def test_an_interface_without_brush_or_polygons_is_one_line(
+    client: TestClient, config: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = client.post("/predict", json={"tasks": [{"data": {"url": "cats/one.png"}}], "label_config": config})
+    detail = answer.json()["detail"]
+    assert answer.status_code == 400 and "expected BrushLabels or PolygonLabels" in detail and detail in caplog.text
+    sent = event("cats/two.png", annotation(LEFT))
+    sent["project"]["label_config"] = config
+    assert "has 'Choices'" in detail or "has 'nothing'" in detail
+    assert client.post("/webhook", json=sent).status_code == 400
+
+
+def test_a_run_that_has_changed_is_loaded_anew(review_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[int] = []
+
+    def load(run: Path) -> Any:
+        loaded.append(len(loaded))
+        return lambda image: Prediction(np.full((16, 24), 1 + loaded[-1], np.uint8), np.ones((16, 24), np.float32))
+
+    monkeypatch.setattr(mask_source, "load_predictor", load)
+    source, image = MaskSource(review_run), np.zeros((16, 24, 3), np.uint8)
+    write_figures(review_run, {"cats/one": 0.25, "cats/two": 0.75})
+    entry = source.named("cats/one.png")
+    assert entry is not None and entry.doubt is None and source.predicted(image).max() == 1
+    assert source.predicted(image).max() == 1 and loaded == [0]
+    write_manifest(review_run, "second one")  # as a `--redo` does at its end
+    entry = source.named("cats/one.png")
+    assert entry is not None and entry.doubt is not None and source.predicted(image).max() == 2
+    assert loaded == [0, 1] and source.version == "weakclip second o"
+
+
+def test_a_missing_class_is_said_once(client: TestClient, review_run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        sent = annotation(np.ones_like(LEFT), "undecided")
+        sent["result"][0]["value"]["rle"] = encode_brush(LEFT)
+        assert client.post("/webhook", json=event("cats/two.png", sent)).json() == {"verified": 1}
+    assert caplog.text.count("said of the first such mask") == 1
 
 
 def test_other_images_are_predicted_from_their_folder_and_nowhere_else(
@@ -97,8 +139,8 @@ def test_other_images_are_predicted_from_their_folder_and_nowhere_else(
         asked.append(path)
         return Prediction(LEFT.astype(np.uint8) * 2, np.ones(LEFT.shape, dtype=np.float32))
 
-    monkeypatch.setattr(ml_backend, "load_predictor", lambda run: predict)
-    client = TestClient(build_ml_backend(MLBackend(review_run, more)))
+    monkeypatch.setattr(mask_source, "load_predictor", lambda run: predict)
+    client = TestClient(build_ml_backend(MaskSource(review_run, more)))
     (region,) = ask(client, "/data/upload/1/0123abcd-new.png")["result"]
     assert region["value"]["brushlabels"] == ["cat"] and asked == [more / "new.png"]
     assert (decode_brush(region["value"]["rle"], LEFT.shape) == LEFT).all()

@@ -106,7 +106,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Listen on another address than this machine's own.")] = "127.0.0.1",
     json: Json = False,
 ) -> None:
-    """Be a model for Label Studio: its tasks get the run's masks, and what people correct there is verified here."""
+    """Be a model for Label Studio and CVAT: tasks get the run's masks; what Label Studio sends back is verified."""
     from weakclip.review import guard, serving
 
     if not guard.is_loopback(host):

@@ -30,6 +30,9 @@ from weakclip.store.progress import track
 
 logger = logging.getLogger("weakclip")
 
+_TOLD: set[Path] = set()
+"""Masks that this process has warned of: it may read a folder many times."""
+
 
 class VerifiedMasks:
     """The verified masks of a data set's images, read when asked for.
@@ -62,7 +65,6 @@ class VerifiedMasks:
         self._paths: dict[str, Path] = {}
         for folder in folders:
             self._paths |= _masks_in(folder, dataset)
-        self._told = False
         bad = {name: mark for name, mark in (marked_bad or {}).items() if name in self._paths}
         self.rejected = tuple(name for name, mark in bad.items() if self._is_judged(name, mark))
         for name in self.rejected:
@@ -134,8 +136,8 @@ class VerifiedMasks:
         mask = self.mask(name)
         shown = set(np.unique(mask).tolist())
         before = self._dataset.labels(self._dataset.index_of(name)) if IGNORE_INDEX in shown else ()
-        if shown == {0, IGNORE_INDEX} and before and not self._told:
-            self._told = True
+        if shown == {0, IGNORE_INDEX} and before and _TOLD.isdisjoint(self._paths.values()):
+            _TOLD.add(self._paths[name])
             said = missing_classes(mask, before, self._dataset.class_set)
             logger.warning("%s: %s (said of the first such mask)", self._paths[name], said)
         return tuple(sorted((shown | set(before)) - {0, IGNORE_INDEX}))

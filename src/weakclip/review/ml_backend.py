@@ -6,6 +6,7 @@ POST /predict          masks of tasks               POST /webhook    an annotati
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import tempfile
@@ -16,31 +17,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from weakclip.annotations.entries import MaskEntry, Shapes, annotation_labels
+from weakclip.annotations.entries import Shapes
 from weakclip.annotations.label_studio import IMAGE, TAG, prediction_of, task_address
-from weakclip.datasets.image_folder import ImageFolder, stem
-from weakclip.datasets.images import mask_digest, read_mask, resize_mask
-from weakclip.errors import DataError, RunError, WeakCLIPError, first_line
-from weakclip.pipeline.context import open_run
-from weakclip.prediction import Predictor, load_predictor
-from weakclip.review.guard import ASGI
-from weakclip.store.layout import MASKS
-from weakclip.store.manifest import read_records
-from weakclip.store.untrusted_text import one_line, short
-from weakclip.tools.annotate.corrected import image_finder
-from weakclip.tools.annotate.exported import note_exported
-from weakclip.tools.annotate.queue import queue
-from weakclip.tools.annotate.run_masks import image_files
+from weakclip.errors import DataError, WeakCLIPError
+from weakclip.review.answers import answering, as_json
+from weakclip.review.mask_source import MaskSource
+from weakclip.store.untrusted_text import short
 from weakclip.tools.annotate.verify import verify_masks
 
 if TYPE_CHECKING:
     from starlette import requests
     from starlette.responses import Response
+    from starlette.routing import Route
 
 logger = logging.getLogger("weakclip")
-
-MAX_BODY = 64 * 2**20
-"""Bytes of a request: an annotation holds its masks as run lengths."""
 
 ANNOTATED = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED")
 """Events that bring a mask."""
@@ -64,14 +54,22 @@ class Interface:
 
     @classmethod
     def of(cls, label_config: str | None) -> Interface:
-        """The interface of a project's XML; that of `weakclip export masks` where it says nothing known."""
+        """The interface of a project's XML; that of `weakclip export masks` where there is none.
+
+        Raises:
+            DataError: an interface without brush and polygons.
+        """
         try:
-            tree = ElementTree.fromstring(label_config or "<View/>")
+            tree = ElementTree.fromstring(label_config or "")
         except (ElementTree.ParseError, ValueError):
             return cls(Shapes())
         control = next((each for each in tree.iter() if each.tag in ("BrushLabels", "PolygonLabels")), None)
         if control is None:
-            return cls(Shapes())
+            found = ", ".join(sorted({each.tag for each in tree.iter()} - {"View"})) or "nothing"
+            raise DataError(
+                f"the project's labelling interface has {short(found)}; expected BrushLabels or PolygonLabels: add one "
+                "under Settings, Labeling Interface, as `weakclip export masks` writes it"
+            )
         image = control.get("toName", IMAGE)
         value = next((each.get("value", "") for each in tree.iter("Image") if each.get("name") == image), "")
         kind = Shapes(kind="masks" if control.tag == "BrushLabels" else "polygons")
@@ -79,74 +77,36 @@ class Interface:
 
 
 class MLBackend:
-    """Masks of a run for Label Studio's tasks.
+    """Masks for Label Studio's tasks.
 
-    A task of a training image gets the run's own mask of it, with its score; one whose image lies in `images` is
-    predicted, without labels; any other gets no regions. No address is fetched.
+    A task of a training image gets the run's own mask of it, with its score; one whose image lies in the source's
+    folder of further images is predicted, without labels; any other gets no regions. No address is fetched.
 
     Args:
-        run: a run folder with masks.
-        images: a folder of further images; None for none.
-
-    Raises:
-        RunError: no run.
-        DataError: a folder without images.
+        source: the masks.
     """
 
-    def __init__(self, run: Path | str, images: Path | None = None) -> None:
-        self.run = Path(run)
-        self.context = open_run(run)
-        self._find = image_finder(self.context.train.names)
-        self._files = image_files(self.context.train)
-        self._others: dict[str, Path] = {}
-        if images is not None:
-            found = ImageFolder(images)
-            self._others = {stem(file): Path(str(found.folder)) / file for file in found.files}
-        self._find_other = image_finder([*self._others])
-        self._doubts = {each.index: each for each in queue(self.context)}
-        self._predictor: Predictor | None = None
+    def __init__(self, source: MaskSource) -> None:
+        self.source = source
         self._one_at_a_time = threading.Lock()
-
-    @property
-    def version(self) -> str:
-        """The name of these masks for Label Studio: other masks have another version."""
-        record = read_records(self.run).get("pseudo_masks", {})
-        return f"weakclip {str(record.get('key', 'without masks'))[:8]}"
 
     def predict(self, tasks: list[Mapping[str, Any]], interface: Interface) -> list[dict[str, Any]]:
         """One prediction a task, in their order; without regions where the image or its mask cannot be read."""
-        labels = annotation_labels(self.context.train.class_set)
-        predictions = []
+        labels, predictions = self.source.labels, list[dict[str, Any]]()
         for task in tasks:
             try:
-                entry = self._entry(task, interface)
+                address = _address(task, interface.column)
+                entry = self.source.named(address)
+                if entry is None:
+                    logger.warning("serve: no mask for %s, of which %s has none", short(address), self.source.run)
             except WeakCLIPError as error:
                 logger.warning("serve: no mask for a task: %s", error)
                 entry = None
             found = {"result": []} if entry is None else prediction_of(entry, labels, interface.shapes)
             for result in found["result"]:
                 result["from_name"], result["to_name"] = interface.control, interface.image
-            predictions.append({**found, "model_version": self.version})
+            predictions.append({**found, "model_version": self.source.version})
         return predictions
-
-    def _entry(self, task: Mapping[str, Any], interface: Interface) -> MaskEntry | None:
-        address = _address(task, interface.column)
-        name = self._find(address)
-        if name is not None:
-            index = self.context.train.index_of(name)
-            path = self.context.folder("pseudo_masks") / MASKS / f"{name}.png"
-            if path.is_file():
-                mask, size = read_mask(path), self.context.train.stored_size(index)
-                note_exported(self.run, {name: mask_digest(mask)})
-                stored = mask if mask.shape == size else resize_mask(mask, size)
-                return MaskEntry(self._files[index], stored, self._doubts[index].doubt, self._doubts[index].reason)
-        other = self._find_other(address)
-        if other is None:
-            logger.warning("serve: no mask for %s, which is no image of %s", short(address), self.run)
-            return None
-        with self._one_at_a_time:
-            self._predictor = self._predictor or load_predictor(self.run)
-            return MaskEntry(address, self._predictor(self._others[other]).mask)
 
     def correct(self, task: Mapping[str, Any], annotation: Mapping[str, Any], interface: Interface) -> int:
         """Keep an annotation as the verified mask of its image, as `weakclip import` does.
@@ -159,7 +119,7 @@ class MLBackend:
             RunError: another process works in the run.
         """
         address = _address(task, interface.column)
-        if annotation.get("was_cancelled") or self._find(address) is None:
+        if annotation.get("was_cancelled") or self.source.name_of(address) is None:
             logger.info("serve: an annotation of %s is passed over", short(address))
             return 0
         data = {IMAGE: address}
@@ -167,7 +127,7 @@ class MLBackend:
             source = Path(folder) / "annotation.json"
             source.write_text(json.dumps([{"data": data, "annotations": [annotation]}]), encoding="utf-8")
             try:
-                verified = verify_masks(source, self.run).verified
+                verified = verify_masks(source, self.source.run).verified
                 logger.info("serve: the mask of %s is verified", short(address))
                 return verified
             except DataError as error:
@@ -182,96 +142,33 @@ def _address(task: Mapping[str, Any], column: str) -> str:
         raise DataError(f"a task without an image: expected data with {short(column)}; found {short(task)}") from None
 
 
-def build_ml_backend(backend: MLBackend) -> ASGI:
-    """The application. It takes JSON only, and nothing that a page in a browser sends."""
-    from starlette.applications import Starlette
+def label_studio_routes(source: MaskSource) -> list[Route]:
+    """The addresses at which Label Studio asks, as routes of an application."""
     from starlette.routing import Route
 
-    service = _Service(backend)
-    return Starlette(
-        routes=[
-            Route("/", service.health, methods=["GET"]),
-            Route("/health", service.health, methods=["GET"]),
-            Route("/setup", service.setup, methods=["POST"]),
-            Route("/predict", service.predict, methods=["POST"]),
-            Route("/webhook", service.webhook, methods=["POST"]),
-        ]
-    )
+    backend = MLBackend(source)
 
+    async def health(request: requests.Request) -> Response:
+        return as_json({"status": "UP", "model_class": "weakclip"})
 
-class _Service:
-    """One method an address."""
+    def setup(body: Mapping[str, Any]) -> dict[str, Any]:
+        return {"model_version": source.version}
 
-    def __init__(self, backend: MLBackend) -> None:
-        self.backend = backend
+    def predict(body: Mapping[str, Any]) -> dict[str, Any]:
+        interface = Interface.of(body.get("label_config"))
+        return {"results": backend.predict(body.get("tasks") or [], interface), "model_version": source.version}
 
-    def health(self, request: requests.Request) -> Response:
-        return _json({"status": "UP", "model_class": "weakclip"})
+    def webhook(body: Mapping[str, Any]) -> dict[str, Any]:
+        if body.get("action") not in ANNOTATED:
+            return {"verified": 0}
+        interface = Interface.of((body.get("project") or {}).get("label_config"))
+        return {"verified": backend.correct(body["task"], body["annotation"], interface)}
 
-    async def setup(self, request: requests.Request) -> Response:
-        return await self._answer(request, lambda body: {"model_version": self.backend.version})
-
-    async def predict(self, request: requests.Request) -> Response:
-        def work(body: Mapping[str, Any]) -> dict[str, Any]:
-            interface = Interface.of(body.get("label_config"))
-            return {
-                "results": self.backend.predict(body.get("tasks") or [], interface),
-                "model_version": self.backend.version,
-            }
-
-        return await self._answer(request, work)
-
-    async def webhook(self, request: requests.Request) -> Response:
-        def work(body: Mapping[str, Any]) -> dict[str, Any]:
-            if body.get("action") not in ANNOTATED:
-                return {"verified": 0}
-            project = body.get("project") or {}
-            interface = Interface.of(project.get("label_config"))
-            return {"verified": self.backend.correct(body["task"], body["annotation"], interface)}
-
-        return await self._answer(request, work, status=201)
-
-    async def _answer(self, request: requests.Request, work: Any, status: int = 200) -> Response:
-        from starlette.concurrency import run_in_threadpool
-        from starlette.requests import ClientDisconnect
-
-        refusal = _refusal(request)
-        if refusal is not None:
-            return _refused(*refusal)
-        content = bytearray()
-        try:
-            async for chunk in request.stream():
-                content += chunk
-                if len(content) > MAX_BODY:
-                    raise DataError(f"at most {MAX_BODY} bytes expected")
-            return _json(await run_in_threadpool(work, json.loads(content)), status)
-        except ClientDisconnect:
-            refusal = 400, "the request was cut short"
-        except RunError as error:
-            refusal = 503, f"{error}; Label Studio does not send it again: submit or update it once more then"
-        except WeakCLIPError as error:
-            refusal = 400, str(error)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            refusal = 400, f"not what Label Studio sends: {one_line(first_line(error))}"
-        return _refused(*refusal)
-
-
-def _refusal(request: requests.Request) -> tuple[int, str] | None:
-    """Status and reason for what Label Studio's server does not send; a page cannot send JSON here without `Origin`."""
-    if "origin" in request.headers:
-        return 403, "a page in a browser may not ask this"
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        return 415, "expected application/json"
-    return None
-
-
-def _refused(status: int, detail: str) -> Response:
-    """An answer that Label Studio shows to few: the log has it, too."""
-    logger.warning("serve: refused (%d): %s", status, detail)
-    return _json({"detail": detail}, status)
-
-
-def _json(content: Any, status: int = 200) -> Response:
-    from starlette.responses import JSONResponse
-
-    return JSONResponse(content, status_code=status)
+    answer = functools.partial(answering, sender="Label Studio")
+    return [
+        Route("/", health, methods=["GET"]),
+        Route("/health", health, methods=["GET"]),
+        Route("/setup", answer(setup), methods=["POST"]),
+        Route("/predict", answer(predict), methods=["POST"]),
+        Route("/webhook", answer(webhook, status=201), methods=["POST"]),
+    ]

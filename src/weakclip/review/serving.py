@@ -1,4 +1,4 @@
-"""From a run folder to a page in a browser, or a model for Label Studio: a port, a server, and an end with Ctrl-C."""
+"""From a run folder to a page in a browser, or a model for annotation tools: a port, a server, an end with Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import secrets
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from weakclip.errors import ConfigError, RunError
 from weakclip.review.folder import ReviewFolder
 from weakclip.review.guard import ASGI
 from weakclip.store.untrusted_text import is_plain, short
+
+if TYPE_CHECKING:
+    from weakclip.review.mask_source import MaskSource
 
 LONGEST_NAME = 100
 """Characters of a reviewer's name at most."""
@@ -46,7 +50,7 @@ def serve(
 def serve_ml_backend(
     run: Path | str, *, images: Path | None, announce: Callable[[str], None], port: int, host: str = "127.0.0.1"
 ) -> None:
-    """Serve the masks of a run to Label Studio until Ctrl-C.
+    """Serve the masks of a run to Label Studio and CVAT until Ctrl-C.
 
     Args:
         run: the run folder.
@@ -60,9 +64,19 @@ def serve_ml_backend(
         RunError: no run, or the port cannot be had.
     """
     _check_installed()
-    from weakclip.review.ml_backend import MLBackend, build_ml_backend
+    from weakclip.review.mask_source import MaskSource
 
-    _listen(build_ml_backend(MLBackend(run, images)), announce, host, port)
+    _listen(build_ml_backend(MaskSource(run, images)), announce, host, port)
+
+
+def build_ml_backend(source: MaskSource) -> ASGI:
+    """The application that annotation tools ask for masks."""
+    from starlette.applications import Starlette
+
+    from weakclip.review.cvat import cvat_routes
+    from weakclip.review.ml_backend import label_studio_routes
+
+    return Starlette(routes=[*label_studio_routes(source), *cvat_routes(source)])
 
 
 def _check_installed() -> None:
