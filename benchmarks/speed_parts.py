@@ -138,6 +138,38 @@ def mask_generation(setting: Setting, only: str = "") -> Mapping[str, Work]:
     }
 
 
+def image_tower(setting: Setting, only: str = "") -> Mapping[str, Work]:
+    """CLIP's image tower over one crop, beside the forward pass of transformers' own class."""
+    clip = setting.clip()
+    images = torch.randn(1, 3, setting.crop, setting.crop, device=setting.device)
+
+    def ours(kind: str) -> Work:
+        return in_precision(lambda: clip.encode_image(images), kind, setting.device)
+
+    def theirs(kind: str) -> Work:
+        network = clip.model.vision_model
+        return in_precision(lambda: network(images, interpolate_pos_encoding=True), kind, setting.device)
+
+    return {
+        "fp32": ours("fp32"),
+        "transformers": theirs("fp32"),
+        "bf16": ours("bf16"),
+        "transformers, bf16": theirs("bf16"),
+    }
+
+
+def in_precision(work: Work, kind: str, device: torch.device) -> Work:
+    """`work` without gradients, in a precision."""
+    dtype = autocast_dtype(kind, device)
+
+    @torch.no_grad()
+    def run() -> None:
+        with torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext():
+            work()
+
+    return run
+
+
 def seeds(setting: Setting, only: str = "") -> Mapping[str, Work]:
     """Maps of a 375×500 photo with two labels, by either method, and their dense CRF."""
     sample, clip = Sample("photo", image_of(setting.photo), (1, 2)), setting.clip()
@@ -185,6 +217,7 @@ def demo_step(setting: Setting, only: str = "") -> Mapping[str, Work]:
 PARTS: dict[str, Callable[..., Mapping[str, Work]]] = {
     "training step": training_step,
     "mask generation": mask_generation,
+    "image tower": image_tower,
     "seeds": seeds,
     "retraining step": retraining_step,
     "loading": loading,
