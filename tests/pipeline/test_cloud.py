@@ -22,7 +22,7 @@ from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.store import remote
 
 moto = pytest.importorskip("moto.server")
-pytest.importorskip("s3fs")
+s3fs = pytest.importorskip("s3fs")
 
 URL = "s3://my-photos/cats and dogs"
 
@@ -82,6 +82,7 @@ def cut(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(remote, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)  # it has pauses of its own
     _forget()
     yield handler.cut  # type: ignore[attr-defined]
     _forget()
@@ -91,8 +92,6 @@ def cut(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]
 
 def _forget() -> None:
     """Connections know the address of a test's server."""
-    import s3fs
-
     s3fs.S3FileSystem.clear_instance_cache()
     remote._filesystem.cache_clear()
     remote._kept.cache_clear()
