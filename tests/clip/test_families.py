@@ -188,6 +188,22 @@ def test_a_folder_gives_back_the_encoder(kind: str, tmp_path: Path) -> None:
     assert encoder.fingerprint() != found.fingerprint()
 
 
+@pytest.mark.parametrize("other", KINDS)
+def test_a_tokenizer_of_another_family_is_one_line(
+    kind: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of its ids fit; SigLIP and TIPSv2 have texts that begin alike and are taken for each other."""
+    monkeypatch.setattr(FrozenCLIP, "vocabulary_size", 1000)
+    tiny(kind).model.save_pretrained(tmp_path / "network")
+    tiny(other).tokenizer.save_pretrained(tmp_path / "words")
+    if kind == other or {kind, other} == {"siglip", "tipsv2"}:
+        load_clip(tmp_path / "network", vocabulary=tmp_path / "words")
+        return
+    with pytest.raises(WeightsError, match=r"its tokenizer is not one of .*: it makes .* of the text 'a'") as caught:
+        load_clip(tmp_path / "network", vocabulary=tmp_path / "words")
+    assert "\n" not in str(caught.value)
+
+
 def test_another_kind_of_network_is_one_line_with_those_that_are_known(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "siglip2"}')
     with pytest.raises(WeightsError, match=r"model_type clip, metaclip_2, siglip, tipsv2 .* found 'siglip2'") as caught:

@@ -13,6 +13,7 @@ from weakclip.clip.families import family_of
 from weakclip.clip.frozen_clip import FrozenCLIP
 from weakclip.clip.hub_files import cache_first, pixel_statistics, quiet_transformers
 from weakclip.clip.openai_archive import convert_openai_state, read_openai_state
+from weakclip.clip.text import tokenize
 from weakclip.clip.vocabulary import OPENAI_TOKENIZER, load_tokenizer
 from weakclip.errors import WeightsError, first_line
 from weakclip.store.files import expand_home
@@ -24,6 +25,7 @@ DEMO = "demo"
 CODE = "python:"
 """How a source begins that names Python code; `own.load_encoder` runs it."""
 
+_EDGES = ("no start token", "a start token first, and the end token of config.json last")
 _DEMO_FOLDER = Path(__file__).parent / "demo"
 _ARCHIVE_SUFFIXES = (".pt", ".pth")
 
@@ -67,15 +69,33 @@ def load_clip(
         raise WeightsError(f"{path}: no such file or folder; expected CLIP weights")
     else:
         clip = _from_transformers(name, name, vocabulary)
-    if len(clip.tokenizer) > clip.vocabulary_size:
-        raise WeightsError(
-            f"{name}: a tokenizer of {len(clip.tokenizer)} tokens for a text tower that knows {clip.vocabulary_size}"
-        )
+    _check_tokenizer(clip, name)
     try:
         clip.tap(tap_layers)
     except ValueError as error:
         raise WeightsError(f"{name}: {error}") from None
     return clip.to(device)
+
+
+def _check_tokenizer(clip: FrozenCLIP, name: str) -> None:
+    """Whether texts begin and end as the text tower learned them: the ids of another family's tokenizer may all fit.
+
+    Raises:
+        WeightsError: they do not, or there are more tokens than the tower knows.
+    """
+    tokenizer = clip.tokenizer
+    if len(tokenizer) > clip.vocabulary_size:
+        known = clip.vocabulary_size
+        raise WeightsError(f"{name}: a tokenizer of {len(tokenizer)} tokens for a text tower that knows {known}")
+    ids, lengths = tokenize(tokenizer, ["a"], clip.context_length, clip.clean_text)
+    begins = int(ids[0, 0]) != tokenizer("a", add_special_tokens=False)["input_ids"][0]
+    ends = torch.equal(clip.end_positions(ids, lengths), lengths - 1)
+    if begins != bool(clip.prompt_position) or not ends:
+        found = ", ".join(tokenizer.convert_ids_to_tokens(ids[0].tolist()))
+        raise WeightsError(
+            f"{name}: its tokenizer is not one of {clip.family}: it makes {found} of the text 'a'; expected "
+            f"{_EDGES[bool(clip.prompt_position)]}: name the right one with `vocabulary`"
+        )
 
 
 def _from_transformers(location: str, name: str, vocabulary: str | Path | None) -> FrozenCLIP:
