@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,8 @@ from weakclip.cli import exchange, output, results, tools
 from weakclip.cli.options import (
     Config,
     Devices,
+    Engine,
+    EngineName,
     Json,
     Limit,
     Out,
@@ -29,6 +31,9 @@ from weakclip.cli.options import (
 )
 from weakclip.errors import WeakCLIPError
 from weakclip.store.untrusted_text import one_line
+
+if TYPE_CHECKING:
+    from weakclip.config import RunConfig
 
 app = typer.Typer(
     name="weakclip",
@@ -98,24 +103,32 @@ def _stage(stage: str) -> Callable[..., None]:
         set_: Set = None,
         json: Json = False,
     ) -> None:
-        from weakclip.pipeline import RunResult, run_stage
-
-        def work() -> RunResult:
-            settings = load(config, set_, limit_steps)
-            return shared(devices, partial(run_stage, settings, out, stage, redo=redo), settings.device)
-
-        output.answer_run(work, json=json)
+        read = partial(load, config, set_, limit_steps)
+        _whole(stage, read, out, devices=devices, redo=redo, json=json, engine=EngineName.LOCAL)
 
     return command
 
 
-def _sharded(stage: str) -> Callable[..., None]:
-    whole = _stage(stage)
+def _whole(
+    stage: str, read: Callable[[], RunConfig], out: Out, *, devices: Devices, redo: Redo, json: Json, engine: Engine
+) -> None:
+    """All of a stage."""
+    from weakclip.pipeline import RunResult, run_stage
 
+    def work() -> RunResult:
+        one_way("", devices, engine)
+        settings = read()
+        return shared(devices, partial(run_stage, settings, out, stage, redo=redo), settings.device, engine)
+
+    output.answer_run(work, json=json)
+
+
+def _sharded(stage: str) -> Callable[..., None]:
     def command(
         config: Config,
         out: Out,
         *,
+        engine: Engine = EngineName.LOCAL,
         shard: Part = "",
         devices: Devices = "1",
         redo: Redo = False,
@@ -123,15 +136,16 @@ def _sharded(stage: str) -> Callable[..., None]:
         set_: Set = None,
         json: Json = False,
     ) -> None:
+        read = partial(load, config, set_, limit_steps)
         if not shard:
-            whole(config, out, devices=devices, redo=redo, limit_steps=limit_steps, set_=set_, json=json)
+            _whole(stage, read, out, devices=devices, redo=redo, json=json, engine=engine)
             return
         from weakclip.pipeline.shards import ShardResult, run_shard
         from weakclip.store.share import Shard
 
         def work() -> ShardResult:
-            one_way(shard, devices)
-            return run_shard(load(config, set_, limit_steps), out, stage, Shard.read(shard, out), redo=redo)
+            one_way(shard, devices, engine)
+            return run_shard(read(), out, stage, Shard.read(shard, out), redo=redo)
 
         output.answer(work, json=json, record=asdict, show=output.show_shard)
 

@@ -15,6 +15,8 @@ import typer
 from weakclip.cli import output
 from weakclip.cli.options import (
     Devices,
+    Engine,
+    EngineName,
     Json,
     Model,
     Network,
@@ -249,6 +251,7 @@ def predict(
     ] = None,
     network: Network = None,
     clip: OwnEncoder = "",
+    engine: Engine = EngineName.LOCAL,
     shard: Part = "",
     devices: Devices = "1",
     redo: Annotated[bool, typer.Option("--redo", help="Replace what was made otherwise.")] = False,
@@ -261,7 +264,7 @@ def predict(
     from weakclip.prediction.request import PredictRequest, predict_images
 
     def work() -> PredictionSummary:
-        one_way(shard, devices)
+        one_way(shard, devices, engine)
         source = find_model(model, network=named(network))
         request = PredictRequest(
             model=source,
@@ -275,7 +278,7 @@ def predict(
             redo=redo,
             shard=shard,
         )
-        return shared(devices, partial(predict_images, request), request.settings.device)
+        return shared(devices, partial(predict_images, request), request.settings.device, engine)
 
     answer_predictions(work, json=json, shard=shard)
 

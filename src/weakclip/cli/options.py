@@ -6,7 +6,6 @@ A wrong path is told while the command line is read, before anything heavy is im
 from __future__ import annotations
 
 import contextlib
-import glob
 import json as json_format
 import logging
 import math
@@ -26,10 +25,9 @@ import typer
 from weakclip.config.keys import setting_keys
 from weakclip.config.shipped import config_path, shipped_configs
 from weakclip.datasets.image_folder import check_folder
-from weakclip.errors import ConfigError, DataError, WeakCLIPError
-from weakclip.store.files import expand_home
+from weakclip.errors import ConfigError, WeakCLIPError
 from weakclip.store.layout import MANIFEST
-from weakclip.store.paths import check_file, check_model, check_run, check_there
+from weakclip.store.paths import check_file, check_inputs, check_model, check_run, check_there
 from weakclip.store.remote import is_url
 from weakclip.store.untrusted_text import one_line
 
@@ -56,18 +54,10 @@ def _config_or_folder(source: str) -> None:
         config_path(source)
 
 
-def _inputs(entries: Sequence[str]) -> None:
-    """Images, folders, patterns, or - for standard input."""
-    for entry in entries:
-        path = expand_home(entry)
-        if entry != "-" and not os.path.exists(path) and next(glob.iglob(str(path), recursive=True), None) is None:
-            raise DataError(f"{entry}: no such file, folder or pattern")
-
-
 is_config = _checked(config_path)
 is_config_or_folder = _checked(_config_or_folder)
 is_file = _checked(check_file)
-are_inputs = _checked(_inputs)
+are_inputs = _checked(check_inputs)
 is_folder = _checked(check_folder)
 is_model = _checked(check_model)
 is_reported_run = _checked(lambda folder: check_run(folder, MANIFEST))
@@ -99,6 +89,9 @@ class ShardForm(StrEnum):
     WEBDATASET = "webdataset"
 
 
+EngineName = StrEnum("EngineName", ["LOCAL", "RAY"])
+"""Who does the work on many images: this process, or those of Ray."""
+
 Config = Annotated[
     str,
     typer.Argument(
@@ -124,6 +117,10 @@ Devices = Annotated[
         metavar="N|all",
         help="Share the work among N processes: one an accelerator; without accelerators they share the cores.",
     ),
+]
+Engine = Annotated[
+    EngineName,
+    typer.Option("--engine", help="The processes of a Ray cluster: RAY_ADDRESS names it; else one of this machine."),
 ]
 Network = Annotated[
     NetworkName | None,
@@ -181,14 +178,20 @@ def load(source: str, overrides: Sequence[str] | None, limit_steps: int | None =
     return config if limit_steps is None else limit_training(config, limit_steps)
 
 
-def shared(devices: str, work: Callable[[], Result], device: str) -> Result:
-    """The result of some work, shared among as many processes as `--devices` asks for.
+def shared(devices: str, work: Callable[[], Result], device: str, engine: EngineName = EngineName.LOCAL) -> Result:
+    """The result of some work, shared among as many processes as `--devices` asks for, or done by an engine.
 
     Args:
         devices: a number, or "all".
         work: can be pickled, as its result can.
         device: of the settings.
+        engine: does the work that it can do.
     """
+    if engine == EngineName.RAY:
+        from weakclip.store.ray_engine import on_ray
+
+        with on_ray(device):
+            return work()
     if devices == "1":
         return work()
     from weakclip.pipeline.context import usable_device
@@ -198,8 +201,10 @@ def shared(devices: str, work: Callable[[], Result], device: str) -> Result:
     return work() if count == 1 else launch(partial(_heard, work), count, preload="weakclip.pipeline")
 
 
-def one_way(shard: str, devices: str) -> None:
-    """Refuse a shard of several processes."""
+def one_way(shard: str, devices: str, engine: EngineName = EngineName.LOCAL) -> None:
+    """Refuse a shard of several processes, and an engine's processes beside others."""
+    if engine == EngineName.RAY and (shard or devices != "1" or os.environ.get("WORLD_SIZE", "1") != "1"):
+        raise ConfigError("--engine ray: Ray itself shares the work; leave out --shard, --devices and torchrun")
     if shard and devices != "1":
         raise ConfigError("--devices: a shard is made by one process; leave --devices or --shard out")
 

@@ -23,7 +23,7 @@ from weakclip.inference.windows import (
     predict_batch,
     resized_images,
 )
-from weakclip.store.jobs import work_through
+from weakclip.store.jobs import Again, Steps, work_through
 from weakclip.store.keys import MORE_OUTPUT
 from weakclip.store.layout import CONFIDENCE, MASKS
 from weakclip.store.threads import in_threads
@@ -210,6 +210,7 @@ def write_pseudo_masks(
     device: str | torch.device = "cpu",
     description: str = "pseudo masks",
     observe: MaskObserver | None = None,
+    again: Again | None = None,
 ) -> int:
     """Write `masks/NAME.png` (palette), and `confidence/NAME.png` if asked for, for every image of a data set.
 
@@ -225,6 +226,7 @@ def write_pseudo_masks(
         device: where the network is.
         description: shown before the progress bar.
         observe: told of every mask that is written in this call.
+        again: as for `work_through`, of `mask_steps`.
 
     Returns:
         How many images this process predicted in this call.
@@ -232,10 +234,33 @@ def write_pseudo_masks(
     Raises:
         DataError: an image or its proposals cannot be read, and the masks before it are kept; or none has proposals.
     """
-    folder = Path(folder)
+    folder, names = Path(folder), dataset.names
+    parts = (MASKS, CONFIDENCE) if settings.confidence else (MASKS,)
+    if settings.proposals is not None:
+        ProposalFiles(settings.proposals.folder).check(names)
+    steps = mask_steps(logits_of, dataset, folder, settings, device=device, observe=observe)
+    return work_through(
+        range(len(dataset)),
+        is_done=lambda index: all((folder / part / f"{names[index]}.png").is_file() for part in parts),
+        make=steps.make,
+        finish=steps.finish,
+        description=description,
+        name_of=names.__getitem__,
+        again=again,
+    )
+
+
+def mask_steps(
+    logits_of: LogitsFunction,
+    dataset: ImageLabelDataset,
+    folder: Path,
+    settings: PseudoMaskSettings,
+    *,
+    device: str | torch.device = "cpu",
+    observe: MaskObserver | None = None,
+) -> Steps[int, tuple[Sample, np.ndarray]]:
+    """From positions in a data set to the files of their images; arguments as for `write_pseudo_masks`."""
     proposals = None if settings.proposals is None else ProposalFiles(settings.proposals.folder)
-    if proposals is not None:
-        proposals.check(dataset.names)
 
     def finish(predicted: tuple[Sample, np.ndarray]) -> None:
         sample, probs = predicted
@@ -262,15 +287,7 @@ def write_pseudo_masks(
             (probs,) = predict_batch(network, [sample.image], how, device=device, classes=classes, resized=[resized])
             yield sample, probs
 
-    made = work_through(
-        range(len(dataset)),
-        is_done=lambda index: _is_done(folder, dataset.names[index], settings),
-        make=predicted,
-        finish=finish,
-        description=description,
-        name_of=lambda index: dataset.names[index],
-    )
-    return made
+    return Steps(predicted, finish)
 
 
 def _regions(proposals: ProposalFiles, dataset: ImageLabelDataset, sample: Sample) -> list[np.ndarray]:
@@ -278,8 +295,3 @@ def _regions(proposals: ProposalFiles, dataset: ImageLabelDataset, sample: Sampl
     stored, size = dataset.stored_size(dataset.index_of(sample.name)), sample.image.shape[:2]
     regions = proposals.regions(sample.name, stored)
     return regions if stored == size else [resize_mask(each.astype(np.uint8), size) != 0 for each in regions]
-
-
-def _is_done(folder: Path, name: str, settings: PseudoMaskSettings) -> bool:
-    parts = (MASKS, CONFIDENCE) if settings.confidence else (MASKS,)
-    return all((folder / part / f"{name}.png").is_file() for part in parts)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from weakclip.clip.own import is_code
 from weakclip.clip.vision import resizing_note
 from weakclip.config import RunConfig, load_run_config
 from weakclip.datasets import ImageLabelDataset
-from weakclip.errors import ConfigError, DataError, first_line
+from weakclip.errors import ConfigError, first_line
 from weakclip.pipeline.bad_files import BrokenImage, broken_of, open_sound
 from weakclip.pipeline.data import (
     digest_if_any,
@@ -32,13 +33,13 @@ from weakclip.pipeline.data import (
     verified_folders,
 )
 from weakclip.pipeline.given import Given, dataset_digest, encoder_digest
-from weakclip.pipeline.verdicts import Review, ReviewedImages, read_review
+from weakclip.pipeline.verdicts import Review, ReviewedImages, mark_files, read_review
 from weakclip.pipeline.verified import VerifiedMasks, tell_marks
 from weakclip.segmenters.segmenter import BUILT_IN
 from weakclip.segmenters.train import WEAKCLIP
-from weakclip.store.files import expand_home
+from weakclip.store.jobs import Again, Steps
 from weakclip.store.layout import STAGE_FOLDERS
-from weakclip.store.marks import MARKS, Mark
+from weakclip.store.marks import Mark
 from weakclip.store.paths import check_run
 from weakclip.store.share import current
 from weakclip.store.standing import mixture
@@ -72,6 +73,15 @@ class RunContext:
     def folder(self, stage: str) -> Path:
         """The folder of a stage's artefacts."""
         return self.out / STAGE_FOLDERS[stage]
+
+    def on(self, device: str) -> RunContext:
+        """The same run on another torch device, with nothing made yet."""
+        config = dataclasses.replace(self.config, device=device)
+        return RunContext(config, self.out, given=self.given, trusted=self.trusted)
+
+    def again(self, steps: Callable[[RunContext, Any, Path], Steps[Any, Any]], view: Any, folder: Path) -> Again:
+        """The steps of a stage as another process makes them, for `work_through`."""
+        return functools.partial(_steps_on, self.on(self.config.device), steps, view, folder)
 
     @functools.cached_property
     def device(self) -> str:
@@ -234,19 +244,10 @@ class RunContext:
         }
 
 
-def mark_files(named: str | None, out: Path) -> list[Path]:
-    """The files with marks that a run reads, a later one winning: the one that its settings name, and its own.
-
-    Raises:
-        DataError: no such file.
-    """
-    own = out / MARKS
-    if named is None:
-        return [own] if own.is_file() else []
-    path = expand_home(named)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; data.marks is a {MARKS} that `weakclip review` wrote, or null")
-    return [path, own] if own.is_file() and own.resolve() != path.resolve() else [path]
+def _steps_on(
+    context: RunContext, steps: Callable[[RunContext, Any, Path], Steps[Any, Any]], view: Any, folder: Path, device: str
+) -> Steps[Any, Any]:
+    return steps(context.on(device), view, folder)
 
 
 def open_run(folder: Path | str, overrides: Sequence[str] = ()) -> RunContext:

@@ -30,7 +30,7 @@ from weakclip.seeds import (
 )
 from weakclip.seeds.kinds import SeedRun
 from weakclip.store.files import write_json
-from weakclip.store.jobs import work_through
+from weakclip.store.jobs import Steps, work_through
 from weakclip.store.layout import DENSE, LOG, SEED_MASKS
 from weakclip.store.lines import LineLog, read_lines
 from weakclip.store.share import current
@@ -78,46 +78,56 @@ def make_seeds(context: RunContext, view: SeedsView, folder: Path) -> None:
 
     The seeds of an image with a verified mask are that mask.
     """
-    dataset, log, palette = context.train, LineLog(folder / LOG), context.train.class_set.palette
-    verified, maker = context.verified, functools.cache(lambda: seed_maker(context, view, folder))
-
-    def made(left: Sequence[int]) -> Iterator[Callable[[], tuple[Sample, SeedMasks]]]:
-        drawn = all(name in verified for name in dataset.names)
-        made_by = None if drawn else maker()  # also without images left: trainings are done by all processes together
-        for index in left:
-            if dataset.names[index] in verified:
-                yield functools.partial(
-                    _with_sample, dataset[index], functools.partial(verified.seeds, dataset.names[index])
-                )
-        others = [index for index in left if dataset.names[index] not in verified]
-        if made_by is not None:
-            yield from _made(dataset, others, made_by)
-
-    def finish(masks_of: Callable[[], tuple[Sample, SeedMasks]]) -> None:
-        sample, masks = masks_of()
-        log.add(asdict(_shares(sample, masks.seed, dataset)))
-        write_mask(folder / SEED_MASKS / f"{sample.name}.png", masks.seed, palette)
-        write_mask(folder / DENSE / f"{sample.name}.png", masks.dense, palette)
-
+    dataset, steps = context.train, seed_steps(context, view, folder)
     work_through(
         range(len(dataset)),
         is_done=lambda index: _is_done(folder, dataset.names[index]),
-        make=made,
-        finish=finish,
+        make=steps.make,
+        finish=steps.finish,
         description="seeds",
         name_of=dataset.names.__getitem__,
+        again=context.again(seed_steps, view, folder),
     )
 
     def close() -> None:
+        log = LineLog(folder / LOG)
         log.finish(dataset.names)
         write_json(folder / "metrics.json", {**_summary(log.path, dataset), **context.left_out(dataset.split)})
 
     current().once(close)
 
 
-def _made(
-    dataset: ImageLabelDataset, left: Sequence[int], maker: SeedMaker
-) -> Iterator[Callable[[], tuple[Sample, SeedMasks]]]:
+MadeSeeds = tuple[Sample, Callable[[], SeedMasks] | None]
+"""A sample with the rest of the work on it; None where its seeds are its verified mask."""
+
+
+def seed_steps(context: RunContext, view: SeedsView, folder: Path) -> Steps[int, MadeSeeds]:
+    """From positions in the training split to the files of their images."""
+    dataset, log, palette = context.train, LineLog(folder / LOG), context.train.class_set.palette
+    verified, maker = context.verified, functools.cache(lambda: seed_maker(context, view, folder))
+
+    def made(left: Sequence[int]) -> Iterator[MadeSeeds]:
+        drawn = all(name in verified for name in dataset.names)
+        learns = view.seeds.is_random  # also without images left: trainings are done by all processes together
+        made_by = None if drawn or not (left or learns) else maker()
+        for index in left:
+            if dataset.names[index] in verified:
+                yield dataset[index], None
+        others = [index for index in left if dataset.names[index] not in verified]
+        if made_by is not None:
+            yield from _made(dataset, others, made_by)
+
+    def finish(made: MadeSeeds) -> None:
+        sample, masks_of = made
+        masks = verified.seeds(sample.name) if masks_of is None else masks_of()
+        log.add(asdict(_shares(sample, masks.seed, dataset)))
+        write_mask(folder / SEED_MASKS / f"{sample.name}.png", masks.seed, palette)
+        write_mask(folder / DENSE / f"{sample.name}.png", masks.dense, palette)
+
+    return Steps(made, finish)
+
+
+def _made(dataset: ImageLabelDataset, left: Sequence[int], maker: SeedMaker) -> Iterator[MadeSeeds]:
     """The rest of the work on each sample that is left, when its maps are there.
 
     Batches are cut from all of this process's share: a run that goes on has the same ones as one that nobody disturbed.
@@ -129,11 +139,7 @@ def _made(
     for batch, samples in zip(batches, read, strict=True):
         for index, sample, masks_of in zip(batch, samples, maker.masks(samples), strict=True):
             if index in wanted:
-                yield functools.partial(_with_sample, sample, masks_of)
-
-
-def _with_sample(sample: Sample, masks_of: Callable[[], SeedMasks]) -> tuple[Sample, SeedMasks]:
-    return sample, masks_of()
+                yield sample, masks_of
 
 
 def seed_maker(context: RunContext, view: SeedsView, folder: Path) -> SeedMaker:

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from weakclip.config import RunConfig
-from weakclip.datasets import ImageLabelDataset
-from weakclip.datasets.classes import IGNORE_INDEX
-from weakclip.datasets.images import write_mask, write_png
 from weakclip.inference.evaluation import (
     Scores,
     describe_crf,
     describe_scales,
     score_masks,
 )
-from weakclip.inference.mask_statistics import STATISTICS, read_statistics
-from weakclip.inference.pseudo_masks import write_pseudo_masks
 from weakclip.inference.windows import LogitsFunction
-from weakclip.modeling import load_weakclip, mixed_logits
+from weakclip.modeling import load_weakclip
 from weakclip.modeling.train import train_weakclip
 from weakclip.pipeline.context import TRAIN_DATA, VAL_DATA, RunContext
-from weakclip.pipeline.mask_records import MaskRecorder, compare_stages
+from weakclip.pipeline.mask_records import compare_stages
+from weakclip.pipeline.mask_stage import make_pseudo_masks
 from weakclip.pipeline.networks import load_network, score_on_val
-from weakclip.pipeline.pictures import class_entries, write_pictures
+from weakclip.pipeline.pictures import write_pictures
 from weakclip.pipeline.seed_stage import make_seeds
 from weakclip.pipeline.upper_bound import evaluate_upper_bound, retrain_on_truth, train_weakclip_on_truth
 from weakclip.pipeline.verdicts import ReviewedImages
@@ -46,10 +40,9 @@ from weakclip.pipeline.views import (
 )
 from weakclip.pipeline.written import finish_scores, write_training
 from weakclip.report.chosen import TITLES, TRAINED_BY, Network, choose_network, write_chosen
-from weakclip.report.worse_masks import change_record, seed_change, warning
 from weakclip.segmenters.train import WEAKCLIP, retrain
-from weakclip.store.files import append_json, write_json
-from weakclip.store.layout import CONFIDENCE, DENSE, LOG, MASKS, SEED_MASKS
+from weakclip.store.files import write_json
+from weakclip.store.layout import DENSE, MASKS, SEED_MASKS
 from weakclip.store.share import current
 from weakclip.training.dataset import TrainingPairs
 from weakclip.training.processes import write_once
@@ -93,55 +86,6 @@ def train_on_seeds(context: RunContext, view: TrainView, folder: Path) -> None:
     model = view.model.build(context.clip, context.train.class_set)
     result = train_weakclip(model, pairs, folder, view.train, loss=view.loss, device=context.device, seed=view.seed)
     write_training(context, folder, result)
-
-
-def make_pseudo_masks(context: RunContext, view: MasksView, folder: Path) -> None:
-    """Predict every training image with WeakCLIP, and sharpen it with the dense CRF."""
-    settings, dataset = view.pseudo_masks, context.train
-    model = functools.cache(
-        lambda: load_weakclip(context.folder("train"), clip=context.clip, device=context.device, step=settings.step)
-    )
-    seeds = context.folder("seeds")
-    recorder = MaskRecorder(dataset, seeds=seeds / SEED_MASKS, dense=seeds / DENSE, folder=folder)
-    for name in context.verified.names:  # in every process, before it looks at what is there, which is passed over
-        mask = context.verified.mask(name)
-        if settings.confidence:
-            write_png(folder / CONFIDENCE / f"{name}.png", np.where(mask == IGNORE_INDEX, 0, 255).astype(np.uint8))
-        write_mask(folder / MASKS / f"{name}.png", mask, dataset.class_set.palette)
-    write_pseudo_masks(
-        lambda images: mixed_logits(model()(images), settings.match_share),
-        dataset,
-        folder,
-        settings,
-        device=context.device,
-        observe=recorder.add,
-    )
-
-    def close() -> None:
-        recorder.finish()
-        note = {
-            "split": dataset.split,
-            "images": len(dataset),
-            "verified": len(context.verified),
-            "classes": class_entries(dataset.class_set),
-            "crf": describe_crf(settings.crf),
-            "multi_scale": describe_scales(settings.inference),
-            **_seed_change(dataset, folder),
-            **context.left_out(dataset.split),
-        }
-        append_json(folder / LOG, {"images": len(dataset)})
-        write_json(folder / "metrics.json", note)
-
-    current().once(close)
-
-
-def _seed_change(dataset: ImageLabelDataset, folder: Path) -> dict[str, Any]:
-    """The fate of the seeds, for the metrics; where it looks like harm, the user is told."""
-    change, names = seed_change(read_statistics(folder / STATISTICS)), dataset.class_set.names
-    said = warning(change, names)
-    if said:
-        logger.warning("pseudo_masks: %s", said)
-    return {"warnings": [said] if said else [], "seed_change": change_record(change, names)}
 
 
 def retrain_on_pseudo_masks(context: RunContext, view: RetrainView, folder: Path) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import DataError
 from weakclip.pipeline.data import SomeImages
-from weakclip.store.marks import Mark, read_marks
+from weakclip.store.files import expand_home
+from weakclip.store.marks import MARKS, Mark, read_marks
 
 logger = logging.getLogger("weakclip")
 
@@ -125,3 +126,18 @@ def mark_labels(mark: Mark, dataset: ImageLabelDataset, where: str) -> tuple[int
         return dataset.class_set.foreground_indices(mark.labels)
     except DataError as error:
         raise DataError(f"{where}: image {mark.image!r}: {error}") from None
+
+
+def mark_files(named: str | None, out: Path) -> list[Path]:
+    """The files with marks that a run reads, a later one winning: the one that its settings name, and its own.
+
+    Raises:
+        DataError: no such file.
+    """
+    own = out / MARKS
+    if named is None:
+        return [own] if own.is_file() else []
+    path = expand_home(named)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; data.marks is a {MARKS} that `weakclip review` wrote, or null")
+    return [path, own] if own.is_file() and own.resolve() != path.resolve() else [path]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from weakclip.prediction.folder import PredictionFolder, error_line, error_name
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction, Predictor
 from weakclip.store.files import atomic_write
-from weakclip.store.jobs import work_through
+from weakclip.store.jobs import Again, Steps, work_through
 from weakclip.store.keys import ResultKey, flat
 from weakclip.store.layout import ERRORS
 from weakclip.store.lines import LineLog
@@ -94,6 +96,7 @@ def predict_files(
     products: Products | None = None,
     labels: Labels = None,
     redo: bool = False,
+    load: Callable[[str], Predictor] | None = None,
 ) -> PredictionSummary:
     """Write `masks/NAME.png` (palette) and `json/NAME.json` of every image, and what else is asked for.
 
@@ -110,6 +113,8 @@ def predict_files(
         labels: names of the classes of every image: no others are drawn; an image without any is an error of its own.
         redo: whether predictions of another network, with other settings, or of another image that had the same name
             in an earlier call, are replaced.
+        load: loads the same network in another process, from the device that process has, for an engine
+            (`weakclip.store.jobs.working_by`); can be pickled.
 
     Raises:
         RunError: a foreign folder, other predictions and no `redo`, or a place that cannot be written.
@@ -127,11 +132,17 @@ def predict_files(
     try:
         with folder.lock():
             folder.begin(ResultKey(settings=settings, inputs={"network": fingerprint}), images, redo=redo)
-            return _Work(predictor, folder, products, labels, redo=redo).run(images)
+            work = partial(_Work, folder=folder, products=products, labels=labels, redo=redo)
+            return work(predictor).run(images, None if load is None else partial(_steps, work, load))
     except StorageError:
         raise
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror}); the masks so far are kept") from None
+
+
+def _steps(work_of: Callable[[Predictor], _Work], load: Callable[[str], Predictor], device: str) -> Steps[Any, Any]:
+    work = work_of(load(device))
+    return Steps(work.predicted, work.write)
 
 
 class _Work:
@@ -142,9 +153,8 @@ class _Work:
     ) -> None:
         self.predictor, self.folder, self.products, self.labels, self.redo = predictor, folder, products, labels, redo
         self.log = LineLog(folder.path / ERRORS)
-        self.failed = 0
 
-    def run(self, images: Sequence[InputImage]) -> PredictionSummary:
+    def run(self, images: Sequence[InputImage], again: Again | None) -> PredictionSummary:
         """Predict what is not done, add overlays where they are missing, and write the COCO files."""
         share = current()
         own = [images[position] for position in share.positions(len(images))]
@@ -156,7 +166,10 @@ class _Work:
             finish=self.write,
             description="predicting",
             bytes_of=lambda each: each[2].nbytes,
+            again=again,
         )
+        self.log.refresh()
+        failed = sum(error_name(image) in self.log for image in own)
         if self.products.overlays:
             work_through(
                 images,
@@ -166,7 +179,7 @@ class _Work:
                 description="overlays",
             )
         share.once(lambda: self.close(images))
-        counts = np.array([len(own), len(own) - len(done) - self.failed, len(done), self.failed])
+        counts = np.array([len(own), len(own) - len(done) - failed, len(done), failed])
         return PredictionSummary(self.folder.path, *share.sum(counts).tolist())
 
     def close(self, images: Sequence[InputImage]) -> None:
@@ -231,7 +244,6 @@ class _Work:
     ) -> Iterator[tuple[InputImage, np.ndarray]]:
         for image, pixels in read:
             if isinstance(pixels, DataError):
-                self.failed += 1
                 self.log.add(error_line(image, pixels))
             else:
                 yield image, pixels

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from weakclip.clip import load_encoder
+from weakclip.datasets.classes import ClassSet
 from weakclip.pipeline.context import usable_device
 from weakclip.prediction.files import PredictionSummary, Products, predict_files
 from weakclip.prediction.folder import SHARDS, PredictionFolder, error_name
 from weakclip.prediction.inputs import find_images
 from weakclip.prediction.labels import read_labels
 from weakclip.prediction.models import ModelSource
-from weakclip.prediction.predictor import PredictSettings, load_predictor
+from weakclip.prediction.predictor import Predictor, PredictSettings, load_predictor
 from weakclip.store.layout import ERRORS
 from weakclip.store.lines import LineLog
 from weakclip.store.lock import FolderLock
@@ -73,9 +76,21 @@ def predict_images(request: PredictRequest) -> PredictionSummary:
             products=request.products,
             labels=None if request.labels is None else read_labels(request.labels, images),
             redo=request.redo,
+            load=partial(_predictor, request, predictor.class_set),
         )
         processes.wait()
         return done
+
+
+def _predictor(request: PredictRequest, class_set: ClassSet, device: str) -> Predictor:
+    """The same predictor in another process, whose network is loaded when it first predicts."""
+    settings = replace(request.settings, device=device)
+    network = functools.cache(
+        lambda: load_predictor(
+            request.model, settings=settings, clip=load_encoder(request.clip) if request.clip else None
+        )
+    )
+    return Predictor(lambda images: network().logits_of(images), class_set, settings)
 
 
 def is_sharded(folder: Path) -> bool:

@@ -18,8 +18,7 @@ from weakclip.datasets.images import read_mask
 from weakclip.datasets.looks import screen_palette
 from weakclip.errors import DataError, RunError
 from weakclip.pipeline.bad_files import broken_of, open_sound
-from weakclip.pipeline.context import mark_files
-from weakclip.pipeline.verdicts import mark_labels, merged_marks
+from weakclip.pipeline.verdicts import mark_files, mark_labels, merged_marks
 from weakclip.report.chosen import read_chosen
 from weakclip.report.images import known_figures
 from weakclip.review.approval import Approval

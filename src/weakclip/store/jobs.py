@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from weakclip.store.progress import track
 from weakclip.store.share import current
@@ -11,6 +13,38 @@ from weakclip.store.threads import in_threads
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Steps(Generic[Item, Made]):
+    """The two halves of some work, as `work_through` takes them.
+
+    Args:
+        make: from several items to what `finish` takes, one at a time, in their order.
+        finish: the rest of the work on one item, with its files.
+    """
+
+    make: Callable[[Sequence[Item]], Iterable[Made]]
+    finish: Callable[[Made], None]
+
+
+Again = Callable[[str], Steps[Any, Any]]
+"""Makes the steps of some work once more in another process, from the torch device that process has; can be pickled."""
+
+Engine = Callable[[Sequence[Any], Again], Iterator[object]]
+"""Does the work on some items in other processes, and yields something for each that is finished."""
+
+_engines = list[Engine]()
+
+
+@contextlib.contextmanager
+def working_by(engine: Engine) -> Iterator[None]:
+    """Within it, an engine does all work whose steps other processes can make; for the main thread."""
+    _engines.append(engine)
+    try:
+        yield
+    finally:
+        _engines.remove(engine)
 
 
 def work_through(
@@ -22,6 +56,7 @@ def work_through(
     description: str,
     name_of: Callable[[Item], str] = str,
     bytes_of: Callable[[Made], int] | None = None,
+    again: Again | None = None,
 ) -> int:
     """Work on the items of this process's share (`weakclip.store.share`) that are not done, under a progress bar.
 
@@ -38,6 +73,8 @@ def work_through(
         description: shown before the progress bar.
         name_of: how an error names an item.
         bytes_of: what an item takes in memory between `make` and `finish`; see `in_threads`.
+        again: makes `make` and `finish` in other processes, for an engine (`working_by`). Then `make` is called here
+            without items: what is learned from all of them is learned before the others begin.
 
     Returns:
         How many items this process worked on.
@@ -53,10 +90,16 @@ def work_through(
     left = [position for position in own if not is_done(items[position])]
     share.check([(position, name_of(items[position])) for position in left], description)
     if share.any(bool(left)):
-        made: Iterable[Made] = make([items[position] for position in left])
+        todo = [items[position] for position in left]
+        finished: Iterator[object]
+        if again is None or not _engines:
+            finished = in_threads(finish, make(todo), bytes_of=bytes_of)
+        else:
+            list(make([]))
+            finished = _engines[-1](todo, again)
         if share.is_main:
-            made = track(made, description, total=len(own), done=len(own) - len(left))
-        for _ in in_threads(finish, made, bytes_of=bytes_of):
+            finished = track(finished, description, total=len(own), done=len(own) - len(left))
+        for _ in finished:
             pass
     share.wait()
     return len(left)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import glob
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from weakclip.errors import DataError, RunError, WeightsError
@@ -39,3 +42,11 @@ def check_there(path: Path | str) -> None:
     """Raise a `DataError` unless there is a file or folder."""
     if not Path(path).exists():
         raise DataError(f"{path}: no such file or folder; correct the path")
+
+
+def check_inputs(entries: Sequence[str]) -> None:
+    """Raise a `DataError` unless each entry is a file, a folder, a pattern of some, or - for standard input."""
+    for entry in entries:
+        path = expand_home(entry)
+        if entry != "-" and not os.path.exists(path) and next(glob.iglob(str(path), recursive=True), None) is None:
+            raise DataError(f"{entry}: no such file, folder or pattern")

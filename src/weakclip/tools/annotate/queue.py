@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from weakclip.errors import ConfigError
-from weakclip.pipeline.context import RunContext, mark_files
-from weakclip.pipeline.verdicts import merged_marks
+from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.verdicts import mark_files, merged_marks
 from weakclip.report.doubts import ImageFigures, reason
 from weakclip.report.images import known_figures
 from weakclip.store.untrusted_text import short

@@ -1,0 +1,95 @@
+"""Stage 3: a pseudo mask for every training image."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets.classes import IGNORE_INDEX
+from weakclip.datasets.images import write_mask, write_png
+from weakclip.inference.evaluation import describe_crf, describe_scales
+from weakclip.inference.mask_statistics import STATISTICS, read_statistics
+from weakclip.inference.pseudo_masks import mask_steps, write_pseudo_masks
+from weakclip.inference.windows import LogitsFunction
+from weakclip.modeling import load_weakclip, mixed_logits
+from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.mask_records import MaskRecorder
+from weakclip.pipeline.pictures import class_entries
+from weakclip.pipeline.views import MasksView
+from weakclip.report.worse_masks import change_record, seed_change, warning
+from weakclip.store.files import append_json, write_json
+from weakclip.store.jobs import Steps
+from weakclip.store.layout import CONFIDENCE, DENSE, LOG, MASKS, SEED_MASKS
+from weakclip.store.share import current
+
+logger = logging.getLogger("weakclip")
+
+
+def make_pseudo_masks(context: RunContext, view: MasksView, folder: Path) -> None:
+    """Predict every training image with WeakCLIP, and sharpen it with the dense CRF."""
+    settings, dataset, recorder = view.pseudo_masks, context.train, _recorder(context, folder)
+    for name in context.verified.names:  # in every process, before it looks at what is there, which is passed over
+        mask = context.verified.mask(name)
+        if settings.confidence:
+            write_png(folder / CONFIDENCE / f"{name}.png", np.where(mask == IGNORE_INDEX, 0, 255).astype(np.uint8))
+        write_mask(folder / MASKS / f"{name}.png", mask, dataset.class_set.palette)
+    write_pseudo_masks(
+        _weakclip(context, view),
+        dataset,
+        folder,
+        settings,
+        device=context.device,
+        observe=recorder.add,
+        again=context.again(_mask_steps, view, folder),
+    )
+
+    def close() -> None:
+        recorder.finish()
+        note = {
+            "split": dataset.split,
+            "images": len(dataset),
+            "verified": len(context.verified),
+            "classes": class_entries(dataset.class_set),
+            "crf": describe_crf(settings.crf),
+            "multi_scale": describe_scales(settings.inference),
+            **_seed_change(dataset, folder),
+            **context.left_out(dataset.split),
+        }
+        append_json(folder / LOG, {"images": len(dataset)})
+        write_json(folder / "metrics.json", note)
+
+    current().once(close)
+
+
+def _mask_steps(context: RunContext, view: MasksView, folder: Path) -> Steps[Any, Any]:
+    """The work of `make_pseudo_masks` on an image, in any process."""
+    observe, settings = _recorder(context, folder).add, view.pseudo_masks
+    return mask_steps(_weakclip(context, view), context.train, folder, settings, device=context.device, observe=observe)
+
+
+def _weakclip(context: RunContext, view: MasksView) -> LogitsFunction:
+    """The run's WeakCLIP, loaded at the first call."""
+    step, share = view.pseudo_masks.step, view.pseudo_masks.match_share
+    model = functools.cache(
+        lambda: load_weakclip(context.folder("train"), clip=context.clip, device=context.device, step=step)
+    )
+    return lambda images: mixed_logits(model()(images), share)
+
+
+def _recorder(context: RunContext, folder: Path) -> MaskRecorder:
+    seeds = context.folder("seeds")
+    return MaskRecorder(context.train, seeds=seeds / SEED_MASKS, dense=seeds / DENSE, folder=folder)
+
+
+def _seed_change(dataset: ImageLabelDataset, folder: Path) -> dict[str, Any]:
+    """The fate of the seeds, for the metrics; where it looks like harm, the user is told."""
+    change, names = seed_change(read_statistics(folder / STATISTICS)), dataset.class_set.names
+    said = warning(change, names)
+    if said:
+        logger.warning("pseudo_masks: %s", said)
+    return {"warnings": [said] if said else [], "seed_change": change_record(change, names)}

@@ -1,0 +1,214 @@
+"""Ray Data as an engine: the work on many items streams through processes of one machine or of a cluster.
+
+Actors make what a network makes, each with a network of its own, loaded once; others do the rest and write the files.
+Ray holds the first back while the second are behind, starts more of those that are short, and does again what was lost
+with a process. Only numbers come back. All of them need the run's files under the same paths.
+
+Source: `ray.data.Dataset.map_batches` with classes (actor pools), Ray 2.60.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import signal
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from weakclip.errors import ConfigError, RunError, WeakCLIPError, first_line
+from weakclip.store.jobs import Again, Steps, working_by
+from weakclip.store.share import Share, sharing
+
+CHUNK = 64
+"""Items that an actor is given at once: what a lost process costs at most, beside those that wait for it."""
+CPUS = 0.5
+"""Cores that an actor asks for: a core is enough for one that makes and one that finishes."""
+BLOCK = 2**24
+"""Bytes that have been made before they are passed on to be finished."""
+PATIENCE = 3600.0
+"""Seconds without a single result after which the work is given up: an item may end every process that takes it."""
+
+
+@dataclass(frozen=True)
+class _Boxed:
+    """What Ray passes on as it is; it would take lists and arrays apart for its tables."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class _Worker(Share):
+    """The share of a process of Ray: what it is given. Its lines go to a file of its own beside those of the others."""
+
+    name: str = ""
+
+    def part(self, path: Path) -> Path:
+        """As `LineLog` finds them."""
+        return path.with_name(f"{path.stem}.{self.name}-of-ray{path.suffix}")
+
+
+class _Actor:
+    """A process of one kind. The steps are made at the first item, so that an error of theirs is one of the work."""
+
+    def __init__(self, again: Again, device: str, folder: str) -> None:
+        import ray
+
+        self.again, self.device = again, device
+        self.share = _Worker(name=ray.get_runtime_context().get_actor_id() or "")
+        os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # as Ray limits the threads of torch
+        with contextlib.suppress(OSError):  # on another machine, where absolute paths are asked for
+            os.chdir(folder)
+
+    @cached_property
+    def steps(self) -> Steps[Any, Any]:
+        return self.again(self.device)
+
+
+class _Maker(_Actor):
+    """Makes what is to be finished, item by item."""
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        with sharing(self.share):
+            for chunk in batch["item"]:
+                try:
+                    for made in self.steps.make(chunk.value):
+                        yield {"made": _column(_Boxed(made))}
+                except Exception as error:
+                    yield {"made": _column(_told(error))}
+
+
+class _Finisher(_Actor):
+    """Finishes items; a row says how many, and the error that ended the work on one."""
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        done, error = 0, None
+        with sharing(self.share):
+            for made in batch["made"]:
+                try:
+                    if isinstance(made, Exception):
+                        raise made
+                    self.steps.finish(made.value)
+                    done += 1
+                except Exception as found:
+                    error = error or _told(found)
+        return {"done": np.array([done]), "error": _column(_Boxed(error))}
+
+
+def _column(value: object) -> np.ndarray:
+    column = np.empty(1, dtype=object)
+    column[0] = value
+    return column
+
+
+def _told(error: Exception) -> Exception:
+    """The error as other processes can read it."""
+    if isinstance(error, WeakCLIPError):
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}")
+
+
+@contextlib.contextmanager
+def on_ray(device: str) -> Iterator[None]:
+    """Within it, Ray does the work that it can do (`work_through` with `again`).
+
+    A cluster that `RAY_ADDRESS` names, or one that runs on this machine, is used; otherwise one of this machine's cores
+    and accelerators is started, which ends with it. Nothing is sent to Ray's makers.
+
+    Args:
+        device: of the settings; unless it is the CPU, actors that make take an accelerator each, where the cluster has
+            any.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no such cluster.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("--engine ray: Ray is not installed; pip install 'weakclip[ray]'")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    own = not ray.is_initialized()
+    if own:
+        _connect(ray)
+    try:
+        with working_by(partial(_stream, device)):
+            yield
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _connect(ray: ModuleType) -> None:
+    """Find a cluster, or start one; Ray takes a signal for itself, and gives it back here."""
+    terminated = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = os.environ.get("RAY_ADDRESS", "a cluster on this machine")
+        raise ConfigError(f"--engine ray: {where} cannot be used ({first_line(error)})") from None
+    finally:
+        with contextlib.suppress(ValueError):  # outside of the main thread
+            signal.signal(signal.SIGTERM, terminated)
+
+
+def _stream(device: str, items: Sequence[Any], again: Again) -> Iterator[object]:
+    """Yield once for each item that is finished.
+
+    Raises:
+        WeakCLIPError, RuntimeError: what the steps raised; items that others work on may still be finished.
+        RunError: Ray has given up.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext, from_items
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.target_max_block_size = BLOCK
+    context.execution_no_progress_timeout_s = PATIENCE
+    context.max_consecutive_actor_init_deaths = 3
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    accelerators = 0 if device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
+    chunks = [_Boxed(list(items[first : first + CHUNK])) for first in range(0, len(items), CHUNK)]
+    makers = ActorPoolStrategy(min_size=1, initial_size=max(1, min(accelerators, len(chunks))))
+    here, gpus = os.getcwd(), 1 if accelerators else None
+    rows = (
+        from_items(chunks, override_num_blocks=len(chunks))
+        .map_batches(
+            _Maker,
+            fn_constructor_args=(again, "auto" if accelerators else "cpu", here),
+            batch_size=1,
+            compute=makers,
+            num_cpus=CPUS,
+            num_gpus=gpus,
+        )
+        .map_batches(
+            _Finisher,
+            fn_constructor_args=(again, "cpu", here),
+            batch_size=None,
+            compute=ActorPoolStrategy(min_size=1),
+            num_cpus=CPUS,
+        )
+    )
+    batches: Any = iter(rows.iter_batches(batch_size=None, prefetch_batches=0))
+    try:
+        with contextlib.closing(batches):
+            for batch in batches:
+                for done, error in zip(batch["done"], batch["error"], strict=True):
+                    yield from range(int(done))
+                    if error.value is not None:
+                        raise error.value
+    except ray.exceptions.RayError as error:
+        raise RunError(
+            f"--engine ray: given up ({first_line(error)}); Ray's own logs say more; the same command goes on from "
+            "what is done"
+        ) from None

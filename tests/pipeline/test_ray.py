@@ -1,0 +1,175 @@
+"""Ray Data as an engine, on a cluster of two CPUs in processes of this machine: the files of one process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from weakclip.errors import BrokenFileError
+from weakclip.store.files import atomic_write
+from weakclip.store.jobs import Steps, work_through
+from weakclip.store.ray_engine import on_ray
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray's processes, which the commands find; they know the functions of this file by their code."""
+    from ray import cloudpickle
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        yield
+        ray.shutdown()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def numbers_in(folder: Path, deadly: Collection[int], device: str) -> Steps[int, int]:
+    """Work whose result is a file a number; -1 cannot be made. A process dies of a deadly number, the first time."""
+
+    def meet(number: int, kind: str) -> None:
+        met = folder / f"met-{number}-{kind}"
+        if number in deadly and not met.exists():
+            met.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def make(numbers: Sequence[int]) -> Iterator[int]:
+        for number in numbers:
+            meet(number, "make")
+            if number < 0:
+                raise BrokenFileError(f"{number}: below 0")
+            yield number
+
+    def finish(number: int) -> None:
+        meet(number, "finish")
+        with atomic_write(folder / f"{number}.txt", "w") as file:
+            file.write(device)
+
+    return Steps(make, finish)
+
+
+def work_on(numbers: Sequence[int], folder: Path, deadly: Collection[int] = ()) -> int:
+    steps = numbers_in(folder, (), "here")
+    with on_ray("cpu"):
+        return work_through(
+            numbers,
+            is_done=lambda number: (folder / f"{number}.txt").is_file(),
+            make=steps.make,
+            finish=steps.finish,
+            description="numbers",
+            again=partial(numbers_in, folder, deadly),
+        )
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_process_costs_a_retry_and_what_is_done_stays(tmp_path: Path) -> None:
+    kept = tmp_path / "5.txt"
+    kept.write_text("of an earlier call")
+    assert work_on(range(200), tmp_path, deadly=(5, 70)) == 199
+    assert {path.name for path in tmp_path.glob("met-*")} == {"met-70-make", "met-70-finish"}
+    assert kept.read_text() == "of an earlier call"
+    assert [(tmp_path / f"{number}.txt").read_text() for number in (0, 70, 199)] == ["cpu"] * 3
+    assert len(list(tmp_path.glob("*.txt"))) == 200
+    with pytest.raises(BrokenFileError, match=r"^-1: below 0$"):
+        work_on([*range(200), -1], tmp_path)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_stages_end_with_the_files_of_one_process(
+    call: Callable[..., int], config_file: Path, ran: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert call("seeds", config_file, "--out", out, "--engine", "ray") == 0
+    assert files(out / "1_seeds") == files(ran / "1_seeds")
+
+    shutil.copytree(ran, out, dirs_exist_ok=True)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["stages"]["pseudo_masks"]["done"] = False
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    parts = [out / "3_pseudo_masks" / name for name in ("masks", "strips", "statistics.jsonl", "metrics.json")]
+    kept = sorted(parts[0].iterdir())[0]
+    before = kept.stat().st_mtime_ns
+    for path in (*sorted(parts[0].iterdir())[1:], *parts[2:]):
+        path.unlink()
+    shutil.rmtree(parts[1])
+    assert call("pseudo-masks", config_file, "--out", out, "--engine", "ray") == 0
+    assert kept.stat().st_mtime_ns == before
+    for part in ("masks", "strips"):
+        assert files(out / "3_pseudo_masks" / part) == files(ran / "3_pseudo_masks" / part)
+    lines, expected = ((run / "3_pseudo_masks/statistics.jsonl").read_text().splitlines() for run in (out, ran))
+    assert len(lines) == len(expected) and lines[1:] == expected[1:], "the kept mask's line has no network's figures"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_predictions_and_the_images_that_cannot_be_read_are_those_of_one_process(
+    call: Callable[..., int], ran: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    images = image_folder / "images"
+    (images / "torn.png").write_bytes((images / "n3.png").read_bytes()[:900])
+    codes = [
+        call("predict", ran, images, "--out", tmp_path / out, "--also", "overlays", *words)
+        for out, words in (("one", ()), ("ray", ("--engine", "ray")))
+    ]
+    assert codes == [1, 1]
+    assert files(tmp_path / "ray") == files(tmp_path / "one")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_broken_image_of_the_data_is_the_same_line(
+    call: Callable[..., int],
+    tiny_settings: Callable[..., dict[str, Any]],
+    image_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config, torn = tmp_path / "folder.yaml", image_folder / "images/n3.png"
+    config.write_text(yaml.safe_dump(tiny_settings(dataset="folder", root=str(image_folder), val_split=None)))
+    torn.write_bytes(torn.read_bytes()[:900])
+    said = []
+    for out, words in (("one", ()), ("ray", ("--engine", "ray"))):
+        assert call("seeds", config, "--out", tmp_path / out, *words) == 2
+        said.append(capsys.readouterr().err.splitlines()[-1].replace(str(tmp_path / out), "OUT"))
+    assert said[0] == said[1] and "n3.png" in said[0]
+
+
+@pytest.mark.parametrize("words", [("--shard", "0/2"), ("--devices", "2")])
+def test_ray_stands_beside_no_other_sharing(
+    call: Callable[..., int], config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str]
+) -> None:
+    assert call("seeds", config_file, "--out", tmp_path / "out", "--engine", "ray", *words) == 2
+    assert capsys.readouterr().err == (
+        "weakclip: --engine ray: Ray itself shares the work; leave out --shard, --devices and torchrun\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_ray_the_line_says_how_to_install_it(
+    call: Callable[..., int],
+    config_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert call("pseudo-masks", config_file, "--out", tmp_path, "--engine", "ray") == 2
+    said = "weakclip: --engine ray: Ray is not installed; pip install 'weakclip[ray]'\n"
+    assert capsys.readouterr().err == said
