@@ -151,6 +151,28 @@ def test_a_broken_image_of_the_data_is_the_same_line(
     assert said[0] == said[1] and "n3.png" in said[0]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("learned", ["mctformer", "affinity"])
+def test_seeds_that_are_learned_are_learned_once(
+    call: Callable[..., int], tiny_settings: Callable[..., dict[str, Any]], tmp_path: Path, learned: str
+) -> None:
+    train = {"steps": 2, "batch_size": 2}
+    small = {"patch_size": 8, "width": 16, "depth": 2, "heads": 2}
+    mctformer = {"from_scratch": True, "model": small, "train": train, "augment": {"crop_size": 48}}
+    widths = {"widths": [4, 4, 8, 8, 16, 16, 32], "reductions": [4, 4, 8], "radius": 3}
+    affinity = {**widths, "from_scratch": True, "train": train, "augment": {"crop_size": 64}, "walk": {"log_steps": 3}}
+    seeds = {"mctformer": {"method": "mctformer", "mctformer": mctformer}, "affinity": {"affinity": affinity}}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({**tiny_settings(), "seeds": seeds[learned]}))
+    assert call("seeds", config, "--out", tmp_path / "one") == 0
+    assert call("seeds", config, "--out", tmp_path / "ray", "--engine", "ray") == 0
+    one, other = (
+        {n: f for n, f in files(tmp_path / out / "1_seeds").items() if "/log" not in n} for out in ("one", "ray")
+    )
+    assert other == one
+
+
 @pytest.mark.parametrize("words", [("--shard", "0/2"), ("--devices", "2")])
 def test_ray_stands_beside_no_other_sharing(
     call: Callable[..., int], config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str]

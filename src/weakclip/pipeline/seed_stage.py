@@ -161,7 +161,10 @@ def seed_maker(context: RunContext, view: SeedsView, folder: Path) -> SeedMaker:
         given=context.given.seed_method,
     )
     if settings.affinity is not None:
-        return _one_by_one(affinity_seeds(context, view, folder, lambda: settings.make(run)))
+        refined = affinity_seeds(context, view, folder, lambda: settings.make(run))
+        if current().passes_on:
+            return SeedMaker(lambda samples: (functools.partial(_same, refined(each)) for each in samples))
+        return _one_by_one(refined)
     method = settings.make(run)
     if not isinstance(method, BatchedSeedMethod):
         return SeedMaker(lambda samples: (_sharpening(each, method.cam(each), settings.masks) for each in samples))
@@ -174,6 +177,10 @@ def seed_maker(context: RunContext, view: SeedsView, folder: Path) -> SeedMaker:
 
 def _one_by_one(masks_of: Callable[[Sample], SeedMasks]) -> SeedMaker:
     return SeedMaker(lambda samples: (functools.partial(masks_of, each) for each in samples))
+
+
+def _same(masks: SeedMasks) -> SeedMasks:
+    return masks
 
 
 def _sharpening(sample: Sample, cam: CAM, settings: SeedSettings) -> Callable[[], SeedMasks]:

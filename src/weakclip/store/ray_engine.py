@@ -51,6 +51,11 @@ class _Worker(Share):
 
     name: str = ""
 
+    @property
+    def passes_on(self) -> bool:
+        """Makers do."""
+        return True
+
     def part(self, path: Path) -> Path:
         """As `LineLog` finds them."""
         return path.with_name(f"{path.stem}.{self.name}-of-ray{path.suffix}")

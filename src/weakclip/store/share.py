@@ -40,6 +40,11 @@ class Share:
         """Whether this process shows progress and, where several work together, writes what is written once."""
         return True
 
+    @property
+    def passes_on(self) -> bool:
+        """Whether another process finishes what this one makes: no network should go with it."""
+        return False
+
     def positions(self, items: int) -> range:
         """The positions of this share among a number of items.
 
