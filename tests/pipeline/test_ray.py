@@ -23,6 +23,9 @@ from weakclip.store.ray_engine import on_ray
 
 ray = pytest.importorskip("ray")
 
+LEARNED = ("mctformer", "affinitynet")
+"""Folders of trainings, whose logs tell of seconds."""
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
@@ -167,10 +170,9 @@ def test_seeds_that_are_learned_are_learned_once(
     config.write_text(yaml.safe_dump({**tiny_settings(), "seeds": seeds[learned]}))
     assert call("seeds", config, "--out", tmp_path / "one") == 0
     assert call("seeds", config, "--out", tmp_path / "ray", "--engine", "ray") == 0
-    one, other = (
-        {n: f for n, f in files(tmp_path / out / "1_seeds").items() if "/log" not in n} for out in ("one", "ray")
-    )
-    assert other == one
+    one, other = (files(tmp_path / out / "1_seeds") for out in ("one", "ray"))
+    assert other.keys() == one.keys()
+    assert {name for name in one if one[name] != other[name]} <= {f"{folder}/log.jsonl" for folder in LEARNED}
 
 
 @pytest.mark.parametrize("words", [("--shard", "0/2"), ("--devices", "2")])
