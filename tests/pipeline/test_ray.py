@@ -136,6 +136,7 @@ def test_predictions_and_the_images_that_cannot_be_read_are_those_of_one_process
     assert files(tmp_path / "ray") == files(tmp_path / "one")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_broken_image_of_the_data_is_the_same_line(
     call: Callable[..., int],

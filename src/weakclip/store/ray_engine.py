@@ -40,7 +40,7 @@ PATIENCE = 3600.0
 
 @dataclass(frozen=True)
 class _Boxed:
-    """What Ray passes on as it is; it would take lists and arrays apart for its tables."""
+    """Any value, passed on as it is: Ray would take lists and arrays apart for its tables."""
 
     value: Any
 
