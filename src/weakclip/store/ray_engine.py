@@ -125,8 +125,8 @@ def _told(error: Exception) -> Exception:
 def on_ray(device: str) -> Iterator[None]:
     """Within it, Ray does the work that it can do (`work_through` with `again`).
 
-    A cluster that `RAY_ADDRESS` names, or one that runs on this machine, is used; otherwise one of this machine's cores
-    and accelerators is started, which ends with it. Nothing is sent to Ray's makers.
+    A cluster that `RAY_ADDRESS` names is used; otherwise one of this machine's cores and accelerators is started, which
+    ends with it. Nothing is sent to Ray's makers.
 
     Args:
         device: of the settings; unless it is the CPU, actors that make take an accelerator each, where the cluster has
@@ -155,12 +155,12 @@ def on_ray(device: str) -> Iterator[None]:
 
 def _connect(ray: ModuleType) -> None:
     """Find a cluster, or start one; Ray takes a signal for itself, and gives it back here."""
-    terminated = signal.getsignal(signal.SIGTERM)
+    terminated, where = signal.getsignal(signal.SIGTERM), os.environ.get("RAY_ADDRESS") or "local"
     try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = os.environ.get("RAY_ADDRESS", "a cluster on this machine")
-        raise ConfigError(f"--engine ray: {where} cannot be used ({first_line(error)})") from None
+        advice = "RAY_ADDRESS names the cluster; one that asks for a token wants RAY_AUTH_MODE=token, too"
+        raise ConfigError(f"--engine ray: {where} cannot be used ({first_line(error)}); {advice}") from None
     finally:
         with contextlib.suppress(ValueError):  # outside of the main thread
             signal.signal(signal.SIGTERM, terminated)
