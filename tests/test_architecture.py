@@ -20,7 +20,8 @@ ENTRANCES = {"__init__", "__main__"}
 """Above all rooms: the lazy public API and `python -m weakclip`."""
 
 STAGE_FILES = (
-    "stages", "seed_stage", "mask_stage", "affinity_stage", "upper_bound", "networks", "mask_records", "pictures",
+    "stages", "seed_stage", "mask_stage", "affinity_stage", "region_stage", "upper_bound", "networks", "mask_records",
+    "pictures",
 )  # fmt: skip
 """In the room `pipeline`: what the stages do."""
 

@@ -15,10 +15,10 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_mask
 from weakclip.errors import ConfigError, DataError
 from weakclip.inference import pseudo_masks
+from weakclip.inference.label_probabilities import label_probabilities
 from weakclip.inference.pseudo_masks import (
     PseudoMaskSettings,
     RefinedMask,
-    label_probabilities,
     pseudo_mask,
     refine_mask,
     write_pseudo_masks,

@@ -144,6 +144,21 @@ def test_a_mask_that_lacks_a_tagged_class_comes_first_and_says_so() -> None:
     assert reason(figures[3], names) in {"lowest confidence", "largest crf change", "seed disagrees"}
 
 
+def test_tags_that_look_wrong_come_first_and_say_why() -> None:
+    base = [image(index, 0.2, confidence=0.9, crf_change=0.02, votes={1: 1.0, 2: 0.1}) for index in range(20)]
+    untagged = dataclasses.replace(base[3], votes={1: 0.9, 2: 0.8})
+    nothing = dataclasses.replace(base[7], votes={1: 0.04, 2: 0.3})
+    figures = figures_of([*base[:3], untagged, *base[4:7], nothing, *base[8:]])
+    assert worst(figures, KIND["tags"], 12) == [7, 3]
+    assert {*sorted(range(20), key=lambda index: -figures[index].doubt)[:2]} == {3, 7}
+    names = ("background", "cat", "dog")
+    assert reason(figures[3], names) == "looks like untagged dog"
+    assert reason(figures[7], names) == "nothing looks like cat"
+    assert reason(figures[0], names) != "tags look wrong"
+    unjudged = figures_of([dataclasses.replace(of, votes={}) for of in base])
+    assert worst(unjudged, KIND["tags"], 12) == [] and unjudged[0].statistics.tag_doubt is None
+
+
 def test_true_masks_change_no_doubt() -> None:
     images = many()
     scored = [dataclasses.replace(of, mask_truth={1: 0.01 * index}) for index, of in enumerate(images)]

@@ -119,7 +119,7 @@ def test_what_is_no_second_encoder_is_one_line(tmp_path: Path) -> None:
     transformers.ResNetModel(convolutions).save_pretrained(tmp_path / "resnet")
     for source, words in (
         (str(tmp_path / "resnet"), "is a vision transformer .* found ResNetModel"),
-        (str(tmp_path), "no weights to be had for seeds.affinity_encoder"),
+        (str(tmp_path), "no weights to be had for a second encoder"),
         ("nobody/nothing", "hub id, for instance facebook/dinov2"),
     ):
         with pytest.raises(WeightsError, match=words) as caught:

@@ -18,7 +18,8 @@ from weakclip.crf import COCO_CRF, VOC_CRF, CRFParams
 from weakclip.datasets import FolderDataset, ScenesDataset
 from weakclip.datasets.images import write_mask
 from weakclip.errors import ConfigError, DataError, RunError, WeightsError
-from weakclip.inference.pseudo_masks import label_probabilities, pseudo_mask
+from weakclip.inference.label_probabilities import label_probabilities
+from weakclip.inference.pseudo_masks import pseudo_mask
 from weakclip.inference.windows import predict_probs
 from weakclip.modeling import build_weakclip, mixed_logits, save_weakclip
 from weakclip.study import CRFStudy, study_crf

@@ -18,10 +18,12 @@ from weakclip import cli
 from weakclip.config import RunConfig, limit_training, load_config
 from weakclip.crf import LOSS_CRF
 from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.inference.proposals import ProposalSettings
+from weakclip.inference.region_judge import RegionBankSettings
 from weakclip.pipeline.context import RunContext
 from weakclip.seeds.affinitynet.train import AffinitySettings
 from weakclip.study import VariantStudy, study_parts, study_prompts, study_temperature
-from weakclip.study.parts import boundary_variant, of_length, part_variants, schedule_variants
+from weakclip.study.parts import boundary_variant, mask_variants, of_length, part_variants, schedule_variants
 from weakclip.study.variant_pages import variant_chart
 from weakclip.study.variants import SEEDS_ROW
 
@@ -138,7 +140,7 @@ def test_parts_study_has_a_row_for_every_box(config: RunConfig, parts: VariantSt
     for name in ("boundary_loss", "matching_loss", "CRF_of_the_masks"):
         assert rows[f"without_{name}"].trained_parameters == whole
     folders = {path.parent.parent.name for path in (tmp_path / "study/variants").glob("*/*/checkpoint.safetensors")}
-    assert folders == set(rows) - {SEEDS_ROW, "without_CRF_of_the_masks"}
+    assert folders == set(rows) - {SEEDS_ROW, "without_CRF_of_the_masks", "with_region_bank"}
     logged = (tmp_path / "study/variants/without_boundary_loss/seed_0/log.jsonl").read_text()
     assert "matching_loss" in logged
     assert "boundary_loss" not in logged
@@ -264,6 +266,19 @@ def test_another_trunk_of_affinitynet_is_another_study(config: RunConfig, tmp_pa
     first = engine._study_key(RunContext(with_affinity, tmp_path / "study"), "a subject")
     trunk.write_bytes(b"another")
     assert engine._study_key(RunContext(with_affinity, tmp_path / "study"), "a subject").digest != first.digest
+
+
+def test_what_corrects_the_masks_is_left_out_in_turn_and_trains_nothing(config: RunConfig) -> None:
+    proposals, bank = ProposalSettings(folder="regions"), RegionBankSettings(neighbours=5)
+    masks = dataclasses.replace(config.pseudo_masks, proposals=proposals, region_bank=bank)
+    rows = {each.name: each for each in mask_variants(dataclasses.replace(config, pseudo_masks=masks))}
+    assert [*rows] == ["without_proposals", "without_region_bank"]
+    assert {each.trained_as for each in rows.values()} == {"everything"}
+    left = rows["without_proposals"].config.pseudo_masks
+    assert left.proposals is None and left.region_bank == bank
+    assert rows["without_region_bank"].config.pseudo_masks.proposals == proposals
+    (row,) = mask_variants(config)
+    assert (row.name, row.config.pseudo_masks.region_bank) == ("with_region_bank", RegionBankSettings())
 
 
 def test_a_second_encoder_of_the_seeds_has_a_row_that_trains_nothing(config: RunConfig, tmp_path: Path) -> None:

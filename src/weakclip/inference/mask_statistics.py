@@ -54,6 +54,8 @@ class ImageStatistics:
         mask_prediction: class index → IoU of mask and the network's prediction without labels.
         seed_prediction: class index → IoU of seed and prediction where the seed is decided.
         mask_truth: class index → IoU of mask and true mask, where there is one.
+        votes: foreground class → the largest share of votes of a region bank on any region of the mask, 0…1: of the
+            tagged classes and of others that have votes.
     """
 
     name: str
@@ -71,11 +73,19 @@ class ImageStatistics:
     mask_prediction: ByClass = field(default_factory=dict)
     seed_prediction: ByClass = field(default_factory=dict)
     mask_truth: ByClass = field(default_factory=dict)
+    votes: ByClass = field(default_factory=dict)
 
     @property
     def missed(self) -> tuple[int, ...]:
         """Tagged classes without a pixel in the mask."""
         return tuple(label for label in self.labels if label not in self.shares)
+
+    @property
+    def tag_doubt(self) -> float | None:
+        """How much the region bank speaks against the tags, 0…1: the largest share of votes for a class that is no tag,
+        or withheld from one that is; None where nobody voted."""
+        against = [1 - share if index in self.labels else share for index, share in self.votes.items()]
+        return max(against, default=None)
 
 
 def compare_masks(name: str, labels: tuple[int, ...], masks: Mapping[str, np.ndarray]) -> ImageStatistics:

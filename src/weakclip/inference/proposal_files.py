@@ -14,8 +14,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.image_files import opened_image
 from weakclip.datasets.image_folder import IMAGE_SUFFIXES
+from weakclip.datasets.images import resize_mask
 from weakclip.datasets.json_stream import stream_list
 from weakclip.datasets.regions import region_pixels
 from weakclip.errors import BrokenFileError, DataError, first_line
@@ -77,6 +79,12 @@ class ProposalFiles:
             self._told = True
             logger.warning("%s: no proposals of %s; its mask stays as it is (said of the first such)", self.path, name)
         return found or []
+
+    def of_sample(self, dataset: ImageLabelDataset, sample: Sample) -> list[np.ndarray]:
+        """The regions of an image, which are of its file's size, at the size that it is read with."""
+        stored, size = dataset.stored_size(dataset.index_of(sample.name)), sample.image.shape[:2]
+        regions = self.regions(sample.name, stored)
+        return regions if stored == size else [resize_mask(each.astype(np.uint8), size) != 0 for each in regions]
 
     def check(self, names: Sequence[str]) -> None:
         """Raise a `DataError` where none of the images has proposals: another folder was meant, or other names."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +14,13 @@ from torch import Tensor
 
 from weakclip.crf import VOC_CRF, CRFParams, dense_crf
 from weakclip.datasets.base import ImageLabelDataset, Sample
-from weakclip.datasets.images import resize_mask, write_mask, write_png
+from weakclip.datasets.images import write_mask, write_png
 from weakclip.errors import ConfigError
+from weakclip.inference.label_probabilities import label_probabilities
+from weakclip.inference.mask_statistics import ByClass
 from weakclip.inference.proposal_files import ProposalFiles
 from weakclip.inference.proposals import ProposalSettings, snap
+from weakclip.inference.region_judge import RegionBankSettings, RegionJudge
 from weakclip.inference.windows import (
     InferenceSettings,
     LogitsFunction,
@@ -51,6 +56,7 @@ class PseudoMaskSettings:
             of itself leaves more to the edges of the image.
         winners_only: whether the dense CRF is told only the classes that win some pixel before it.
         proposals: regions that another program drew, whose edges the masks take after the dense CRF; None for none.
+        region_bank: regions of all seeds that correct the masks last and judge the tags; None for none.
         step: the step of the network's training whose weights predict, of those that its `keep_every` kept; None for
             the result of the training.
         confidence: whether the probability of the chosen class is written too, as 8-bit grey PNG (255 = certain).
@@ -65,6 +71,7 @@ class PseudoMaskSettings:
     temperature: float = 1.0
     winners_only: bool = False
     proposals: ProposalSettings | None = None
+    region_bank: RegionBankSettings | None = None
     step: int | None = None
     confidence: bool = field(default=False, metadata=MORE_OUTPUT)
 
@@ -88,13 +95,17 @@ class RefinedMask:
         confidence: `(H, W)` float32, 0…1: the probability of that class after the dense CRF.
         network_mask: `(H, W)` uint8, the most probable class before the dense CRF.
         network_confidence: `(H, W)` float32, 0…1: the probability of the class of `mask` before the dense CRF.
+        votes: what a bank of regions says of the image's tags; see `RegionJudge.judge`.
     """
 
     mask: np.ndarray
     confidence: np.ndarray
     network_mask: np.ndarray
     network_confidence: np.ndarray
+    votes: ByClass = field(default_factory=dict)
 
+
+Judge = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ByClass]]
 
 MaskObserver = Callable[[Sample, RefinedMask], None]
 """Told of every mask before it is written, from several threads."""
@@ -118,6 +129,7 @@ def refine_mask(
     regions: Iterable[np.ndarray] = (),
     *,
     only_possible: bool = False,
+    judge: Judge | None = None,
 ) -> RefinedMask:
     """The mask of one image from its probabilities.
 
@@ -130,6 +142,7 @@ def refine_mask(
         settings: restriction, dense CRF and the agreement that a region needs.
         regions: proposals of the image, `(H, W)` bool each.
         only_possible: whether `probs` has no rows but those of `possible_classes`.
+        judge: from a mask and its possible classes to the corrected one and the votes on its tags; None for none.
     """
     possible = possible_classes(sample, settings)
     kept = np.arange(len(probs)) if possible is None else np.array(possible)
@@ -149,56 +162,17 @@ def refine_mask(
     classes, chosen = kept.astype(np.uint8), refined.argmax(axis=0)
     if settings.proposals is not None:
         chosen = snap(refined, regions, settings.proposals.agreement)
+    mask, votes = classes[chosen], ByClass()
+    if judge is not None:
+        mask, votes = judge(mask, classes)
+        chosen = np.searchsorted(classes, mask)
     return RefinedMask(
-        mask=classes[chosen],
+        mask=mask,
         confidence=np.take_along_axis(refined, chosen[None], axis=0)[0],
         network_mask=classes[rows.argmax(axis=0)],
         network_confidence=np.take_along_axis(rows, chosen[None], axis=0)[0],
+        votes=votes,
     )
-
-
-def label_probabilities(
-    probs: np.ndarray, kept: np.ndarray, *, keep_foreground: bool, balance: float = 0.0
-) -> np.ndarray:
-    """Probabilities of the classes that an image can show.
-
-    A network that takes a cat for a dog still knows that something stands there. With `keep_foreground` the probability
-    of the classes that are ruled out, `a = 1 - sum_k P_k`, goes to the foreground: `P_k + a P_k / sum_{j >= 1} P_j`
-    for `k >= 1`. Without it the kept probabilities are divided by their sum, so that the background takes its share of
-    `a`, often nearly all of it.
-
-    The labels also say that every class is there, while a network that has often taken a class for another may see it
-    nowhere. `balance` shares the foreground of the image out anew: `P_k` becomes `F Q_k / sum_{j >= 1} Q_j` for
-    `k >= 1`, where `F` is the foreground's probability, unchanged, and `Q_k = P_k / m_k^balance` with the mean `m_k` of
-    `P_k` over the image. At 1 it is a classifier's correction for classes that are equally frequent (Saerens, Latinne
-    and Decaestecker, Neural Computation 2002), with the image's own means as the frequencies that it was trained with.
-
-    Args:
-        probs: `(K, H, W)` float, summing to 1 over K.
-        kept: `(n,)` indices of the classes that are kept, the background first.
-        keep_foreground: whether the foreground keeps what its classes lose.
-        balance: the power, 0 for none.
-
-    Returns:
-        `(n, H, W)` float32, summing to 1.
-
-    >>> probs = np.array([0.4, 0.1, 0.5]).reshape(3, 1, 1)
-    >>> label_probabilities(probs, np.array([0, 1]), keep_foreground=True)[:, 0, 0]
-    array([0.4, 0.6], dtype=float32)
-    >>> label_probabilities(probs, np.array([0, 1]), keep_foreground=False)[:, 0, 0]
-    array([0.8, 0.2], dtype=float32)
-    """
-    rows: np.ndarray = probs[kept].astype(np.float32)
-    np.maximum(rows, np.float32(1e-7), out=rows)  # where all kept classes underflow, they are equally likely
-    if keep_foreground and len(kept) > 1:
-        foreground = rows[1:].sum(axis=0)
-        rows[1:] *= np.maximum(1 - rows[0], foreground) / foreground
-    rows /= rows.sum(axis=0, keepdims=True)
-    if balance and len(kept) > 2:
-        foreground = rows[1:].sum(axis=0)
-        rows[1:] /= rows[1:].mean(axis=(1, 2), keepdims=True) ** np.float32(balance)
-        rows[1:] *= foreground / rows[1:].sum(axis=0)
-    return rows
 
 
 def write_pseudo_masks(
@@ -210,7 +184,7 @@ def write_pseudo_masks(
     device: str | torch.device = "cpu",
     description: str = "pseudo masks",
     observe: MaskObserver | None = None,
-    again: Again | None = None,
+    judge: RegionJudge | None = None,
 ) -> int:
     """Write `masks/NAME.png` (palette), and `confidence/NAME.png` if asked for, for every image of a data set.
 
@@ -226,7 +200,7 @@ def write_pseudo_masks(
         device: where the network is.
         description: shown before the progress bar.
         observe: told of every mask that is written in this call.
-        again: as for `work_through`, of `mask_steps`.
+        judge: of `settings.region_bank`.
 
     Returns:
         How many images this process predicted in this call.
@@ -234,11 +208,26 @@ def write_pseudo_masks(
     Raises:
         DataError: an image or its proposals cannot be read, and the masks before it are kept; or none has proposals.
     """
-    folder, names = Path(folder), dataset.names
+    folder = Path(folder)
+    steps = mask_steps(logits_of, dataset, folder, settings, device=device, observe=observe, judge=judge)
+    return work_on_masks(steps, dataset, folder, settings, description=description)
+
+
+def work_on_masks(
+    steps: Steps[int, Any],
+    dataset: ImageLabelDataset,
+    folder: Path,
+    settings: PseudoMaskSettings,
+    *,
+    description: str = "pseudo masks",
+    again: Again | None = None,
+) -> int:
+    """`write_pseudo_masks` with the steps of `mask_steps`; `again` makes them in other processes, as `work_through` has
+    it."""
+    names = dataset.names
     parts = (MASKS, CONFIDENCE) if settings.confidence else (MASKS,)
     if settings.proposals is not None:
         ProposalFiles(settings.proposals.folder).check(names)
-    steps = mask_steps(logits_of, dataset, folder, settings, device=device, observe=observe)
     return work_through(
         range(len(dataset)),
         is_done=lambda index: all((folder / part / f"{names[index]}.png").is_file() for part in parts),
@@ -258,14 +247,16 @@ def mask_steps(
     *,
     device: str | torch.device = "cpu",
     observe: MaskObserver | None = None,
-) -> Steps[int, tuple[Sample, np.ndarray]]:
+    judge: RegionJudge | None = None,
+) -> Steps[int, tuple[Sample, np.ndarray, Judge | None]]:
     """From positions in a data set to the files of their images; arguments as for `write_pseudo_masks`."""
+    assert (judge is None) == (settings.region_bank is None), "pseudo_masks.region_bank asks for a judge"
     proposals = None if settings.proposals is None else ProposalFiles(settings.proposals.folder)
 
-    def finish(predicted: tuple[Sample, np.ndarray]) -> None:
-        sample, probs = predicted
-        regions = [] if proposals is None else _regions(proposals, dataset, sample)
-        refined = refine_mask(probs, sample, settings, regions, only_possible=True)
+    def finish(predicted: tuple[Sample, np.ndarray, Judge | None]) -> None:
+        sample, probs, judged = predicted
+        regions = [] if proposals is None else proposals.of_sample(dataset, sample)
+        refined = refine_mask(probs, sample, settings, regions, only_possible=True, judge=judged)
         if settings.confidence:
             write_png(folder / CONFIDENCE / f"{sample.name}.png", np.rint(refined.confidence * 255).astype(np.uint8))
         path = folder / MASKS / f"{sample.name}.png"
@@ -281,17 +272,11 @@ def mask_steps(
         sample = dataset[index]
         return sample, resized_images(sample.image, settings.inference, device=device)
 
-    def predicted(indices: Sequence[int]) -> Iterator[tuple[Sample, np.ndarray]]:
+    def predicted(indices: Sequence[int]) -> Iterator[tuple[Sample, np.ndarray, Judge | None]]:
         for sample, resized in in_threads(read, indices, threads=READERS):
             classes, how = possible_classes(sample, settings), settings.inference
             (probs,) = predict_batch(network, [sample.image], how, device=device, classes=classes, resized=[resized])
-            yield sample, probs
+            judged = None if judge is None else functools.partial(judge.judge, sample, judge.features(sample))
+            yield sample, probs, judged
 
     return Steps(predicted, finish)
-
-
-def _regions(proposals: ProposalFiles, dataset: ImageLabelDataset, sample: Sample) -> list[np.ndarray]:
-    """The regions of an image, which are of its file's size, at the size that it is read with."""
-    stored, size = dataset.stored_size(dataset.index_of(sample.name)), sample.image.shape[:2]
-    regions = proposals.regions(sample.name, stored)
-    return regions if stored == size else [resize_mask(each.astype(np.uint8), size) != 0 for each in regions]

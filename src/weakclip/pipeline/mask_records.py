@@ -57,6 +57,7 @@ class MaskRecorder:
                 confidence=round(float(refined.network_confidence.mean()), 4),
                 class_confidence=class_means(refined.network_confidence, mask),
                 crf_change=round(float((refined.network_mask != mask).mean()), 4),
+                votes=refined.votes,
             )
         self.log.add(statistics)
         write_strip(strip_path(self.folder, sample.name), sample.image, (None, seed, mask), self.dataset.class_set)

@@ -14,12 +14,13 @@ from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import write_mask, write_png
 from weakclip.inference.evaluation import describe_crf, describe_scales
 from weakclip.inference.mask_statistics import STATISTICS, read_statistics
-from weakclip.inference.pseudo_masks import mask_steps, write_pseudo_masks
+from weakclip.inference.pseudo_masks import mask_steps, work_on_masks
 from weakclip.inference.windows import LogitsFunction
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.mask_records import MaskRecorder
 from weakclip.pipeline.pictures import class_entries
+from weakclip.pipeline.region_stage import region_judge
 from weakclip.pipeline.views import MasksView
 from weakclip.report.worse_masks import change_record, seed_change, warning
 from weakclip.store.files import append_json, write_json
@@ -32,24 +33,17 @@ logger = logging.getLogger("weakclip")
 
 def make_pseudo_masks(context: RunContext, view: MasksView, folder: Path) -> None:
     """Predict every training image with WeakCLIP, and sharpen it with the dense CRF."""
-    settings, dataset, recorder = view.pseudo_masks, context.train, _recorder(context, folder)
+    settings, dataset = view.pseudo_masks, context.train
     for name in context.verified.names:  # in every process, before it looks at what is there, which is passed over
         mask = context.verified.mask(name)
         if settings.confidence:
             write_png(folder / CONFIDENCE / f"{name}.png", np.where(mask == IGNORE_INDEX, 0, 255).astype(np.uint8))
         write_mask(folder / MASKS / f"{name}.png", mask, dataset.class_set.palette)
-    write_pseudo_masks(
-        _weakclip(context, view),
-        dataset,
-        folder,
-        settings,
-        device=context.device,
-        observe=recorder.add,
-        again=context.again(_mask_steps, view, folder),
-    )
+    steps, again = _mask_steps(context, view, folder), context.again(_mask_steps, view, folder)
+    work_on_masks(steps, dataset, folder, settings, again=again)
 
     def close() -> None:
-        recorder.finish()
+        _recorder(context, folder).finish()
         note = {
             "split": dataset.split,
             "images": len(dataset),
@@ -68,8 +62,16 @@ def make_pseudo_masks(context: RunContext, view: MasksView, folder: Path) -> Non
 
 def _mask_steps(context: RunContext, view: MasksView, folder: Path) -> Steps[Any, Any]:
     """The work of `make_pseudo_masks` on an image, in any process."""
-    observe, settings = _recorder(context, folder).add, view.pseudo_masks
-    return mask_steps(_weakclip(context, view), context.train, folder, settings, device=context.device, observe=observe)
+    settings, seeds = view.pseudo_masks, context.folder("seeds") / SEED_MASKS
+    return mask_steps(
+        _weakclip(context, view),
+        context.train,
+        folder,
+        settings,
+        device=context.device,
+        observe=_recorder(context, folder).add,
+        judge=region_judge(context, settings.region_bank, seeds, folder),
+    )
 
 
 def _weakclip(context: RunContext, view: MasksView) -> LogitsFunction:

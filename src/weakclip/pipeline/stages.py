@@ -18,6 +18,7 @@ from weakclip.inference.evaluation import (
     describe_scales,
     score_masks,
 )
+from weakclip.inference.region_judge import RegionBankSettings
 from weakclip.inference.windows import LogitsFunction
 from weakclip.modeling import load_weakclip
 from weakclip.modeling.train import train_weakclip
@@ -224,9 +225,10 @@ def stages_of(config: RunConfig) -> dict[str, Stage]:
     read = (*stages["seeds"].data, *clip, "seed method", *config.seeds.sources)
     by_item = (SEED_MASKS, DENSE) if config.seeds.by_item else ()
     stages["seeds"] = dataclasses.replace(stages["seeds"], data=read, item_parts=by_item)
-    if config.pseudo_masks.proposals is not None:
-        masks = stages["pseudo_masks"]
-        stages["pseudo_masks"] = dataclasses.replace(masks, data=(*masks.data, "proposals"))
+    masks, bank = stages["pseudo_masks"], config.pseudo_masks.region_bank
+    drawn = ("proposals",) if config.pseudo_masks.proposals is not None else ()
+    second = ("region bank encoder",) if isinstance(bank, RegionBankSettings) and bank.encoder else ()
+    stages["pseudo_masks"] = dataclasses.replace(masks, data=(*masks.data, *drawn, *second))
     if model is None:
         del stages["retrain"]
         upstream = tuple(name for name in stages["evaluate"].upstream if name != "retrain")

@@ -137,7 +137,8 @@ def prediction_settings(config: RunConfig, network: Network) -> PseudoMaskSettin
 
 def _prediction(weakclip: PseudoMaskSettings, retrained: EvaluateSettings | None) -> PseudoMaskSettings:
     if retrained is None:
-        return dataclasses.replace(weakclip, restrict_to_labels=False, confidence=False, proposals=None)
+        no_labels = dataclasses.replace(weakclip, restrict_to_labels=False, confidence=False)
+        return dataclasses.replace(no_labels, proposals=None, region_bank=None)
     return PseudoMaskSettings(
         inference=retrained.inference,
         crf=retrained.crf,

@@ -17,6 +17,9 @@ from weakclip.inference.mask_statistics import ByClass, ImageStatistics, mean_ov
 UNUSUAL = 3.5
 """An area score beyond this, either way, is called unusual (Iglewicz and Hoaglin's limit for modified z-scores)."""
 
+WRONG_TAGS = 0.7
+"""A share of the region bank's votes against an image's tags beyond this calls them wrong."""
+
 SPREAD_FROM = 10
 """Images that a class needs for a spread of its own."""
 
@@ -29,7 +32,8 @@ class ImageFigures:
         statistics: what the stages noted of it.
         area_scores: class index → how many spreads its area lies above (or, negative, below) the class's median.
         doubt: 0…1, 1 is the worst: half the mean rank of what speaks against the mask among all images of the run, and
-            one half more where the mask lacks a class of the labels, so that such images come first.
+            one half more where the mask lacks a class of the labels or the tags look wrong, so that such images come
+            first.
         leading: the key of the kind (`KINDS`) whose figure has the highest rank; empty where none is known.
     """
 
@@ -86,7 +90,12 @@ def is_unusual(score: float | None) -> bool:
     return score is not None and abs(score) > UNUSUAL
 
 
-_RANKED = ("missed", "area", "confidence", "crf", "seed", "prediction")
+def look_wrong(image: ImageStatistics) -> bool:
+    """Whether an image's tags look wrong to a region bank."""
+    return (image.tag_doubt or 0.0) > WRONG_TAGS
+
+
+_RANKED = ("missed", "tags", "area", "confidence", "crf", "seed", "prediction")
 """The kinds whose figures are ranked, by their keys."""
 
 
@@ -96,6 +105,7 @@ def _doubts(images: Sequence[ImageStatistics], scores: Sequence[ByClass]) -> lis
     def against(image: ImageStatistics, score: ByClass) -> tuple[float | None, ...]:
         return (
             len(image.missed) / len(image.labels) if image.labels else 0.0,
+            image.tag_doubt,
             max(map(abs, score.values()), default=None),
             _turned(image.confidence),
             image.crf_change,
@@ -108,7 +118,7 @@ def _doubts(images: Sequence[ImageStatistics], scores: Sequence[ByClass]) -> lis
     table = np.array([against(image, score) for image, score in zip(images, scores, strict=True)], dtype=float)
     places = np.stack([ranks(column) for column in table.T], axis=1)
     return [
-        (float(np.nanmean(row)) / 2 + (0.5 if image.missed else 0.0), _leading(image, row))
+        (float(np.nanmean(row)) / 2 + (0.5 if image.missed or look_wrong(image) else 0.0), _leading(image, row))
         for image, row in zip(images, places, strict=True)
     ]
 
@@ -116,8 +126,10 @@ def _doubts(images: Sequence[ImageStatistics], scores: Sequence[ByClass]) -> lis
 def _leading(image: ImageStatistics, places: np.ndarray) -> str:
     if image.missed:
         return "missed"
-    others = np.nan_to_num(places[1:], nan=-1.0)  # nothing is missing: all such images share one rank
-    return _RANKED[1 + int(others.argmax())] if others.max() >= 0 else ""
+    if look_wrong(image):
+        return "tags"
+    others = np.nan_to_num(places[2:], nan=-1.0)  # nothing is missing, and no tag looks wrong
+    return _RANKED[2 + int(others.argmax())] if others.max() >= 0 else ""
 
 
 def _turned(value: float | None) -> float | None:
@@ -157,6 +169,10 @@ def _missed(image: ImageFigures) -> float | None:
     return len(statistics.missed) / len(statistics.labels) if statistics.missed else None
 
 
+def _wrong(image: ImageFigures) -> float | None:
+    return image.statistics.tag_doubt if look_wrong(image.statistics) else None
+
+
 def _unusual(image: ImageFigures) -> float | None:
     return image.area_score if is_unusual(image.area_score) else None
 
@@ -173,6 +189,12 @@ KINDS = (
         title="Tagged class missing",
         meaning="The mask has no pixel of a class that the image is tagged with.",
         badness=_missed,
+    ),
+    Kind(
+        key="tags",
+        title="Tags look wrong",
+        meaning="Part of the mask looks like a class that is no tag, or no part looks like one that is.",
+        badness=_wrong,
     ),
     Kind(
         key="area",
@@ -223,7 +245,19 @@ def reason(image: ImageFigures, names: Sequence[str]) -> str:
     """
     if image.leading == "missed":
         return f"no pixel of {', '.join(names[index] for index in image.statistics.missed)}"
+    if image.leading == "tags":
+        return wrong_tags(image.statistics, names)
     return next((kind.title.lower() for kind in KINDS if kind.key == image.leading), "")
+
+
+def wrong_tags(image: ImageStatistics, names: Sequence[str]) -> str:
+    """The signs of a region bank against an image's tags."""
+    said = [
+        f"nothing looks like {names[index]}" if index in image.labels else f"looks like untagged {names[index]}"
+        for index, share in image.votes.items()
+        if abs((index in image.labels) - share) > WRONG_TAGS
+    ]
+    return ", ".join(said)
 
 
 def worst(images: Sequence[ImageFigures], kind: Kind, count: int) -> list[int]:

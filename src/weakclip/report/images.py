@@ -89,12 +89,13 @@ def _joined(made: ImageStatistics | None, later: ImageStatistics) -> ImageStatis
         confidence=made.confidence,
         class_confidence=made.class_confidence,
         crf_change=made.crf_change,
+        votes=made.votes,
     )
 
 
 def _known(image: ImageStatistics, classes: int, folder: Path) -> ImageStatistics:
     compared = (image.seed_mask, image.mask_prediction, image.mask_truth)
-    parts = (image.labels, image.shares, image.seed_shares, image.dense_shares, *compared)
+    parts = (image.labels, image.shares, image.seed_shares, image.dense_shares, image.votes, *compared)
     highest = max((index for part in parts for index in part), default=0)
     if highest >= max(classes, 1):
         stages = [STAGE_FOLDERS[stage] for stage in ("pseudo_masks", "evaluate")]

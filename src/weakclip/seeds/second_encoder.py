@@ -39,6 +39,11 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Role = Literal["replace", "join"]
 
+WANTED = (
+    "a second encoder (seeds.affinity_encoder, pseudo_masks.region_bank.encoder) is a vision transformer (DINOv2, "
+    "DINOv3, RADIO, ViT)"
+)
+
 
 class SecondEncoder:
     """Any vision transformer of transformers that gives a token a patch.
@@ -58,25 +63,30 @@ class SecondEncoder:
         patch = getattr(self.model.config, "patch_size", None)
         asked = inspect.signature(self.model.forward).parameters
         if not isinstance(patch, int) or "pixel_values" not in asked:
-            raise WeightsError(
-                f"{source}: seeds.affinity_encoder is a vision transformer (DINOv2, DINOv3, RADIO, ViT); "
-                f"found {type(self.model).__name__}"
-            )
+            raise WeightsError(f"{source}: {WANTED}; found {type(self.model).__name__}")
         self.source, self.patch_size = source, patch
         self.options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in asked else {}
         self.mean, self.std = (torch.tensor(each).view(3, 1, 1) for each in statistics)
 
-    @torch.no_grad()
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Patches along the height and width of an image of a size in pixels, one or more."""
+        return max(1, round(size[0] / self.patch_size)), max(1, round(size[1] / self.patch_size))
+
     def affinity(self, sample: Sample, grid: tuple[int, int], device: torch.device) -> Tensor:
-        """The affinity of the patches of one image.
+        """The affinity of the patches of one image, `(hw, hw)` float32, rows summing to 1; see `patches`."""
+        return foreign_affinity(self.patches(sample, grid, device))
+
+    @torch.no_grad()
+    def patches(self, sample: Sample, grid: tuple[int, int], device: torch.device) -> Tensor:
+        """The patches of one image.
 
         Args:
-            sample: image `(H, W, 3)` uint8; it is resized so that the second encoder's patches are those of the maps.
-            grid: `(h, w)` of the maps.
+            sample: image `(H, W, 3)` uint8; it is resized so that it has the patches of the grid.
+            grid: `(h, w)`.
             device: where the network runs.
 
         Returns:
-            `(hw, hw)` float32, rows summing to 1.
+            `(hw, D)` float32.
 
         Raises:
             WeightsError: a network that takes no image, or gives fewer tokens than patches.
@@ -91,16 +101,16 @@ class SecondEncoder:
             if is_out_of_memory(error):
                 raise
             raise WeightsError(
-                f"{self.source}: seeds.affinity_encoder is a vision transformer (DINOv2, DINOv3, RADIO, ViT); "
-                f"{type(self.model).__name__} cannot take an image ({one_line(first_line(error))})"
+                f"{self.source}: {WANTED}; {type(self.model).__name__} cannot take an image "
+                f"({one_line(first_line(error))})"
             ) from None
         count = grid[0] * grid[1]
         if tokens.ndim != 3 or tokens.shape[1] < count:
             raise WeightsError(
-                f"{self.source}: a token for each of {count} patches expected of seeds.affinity_encoder; found "
+                f"{self.source}: a token for each of {count} patches expected of a second encoder; found "
                 f"{tuple(tokens.shape)}"
             )
-        return foreign_affinity(tokens[0, -count:])
+        return tokens[0, -count:].float()
 
 
 def foreign_affinity(patches: Tensor) -> Tensor:
@@ -140,8 +150,8 @@ def load_second_encoder(source: str) -> SecondEncoder:
         raise
     except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
         raise WeightsError(
-            f"{source}: no weights to be had for seeds.affinity_encoder: {first_line(error)}; name a folder in the "
-            "format of transformers or a hub id, for instance facebook/dinov2-with-registers-base"
+            f"{source}: no weights to be had for a second encoder: {first_line(error)}; name a folder in the format of "
+            "transformers or a hub id, for instance facebook/dinov2-with-registers-base"
         ) from None
     own_norm = model.config.model_type == "radio"  # it normalises pixels itself
     return SecondEncoder(model, source, pixel_statistics(location, ((0.0,) * 3, (1.0,) * 3) if own_norm else IMAGENET))

@@ -8,6 +8,8 @@
 | text guidance | a decoder that does not see the match map (`UnguidedDecoder`); the matching loss stays |
 | boundary loss, matching loss | nothing: the term is not in the sum |
 | CRF of the masks | nothing: the likeliest class at every pixel; the training is that of "everything" |
+| proposals | nothing, where the configuration has any; the training is that of "everything" |
+| region bank | nothing; where the configuration has none, its row is one with a bank of the frozen encoder's regions |
 | second encoder of the seeds | nothing: its row has the seeds' own score, beside the row "seeds"; nothing is trained |
 
 Where the configuration has no boundary loss, its row is one with the published term instead.
@@ -30,6 +32,7 @@ from weakclip.config import RunConfig
 from weakclip.crf import LOSS_CRF
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError
+from weakclip.inference.region_judge import RegionBankSettings
 from weakclip.modeling import (
     CoAttention,
     ModelSettings,
@@ -84,7 +87,22 @@ def part_variants(config: RunConfig) -> list[Variant]:
         boundary_variant(config),
         Variant(name="without_matching_loss", config=replace(config, loss=no_matching)),
         Variant(name="without_CRF_of_the_masks", config=no_crf, trained_as=EVERYTHING),
+        *mask_variants(config),
         *one_encoder,
+    ]
+
+
+def mask_variants(config: RunConfig) -> list[Variant]:
+    """The masks of the whole method without proposals and without the region bank, or with a bank where it has none."""
+    masks = config.pseudo_masks
+    found = {} if masks.proposals is None else {"without_proposals": replace(masks, proposals=None)}
+    if masks.region_bank is None:
+        found["with_region_bank"] = replace(masks, region_bank=RegionBankSettings())
+    else:
+        found["without_region_bank"] = replace(masks, region_bank=None)
+    return [
+        Variant(name=name, config=replace(config, pseudo_masks=each), trained_as=EVERYTHING)
+        for name, each in found.items()
     ]
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from weakclip.crf.files import read_probs
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.errors import DataError, WeightsError
-from weakclip.inference.pseudo_masks import PseudoMaskSettings, label_probabilities
+from weakclip.inference.label_probabilities import label_probabilities
+from weakclip.inference.pseudo_masks import PseudoMaskSettings
 from weakclip.inference.windows import OutOfMemoryRetry, predict_probs
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext

@@ -16,10 +16,11 @@ from weakclip.inference.evaluation import score_masks
 from weakclip.inference.pseudo_masks import write_pseudo_masks
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import TRAIN_DATA, RunContext
+from weakclip.pipeline.region_stage import region_judge
 from weakclip.report.figures import percent
 from weakclip.store.files import remove_leftovers
 from weakclip.store.keys import ResultKey, flat
-from weakclip.store.layout import MASKS
+from weakclip.store.layout import MASKS, SEED_MASKS
 from weakclip.store.lock import FolderLock
 from weakclip.study.probabilities import weights_fingerprint
 from weakclip.study.record import check_folder
@@ -91,7 +92,12 @@ def _score(context: RunContext, step: int, folder: Path) -> Result:
     settings, dataset, device = context.config.pseudo_masks, context.train, context.device
     model = load_weakclip(context.folder("train"), clip=context.clip, device=device, step=step)
     write_pseudo_masks(
-        lambda images: mixed_logits(model(images), settings.match_share), dataset, folder, settings, device=device
+        lambda images: mixed_logits(model(images), settings.match_share),
+        dataset,
+        folder,
+        settings,
+        device=device,
+        judge=region_judge(context, settings.region_bank, context.folder("seeds") / SEED_MASKS, folder.parent),
     )
     scores = score_masks(folder / MASKS, dataset, subject="pseudo masks")[0]
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -28,6 +28,7 @@ from weakclip.modeling import ModelSettings, WeakCLIP
 from weakclip.modeling.train import WeakCLIPLoss
 from weakclip.pipeline import run_stage
 from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.region_stage import region_judge
 from weakclip.pipeline.stages import stages_of
 from weakclip.report.figures import percent
 from weakclip.store.files import remove_leftovers
@@ -163,7 +164,9 @@ def _try(context: RunContext, variant: Variant, seed: int, seed_folder: Path) ->
     pairs, loss = TrainingPairs(dataset, seed_folder / SEED_MASKS, config.augment), WeakCLIPLoss(config.loss)
     description = f"{trained.parent.name}, seed {seed}"
     result = fit(model, pairs, loss, config.train, trained, device=device, seed=seed, description=description)
-    write_pseudo_masks(lambda images: model(images).logits, dataset, folder, config.pseudo_masks, device=device)
+    masks = config.pseudo_masks
+    judge = region_judge(context, masks.region_bank, seed_folder / SEED_MASKS, folder)
+    write_pseudo_masks(lambda images: model(images).logits, dataset, folder, masks, device=device, judge=judge)
     scores = score_masks(folder / MASKS, dataset, subject="pseudo masks")[0]
     return Result(
         variant=variant.name, seed=seed, mean_iou=scores.mean_iou, trained_parameters=result.trained_parameters
