@@ -15,9 +15,18 @@ from weakclip.config.shipped import SHIPPED, shipped_configs
 from weakclip.errors import ConfigError
 from weakclip.store.untrusted_text import one_line, parse_yaml, short
 
-KINDS = {
-    (name,): kinds for name, hint in typing.get_type_hints(RunConfig).items() if len(kinds := dataclasses_in(hint)) > 1
-}
+
+def _sections_of_kinds(kind: type[Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], tuple[type[Any], ...]]:
+    found: dict[tuple[str, ...], tuple[type[Any], ...]] = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        kinds, here = dataclasses_in(hint), (*path, name)
+        found |= {here: kinds} if len(kinds) > 1 else {}
+        for each in kinds:
+            found |= _sections_of_kinds(each, here)
+    return found
+
+
+KINDS = _sections_of_kinds(RunConfig)
 """Sections of several kinds: where they are, and the classes that they can have."""
 
 
