@@ -188,6 +188,7 @@ def _take_part(config: RunConfig, folder: Path) -> dict[str, float]:
 
 def write_left_half(folder: Path, sample: Sample, palette: np.ndarray) -> None:
     """A mask of nobody, so that a training has one: a class of the image on the left, background on the right."""
-    mask = np.zeros(sample.image.shape[:2], np.uint8)
-    mask[:, : mask.shape[1] // 2] = next(iter(sample.labels), 0)
+    height, width = sample.image.shape[:2]
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, : width // 2] = next(iter(sample.labels), 0)
     write_mask(folder / f"{sample.name}.png", mask, palette)
