@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from weakclip.config import dump_config, load_config, parse_config
+from weakclip.config import changed_settings, dump_config, load_config, parse_config
 from weakclip.config.reading import read_yaml
-from weakclip.crf import PARParams, refine
+from weakclip.crf import VOC_CRF, PARParams, refine
 from weakclip.crf.par import refine_batch
 from weakclip.datasets import Sample
 from weakclip.errors import DataError
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, pseudo_mask
+from weakclip.prediction import PredictSettings
 from weakclip.seeds import CAM, SeedSettings, seed_masks
 from weakclip.store.keys import result_settings
 
@@ -127,5 +128,7 @@ def test_it_is_a_setting_and_the_dense_crf_keeps_its_keys() -> None:
     )
     assert result_settings(changed)["pseudo_masks.crf.method"] == "par"
     assert parse_config(read_yaml(dump_config(changed), "config"), origin="config") == changed
+    predicting = changed_settings(PredictSettings(crf=VOC_CRF), ["crf.method=par"], origin="prediction")
+    assert predicting.crf == PARParams()
     back = load_config("demo", ["pseudo_masks.crf.method=dense"])
     assert back == plain

@@ -62,8 +62,12 @@ def merge(values: dict[str, Any], over: Mapping[str, Any], path: tuple[str, ...]
 
 
 def _drop_other_kinds(values: dict[str, Any], path: tuple[str, ...], kept: Mapping[str, Any]) -> None:
-    """Where `path` is the key that tells the kind of a section, drop what other kinds have and this one has not."""
-    kinds = next((kinds for place, kinds in KINDS.items() if path == (*place, kind_key(kinds))), ())
+    """Where `path` is the key that tells the kind of a section, drop what other kinds have and this one has not; `path`
+    may begin at an inner section, as `crf.method` of predictions does."""
+    if len(path) < 2:
+        return
+    ends = [kinds for place, kinds in KINDS.items() if place[-len(path) + 1 :] == path[:-1]]
+    kinds = next((kinds for kinds in ends if path[-1] == kind_key(kinds)), ())
     if kinds:
         known = {entry.name for entry in dataclasses.fields(chosen_kind(kinds, values[path[-1]]) or kinds[0])}
         others = {entry.name for kind in kinds for entry in dataclasses.fields(kind)} - known

@@ -8,7 +8,7 @@ from weakclip.crf.dense import dense_crf
 from weakclip.crf.params import CRFParams, PARParams
 
 Refinement = CRFParams | PARParams
-"""What a setting `crf` can hold, beside null for none."""
+"""Values of a setting `crf`, beside null for none."""
 
 
 def refine(image: np.ndarray, probs: np.ndarray, how: Refinement, *, device: str = "cpu") -> np.ndarray:

@@ -244,7 +244,7 @@ class _Measuring:
 
 
 def _part_of(how: Refinement | None) -> str:
-    """What the cost of sharpening is called: PAR's is the device's."""
+    """The name of the rate of sharpening: PAR's is one of the device."""
     return "refine" if isinstance(how, PARParams) else "crf"
 
 
