@@ -160,9 +160,8 @@ def refine_mask(
         winners = np.unique(rows.argmax(axis=0))
         kept, rows = kept[winners], rows[winners]
         rows /= rows.sum(axis=0, keepdims=True)
-    refined = rows
-    if settings.crf is not None and len(kept) > 1:
-        refined = refine(sample.image, rows, settings.crf, device=str(device))
+    crf = settings.crf if len(kept) > 1 else None
+    refined = rows if crf is None else refine(sample.image, rows, crf, device=str(device))
     classes, chosen = kept.astype(np.uint8), refined.argmax(axis=0)
     if settings.proposals is not None:
         chosen = snap(refined, regions, settings.proposals.agreement)
