@@ -12,19 +12,31 @@ from weakclip.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class ProposalSettings:
-    """Where proposals come from, and when a mask follows one.
+    """Where proposals come from, and when a mask follows one. Either `folder` or `segmenter` is given.
 
     Args:
         folder: the files, or one file for all images; see `weakclip.inference.proposal_files.ProposalFiles`.
+        segmenter: a network that draws them, once, into the run folder: a folder in transformers' format or a hub id;
+            see `weakclip.inference.proposal_networks`.
         agreement: mean probability inside a region that a class needs, 0.5…1; with less the region changes nothing.
     """
 
-    folder: str
+    folder: str | None = None
+    segmenter: str | None = None
     agreement: float = 0.95
 
     def __post_init__(self) -> None:
+        if (self.folder is None) == (self.segmenter is None):
+            found = f"folder {self.folder}, segmenter {self.segmenter}"
+            raise ConfigError(f"proposals: either a folder or a segmenter expected; found {found}")
         if not 0.5 <= self.agreement <= 1:
             raise ConfigError(f"proposals: an agreement of 0.5 to 1 expected; found {self.agreement}")
+
+    @property
+    def files(self) -> str:
+        """The folder or file. A segmenter has drawn its proposals into one before they are read."""
+        assert self.folder is not None
+        return self.folder
 
 
 def snap(rows: np.ndarray, regions: Iterable[np.ndarray], agreement: float) -> np.ndarray:

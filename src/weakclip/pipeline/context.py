@@ -232,7 +232,7 @@ class RunContext:
             ),
             "masks marked bad": lambda: digest_if_any(sorted(self.bad)),
             "verified masks": lambda: self.verified.fingerprint,
-            "proposals": lambda: proposals_fingerprint(proposals.folder if proposals else None),
+            "proposals": lambda: proposals_fingerprint(proposals, demo),
             "region bank encoder": lambda: source_fingerprint(bank.encoder if bank else None, demo),
             "val list": lambda: list_fingerprint(self.val) if self.val else "none",
             "val labels": lambda: label_fingerprint(self.val) if self.val else "none",

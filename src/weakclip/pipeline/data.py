@@ -13,6 +13,7 @@ from weakclip.datasets import ImageFileDataset, ImageLabelDataset
 from weakclip.datasets.folder import untagged_note
 from weakclip.datasets.folder_masks import MaskFolder
 from weakclip.errors import DataError, WeightsError
+from weakclip.inference.proposals import ProposalSettings
 from weakclip.store.files import expand_home
 from weakclip.store.layout import VERIFIED
 from weakclip.store.trees import AnyPath, stamp_of
@@ -202,12 +203,16 @@ def files_fingerprint(folder: str | None) -> str:
     return _digest_at(folder, expand_home(folder), file_stat) if folder else "none"
 
 
-def proposals_fingerprint(folder: str | None) -> str:
-    """`files_fingerprint` of a folder or file of proposals.
+def proposals_fingerprint(settings: ProposalSettings | None, package_demo: Path) -> str:
+    """`files_fingerprint` of a folder or file of proposals, or `source_fingerprint` of the network that draws them.
 
     Raises:
-        DataError: neither is there.
+        DataError: no such folder or file.
+        WeightsError: no such network.
     """
+    if settings is not None and settings.segmenter is not None:
+        return source_fingerprint(settings.segmenter, package_demo)
+    folder = settings.folder if settings else None
     if folder and not expand_home(folder).exists():
         raise DataError(f"{folder}: no such folder or file; expected proposals (pseudo_masks.proposals.folder)")
     return files_fingerprint(folder)

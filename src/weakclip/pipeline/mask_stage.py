@@ -20,6 +20,7 @@ from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.mask_records import MaskRecorder
 from weakclip.pipeline.pictures import class_entries
+from weakclip.pipeline.proposal_files import with_proposals
 from weakclip.pipeline.region_stage import region_judge
 from weakclip.pipeline.views import MasksView
 from weakclip.report.worse_masks import change_record, seed_change, warning
@@ -33,6 +34,7 @@ logger = logging.getLogger("weakclip")
 
 def make_pseudo_masks(context: RunContext, view: MasksView, folder: Path) -> None:
     """Predict every training image with WeakCLIP, and sharpen it with the dense CRF."""
+    view = MasksView(pseudo_masks=with_proposals(context, view.pseudo_masks))
     settings, dataset = view.pseudo_masks, context.train
     for name in context.verified.names:  # in every process, before it looks at what is there, which is passed over
         mask = context.verified.mask(name)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from weakclip.store.events import Meter
 from weakclip.store.progress import track
 from weakclip.store.share import current
 from weakclip.store.threads import in_threads
@@ -91,15 +90,10 @@ def work_through(
     left = [position for position in own if not is_done(items[position])]
     share.check([(position, name_of(items[position])) for position in left], description)
     if share.any(bool(left)):
-        todo, meter = [items[position] for position in left], Meter(description)
+        todo = [items[position] for position in left]
         finished: Iterator[object]
         if again is None or not _engines:
-
-            def counted(item: Made) -> None:
-                finish(item)
-                meter.finished()
-
-            finished = in_threads(counted, meter.taken(make(todo)), bytes_of=bytes_of)
+            finished = in_threads(finish, make(todo), bytes_of=bytes_of)
         else:
             list(make([]))
             finished = _engines[-1](todo, again)
@@ -107,6 +101,5 @@ def work_through(
             finished = track(finished, description, total=len(own), done=len(own) - len(left))
         for _ in finished:
             pass
-        meter.tell()
     share.wait()
     return len(left)

@@ -1,0 +1,71 @@
+"""Proposals that a network draws for a run: once for each image, in files as `ProposalFiles` reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets.images import read_rgb
+from weakclip.datasets.regions import encode_runs, pack_runs
+from weakclip.inference.proposal_networks import load_proposal_network
+from weakclip.inference.pseudo_masks import PseudoMaskSettings
+from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.data import digest_of
+from weakclip.store.files import atomic_write
+from weakclip.store.jobs import work_through
+
+FOLDER = "proposals"
+"""In a run folder: for each network and state of the images a folder of `NAME.json`."""
+
+
+def with_proposals(context: RunContext, settings: PseudoMaskSettings) -> PseudoMaskSettings:
+    """The settings, with a folder of proposals in place of the network that draws them, which is filled first.
+
+    Images whose file is there are passed over, in later runs too.
+
+    Args:
+        context: the run.
+        settings: of its pseudo masks.
+
+    Raises:
+        WeightsError: the network cannot be loaded.
+        DataError: an image cannot be read.
+    """
+    if settings.proposals is None or settings.proposals.segmenter is None:
+        return settings
+    digest = digest_of([context.fingerprint("proposals"), context.fingerprint("train images")])
+    folder = context.out / FOLDER / digest[:12]
+    _draw(context.train, folder, settings.proposals.segmenter, context.device)
+    made = dataclasses.replace(settings.proposals, folder=str(folder), segmenter=None)
+    return dataclasses.replace(settings, proposals=made)
+
+
+def _draw(dataset: ImageLabelDataset, folder: Path, source: str, device: str) -> None:
+    def path_of(index: int) -> Path:
+        return folder / f"{dataset.names[index]}.json"
+
+    def drawn(indices: Sequence[int]) -> Iterator[tuple[int, list[np.ndarray]]]:
+        network = load_proposal_network(source, device=device)
+        for index in indices:
+            file = dataset.image_file(index)
+            yield index, network.regions(dataset.image(index) if file is None else read_rgb(file))
+
+    def write(found: tuple[int, list[np.ndarray]]) -> None:
+        index, regions = found
+        entries = [{"size": [*each.shape], "counts": pack_runs(encode_runs(each))} for each in regions]
+        with atomic_write(path_of(index), "w") as file:
+            file.write(json.dumps([{"segmentation": each} for each in entries]))
+
+    work_through(
+        range(len(dataset)),
+        is_done=lambda index: path_of(index).is_file(),
+        make=drawn,
+        finish=write,
+        description="proposals",
+        name_of=lambda index: dataset.names[index],
+    )
