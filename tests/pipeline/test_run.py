@@ -42,11 +42,22 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def test_every_stage_leaves_its_folder(ran: Path) -> None:
-    assert {"config.yaml", "manifest.json", "report.html", *FOLDERS.values()} == {path.name for path in ran.iterdir()}
+    assert {"config.yaml", "log.jsonl", "manifest.json", "report.html", *FOLDERS.values()} == {
+        path.name for path in ran.iterdir()
+    }
     for folder in FOLDERS.values():
         assert json.loads((ran / folder / "metrics.json").read_text())
         assert (ran / folder / "log.jsonl").read_text().count("\n") >= 1
     assert not list(ran.rglob("*.tmp"))
+
+
+def test_the_run_notes_which_part_of_each_stage_waits(ran: Path) -> None:
+    events = [json.loads(line) for line in (ran / "log.jsonl").read_text().splitlines()]
+    for stage in ("seeds", "train", "pseudo_masks", "retrain", "evaluate"):
+        kinds = [each["event"] for each in events if each["stage"] == stage]
+        assert (kinds[0], kinds[-1]) == ("begin", "end") and set(kinds[1:-1]) == {"throughput"}
+    sides = {each["waits_for"] for each in events if each["event"] == "throughput" and each["stage"] == "train"}
+    assert sides <= {"data", "steps"}
 
 
 def test_scores_say_what_they_are_about(config: RunConfig, ran: Path) -> None:

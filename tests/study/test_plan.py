@@ -13,6 +13,7 @@ import yaml
 
 from weakclip.config import RunConfig, load_config
 from weakclip.errors import ConfigError
+from weakclip.study import rate_measuring, step_measuring
 from weakclip.study.plan import Means, Plan, StagePlan, make_plan
 from weakclip.study.plan_pages import plan_lines
 from weakclip.study.rates import Rates, rate_key
@@ -74,6 +75,24 @@ def test_a_training_shares_its_batches_and_exchanges_gradients(config: RunConfig
     assert "batch_size 8 can be shared by 8 of 12" in "\n".join(plan_lines(many))
 
 
+def test_a_process_with_companions_has_steps_of_its_own(config: RunConfig, rates: Rates) -> None:
+    shared = {"train.shared.step": 0.05, "train.shared.image": 0.012}
+    rates = dataclasses.replace(rates, seconds={**rates.seconds, **shared})
+    one, two = (stage(make_plan(config, rates, Means(images=IMAGES, gpus=n)), "train") for n in (1, 2))
+    assert one.seconds == pytest.approx(100 * (0.02 + 8 * 0.01) + 2 * 0.5) and not one.note
+    assert two.seconds == pytest.approx(100 * (0.05 + 4 * 0.012) + 2 * 0.5)
+    assert two.note.startswith("exchanging gradients is counted")
+
+
+def test_par_is_work_of_the_device_that_has_the_network(config: RunConfig, rates: Rates) -> None:
+    seconds = {**rates.seconds, "seeds.crf": 0.0, "seeds.refine": 0.03}
+    rates = dataclasses.replace(rates, seconds=seconds)
+    seeds = stage(make_plan(config, rates, Means(images=IMAGES)), "seeds")
+    assert seeds.seconds == pytest.approx(IMAGES * 0.04) and seeds.crf_share == 0
+    on_cpu = make_plan(config, dataclasses.replace(rates, device="cpu"), Means(images=IMAGES))
+    assert stage(on_cpu, "seeds").seconds == pytest.approx(IMAGES * 0.042)
+
+
 def test_the_slowest_stage_is_the_bottleneck(config: RunConfig, rates: Rates) -> None:
     plan = make_plan(config, rates, Means(images=10))
     assert plan.bottleneck.startswith("train: steps follow each other; 80 % of one is divided")
@@ -91,8 +110,13 @@ def test_what_has_no_rate_is_said_and_not_made_up(config: RunConfig, rates: Rate
 
 
 def test_rates_are_measured_written_and_read_again(
-    call: Callable[..., int], tiny_settings: Callable[..., dict[str, Any]], tmp_path: Path, capsys: Any
+    call: Callable[..., int],
+    tiny_settings: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(step_measuring, "ROUNDS", 1)
     settings = tiny_settings()
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     command = ("plan", tmp_path / "config.yaml", "--rates", tmp_path / "rates.json")
@@ -100,6 +124,8 @@ def test_rates_are_measured_written_and_read_again(
     assert "no rate is known; measure them: weakclip plan CONFIG --measure" in capsys.readouterr().err
     assert call(*command, "--measure", "--json") == 0
     capsys.readouterr()
+    seconds = json.loads((tmp_path / "rates.json").read_text())["seconds"]
+    assert all(seconds[f"{name}.shared.image"] > 0 for name in ("train", "retrain"))
     assert call(*command, "--images", "1e6", "--gpus", "8", "--json") == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["means"] == {"images": 1_000_000, "gpus": 8, "cores": plan["means"]["cores"]}
@@ -117,8 +143,14 @@ def test_rates_are_measured_written_and_read_again(
 
 
 def test_seeds_that_are_learned_have_no_rate(
-    call: Callable[..., int], tiny_settings: Callable[..., dict[str, Any]], tmp_path: Path, capsys: Any
+    call: Callable[..., int],
+    tiny_settings: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(rate_measuring, "shared_steps", lambda *_: {})
+    monkeypatch.setattr(step_measuring, "ROUNDS", 1)
     settings = tiny_settings() | {"retrain": {"model": None}}
     settings["seeds"] = {"method": "mctformer", "mctformer": {"from_scratch": True}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))

@@ -15,9 +15,18 @@ from weakclip.config.shipped import SHIPPED, shipped_configs
 from weakclip.errors import ConfigError
 from weakclip.store.untrusted_text import one_line, parse_yaml, short
 
-KINDS = {
-    (name,): kinds for name, hint in typing.get_type_hints(RunConfig).items() if len(kinds := dataclasses_in(hint)) > 1
-}
+
+def _sections_of_kinds(kind: type[Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], tuple[type[Any], ...]]:
+    found: dict[tuple[str, ...], tuple[type[Any], ...]] = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        kinds, here = dataclasses_in(hint), (*path, name)
+        found |= {here: kinds} if len(kinds) > 1 else {}
+        for each in kinds:
+            found |= _sections_of_kinds(each, here)
+    return found
+
+
+KINDS = _sections_of_kinds(RunConfig)
 """Sections of several kinds: where they are, and the classes that they can have."""
 
 
@@ -53,8 +62,12 @@ def merge(values: dict[str, Any], over: Mapping[str, Any], path: tuple[str, ...]
 
 
 def _drop_other_kinds(values: dict[str, Any], path: tuple[str, ...], kept: Mapping[str, Any]) -> None:
-    """Where `path` is the key that tells the kind of a section, drop what other kinds have and this one has not."""
-    kinds = next((kinds for place, kinds in KINDS.items() if path == (*place, kind_key(kinds))), ())
+    """Where `path` is the key that tells the kind of a section, drop what other kinds have and this one has not; `path`
+    may begin at an inner section, as `crf.method` of predictions does."""
+    if len(path) < 2:
+        return
+    ends = [kinds for place, kinds in KINDS.items() if place[-len(path) + 1 :] == path[:-1]]
+    kinds = next((kinds for kinds in ends if path[-1] == kind_key(kinds)), ())
     if kinds:
         known = {entry.name for entry in dataclasses.fields(chosen_kind(kinds, values[path[-1]]) or kinds[0])}
         others = {entry.name for kind in kinds for entry in dataclasses.fields(kind)} - known

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from weakclip.config.clip_settings import ClipSettings
 from weakclip.config.data import AnyData, ScenesData
 from weakclip.config.seeds import AnySeeds, ClipGradCAMSeeds
-from weakclip.crf import VOC_CRF, CRFParams
+from weakclip.crf import VOC_CRF, Refinement
 from weakclip.datasets import AugmentSettings
 from weakclip.errors import ConfigError
 from weakclip.inference.pseudo_masks import PseudoMaskSettings
@@ -26,7 +26,7 @@ class EvaluateSettings:
 
     Args:
         inference: scales, flip and windows.
-        crf: dense CRF on its predictions, which are scored without it, too; None for none.
+        crf: dense CRF or PAR on its predictions, which are scored without it, too; None for none.
         winners_only: whether that dense CRF is told only the classes that win some pixel before it.
         step: the step of its training whose weights predict, of those that `retrain.train.keep_every` kept; None for
             the result of the training.
@@ -34,7 +34,7 @@ class EvaluateSettings:
     """
 
     inference: InferenceSettings = field(default_factory=InferenceSettings)
-    crf: CRFParams | None = VOC_CRF
+    crf: Refinement | None = VOC_CRF
     winners_only: bool = False
     step: int | None = None
     pictures: int = field(default=8, metadata=MORE_OUTPUT)

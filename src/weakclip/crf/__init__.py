@@ -8,6 +8,20 @@ from __future__ import annotations
 
 from weakclip.crf.cpu.workspace import release
 from weakclip.crf.dense import dense_crf
-from weakclip.crf.params import COCO_CRF, LOSS_CRF, VOC_CRF, CRFParams, FeatureKernel, Kernel
+from weakclip.crf.params import COCO_CRF, LOSS_CRF, VOC_CRF, CRFParams, FeatureKernel, Kernel, PARParams
+from weakclip.crf.refine import Refinement, describe_refinement, refine
 
-__all__ = ["COCO_CRF", "LOSS_CRF", "VOC_CRF", "CRFParams", "FeatureKernel", "Kernel", "dense_crf", "release"]
+__all__ = [
+    "COCO_CRF",
+    "LOSS_CRF",
+    "VOC_CRF",
+    "CRFParams",
+    "FeatureKernel",
+    "Kernel",
+    "PARParams",
+    "Refinement",
+    "dense_crf",
+    "describe_refinement",
+    "refine",
+    "release",
+]

@@ -7,10 +7,11 @@ References:
 from __future__ import annotations
 
 import numbers
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from weakclip.errors import DataError
+from weakclip.store.keys import NO_EFFECT
 
 Weight = float | tuple[float, ...] | tuple[tuple[float, ...], ...]
 
@@ -128,6 +129,7 @@ class CRFParams:
     Args:
         kernels: any number of them; their messages are added.
         iterations: mean-field updates, ≥ 0; with 0 the result is the normalised input.
+        method: "dense"; a section of settings is a dense CRF where it says no other method.
 
     Raises:
         DataError: something in `kernels` that is no kernel, or a number of iterations that is no whole number ≥ 0.
@@ -135,12 +137,40 @@ class CRFParams:
 
     kernels: tuple[Kernel | FeatureKernel, ...]
     iterations: int = 10
+    method: Literal["dense"] = field(default="dense", metadata=NO_EFFECT)
 
     def __post_init__(self) -> None:
         ok = isinstance(self.kernels, tuple) and all(isinstance(x, (Kernel, FeatureKernel)) for x in self.kernels)
         _require(self.kernels, "kernels", "a tuple of Kernel or FeatureKernel", ok)
-        whole = isinstance(self.iterations, numbers.Integral) and not isinstance(self.iterations, bool)
-        _require(self.iterations, "iterations", "a whole number of 0 or more", whole and self.iterations >= 0)
+        _require(self.iterations, "iterations", "a whole number of 0 or more", _is_count(self.iterations, 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PARParams:
+    """Pixel-adaptive refinement in place of a dense CRF: see `weakclip.crf.par`.
+
+    Args:
+        method: "par".
+        dilations: distances of the 8 neighbours of a pixel, in pixels, each 1 or more (Ru et al.: as here).
+        iterations: steps of the flow, 0 or more (Ru et al.: 15).
+
+    Raises:
+        DataError: no distance, one below 1, or a number of iterations that is no whole number ≥ 0.
+    """
+
+    method: Literal["par"] = "par"
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 12, 24)
+    iterations: int = 10
+
+    def __post_init__(self) -> None:
+        if not (self.dilations and all(_is_count(dilation, 1) for dilation in self.dilations)):
+            raise DataError(f"PAR: dilations is {self.dilations!r}, expected whole numbers of 1 or more")
+        if not _is_count(self.iterations, 0):
+            raise DataError(f"PAR: iterations is {self.iterations!r}, expected a whole number of 0 or more")
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 LOSS_CRF = CRFParams(kernels=(Kernel(sxy=3, weight=3), Kernel(sxy=80, srgb=13, weight=10)))

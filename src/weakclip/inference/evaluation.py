@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from weakclip.crf import CRFParams
+from weakclip.crf import Refinement, describe_refinement
 from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import read_mask, write_mask
@@ -64,16 +64,14 @@ class Scores:
     recall: dict[str, float | None]
 
 
-def describe_crf(params: CRFParams | None) -> str:
+def describe_crf(params: Refinement | None) -> str:
     """A dense CRF in a few words.
 
     >>> from weakclip.crf import VOC_CRF
     >>> describe_crf(VOC_CRF)
     'sxy 3 weight 3, sxy 83 srgb 5 weight 3, 10 iterations'
     """
-    if params is None:
-        return NOT_USED
-    return ", ".join([*map(str, params.kernels), f"{params.iterations} iterations"])
+    return NOT_USED if params is None else describe_refinement(params)
 
 
 def describe_scales(settings: InferenceSettings) -> str:

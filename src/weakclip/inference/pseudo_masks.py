@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weakclip.crf import VOC_CRF, CRFParams, dense_crf
+from weakclip.crf import VOC_CRF, Refinement, refine
 from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.images import write_mask, write_png
 from weakclip.errors import ConfigError
@@ -43,7 +43,7 @@ class PseudoMaskSettings:
 
     Args:
         inference: scales, flip and windows.
-        crf: the dense CRF at the image's own resolution; None for none.
+        crf: the dense CRF, or PAR, at the image's own resolution; None for none.
         restrict_to_labels: whether classes that the image's labels do not name are ruled out. The background never is;
             an image without labels becomes background.
         match_share: share of WeakCLIP's match map in its probabilities, 0…1; see `mixed_logits`. Networks that have no
@@ -63,7 +63,7 @@ class PseudoMaskSettings:
     """
 
     inference: InferenceSettings = field(default_factory=InferenceSettings)
-    crf: CRFParams | None = VOC_CRF
+    crf: Refinement | None = VOC_CRF
     restrict_to_labels: bool = True
     match_share: float = 0.0
     keep_foreground: bool = False
@@ -111,9 +111,11 @@ MaskObserver = Callable[[Sample, RefinedMask], None]
 """Told of every mask before it is written, from several threads."""
 
 
-def pseudo_mask(probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings) -> tuple[np.ndarray, np.ndarray]:
+def pseudo_mask(
+    probs: np.ndarray, sample: Sample, settings: PseudoMaskSettings, *, device: str | torch.device = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
     """Mask and confidence of `refine_mask`."""
-    refined = refine_mask(probs, sample, settings)
+    refined = refine_mask(probs, sample, settings, device=device)
     return refined.mask, refined.confidence
 
 
@@ -130,6 +132,7 @@ def refine_mask(
     *,
     only_possible: bool = False,
     judge: Judge | None = None,
+    device: str | torch.device = "cpu",
 ) -> RefinedMask:
     """The mask of one image from its probabilities.
 
@@ -143,6 +146,7 @@ def refine_mask(
         regions: proposals of the image, `(H, W)` bool each.
         only_possible: whether `probs` has no rows but those of `possible_classes`.
         judge: from a mask and its possible classes to the corrected one and the votes on its tags; None for none.
+        device: where PAR runs, if the settings ask for it.
     """
     possible = possible_classes(sample, settings)
     kept = np.arange(len(probs)) if possible is None else np.array(possible)
@@ -156,9 +160,8 @@ def refine_mask(
         winners = np.unique(rows.argmax(axis=0))
         kept, rows = kept[winners], rows[winners]
         rows /= rows.sum(axis=0, keepdims=True)
-    refined = rows
-    if settings.crf is not None and len(kept) > 1:
-        refined = dense_crf(sample.image, rows, settings.crf)
+    crf = settings.crf if len(kept) > 1 else None
+    refined = rows if crf is None else refine(sample.image, rows, crf, device=str(device))
     classes, chosen = kept.astype(np.uint8), refined.argmax(axis=0)
     if settings.proposals is not None:
         chosen = snap(refined, regions, settings.proposals.agreement)
@@ -256,7 +259,7 @@ def mask_steps(
     def finish(predicted: tuple[Sample, np.ndarray, Judge | None]) -> None:
         sample, probs, judged = predicted
         regions = [] if proposals is None else proposals.of_sample(dataset, sample)
-        refined = refine_mask(probs, sample, settings, regions, only_possible=True, judge=judged)
+        refined = refine_mask(probs, sample, settings, regions, only_possible=True, judge=judged, device=device)
         if settings.confidence:
             write_png(folder / CONFIDENCE / f"{sample.name}.png", np.rint(refined.confidence * 255).astype(np.uint8))
         path = folder / MASKS / f"{sample.name}.png"

@@ -46,7 +46,7 @@ def affinity_seeds(
         cam = read_cam(folder / CAMS / f"{sample.name}.png", sample)
         if not cam.classes:
             return seed_masks(sample, cam, masks)
-        return sharpened_masks(sample, refiner.probabilities(sample, cam), cam.classes, masks)
+        return sharpened_masks(sample, refiner.probabilities(sample, cam), cam.classes, masks, device=context.device)
 
     return refined
 

@@ -18,9 +18,10 @@ from weakclip.pipeline.keys import stage_keys
 from weakclip.pipeline.stages import Stage, stages_of
 from weakclip.segmenters.segmenter import check_available
 from weakclip.segmenters.train import WEAKCLIP
+from weakclip.store.events import stage_events
 from weakclip.store.files import atomic_write, write_json, writing
 from weakclip.store.keys import ResultKey, output_settings
-from weakclip.store.layout import CONFIG, ERRORS, ITEMS, SHARDS, UNTAGGED
+from weakclip.store.layout import CONFIG, ERRORS, ITEMS, LOG, SHARDS, UNTAGGED
 from weakclip.store.manifest import Manifest, State
 from weakclip.store.share import current
 from weakclip.training.settings import TrainSettings
@@ -77,7 +78,8 @@ class Plan:
         """
         spec, folder = self.stages[stage], self.context.folder(stage)
         try:
-            spec.run(self.context, spec.view(self.context.config), folder)
+            with stage_events(self.context.out / LOG, stage):
+                spec.run(self.context, spec.view(self.context.config), folder)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -25,7 +25,6 @@ from weakclip.seeds import (
     BatchedSeedMethod,
     ImportedMasks,
     SeedMasks,
-    SeedSettings,
     seed_masks,
 )
 from weakclip.seeds.kinds import SeedRun
@@ -165,13 +164,16 @@ def seed_maker(context: RunContext, view: SeedsView, folder: Path) -> SeedMaker:
         if current().passes_on:
             return SeedMaker(lambda samples: (functools.partial(_same, refined(each)) for each in samples))
         return _one_by_one(refined)
-    method = settings.make(run)
+    method, masks, device = settings.make(run), settings.masks, context.device
+
+    def sharpening(sample: Sample, cam: CAM) -> Callable[[], SeedMasks]:
+        return functools.partial(seed_masks, sample, cam, masks, device=device)
+
     if not isinstance(method, BatchedSeedMethod):
-        return SeedMaker(lambda samples: (_sharpening(each, method.cam(each), settings.masks) for each in samples))
-    cams, masks = method.cams, settings.masks
+        return SeedMaker(lambda samples: (sharpening(each, method.cam(each)) for each in samples))
+    cams = method.cams
     return SeedMaker(
-        lambda samples: (_sharpening(*each, masks) for each in zip(samples, cams(samples), strict=True)),
-        method.batch_size,
+        lambda samples: (sharpening(*each) for each in zip(samples, cams(samples), strict=True)), method.batch_size
     )
 
 
@@ -181,10 +183,6 @@ def _one_by_one(masks_of: Callable[[Sample], SeedMasks]) -> SeedMaker:
 
 def _same(masks: SeedMasks) -> SeedMasks:
     return masks
-
-
-def _sharpening(sample: Sample, cam: CAM, settings: SeedSettings) -> Callable[[], SeedMasks]:
-    return functools.partial(seed_masks, sample, cam, settings)
 
 
 def _is_done(folder: Path, name: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from weakclip.clip import Encoder
-from weakclip.crf import CRFParams
+from weakclip.crf import Refinement
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_rgb
@@ -29,7 +29,7 @@ class PredictSettings:
 
     Args:
         inference: scales, flip and windows; one pass where nothing is said.
-        crf: the dense CRF at the image's own resolution; None for none.
+        crf: the dense CRF, or PAR, at the image's own resolution; None for none.
         match_share: share of the match map in the probabilities of a WeakCLIP, 0…1.
         keep_foreground: where labels are known, whether the probability of the classes that they rule out goes to the
             others but the background.
@@ -39,7 +39,7 @@ class PredictSettings:
     """
 
     inference: InferenceSettings = field(default_factory=lambda: InferenceSettings(scales=(1.0,), flip=False))
-    crf: CRFParams | None = None
+    crf: Refinement | None = None
     match_share: float = 0.0
     keep_foreground: bool = False
     balance: float = 0.0
@@ -120,7 +120,7 @@ class Predictor:
             labels: indices of the foreground classes that may be drawn; None for all.
         """
         how = self.settings.masks(restrict_to_labels=labels is not None)
-        return Prediction(*pseudo_mask(probs, Sample("", image, labels or ()), how))
+        return Prediction(*pseudo_mask(probs, Sample("", image, labels or ()), how, device=self.device))
 
 
 def load_predictor(

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from weakclip.crf import COCO_CRF, CRFParams, dense_crf
+from weakclip.crf import COCO_CRF, Refinement, refine
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.errors import ConfigError, DataError
@@ -45,13 +45,13 @@ class SeedSettings:
             takes what suits the maps, as their method says: 1 for most.
         foreground_confidence: probability, 0…1, from which a foreground pixel is a seed (CLIP-ES: 0.95).
         background_confidence: the same for a background pixel (CLIP-ES: 0.95).
-        crf: dense CRF on the probabilities, None for none (CLIP-ES: the parameters of `COCO_CRF`).
+        crf: dense CRF, or PAR, on the probabilities, None for none (CLIP-ES: the parameters of `COCO_CRF`).
     """
 
     background_power: float | None = None
     foreground_confidence: float = 0.95
     background_confidence: float = 0.95
-    crf: CRFParams | None = COCO_CRF
+    crf: Refinement | None = COCO_CRF
 
     def __post_init__(self) -> None:
         if self.background_power is not None and self.background_power < 0:
@@ -123,13 +123,14 @@ def normalized_scores(scores: np.ndarray) -> np.ndarray:
     return probabilities
 
 
-def seed_masks(sample: Sample, cam: CAM, settings: SeedSettings) -> SeedMasks:
+def seed_masks(sample: Sample, cam: CAM, settings: SeedSettings, *, device: str = "cpu") -> SeedMasks:
     """Seed mask of one image: confident foreground, confident background, 255 between.
 
     Args:
         sample: the image and its labels.
         cam: its class activation maps; a sample without labels has none and is background throughout.
         settings: thresholds and the dense CRF.
+        device: where PAR runs, if the settings ask for it.
 
     Returns:
         `SeedMasks` at the size of the image.
@@ -143,15 +144,20 @@ def seed_masks(sample: Sample, cam: CAM, settings: SeedSettings) -> SeedMasks:
     if not set(cam.classes) <= set(sample.labels):
         raise DataError(f"{sample.name}: CAMs of classes {cam.classes}, but the labels are {sample.labels}")
     power = cam.background_power if settings.background_power is None else settings.background_power
-    return sharpened_masks(sample, seed_probabilities(cam, power), cam.classes, settings)
+    return sharpened_masks(sample, seed_probabilities(cam, power), cam.classes, settings, device=device)
 
 
 def sharpened_masks(
-    sample: Sample, probabilities: np.ndarray, classes: tuple[int, ...], settings: SeedSettings
+    sample: Sample,
+    probabilities: np.ndarray,
+    classes: tuple[int, ...],
+    settings: SeedSettings,
+    *,
+    device: str = "cpu",
 ) -> SeedMasks:
     """Seeds from probabilities: the dense CRF, where the settings name one, and then `masks_from_probabilities`."""
     if settings.crf is not None and classes:
-        probabilities = dense_crf(sample.image, probabilities, settings.crf)
+        probabilities = refine(sample.image, probabilities, settings.crf, device=device)
     return masks_from_probabilities(probabilities, classes, settings)
 
 

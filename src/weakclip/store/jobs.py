@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from weakclip.store.events import Meter
 from weakclip.store.progress import track
 from weakclip.store.share import current
 from weakclip.store.threads import in_threads
@@ -90,10 +91,15 @@ def work_through(
     left = [position for position in own if not is_done(items[position])]
     share.check([(position, name_of(items[position])) for position in left], description)
     if share.any(bool(left)):
-        todo = [items[position] for position in left]
+        todo, meter = [items[position] for position in left], Meter(description)
         finished: Iterator[object]
         if again is None or not _engines:
-            finished = in_threads(finish, make(todo), bytes_of=bytes_of)
+
+            def counted(item: Made) -> None:
+                finish(item)
+                meter.finished()
+
+            finished = in_threads(counted, meter.taken(make(todo)), bytes_of=bytes_of)
         else:
             list(make([]))
             finished = _engines[-1](todo, again)
@@ -101,5 +107,6 @@ def work_through(
             finished = track(finished, description, total=len(own), done=len(own) - len(left))
         for _ in finished:
             pass
+        meter.tell()
     share.wait()
     return len(left)

@@ -26,7 +26,7 @@ UNTAGGED = "untagged.txt"
 VERIFIED = "verified"
 """In a run folder: masks that a person has drawn or approved, `NAME.png`."""
 LOG = "log.jsonl"
-"""In the folder of a stage: what it did, a line an image or a step."""
+"""In the folder of a stage: what it did, a line an image or a step. In a run folder: the events of all stages."""
 ITEMS = "items.json"
 """In the folder of a stage whose images do not depend on each other: a digest of what each of them depends on."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from weakclip.config import RunConfig
-from weakclip.crf import VOC_CRF, CRFParams, Kernel
+from weakclip.crf import VOC_CRF, CRFParams, Kernel, PARParams
 from weakclip.crf.params import PRESETS
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, DataError
@@ -67,7 +67,7 @@ def study_crf(
         The study; the first of its `standing()` is the best.
 
     Raises:
-        ConfigError: not exactly one of `run` and `probs`.
+        ConfigError: not exactly one of `run` and `probs`, or PAR in place of the dense CRF.
         RunError: `out` holds something else, or another process works there.
         DataError: no true masks, or probabilities that are missing or do not fit.
         WeightsError: a run without a fitting WeakCLIP.
@@ -75,7 +75,11 @@ def study_crf(
     if (run is None) == (probs is None):
         raise ConfigError("the probabilities come from a run or from a folder; give either --run or --probs")
     out, settings = Path(out), config.pseudo_masks
-    context = RunContext(config, Path(run or out), trusted=True)
+    if isinstance(settings.crf, PARParams):
+        raise ConfigError(
+            "pseudo_masks.crf: method par found; the study searches a dense CRF, set method dense or null"
+        )
+    own, context = settings.crf, RunContext(config, Path(run or out), trusted=True)
     dataset = context.train
     given = ProbabilityFolder(probs, dataset) if probs else None
     source = given.fingerprint() if given else weights_fingerprint(context)
@@ -84,7 +88,7 @@ def study_crf(
         check_folder(out, key)
         remove_leftovers(out)
         kernel_rng, image_rng = np.random.default_rng(config.seed).spawn(2)
-        tried = crf_candidates(settings.crf, candidates, kernel_rng)
+        tried = crf_candidates(own, candidates, kernel_rng)
         order = image_rng.permutation(_with_masks(dataset)).tolist()
         study = CRFStudy(
             folder=out, split=dataset.split, images=len(order), candidates=tried, rungs=finished_rungs(out)

@@ -2,8 +2,9 @@
 
 The stages that share images take `images / devices` times the cost of one. On a CPU, all parts of an image share the
 cores. On an accelerator, the network works beside the CRF and the files, and the slower of the two counts. A training
-takes `steps * (step + image * batch / devices)`; its processes exchange their gradients in a ring, each of them
-`2 (devices - 1) / devices` times the gradients' bytes (Patarasuk and Yuan, 2009).
+takes `steps * (step + image * batch / devices)`, with the numbers of a process that has companions where there are
+several; its processes exchange their gradients in a ring, each of them `2 (devices - 1) / devices` times the gradients'
+bytes (Patarasuk and Yuan, 2009).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from weakclip.errors import ConfigError
 from weakclip.pipeline.space import BLOCK
 from weakclip.study.rates import Rates
 from weakclip.training.settings import TrainSettings
+
+EXCHANGED = "exchanging gradients is counted as it is between two processes of the machine that was measured"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +144,12 @@ def _shared(stage: str, rates: Rates, means: Means, work: Sequence[_Images]) -> 
         return sum(each.count * second.get(f"{each.part}.{part}", 0.0) for each in work)
 
     decode = sum(each.count * each.decoded for each in work) * second["decode"]
-    network, crf, files = total("network"), total("crf"), total("write")
+    network, crf, files, refine = total("network"), total("crf"), total("write"), total("refine")
     on_cpu = rates.device == "cpu"
-    on_cores = decode + crf + files + (network if on_cpu else 0.0)
-    device = 0.0 if on_cpu else decode + network  # images are decoded in the thread that feeds the device
+    on_cores = decode + crf + files + (network + refine if on_cpu else 0.0)
+    device = 0.0 if on_cpu else decode + network + refine  # images are decoded in the thread that feeds the device
     seconds = max(device, on_cores / means.cores) / means.gpus
-    parts = {"decoding": decode, "the network": network, "the dense CRF": crf, "writing files": files}
+    parts = {"decoding": decode, "the network": network, "the dense CRF": crf, "PAR": refine, "writing files": files}
     slowest = max(parts, key=parts.__getitem__)
     if on_cpu:
         waits = (
@@ -155,7 +158,7 @@ def _shared(stage: str, rates: Rates, means: Means, work: Sequence[_Images]) -> 
     elif device < on_cores / means.cores:
         waits = f"the device waits for {means.cores} cores ({100 * crf / on_cores:.0f} % dense CRF)"
     else:
-        waits = f"the cores wait for the device ({100 * network / device:.0f} % network, the rest decoding)"
+        waits = f"the cores wait for the device ({100 * (network + refine) / device:.0f} % network, the rest decoding)"
     stored = sum(each.count * _blocks(rates.bytes.get(file, 0.0)) for each in work for file in each.files)
     read = rates.bytes.get("image")
     return StagePlan(
@@ -178,7 +181,11 @@ def _training(stage: str, rates: Rates, means: Means, settings: TrainSettings) -
         return StagePlan(stage=stage, devices=means.gpus, note=f"no rate: {rates.unknown[stage]}")
     batch, second = settings.batch_size, rates.seconds
     devices = max(count for count in range(1, min(means.gpus, batch) + 1) if batch % count == 0)
-    step = second[f"{stage}.step"] + second[f"{stage}.image"] * batch / devices
+    shared = devices > 1 and f"{stage}.shared.step" in second
+    kind = f"{stage}.shared" if shared else stage
+    fixed, image_seconds = second[f"{kind}.step"], second[f"{kind}.image"]
+    step = fixed + image_seconds * batch / devices
+    divided = 100 - 100 * fixed / max(step, 1e-12)
     if rates.device == "cpu":
         step /= means.cores
     checkpoints = math.ceil(settings.steps / settings.checkpoint_every)
@@ -187,8 +194,8 @@ def _training(stage: str, rates: Rates, means: Means, settings: TrainSettings) -
     gradients = rates.bytes[f"{stage}.gradients"]
     kept = settings.steps // settings.keep_every if settings.keep_every else 0
     notes = [f"batch_size {batch} can be shared by {devices} of {means.gpus}"] if devices < means.gpus else []
-    notes += ["the time of exchanging gradients is not counted"] if devices > 1 else []
-    fixed = 100 * second[f"{stage}.step"] / max(step * (means.cores if rates.device == "cpu" else 1), 1e-12)
+    if devices > 1:
+        notes.append(EXCHANGED if shared else "the time of exchanging gradients is not counted")
     image = rates.bytes.get("image")
     return StagePlan(
         stage=stage,
@@ -200,7 +207,7 @@ def _training(stage: str, rates: Rates, means: Means, settings: TrainSettings) -
         read_bytes=None if image is None else settings.steps * batch * image,
         exchanged_bytes=settings.steps * 2.0 * (devices - 1) * gradients,
         checkpoint_seconds=saving,
-        waits=f"steps follow each other; {max(0.0, 100 - fixed):.0f} % of one is divided by the devices",
+        waits=f"steps follow each other; {divided:.0f} % of one is divided by the devices",
         note="; ".join(notes),
     )
 

@@ -31,7 +31,9 @@ class Rates:
         val_images: of its validation split, where that has true masks.
         seconds: part → seconds. `decode`, `*.crf`, `*.write` and `checkpoint`: of one core, an image (a checkpoint);
             `*.network`: of the device, an image; `*.step` and `*.image`: of the device, a training step and each image
-            of its batch. Where the device is a CPU, its seconds are those of one core, too.
+            of its batch; `*.shared.step` and `*.shared.image`: the same in one of two processes, for each image of its
+            part, with all that it does for the other; `*.refine`: PAR on the device, in place of `*.crf`. Where the
+            device is a CPU, its seconds are those of one core, too.
         bytes: part → bytes on disk: `image`, the file of an image; `mask`; `strip`; `*.checkpoint`; `*.gradients`.
         unknown: stage → why it has no rate.
     """

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from weakclip.errors import ConfigError, DataError, RunError, WeakCLIPError, WeightsError
+from weakclip.store.events import Meter
 from weakclip.store.keys import result_settings
 from weakclip.store.progress import track
 from weakclip.training import checkpoint as checkpoints
@@ -94,7 +95,9 @@ def fit(
     loaded = load_batches(dataset, settings, processes, start=first, seed=seed, repeats=repeats)
     with contextlib.closing(loaded) as batches, float32_as(settings.precision):
         shown = track(batches, description, total=settings.steps, done=first) if processes.is_main else batches
-        _take_steps(run, wrapped, loss_fn, shown)
+        meter = Meter(description, ("data", "steps"), settings.batch_size)
+        _take_steps(run, wrapped, loss_fn, shown, meter)
+        meter.tell()
     seconds = time.perf_counter() - started
     run.averages.copy_to_model()
     set_memory_format(model, torch.contiguous_format)
@@ -109,16 +112,17 @@ def fit(
     )
 
 
-def _take_steps(run: _Run, model: nn.Module, loss_fn: LossFunction, batches: Iterable[Batch]) -> None:
+def _take_steps(run: _Run, model: nn.Module, loss_fn: LossFunction, batches: Iterable[Batch], meter: Meter) -> None:
     settings, processes = run.settings, run.processes
     with StopRequest() as stop:
-        for batch in batches:
+        for batch in meter.taken(batches):
             if isinstance(batch, WeakCLIPError):
                 if processes.count == 1:  # companions are in the middle of their step, and save nothing with it
                     run.save()
                 raise batch
             torch.manual_seed(step_seed(run.run_key["seed"], run.step, processes.rank))
             run.take_step(model, loss_fn, batch)
+            meter.finished()
             run.keep()
             stopping = processes.any(stop.received is not None)
             if stopping or run.step % settings.checkpoint_every == 0 or run.step == settings.steps:
