@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -87,28 +89,61 @@ def test_process_0_writes_and_every_process_holds_what_it_wrote(seed_folder: Pat
     assert (tmp_path / "small/model.safetensors").is_file()
 
 
-def test_shared_batch_norms_are_those_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two halves of a batch that are equal in their statistics stand for two processes: a sum is twice the own part."""
+class _Pair:
+    """Two threads that stand for two processes: the sums of both, and how many were asked for."""
+
+    def __init__(self) -> None:
+        self.barrier, self.given, self.sums = threading.Barrier(2, timeout=60), list[torch.Tensor](), 0
+
+    def all_reduce(self, tensor: torch.Tensor) -> None:
+        own = tensor.clone()
+        self.given.append(own)
+        self.barrier.wait()
+        tensor.add_(*(other for other in self.given if other is not own))
+        if self.barrier.wait() == 0:
+            self.given.clear()
+            self.sums += 1
+        self.barrier.wait()
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_shared_batch_norms_are_those_of_the_whole_batch(
+    monkeypatch: pytest.MonkeyPatch, order: torch.memory_format, dtype: torch.dtype, tolerance: float, affine: bool
+) -> None:
+    """Result, gradients and running statistics; the processes meet once a pass."""
     from weakclip.training.batch_norm import share_batch_norms
 
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(2))
+    pair = _Pair()
+    monkeypatch.setattr(torch.distributed, "all_reduce", pair.all_reduce)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    half = torch.randn(3, 4, 5, 6, dtype=torch.float32) * 3 + 1
-    whole, weights = torch.cat([half, half]).requires_grad_(), torch.randn(3, 4, 5, 6)
-    torch.manual_seed(1)
-    plain, shared = (torch.nn.Sequential(torch.nn.BatchNorm2d(4)) for _ in range(2))
-    share_batch_norms(shared)
-    expected = plain(whole)
-    (expected * torch.cat([weights, weights])).sum().backward()
-    own = half.clone().requires_grad_()
-    found = shared(own)
-    (found * weights).sum().backward()
-    assert whole.grad is not None and own.grad is not None
-    torch.testing.assert_close(found, expected[:3])
-    torch.testing.assert_close(own.grad, whole.grad[:3], atol=1e-5, rtol=1e-4)
+    torch.manual_seed(0)
+    images = (torch.randn(6, 4, 5, 7) * 3 + 1).to(dtype).contiguous(memory_format=order)
+    weights = torch.randn(6, 4, 5, 7).to(dtype)
+    plain, *shared = (torch.nn.Sequential(torch.nn.BatchNorm2d(4, affine=affine)) for _ in range(3))
+
+    def work(norm: torch.nn.Module, part: slice) -> tuple[torch.Tensor, ...]:
+        own = images[part].clone(memory_format=torch.preserve_format).requires_grad_()
+        found = norm(own)
+        (found * weights[part]).sum().backward()
+        assert own.grad is not None and found.dtype == dtype
+        return found, own.grad
+
+    expected = work(plain, slice(6))
+    for norm in shared:
+        share_batch_norms(norm)
+    with ThreadPoolExecutor(2) as both:
+        found = list(both.map(work, shared, (slice(3), slice(3, 6))))
+    for whole, *parts in zip(expected, *found, strict=True):
+        torch.testing.assert_close(torch.cat(parts), whole, atol=tolerance, rtol=tolerance)
+    assert pair.sums == 2
     for name, tensor in plain.state_dict().items():
-        torch.testing.assert_close(shared.state_dict()[name], tensor)
-    torch.testing.assert_close(shared.eval()(half), plain.eval()(half))
+        torch.testing.assert_close(shared[0].state_dict()[name], tensor)
+    for name, parameter in plain.named_parameters():
+        own = [norm.get_parameter(name).grad for norm in shared]
+        torch.testing.assert_close(own[0] + own[1], parameter.grad, atol=10 * tolerance, rtol=tolerance)
+    torch.testing.assert_close(shared[0].eval()(images), plain.eval()(images))
 
 
 def test_without_companions_a_process_has_its_own_values() -> None:

@@ -24,6 +24,8 @@ from weakclip.training.batch_norm import share_batch_norms
 PATIENCE = timedelta(days=7)
 """How long processes wait for one that works without them. The launcher ends them when one dies, not a time limit."""
 CPU = torch.device("cpu")
+_EXCHANGE = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+"""Buffers, those of shared batch norms, are the same in all processes; gradients are not copied to be sent."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,9 @@ class Processes(Share):
             return model
         if self.device.type == "cpu":
             share_batch_norms(model)
-            return DistributedDataParallel(model)
+            return DistributedDataParallel(model, **_EXCHANGE)
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return DistributedDataParallel(model, device_ids=[self.device.index])
+        return DistributedDataParallel(model, device_ids=[self.device.index], **_EXCHANGE)
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set in any process. Every process must ask."""
