@@ -25,7 +25,7 @@ METHODS = {
 RANDOM = {"patch_text", "cosine", "mctformer"}
 """Methods that are random with the settings above: k-means, AffinityNet, a training."""
 NETWORKS = ("null", "weakclip", "small")
-TRAINED_ALIKE = ("workers", "checkpoint_every", "log_every", "max_bad_steps", "from_scratch", "keep_every")
+TRAINED_ALIKE = ("workers", "compile", "checkpoint_every", "log_every", "max_bad_steps", "from_scratch", "keep_every")
 CASES = [
     (name, method, NETWORKS[(row + column) % len(NETWORKS)])
     for row, name in enumerate(shipped_configs())
@@ -64,6 +64,8 @@ def readers(path: tuple[str, ...], method: str, network: str) -> set[str]:
     section, leaf = path[0], path[-1]
     if section in ("data", "device") or leaf in (*TRAINED_ALIKE, "confidence", "pictures"):
         return set()  # the data are keyed by what is in them
+    if path[-2:] == ("crf", "method"):
+        return set()  # a dense CRF has one method only; PAR is a section of another kind
     weakclip_again = {"retrain_truth"} if network != "small" else set()
     return {
         "clip": {"train", *weakclip_again}
