@@ -23,7 +23,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(images)
         with torch.no_grad():
             statistics = _statistics_of_all(images)
-            self._note(*statistics, images.numel() // images.shape[1])
+            self._note(statistics[0], statistics[1], images.numel() // images.shape[1])
         neutral = (torch.ones_like(statistics[0]), torch.zeros_like(statistics[0]))
         affine = torch.stack((self.weight, self.bias) if self.affine else neutral)
         normalised: Tensor = _Normalise.apply(images, affine, statistics, self.eps)
@@ -82,7 +82,8 @@ class _Normalise(torch.autograd.Function):
 
 def _normalised(images: Tensor, affine: Tensor, statistics: Tensor, eps: float) -> Tensor:
     """`affine[0] · x̂ + affine[1]`, in one pass over the images."""
-    return torch.batch_norm(images, *affine, *statistics, False, 0.0, eps, False)
+    (weight, bias), (mean, variance) = affine, statistics
+    return torch.batch_norm(images, weight, bias, mean, variance, False, 0.0, eps, False)
 
 
 def share_batch_norms(model: nn.Module) -> None:

@@ -24,8 +24,6 @@ from weakclip.training.batch_norm import share_batch_norms
 PATIENCE = timedelta(days=7)
 """How long processes wait for one that works without them. The launcher ends them when one dies, not a time limit."""
 CPU = torch.device("cpu")
-_EXCHANGE = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
-"""Buffers, those of shared batch norms, are the same in all processes; gradients are not copied to be sent."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,17 @@ class Processes(Share):
         model.to(self.device)
         if self.count == 1:
             return model
-        if self.device.type == "cpu":
+        on_cpu = self.device.type == "cpu"
+        if on_cpu:
             share_batch_norms(model)
-            return DistributedDataParallel(model, **_EXCHANGE)
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return DistributedDataParallel(model, device_ids=[self.device.index], **_EXCHANGE)
+        else:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return DistributedDataParallel(
+            model,
+            device_ids=None if on_cpu else [self.device.index],
+            broadcast_buffers=False,  # those of shared batch norms are the same in all processes
+            gradient_as_bucket_view=True,  # no copies of what is sent
+        )
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set in any process. Every process must ask."""
