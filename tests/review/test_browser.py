@@ -346,8 +346,8 @@ def test_a_verified_mask_is_marked_and_undone_by_keys(open_page: Open, review_ru
     until(lambda: stored(review_run) == {"cats/one": "verified"})
     until(lambda: not page.is_disabled("#undo"))  # the page has the server's answer
     page.keyboard.press("u")
-    until(lambda: not (review_run / "verified").exists())
-    assert read_marks(review_run / MARKS)[0]["cats/one"].undo
+    until(lambda: read_marks(review_run / MARKS)[0]["cats/one"].undo)  # written last
+    assert not (review_run / "verified").exists()
 
 
 @pytest.mark.parametrize("width", [1280, 420])
