@@ -34,7 +34,8 @@ print(values[0], sum(exponentials.stats.cache_hits.values()))
 def copy(tmp_path: Path) -> Path:
     """A folder with a copy of the package's code, and a script whose compiled function calls the copy's `exp`."""
     source = Path(weakclip.__file__).parent
-    for path in (source / "__init__.py", source / "errors.py", *(source / "crf").rglob("*.py")):
+    needed = (source / name for name in ("__init__.py", "errors.py", "store/__init__.py", "store/keys.py"))
+    for path in (*needed, *(source / "crf").rglob("*.py")):
         target = tmp_path / "weakclip" / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)

@@ -25,7 +25,7 @@ METHODS = {
 RANDOM = {"patch_text", "cosine", "mctformer"}
 """Methods that are random with the settings above: k-means, AffinityNet, a training."""
 NETWORKS = ("null", "weakclip", "small")
-TRAINED_ALIKE = ("workers", "compile", "checkpoint_every", "log_every", "max_bad_steps", "from_scratch", "keep_every")
+TRAINED_ALIKE = ("workers", "checkpoint_every", "log_every", "max_bad_steps", "from_scratch", "keep_every")
 CASES = [
     (name, method, NETWORKS[(row + column) % len(NETWORKS)])
     for row, name in enumerate(shipped_configs())

@@ -19,7 +19,6 @@ from weakclip.store.progress import track
 from weakclip.training import checkpoint as checkpoints
 from weakclip.training.averaging import AveragedWeights
 from weakclip.training.bad_steps import NonFiniteGuard
-from weakclip.training.compiling import compiled, first_compiled_step
 from weakclip.training.interrupt import StopRequest
 from weakclip.training.loading import Batch, TrainingData, load_batches
 from weakclip.training.log import TrainLog
@@ -71,8 +70,7 @@ def fit(
 
     Raises:
         DataError: an empty data set, or what the data set itself raises (a process without companions saves first).
-        ConfigError: a batch size that the processes cannot share, repeats without labels, or a network that torch
-            cannot compile here.
+        ConfigError: a batch size that the processes cannot share, or repeats without labels.
         RunError: `max_bad_steps` steps in a row were not finite, a data worker died, or the checkpoint in `folder` was
             made with other settings.
         StorageError: the checkpoint or the log cannot be written; the last checkpoint stays.
@@ -89,7 +87,7 @@ def fit(
     repeats = repeats_of(dataset, settings.repeat_threshold, settings.verified_repeats, log=processes.is_main)
     run_key = {"seed": seed, "images": len(dataset), "repeats": repeats.describe() if repeats else None}
     set_memory_format(model, memory_order(processes.device))
-    wrapped = compiled(processes.wrap(model), settings.compile)
+    wrapped = processes.wrap(model)
     run = _Run(model, settings, Path(folder), processes, run_key)
     run.resume()
     first, started = run.step, time.perf_counter()
@@ -115,7 +113,7 @@ def fit(
 
 
 def _take_steps(run: _Run, model: nn.Module, loss_fn: LossFunction, batches: Iterable[Batch], meter: Meter) -> None:
-    settings, processes, first = run.settings, run.processes, run.step
+    settings, processes = run.settings, run.processes
     with StopRequest() as stop:
         for batch in meter.taken(batches):
             if isinstance(batch, WeakCLIPError):
@@ -123,8 +121,7 @@ def _take_steps(run: _Run, model: nn.Module, loss_fn: LossFunction, batches: Ite
                     run.save()
                 raise batch
             torch.manual_seed(step_seed(run.run_key["seed"], run.step, processes.rank))
-            with first_compiled_step(settings.compile if run.step == first else None):
-                run.take_step(model, loss_fn, batch)
+            run.take_step(model, loss_fn, batch)
             meter.finished()
             run.keep()
             stopping = processes.any(stop.received is not None)

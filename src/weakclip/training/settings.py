@@ -8,7 +8,6 @@ from typing import get_args
 
 from weakclip.errors import ConfigError
 from weakclip.store.keys import NO_EFFECT
-from weakclip.training.compiling import COMPILE_MODES
 from weakclip.training.precision import Precision
 
 OPTIMIZERS, SCHEDULES, PRECISIONS = ("adamw", "sgd"), ("cosine", "poly"), get_args(Precision)
@@ -54,8 +53,6 @@ class TrainSettings:
         ema_decay: decay of the averaged weights, which are the result, 0…1; 0 keeps the last weights.
         precision: "fp32"; "tf32", float32 whose products are rounded on GPUs; "bf16" (autocast); or "auto": bf16 where
             it pays, on GPUs and on CPUs with AMX.
-        compile: None; or a mode of `torch.compile`, "default" or "reduce-overhead". The first step then takes longer,
-            by seconds to minutes. Results differ by rounding, and the random numbers of dropout are others.
         checkpoint_every: steps from checkpoint to checkpoint.
         keep_every: steps from kept weights to kept weights, in files of their own beside the result: averaged ones, or,
             with `ema_decay` 0, those of the step; None keeps none.
@@ -81,7 +78,6 @@ class TrainSettings:
     clip_grad_norm: float | None = 1.0
     ema_decay: float = 0.999
     precision: str = "auto"
-    compile: str | None = field(default=None, metadata=NO_EFFECT)
     checkpoint_every: int = field(default=500, metadata=NO_EFFECT)
     keep_every: int | None = field(default=None, metadata=NO_EFFECT)
     log_every: int = field(default=20, metadata=NO_EFFECT)
@@ -100,15 +96,9 @@ class TrainSettings:
         for name in ("ema_decay", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}: 0 or more and below 1 expected; found {getattr(self, name)}")
-        for name, words in (
-            ("optimizer", OPTIMIZERS),
-            ("schedule", SCHEDULES),
-            ("precision", PRECISIONS),
-            ("compile", (None, *COMPILE_MODES)),
-        ):
+        for name, words in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in words:
-                listed = ", ".join(word or "null" for word in words)
-                raise ConfigError(f"{name}: {listed} expected; found {getattr(self, name)!r}")
+                raise ConfigError(f"{name}: {', '.join(words)} expected; found {getattr(self, name)!r}")
         if self.keep_every is not None and self.keep_every < 1:
             raise ConfigError(f"keep_every: at least 1, or null, expected; found {self.keep_every}")
         if self.clip_grad_norm is not None and self.clip_grad_norm <= 0:
