@@ -156,11 +156,11 @@ def test_the_crf_is_told_only_the_classes_that_win_somewhere(monkeypatch: pytest
     probs = np.exp(logits) / np.exp(logits).sum(axis=0)
     told: list[np.ndarray] = []
 
-    def note(image: np.ndarray, rows: np.ndarray, params: object) -> np.ndarray:
+    def note(image: np.ndarray, rows: np.ndarray, how: object, *, device: str) -> np.ndarray:
         told.append(rows)
         return rows
 
-    monkeypatch.setattr(pseudo_masks, "dense_crf", note)
+    monkeypatch.setattr(pseudo_masks, "refine", note)
     sample = Sample("n", np.zeros((6, 7, 3), np.uint8), ())
     settings = PseudoMaskSettings(restrict_to_labels=False, winners_only=True)
     refined = refine_mask(probs, sample, settings)

@@ -78,10 +78,10 @@ def test_stage_stopped_in_each_part_ends_the_same(
     def stopping(function: Callable[..., Any], call: int) -> Callable[..., Any]:
         calls = iter(range(100))
 
-        def stop(*values: Any) -> Any:
+        def stop(*values: Any, **named: Any) -> Any:
             if next(calls) == call:
                 signal.raise_signal(signal.SIGINT)
-            return function(*values)
+            return function(*values, **named)
 
         return stop
 

@@ -71,10 +71,10 @@ def test_stage_stopped_in_training_and_in_writing_ends_the_same(
             signal.raise_signal(signal.SIGINT)
         return contrast(*values)
 
-    def stop_in_image(*values: Any) -> SeedMasks:
+    def stop_in_image(*values: Any, **named: Any) -> SeedMasks:
         if next(seeds) == 3:
             raise KeyboardInterrupt
-        return masks(*values)
+        return masks(*values, **named)
 
     import weakclip.pipeline.seed_stage as stage
 

@@ -380,11 +380,11 @@ def test_what_shows_only_later_is_left_out_then(
 
     whole, broken = stage.seed_masks, ["n2", "n4"]
 
-    def breaking(sample: Any, *arguments: Any) -> Any:
+    def breaking(sample: Any, *arguments: Any, **named: Any) -> Any:
         if sample.name == "n1":
             for name in broken:
                 (data / "images" / f"{name}.png").write_bytes(b"")
-        return whole(sample, *arguments)
+        return whole(sample, *arguments, **named)
 
     monkeypatch.setattr(stage, "seed_masks", breaking)
     run = tmp_path / "run"
