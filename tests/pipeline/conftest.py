@@ -71,6 +71,16 @@ def image_folder(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of an S3-compatible store on this machine."""
+    moto = pytest.importorskip("moto.server")
+    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    yield "http://{}:{}".format(*running.get_host_and_port())
+    running.stop()
+
+
 class SmallDisk:
     """A file system in memory, of a size that can be changed."""
 

@@ -21,7 +21,6 @@ from weakclip.errors import DataError, RemoteError
 from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.store import remote
 
-moto = pytest.importorskip("moto.server")
 s3fs = pytest.importorskip("s3fs")
 
 URL = "s3://my-photos/cats and dogs"
@@ -57,15 +56,6 @@ class Cutting(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *arguments: object) -> None:
         pass
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of the store."""
-    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    yield "http://{}:{}".format(*running.get_host_and_port())
-    running.stop()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,21 @@ class Commands:
         self.server.stdin.flush()
         return json.loads(self.server.stdout.readline())
 
-    def start(self, *argv: str | Path, capabilities: bool = True) -> Command:
+    def start(
+        self, *argv: str | Path, capabilities: bool = True, environment: Mapping[str, str] | None = None
+    ) -> Command:
         self.count += 1
         log = self.logs / f"command{self.count}.log"
         log.touch()
-        answer = self.ask(do="start", argv=[*map(str, argv)], log=str(log), capabilities=capabilities)
+        words, added = [*map(str, argv)], dict(environment or {})
+        answer = self.ask(do="start", argv=words, log=str(log), capabilities=capabilities, environment=added)
         return Command(self, answer["pid"], log)
 
-    def run(self, *argv: str | Path, capabilities: bool = True) -> Command:
+    def run(
+        self, *argv: str | Path, capabilities: bool = True, environment: Mapping[str, str] | None = None
+    ) -> Command:
         """Start a command and wait for its end."""
-        command = self.start(*argv, capabilities=capabilities)
+        command = self.start(*argv, capabilities=capabilities, environment=environment)
         command.wait()
         return command
 

@@ -1,6 +1,6 @@
 """A process that has imported everything once and forks a real `weakclip` command for every line that it is told.
 
-    {"do": "start", "argv": [...], "log": PATH, "capabilities": false} → {"pid": N}
+    {"do": "start", "argv": [...], "log": PATH, "capabilities": false, "environment": {…}} → {"pid": N}
     {"do": "wait", "pid": N}                                          → {"code": N}, negative for a signal
 
 It has used no thread of OpenMP or numba before it forks, which would be unsafe.
@@ -30,6 +30,7 @@ from weakclip.datasets.classes import VOC12
 from weakclip.pipeline import space
 from weakclip.report import page
 from weakclip.segmenters.segmenter import SMALL, build_segmenter
+from weakclip.store import mirror, outputs
 from weakclip.training import launch
 from weakclip.training.tensorboard import open_event_file
 
@@ -43,6 +44,7 @@ def main() -> None:
     dense_crf(image, probs, VOC_CRF)  # its compiled code is loaded once for all children
     assert threading.active_count() == 1
     space.free_bytes = lambda folder: 2**60  # a disk fills up on the way, too: that is what these commands are for
+    outputs.SENT_EVERY, mirror.SETTLED = 0.05, 2 * 10**7
     launch.START_METHOD = "fork"  # processes of a command have these imports, too
     for line in sys.stdin:
         asked = json.loads(line)
@@ -68,6 +70,7 @@ def start(asked: dict[str, Any]) -> int:
         return pid
     code = 70
     try:
+        os.environ.update(asked["environment"])
         log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(log, stream)

@@ -145,7 +145,7 @@ def _sharded(stage: str) -> Callable[..., None]:
 
         def work() -> ShardResult:
             one_way(shard, devices, engine)
-            return run_shard(read(), out, stage, Shard.read(shard, out), redo=redo)
+            return run_shard(read(), out, stage, Shard.read(shard, Path(out)), redo=redo)
 
         output.answer(work, json=json, record=asdict, show=output.show_shard)
 

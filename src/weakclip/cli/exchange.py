@@ -284,7 +284,7 @@ def predict(
 
 
 def merge(
-    made: Annotated[Path, typer.Argument(help="A run folder, a folder of predictions, or a table of labels.")],
+    made: Annotated[str, typer.Argument(help="A run (folder or URL), a folder of predictions, a table of labels.")],
     json: Json = False,
 ) -> None:
     """Complete what was made with --shard, when all shards are there: exit code 2 if an image is missing."""
@@ -292,9 +292,9 @@ def merge(
     from weakclip.prediction import request
     from weakclip.tools.tag import table
 
-    if request.is_sharded(made):
-        answer_predictions(lambda: request.merge_predictions(made), json=json)
-    elif table.is_sharded(made):
-        answer_tagging(lambda: table.merge_labels(made), made, made.parent, json=json)
+    if request.is_sharded(path := Path(made)):
+        answer_predictions(lambda: request.merge_predictions(path), json=json)
+    elif table.is_sharded(path):
+        answer_tagging(lambda: table.merge_labels(path), path, path.parent, json=json)
     else:
         answer(lambda: merge_shards(made), json=json, record=asdict, show=show_shard)

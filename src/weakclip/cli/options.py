@@ -29,6 +29,7 @@ from weakclip.errors import ConfigError, WeakCLIPError
 from weakclip.store.layout import MANIFEST
 from weakclip.store.paths import check_file, check_inputs, check_model, check_run, check_there
 from weakclip.store.remote import is_url
+from weakclip.store.trees import StoredPath
 from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ is_file = _checked(check_file)
 are_inputs = _checked(check_inputs)
 is_folder = _checked(check_folder)
 is_model = _checked(check_model)
-is_reported_run = _checked(lambda folder: check_run(folder, MANIFEST))
+is_reported_run = _checked(lambda run: None if is_url(run) else check_run(run, MANIFEST))
 is_run = _checked(check_run)
 is_there = _checked(check_there)
 
@@ -130,7 +131,7 @@ OwnEncoder = Annotated[
     str, typer.Option("--clip", help="The encoder of a WeakCLIP whose own is no CLIP: python:MODULE:FUNCTION.")
 ]
 
-Out = Annotated[Path, typer.Option(help="The run folder; a run that is there already is continued.")]
+Out = Annotated[str, typer.Option(metavar="FOLDER|URL", help="The run's; one that is there already is continued.")]
 Redo = Annotated[
     bool,
     typer.Option("--redo", help="Make finished results again where settings or data changed; the old stay until then."),
@@ -260,7 +261,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    if isinstance(value, Path):
+    if isinstance(value, Path | StoredPath):
         return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

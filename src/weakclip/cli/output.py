@@ -15,12 +15,14 @@ import typer
 
 from weakclip.cli.options import SHOWN, errors_printed, finished, is_speaker, print_json
 from weakclip.store.layout import ERRORS, STAGE_FOLDERS
+from weakclip.store.remote import folder_at
 from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.pipeline import RunResult
     from weakclip.pipeline.shards import ShardResult
     from weakclip.prediction import PredictionSummary
+    from weakclip.store.trees import AnyPath
     from weakclip.study import VariantStudy
     from weakclip.tools.annotate import VerifyResult
     from weakclip.tools.check.run import DataCheck
@@ -94,13 +96,20 @@ def answer_study(work: Callable[[], VariantStudy], *, json: bool) -> None:
 
 def _run_record(result: RunResult) -> dict[str, Any]:
     stages = [stage for stage in STAGE_FOLDERS if stage in (*result.ran, *result.skipped)]
-    names = ("folder", "report", "ran", "skipped", "left_out", "warnings")
+    names, folder = ("ran", "skipped", "left_out", "warnings"), _place(result)
     return {
+        "folder": folder,
+        "report": folder / result.report.name,
         **{name: getattr(result, name) for name in names},
-        "stage_folders": {stage: result.folder / STAGE_FOLDERS[stage] for stage in stages},
+        "stage_folders": {stage: folder / STAGE_FOLDERS[stage] for stage in stages},
         "scores": [asdict(score) for score in result.scores],
         "network": asdict(result.chosen) if result.chosen else None,
     }
+
+
+def _place(result: RunResult) -> AnyPath:
+    """Where a run is: its folder, or its URL."""
+    return folder_at(result.url) if result.url else result.folder
 
 
 def _show_run(result: RunResult) -> None:
@@ -127,9 +136,9 @@ def _show_run(result: RunResult) -> None:
     if result.chosen:
         console.print(f"network: {result.chosen.line}", soft_wrap=True)
     if result.left_out:
-        console.print(f"left out: {result.left_out:,}; {result.folder / 'errors.jsonl'} lists them", soft_wrap=True)
+        console.print(f"left out: {result.left_out:,}; {_place(result) / ERRORS} lists them", soft_wrap=True)
     show_warnings(result.warnings)
-    console.print(f"report: {result.report}", soft_wrap=True)
+    console.print(f"report: {_place(result) / result.report.name}", soft_wrap=True)
 
 
 def show_warnings(warnings: Sequence[str]) -> None:
@@ -222,7 +231,7 @@ def show_shard(made: ShardResult) -> None:
     typer.echo(f"{made.folder}: {made.stage} is complete") if made.done else _show_merge(made.folder)
 
 
-def _show_merge(made: Path) -> None:
+def _show_merge(made: Path | str) -> None:
     typer.echo(f"{made}: the shard is there; next, when all are there: weakclip merge {shlex.quote(str(made))}")
 
 

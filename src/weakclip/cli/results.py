@@ -23,6 +23,10 @@ from weakclip.cli.options import (
     print_json,
 )
 from weakclip.cli.output import answer, show_warnings
+from weakclip.store.layout import MANIFEST
+from weakclip.store.paths import check_run
+from weakclip.store.remote import folder_at, is_url
+from weakclip.store.trees import AnyPath
 from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
@@ -33,12 +37,19 @@ Scored = StrEnum("Scored", ["seeds", "masks"])
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder.", callback=is_reported_run)], json: Json = False
+    run: Annotated[str, typer.Argument(help="A run folder, or its URL.", callback=is_reported_run)], json: Json = False
 ) -> None:
     """Write report.html of a run folder anew."""
     from weakclip.report import read_run, write_report
+    from weakclip.store.outputs import mirrored
 
-    _answer_report(lambda: (write_report(folder), read_run(folder).warnings), json=json)
+    def work() -> tuple[AnyPath, tuple[str, ...]]:
+        with mirrored(run) as folder:
+            check_run(folder, MANIFEST)
+            page, warnings = write_report(folder), read_run(folder).warnings
+        return folder_at(run) / page.name if is_url(run) else page, warnings
+
+    _answer_report(work, json=json)
 
 
 def score(
@@ -119,10 +130,10 @@ def serve(
         serving.serve_ml_backend(run, images=images, announce=announce, port=port, host=host)
 
 
-def _answer_report(work: Callable[[], tuple[Path, tuple[str, ...]]], *, json: bool) -> None:
+def _answer_report(work: Callable[[], tuple[AnyPath, tuple[str, ...]]], *, json: bool) -> None:
     """As `answer`, for the path of a report and what the run warns of."""
 
-    def show(made: tuple[Path, tuple[str, ...]]) -> None:
+    def show(made: tuple[AnyPath, tuple[str, ...]]) -> None:
         show_warnings(made[1])
         typer.echo(made[0])
 

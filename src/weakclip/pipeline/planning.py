@@ -23,6 +23,7 @@ from weakclip.store.files import atomic_write, write_json, writing
 from weakclip.store.keys import ResultKey, output_settings
 from weakclip.store.layout import CONFIG, ERRORS, ITEMS, LOG, SHARDS, UNTAGGED
 from weakclip.store.manifest import Manifest, State
+from weakclip.store.outputs import send_now, sending
 from weakclip.store.share import current
 from weakclip.training.settings import TrainSettings
 
@@ -78,7 +79,7 @@ class Plan:
         """
         spec, folder = self.stages[stage], self.context.folder(stage)
         try:
-            with stage_events(self.context.out / LOG, stage):
+            with stage_events(self.context.out / LOG, stage), sending():
                 spec.run(self.context, spec.view(self.context.config), folder)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -94,6 +95,7 @@ class Plan:
         """Note that a stage's result is complete."""
         shutil.rmtree(self.context.folder(stage) / SHARDS, ignore_errors=True)
         self.manifest.finish(stage, seconds, self._outputs(stage))
+        send_now()
 
     def _outputs(self, stage: str) -> dict[str, object]:
         spec = self.stages[stage]

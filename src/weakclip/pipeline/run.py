@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weakclip.clip import Encoder
@@ -26,6 +26,8 @@ from weakclip.store.files import remove_leftovers
 from weakclip.store.layout import ERRORS, MANIFEST
 from weakclip.store.lock import FolderInUseError, FolderLock
 from weakclip.store.manifest import Manifest
+from weakclip.store.outputs import copy_of, mirrored
+from weakclip.store.remote import is_url
 from weakclip.store.share import current, sharing
 from weakclip.training.processes import open_processes
 
@@ -40,7 +42,7 @@ class RunResult:
     """The result of a run.
 
     Args:
-        folder: the run folder.
+        folder: the run folder; of a run at a URL, its copy on this machine.
         report: the report page in it.
         scores: the rows of the results table; empty where the data set has no pixel labels.
         ran: the stages that ran in this call.
@@ -48,6 +50,7 @@ class RunResult:
         left_out: how many entries `errors.jsonl` has: images, and rows of labels, that could not be used.
         chosen: the network that the run hands over, and why; None before one is trained.
         warnings: what the stages have warned of, a line each.
+        url: where the run is, if at a URL; else empty.
     """
 
     folder: Path
@@ -58,6 +61,7 @@ class RunResult:
     left_out: int = 0
     chosen: ChosenNetwork | None = None
     warnings: tuple[str, ...] = ()
+    url: str = ""
 
 
 def run(config: RunConfig | str | Path, out: Path | str, *, redo: bool = False) -> RunResult:
@@ -65,7 +69,7 @@ def run(config: RunConfig | str | Path, out: Path | str, *, redo: bool = False) 
 
     Args:
         config: the settings, the name of a shipped configuration, or a YAML file.
-        out: the run folder; made where it does not exist.
+        out: the run folder, or its URL; made where it does not exist.
         redo: as for `run_pipeline`, which takes objects of a program, too.
 
     Raises:
@@ -93,7 +97,7 @@ def run_pipeline(
 
     Args:
         config: what to run.
-        out: the run folder; made where it does not exist.
+        out: the run folder, made where it does not exist; or its URL, as `s3://bucket/runs/x`.
         full: also train the same network on the true masks, as an upper bound.
         redo: whether finished results that were made with other settings or data are made again; each old one stays
             until the new one is done.
@@ -115,11 +119,12 @@ def run_pipeline(
         FolderInUseError: another process works in the folder, and not all that is wanted is done.
         EncoderError: an encoder that lacks what a stage needs.
         StorageError: the disk is full or read-only; with room again, the same call goes on.
+        RemoteError: a store cannot be reached, or refuses; the same call goes on.
         WeakCLIPError: anything else that the user can correct; what was finished before stays.
     """
     stages = MAIN_STAGES + (UPPER_BOUND_STAGES if full else ())
     wanted = [stage for stage in stages if stage in stages_of(config)]
-    return _run(config, Path(out), wanted, Given(clip, seed_method, dataset, val_dataset), redo=redo)
+    return _run(config, out, wanted, Given(clip, seed_method, dataset, val_dataset), redo=redo)
 
 
 def run_stage(
@@ -156,19 +161,21 @@ def run_stage(
             "retrain.model: is null, and WeakCLIP the only network; to train another one on the masks set it to "
             "weakclip, small, deeplab_resnet38, or a network of transformers: --set retrain.model=weakclip"
         )
-    return _run(config, Path(out), (stage,), Given(clip, seed_method, dataset, val_dataset), redo=redo)
+    return _run(config, out, (stage,), Given(clip, seed_method, dataset, val_dataset), redo=redo)
 
 
-def _run(config: RunConfig, out: Path, wanted: Sequence[str], given: Given, *, redo: bool) -> RunResult:
+def _run(config: RunConfig, out: Path | str, wanted: Sequence[str], given: Given, *, redo: bool) -> RunResult:
     """In one process, or in all that torch's launcher started: process 0 leads, the others do their share."""
-    processes = open_processes(RunContext(config, out, given=given).device)
+    processes = open_processes(RunContext(config, Path(), given=given).device)
     with sharing(processes):
         result = None
         if processes.is_main:
-            result = _lead(config, out, wanted, given, redo=redo)
+            with mirrored(out) as folder:
+                result = _lead(config, folder, wanted, given, redo=redo)
+            result = replace(result, url=str(out) if is_url(out) else "")
             processes.tell("")
         else:
-            _follow(config, out, given)
+            _follow(config, copy_of(out), given)
         result = processes.tell(result)
         assert result is not None
         processes.wait()  # process 0 does not leave before the others have its words

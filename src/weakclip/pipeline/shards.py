@@ -8,7 +8,7 @@ others wait for it.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weakclip.config import RunConfig
@@ -19,6 +19,7 @@ from weakclip.report import write_report
 from weakclip.store.files import write_json
 from weakclip.store.layout import SHARDS, STAGE_FOLDERS
 from weakclip.store.lock import START, FolderInUseError, FolderLock, at_work
+from weakclip.store.outputs import mirrored, url_open
 from weakclip.store.share import Merge, Shard, sharing
 from weakclip.store.untrusted_text import parse_json
 
@@ -31,14 +32,14 @@ class ShardResult:
     """The outcome of a shard or a merge.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, or its URL.
         stage: of the run.
         shard: number of the shard, from 0; None of a merge.
         shards: how many there are.
         done: whether the stage is complete.
     """
 
-    folder: Path
+    folder: Path | str
     stage: str
     shard: int | None
     shards: int
@@ -50,7 +51,7 @@ def run_shard(config: RunConfig, out: Path | str, stage: str, shard: Shard, *, r
 
     Args:
         config: what to run, the same for every shard.
-        out: the run folder.
+        out: the run folder, or its URL; there each shard works in a copy of its own, and sends what it has made.
         stage: "seeds" or "pseudo_masks".
         shard: which.
         redo: as for `run_pipeline`.
@@ -58,10 +59,16 @@ def run_shard(config: RunConfig, out: Path | str, stage: str, shard: Shard, *, r
     Raises:
         FolderInUseError: the same shard is at work elsewhere, or a process that does the whole stage, or shards with
             other settings.
-        RunError: as `run_stage`.
+        RunError: as `run_stage`; at a URL, also where a result would have to make way.
         WeakCLIPError: as `run_stage`.
     """
-    out = Path(out)
+    with mirrored(out, shard.name) as folder:
+        done = _work(config, folder, stage, replace(shard, folder=folder), redo=redo)
+    return ShardResult(folder=out, stage=stage, shard=shard.rank, shards=shard.count, done=done)
+
+
+def _work(config: RunConfig, out: Path, stage: str, shard: Shard, *, redo: bool) -> bool:
+    """Make the shard; whether the stage is complete already."""
     with FolderLock(out, shard.name):
         context = RunContext(config, out, trusted=True)
         record = context.folder(stage) / SHARDS / f"{shard.name}.json"
@@ -69,6 +76,10 @@ def run_shard(config: RunConfig, out: Path | str, stage: str, shard: Shard, *, r
             plan = make_plan(context, (stage,), redo=redo)
             if plan.state(stage) == "changed" and at_work(out, but=shard.name):
                 raise FolderInUseError(f"{out}: shards with other settings or data work here; wait until they end")
+            if plan.state(stage) == "changed" and url_open():
+                raise RunError(
+                    f"{out}: shards replace no result at a URL; give {stage} without --shard, or another --out"
+                )
             if plan.state(stage) != "done":
                 plan.start(stage)
             done = plan.state(stage) == "done"
@@ -80,36 +91,35 @@ def run_shard(config: RunConfig, out: Path | str, stage: str, shard: Shard, *, r
             with sharing(shard):
                 plan.run(stage)
             write_json(record, {"shards": shard.count, "seconds": round(time.perf_counter() - started, 2)})
-    return ShardResult(folder=out, stage=stage, shard=shard.rank, shards=shard.count, done=done)
+    return done
 
 
 def merge_shards(out: Path | str) -> ShardResult:
     """Prove that all items of a stage are there, and write its log, its metrics and the manifest as one process does.
 
     Args:
-        out: the run folder.
+        out: the run folder, or its URL.
 
     Raises:
         FolderInUseError: a shard is at work.
         RunError: no stage is being made in shards; items are missing: those and their shards are named; or settings or
             data have changed.
     """
-    out = Path(out)
-    with FolderLock(out):
-        context = open_run(out)
+    with mirrored(out) as folder, FolderLock(folder):
+        context = open_run(folder)
         stage = next((each for each in SHARDED if (context.folder(each) / SHARDS).is_dir()), None)
         if stage is None:
-            raise RunError(f"{out}: no stage is being made in shards; start them with --shard 0/4, 1/4, …")
+            raise RunError(f"{folder}: no stage is being made in shards; start them with --shard 0/4, 1/4, …")
         records = [_record(path) for path in (context.folder(stage) / SHARDS).glob("*.json")]
         count = max((shards for shards, _ in records), default=1)
         plan = make_plan(context, (stage,), redo=False)
         if plan.state(stage) != "unfinished":
             why = "; ".join(plan.manifest.differences(stage, plan.keys[stage])) or "the stage is done"
-            raise RunError(f"{out}: the shards of {STAGE_FOLDERS[stage]} cannot be merged: {why}; run them again")
+            raise RunError(f"{folder}: the shards of {STAGE_FOLDERS[stage]} cannot be merged: {why}; run them again")
         with sharing(Merge(shards=count)):
             plan.run(stage)
         plan.finish(stage, sum(seconds for _, seconds in records))
-        write_report(out)
+        write_report(folder)
     return ShardResult(folder=out, stage=stage, shard=None, shards=count, done=True)
 
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from weakclip.errors import ConfigError, RunError, WeakCLIPError, first_line
 from weakclip.store.jobs import Again, Steps, working_by
+from weakclip.store.outputs import url_open
 from weakclip.store.share import Share, sharing
 
 CHUNK = 64
@@ -172,10 +173,15 @@ def _stream(device: str, items: Sequence[Any], again: Again) -> Iterator[object]
     Raises:
         WeakCLIPError, RuntimeError: what the steps raised; items that others work on may still be finished.
         RunError: Ray has given up.
+        ConfigError: results for a URL, made by a cluster: each of its machines would write to a disk of its own.
     """
     import ray
     from ray.data import ActorPoolStrategy, DataContext, from_items
 
+    if url_open() and os.environ.get("RAY_ADDRESS"):
+        raise ConfigError(
+            f"--engine ray: {url_open()}: a cluster writes to a folder that its machines share; give that"
+        )
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.target_max_block_size = BLOCK

@@ -7,6 +7,7 @@ auth`), and nothing of it is written down.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -29,6 +30,61 @@ _SECRETS = re.compile(r"//[^/@]+:[^/@]*@|[?&][^=]*(sig|token|key|secret|credenti
 _REFUSED = (401, 403)
 
 Answer = TypeVar("Answer")
+
+
+class RemoteFolder:
+    """A folder at a URL whose files are written, a request each; what fails on its way is tried again.
+
+    Each method raises a `RemoteError` where the store cannot be reached, refuses, or has no such bucket.
+
+    Args:
+        url: any that fsspec lists and writes to.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    def _at(self, name: str, ask: Callable[[Any, str], Answer], done: str) -> Answer:
+        fs, path = _filesystem(self.url, os.getpid())
+        return _asked(f"{self.url}/{name}", lambda: ask(fs, f"{path}/{name}"), done)
+
+    def tree(self) -> Tree:
+        """The files that are there now; its `files` raises a `DataError` where there are none."""
+        _filesystem(self.url, os.getpid())[0].invalidate_cache()
+        return UrlTree(self.url)
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a small file; None where there is none."""
+        _filesystem(self.url, os.getpid())[0].invalidate_cache()  # others write there
+        try:
+            return self._at(name, lambda fs, path: bytes(fs.cat_file(path)), "read")
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file, whole or not at all."""
+        try:
+            self._at(name, lambda fs, path: fs.pipe_file(path, content), "written")
+        except FileNotFoundError:
+            raise self._no_bucket() from None
+
+    def put(self, name: str, file: Path) -> bool:
+        """Write the content of a file, whole or not at all; False where it has vanished meanwhile."""
+        try:
+            self._at(name, lambda fs, path: fs.put_file(str(file), path), "written")
+        except FileNotFoundError:
+            if file.exists():
+                raise self._no_bucket() from None
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self._at(name, lambda fs, path: fs.rm_file(path), "removed")
+
+    def _no_bucket(self) -> RemoteError:
+        return RemoteError(f"{self.url}: no such bucket; make it, or correct the address")
 
 
 class UrlTree(Tree):
@@ -113,8 +169,13 @@ def _filesystem(url: str, process: int) -> tuple[Any, str]:
         raise ConfigError(f"{url}: {one_line(str(error))}; expected a folder, s3://…, gs://… or another URL") from None
 
 
-def _asked(url: str, question: Callable[[], Answer]) -> Answer:
+def _asked(url: str, question: Callable[[], Answer], done: str = "read") -> Answer:
     """The answer of a store; what fails on its way is asked again.
+
+    Args:
+        url: of the file or folder.
+        question: asks.
+        done: what is to be done with it, for messages.
 
     Raises:
         FileNotFoundError: as the store says.
@@ -130,12 +191,12 @@ def _asked(url: str, question: Callable[[], Answer]) -> Answer:
             status = cause.status if hasattr(cause, "status") else getattr(cause, "code", None)
             if isinstance(error, PermissionError) or status in _REFUSED or "Credential" in type(error).__name__:
                 advice = "log in as for the store's own tools (AWS_PROFILE, ~/.aws, gcloud auth), or ask for access"
-                raise RemoteError(f"{url}: the store refuses to be read ({_said(error)}); {advice}") from None
+                raise RemoteError(f"{url}: the store refuses to be {done} ({_said(error)}); {advice}") from None
             if isinstance(error, FileNotFoundError):
                 raise
             if wait is None:
                 advice = f"tried {len(WAITS) + 1} times; see to the network, and give the same command again"
-                raise RemoteError(f"{url}: cannot be read ({_said(error)}); {advice}") from None
+                raise RemoteError(f"{url}: cannot be {done} ({_said(error)}); {advice}") from None
         time.sleep(wait)
     raise AssertionError
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from weakclip.errors import ConfigError, RunError
 from weakclip.store.lock import START, FolderLock
+from weakclip.store.outputs import url_open
 
 Value = TypeVar("Value")
 
@@ -131,7 +132,13 @@ class Shard(Share):
 
     @contextlib.contextmanager
     def as_one(self) -> Iterator[None]:
-        """The shard that comes first trains; the others wait for it, and find it done. If it dies, the next goes on."""
+        """The shard that comes first trains; the others wait for it, and find it done. If it dies, the next goes on.
+
+        Raises:
+            ConfigError: at a URL, where shards cannot wait for each other.
+        """
+        if url_open():
+            raise ConfigError(f"{url_open()}: here shards would train, each for itself; leave --shard out")
         with FolderLock(self.folder, START, wait=True), sharing(Share()):
             yield
 

@@ -1,0 +1,233 @@
+"""A run folder at a URL (`s3://bucket/runs/x`): worked on in a copy on this machine, which is sent there as it grows.
+
+An object store has no locks, no appending and no renaming, so the run works on a disk as ever, in the user's cache. At
+the start the copy becomes what the URL has, unless this copy was the last to write there; what changes is sent.
+
+The order makes a kill harmless for whoever goes on from the URL. Data come first, then logs, then the manifest, which
+never names a file that is not there. Of files that change meanwhile only those are sent that were whole before the
+others were listed: a mask is never there without what was written before it. A stage whose key has changed is taken out
+of the manifest before its files are touched: its folder counts for nothing then, and the next run empties it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Sequence
+
+from weakclip.errors import RunError
+from weakclip.store.files import atomic_write, expand_home
+from weakclip.store.layout import CONFIG, ERRORS, LOG, MANIFEST, STAGE_FOLDERS, UNTAGGED
+from weakclip.store.lock import FolderInUseError
+from weakclip.store.manifest import PREVIOUS
+from weakclip.store.mirror_files import (
+    WRITER,
+    Stamps,
+    file_stamp,
+    is_same,
+    json_object,
+    list_files,
+    names_in,
+    read_file,
+    remove_empty,
+    stage_keys,
+    top_of,
+    without_stages,
+)
+from weakclip.store.progress import track
+from weakclip.store.remote import RemoteFolder
+from weakclip.store.threads import in_threads
+from weakclip.store.trees import Stamp, StoredPath, Tree
+
+THREADS = 32
+"""Requests at once."""
+SETTLED = 10**9
+"""Nanoseconds that a file must be older than the listing of the folder, to be sent while a stage works."""
+_FOLDERS = {folder + ending for folder in STAGE_FOLDERS.values() for ending in ("", PREVIOUS)}
+_REMADE = _FOLDERS | {MANIFEST, CONFIG, LOG, ERRORS, UNTAGGED, "checked.json", "report.html"}
+
+
+class Mirror:
+    """The copy of a run folder at a URL.
+
+    Args:
+        url: of the folder.
+        shard: the name of a shard, which has a copy of its own and sends what it has made, beside others that do so.
+    """
+
+    def __init__(self, url: str, shard: str = "") -> None:
+        self.url, self.shard = url.rstrip("/"), shard
+        cache = expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache").absolute()
+        self.home = cache / "weakclip" / "runs" / hashlib.sha256(f"{self.url}\n{shard}".encode()).hexdigest()[:16]
+        self.folder = self.home / "run"
+        self.there = RemoteFolder(self.url)
+        self._state = self.home / "sent.json"
+        self.writer: str | None = None
+        self.keys: dict[str, str] = {}
+        self.sent: Stamps = {}
+
+    def _load(self) -> None:
+        state = json_object(read_file(self._state))
+        self.writer, self.keys = state.get("writer"), state.get("keys", {})
+        self.sent = {name: (size, when) for name, (size, when) in state.get("files", {}).items()}
+
+    def _save(self) -> None:
+        with atomic_write(self._state, "w") as file:
+            json.dump({"writer": self.writer, "keys": self.keys, "files": self.sent}, file)
+
+    def fetch(self) -> None:
+        """Make the copy what the URL has, and say there who writes now.
+
+        Raises:
+            RunError: there are files of something else; or each side has what the other one lacks.
+        """
+        self._load()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        last, tree = json_object(self.there.read(WRITER)), self.there.tree()
+        names = names_in(tree)
+        manifest = self.there.read(MANIFEST) if MANIFEST in names else None
+        if names and manifest is None and not last:
+            raise RunError(f"{self.url}: is not empty and no run of weakclip (no {MANIFEST}); choose another place")
+        if self.writer is not None and last.get("writer") == self.writer and self._add(tree, names, manifest):
+            return
+        ignored = _FOLDERS.difference(stage_keys(manifest))
+        found = [name for name in names if manifest is not None and top_of(name) not in ignored]
+        wanted = {name: tree.files[name] for name in found}
+        if wanted or self.sent:
+            self._become(tree, wanted, manifest)
+        if not self.shard:  # what else is there is left of a sending that was cut short: it goes with the next one
+            self.sent |= dict.fromkeys((name for name in names if name not in wanted), (-1, -1))
+        self.writer = uuid.uuid4().hex
+        said = {"writer": self.writer, "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        self.there.write(WRITER, json.dumps(said).encode())
+        self._save()
+
+    def _add(self, tree: Tree, names: Sequence[str], manifest: bytes | None) -> bool:
+        """Bring what people have put beside what was sent from here; False where the manifest is not the one sent."""
+        own = list_files(self.folder)
+        sent = {name for name, stamp in self.sent.items() if own.get(name) == stamp}
+        if MANIFEST in sent and manifest != read_file(self.folder / MANIFEST):
+            return False
+        new = [name for name in names if name not in own and name not in self.sent]
+        new += [name for name in names if name in sent and tree.files[name].size not in (-1, own[name][0])]
+        self._get(tree, new)
+        self.sent |= {name: stamp for name in new if (stamp := file_stamp(self.folder / name))}
+        self._save()
+        return True
+
+    def _get(self, tree: Tree, names: Sequence[str]) -> None:
+        def get(name: str) -> None:
+            if not is_same(self.folder / name, tree.files[name]):
+                with atomic_write(self.folder / name) as file, StoredPath(tree, name).open("rb") as content:
+                    shutil.copyfileobj(content, file, 2**20)
+
+        _work(get, names, f"fetching from {self.url}")
+
+    def _become(self, tree: Tree, wanted: dict[str, Stamp], manifest: bytes | None) -> None:
+        """Bring what is wanted, the manifest last, and drop the rest, but for what a shard has not sent yet."""
+        own, mine = list_files(self.folder), read_file(self.folder / MANIFEST)
+        unsent = {name for name in own.keys() | self.sent.keys() if own.get(name) != self.sent.get(name)}
+        if self.writer is not None:  # else an earlier call was cut short in what follows
+            self._check(unsent, stage_keys(mine, done=True), stage_keys(manifest, done=True))
+        keys, before = stage_keys(manifest), stage_keys(mine)
+        same = {folder for folder in keys if keys[folder] == before.get(folder)} if self.shard else set()
+        kept = {name for name in unsent & own.keys() if top_of(name) in same}
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        self.writer, self.keys, self.sent = None, {}, {}
+        self._save()
+        for name in own.keys() - wanted.keys() - kept - {MANIFEST}:
+            (self.folder / name).unlink(missing_ok=True)
+        remove_empty(self.folder)
+        self._get(tree, sorted(wanted.keys() - kept - {MANIFEST}))
+        self._get(tree, [MANIFEST] if wanted else [])
+        self.keys, self.sent = keys, {name: each for name, each in list_files(self.folder).items() if name not in kept}
+
+    def _check(self, unsent: set[str], own: dict[str, str], there: dict[str, str]) -> None:
+        """Refuse to drop what the URL lacks: finished stages, and what people have made."""
+        lost = {name for name in unsent if top_of(name) not in _REMADE}
+        lost |= {folder for folder in own if unsent and own[folder] != there.get(folder)}
+        if lost:
+            raise RunError(
+                f"{self.url}: another machine has written there, and the copy on this one, {self.folder}, has "
+                f"{min(lost)}, which is not there; give another --out, or remove {self.home} to go on from the URL"
+            )
+
+    def send(self, *, at_work: bool = False, show: bool = False) -> None:
+        """Send what has changed since the last time.
+
+        Args:
+            at_work: whether a stage works meanwhile.
+            show: whether to show the progress.
+
+        Raises:
+            FolderInUseError: another machine writes there now.
+            RemoteError: the store cannot be reached or refuses; what has not been sent is, the next time.
+        """
+        self._check_writer()
+        before = time.time_ns() - SETTLED if at_work else None
+        manifest, own = read_file(self.folder / MANIFEST), list_files(self.folder)
+        keys = stage_keys(manifest)
+        remade = {folder for folder, key in self.keys.items() if keys.get(folder) != key}
+        changed = {
+            name
+            for name, stamp in own.items()
+            if self.sent.get(name) != stamp
+            and name != MANIFEST
+            and not (self.shard and name == LOG)
+            and (before is None or stamp[1] < before or name.endswith(".jsonl"))
+        }
+        gone = [
+            name
+            for name, stamp in self.sent.items()
+            if not self.shard
+            and name != MANIFEST
+            and (name not in own or (top_of(name) in remade and name not in changed and own[name] != stamp))
+        ]
+        if not (changed or gone or own.get(MANIFEST) != self.sent.get(MANIFEST)):
+            return
+        said = f"sending to {self.url}" if show else ""
+        try:
+            self._put([name for name in changed if top_of(name) not in remade], own, said)
+            if remade and manifest is not None:
+                self.there.write(MANIFEST, without_stages(manifest, remade))
+            self._put([name for name in changed if top_of(name) in remade], own, said)
+            _work(self.there.remove, gone, said)
+            for name in gone:
+                del self.sent[name]
+            if manifest is not None and (remade or own[MANIFEST] != self.sent.get(MANIFEST)):
+                self.there.write(MANIFEST, manifest)
+                self.sent[MANIFEST] = own[MANIFEST]
+            self.keys = keys
+        finally:
+            self._save()
+
+    def _put(self, names: list[str], own: Stamps, said: str) -> None:
+        """Send files, logs last: they grow meanwhile, and tell of files that have been sent."""
+
+        def put(name: str) -> None:
+            path = self.folder / name
+            if (name.endswith(".jsonl") or file_stamp(path) == own[name]) and self.there.put(name, path):
+                self.sent[name] = own[name]
+
+        _work(put, [name for name in names if not name.endswith(".jsonl")], said)
+        _work(put, [name for name in names if name.endswith(".jsonl")], "")
+
+    def _check_writer(self) -> None:
+        last = {} if self.shard else json_object(self.there.read(WRITER))
+        if not self.shard and last.get("writer") != self.writer:
+            who = f"a command on {last.get('host')} writes there since {last.get('since')}" if last else "was emptied"
+            raise FolderInUseError(
+                f"{self.url}: {who}; this command sends no more there, and {self.folder} keeps what it made"
+            )
+
+
+def _work(work: Callable[[str], object], names: Sequence[str], said: str) -> None:
+    """Do some work on files, many at once; shown, where it has a name."""
+    done = in_threads(work, names, threads=THREADS)
+    for _ in track(done, said, total=len(names)) if said and names else done:
+        pass

@@ -1,0 +1,148 @@
+"""The run folder of a command: a folder of this machine, or one at a URL, which `mirror` copies."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from weakclip.errors import ConfigError, RemoteError, WeakCLIPError
+from weakclip.store.lock import FolderLock
+from weakclip.store.mirror import Mirror
+from weakclip.store.remote import check_url, is_url
+
+logger = logging.getLogger("weakclip")
+_own_logger = logging.getLogger("weakclip.mirror")  # whose lines keep the name of the copy
+
+SENT_EVERY = 300.0
+"""Seconds from one sending to the next while a stage works."""
+
+_open = list[Mirror]()
+
+
+@contextlib.contextmanager
+def mirrored(out: Path | str, shard: str = "") -> Iterator[Path]:
+    """The run folder on this machine: `out` itself, or the copy of what it is the URL of.
+
+    Within it errors and log lines name the URL; behind it, all is there.
+
+    Args:
+        out: a folder or a URL.
+        shard: the name of a shard; empty for none.
+
+    Raises:
+        ConfigError: a URL with a password, or work that is shared by several machines.
+        FolderInUseError: another process of this machine works on the same URL.
+        RunError: as `Mirror.fetch`.
+        RemoteError: the store cannot be reached or refuses; the copy keeps what was made.
+    """
+    if not is_url(out):
+        yield _folder(out)
+        return
+    url = str(out)
+    check_url(url, "--out")
+    if "::" in url:
+        raise ConfigError(f"{url}: a chain of file systems; results go to one, such as s3://bucket/runs/x")
+    if os.environ.get("WORLD_SIZE", "1") != os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")):
+        raise ConfigError(
+            f"{url}: processes of several machines work in one folder, and each machine has a copy of its own; give a "
+            "folder that they share, or share images with --shard"
+        )
+    mirror = Mirror(url, shard)
+    with contextlib.ExitStack() as stack:
+        with _renamed(mirror):
+            stack.enter_context(FolderLock(mirror.home))
+        mirror.fetch()
+        _open.append(mirror)
+        try:
+            with _renamed(mirror):
+                yield mirror.folder
+        except BaseException:
+            with contextlib.suppress(WeakCLIPError):
+                _try(mirror, show=True)
+            raise
+        finally:
+            _open.remove(mirror)
+        try:
+            mirror.send(show=True)
+        except RemoteError as error:
+            raise RemoteError(f"{error}; what was made is kept in {mirror.folder}") from None
+
+
+def copy_of(out: Path | str) -> Path:
+    """The run folder on this machine, for a companion of the process that has it by `mirrored`."""
+    return Mirror(str(out)).folder if is_url(out) else _folder(out)
+
+
+def url_open() -> str:
+    """The URL whose copy this process works on; empty for none."""
+    return _open[-1].url if _open else ""
+
+
+def send_now() -> None:
+    """Send what has changed, where a URL's copy is worked on; what fails is said, and sent the next time."""
+    for mirror in _open[-1:]:
+        _try(mirror)
+
+
+@contextlib.contextmanager
+def sending() -> Iterator[None]:
+    """Within it, a stage works, and what it makes is sent now and then."""
+    if not _open:
+        yield
+        return
+    send_now()
+    mirror, ended = _open[-1], threading.Event()
+
+    def work() -> None:
+        while not ended.wait(SENT_EVERY):
+            try:
+                _try(mirror, at_work=True)
+            except WeakCLIPError as error:
+                _own_logger.warning("%s", error)
+
+    thread = threading.Thread(target=work, name="sending", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _try(mirror: Mirror, *, at_work: bool = False, show: bool = False) -> None:
+    try:
+        mirror.send(at_work=at_work, show=show)
+    except RemoteError as error:
+        _own_logger.warning("%s; what was made is kept in %s, and sent the next time", error, mirror.folder)
+
+
+@contextlib.contextmanager
+def _renamed(mirror: Mirror) -> Iterator[None]:
+    """Within it, errors and log lines name the URL in place of its copy."""
+
+    def named(text: str) -> str:
+        return text.replace(str(mirror.folder), mirror.url).replace(str(mirror.home), mirror.url)
+
+    def rename(record: logging.LogRecord) -> bool:
+        record.msg, record.args = named(record.getMessage()), None
+        return True
+
+    logger.addFilter(rename)
+    try:
+        yield
+    except WeakCLIPError as error:
+        error.args = (named(str(error)), *error.args[1:])
+        raise
+    finally:
+        logger.removeFilter(rename)
+
+
+def _folder(out: Path | str) -> Path:
+    if isinstance(out, Path) and re.match(r"[a-z0-9+.-]{2,}:/[^/]", str(out)):
+        raise ConfigError(f"{out}: a URL that has become a path; give it as text")
+    return Path(out)
