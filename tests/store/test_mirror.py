@@ -275,10 +275,27 @@ def test_of_two_machines_the_later_one_writes(at: At) -> None:
         command(OTHER)
         (folder / "late.txt").touch()
 
-    with pytest.raises(FolderInUseError, match=rf"^{URL}: a command on .* writes there since 20.*; this"):
+    with pytest.raises(
+        FolderInUseError, match=rf"^{URL}: taken over by what a command on .* has written there since 20.*; this"
+    ):
         opened(overtaken)
     check(there())
     assert "late.txt" not in there()
+
+
+def test_who_looks_at_a_run_ends_nobody(at: At) -> None:
+    def seen(folder: Path) -> None:
+        at("elsewhere")
+        with mirrored(URL, "report", claims=False) as copy:
+            (copy / "report.html").write_text("so far")
+        at("here")
+        work(folder)
+
+    opened(seen)
+    check(there())
+    assert there()["report.html"] == b"so far"
+    command()
+    assert (here() / "report.html").read_text() == "so far"
 
 
 def test_two_commands_of_one_machine_do_not_meet(at: At) -> None:
@@ -347,6 +364,12 @@ def test_what_cannot_be_an_output_is_refused(at: At, monkeypatch: pytest.MonkeyP
     with pytest.raises(RunError, match=f"^{URL}: is not empty and no run of weakclip"):
         command()
     assert there() == {"notes.txt": b"mine"}
+    memory.pipe("/bucket/runs/x/1_seeds/a.png", b"a")
+    for content in (b'{"stages": 3}', b"no JSON"):
+        memory.pipe("/bucket/runs/x/manifest.json", content)
+        with pytest.raises(RunError, match=f"^{URL}: is not empty and no run of weakclip"):
+            command()
+    assert there().keys() == {"notes.txt", "manifest.json", "1_seeds/a.png"}
     for wrong, words in {
         "s3://me:word@host/x": "holds a password",
         "simplecache::s3://bucket/x": "a chain of file systems",

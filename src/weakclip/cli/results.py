@@ -44,7 +44,7 @@ def report(
     from weakclip.store.outputs import mirrored
 
     def work() -> tuple[AnyPath, tuple[str, ...]]:
-        with mirrored(run) as folder:
+        with mirrored(run, "report", claims=False) as folder:
             check_run(folder, MANIFEST)
             page, warnings = write_report(folder), read_run(folder).warnings
         return folder_at(run) / page.name if is_url(run) else page, warnings

@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from weakclip.errors import RunError
 from weakclip.store.files import atomic_write, expand_home
 from weakclip.store.layout import CONFIG, ERRORS, LOG, MANIFEST, STAGE_FOLDERS, UNTAGGED
 from weakclip.store.lock import FolderInUseError
-from weakclip.store.manifest import PREVIOUS
+from weakclip.store.manifest import FORMAT, PREVIOUS, are_records
 from weakclip.store.mirror_files import (
     WRITER,
     Stamps,
@@ -43,6 +45,9 @@ from weakclip.store.progress import track
 from weakclip.store.remote import RemoteFolder
 from weakclip.store.threads import in_threads
 from weakclip.store.trees import Stamp, StoredPath, Tree
+from weakclip.store.untrusted_text import one_line
+
+logger = logging.getLogger("weakclip")
 
 THREADS = 32
 """Requests at once."""
@@ -58,10 +63,11 @@ class Mirror:
     Args:
         url: of the folder.
         shard: the name of a shard, which has a copy of its own and sends what it has made, beside others that do so.
+        claims: whether it says at the URL that it writes there; else it, too, has a name of its own.
     """
 
-    def __init__(self, url: str, shard: str = "") -> None:
-        self.url, self.shard = url.rstrip("/"), shard
+    def __init__(self, url: str, shard: str = "", *, claims: bool = True) -> None:
+        self.url, self.shard, self._claims = url.rstrip("/"), shard, claims
         cache = expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache").absolute()
         self.home = cache / "weakclip" / "runs" / hashlib.sha256(f"{self.url}\n{shard}".encode()).hexdigest()[:16]
         self.folder = self.home / "run"
@@ -91,7 +97,8 @@ class Mirror:
         last, tree = json_object(self.there.read(WRITER)), self.there.tree()
         names = names_in(tree)
         manifest = self.there.read(MANIFEST) if MANIFEST in names else None
-        if names and manifest is None and not last:
+        readable = manifest is None or are_records(json_object(manifest).get("stages"))
+        if (names and manifest is None and not last) or not readable:
             raise RunError(f"{self.url}: is not empty and no run of weakclip (no {MANIFEST}); choose another place")
         if self.writer is not None and last.get("writer") == self.writer and self._add(tree, names, manifest):
             return
@@ -100,12 +107,21 @@ class Mirror:
         wanted = {name: tree.files[name] for name in found}
         if wanted or self.sent:
             self._become(tree, wanted, manifest)
-        if not self.shard:  # what else is there is left of a sending that was cut short: it goes with the next one
+        if (
+            not self.shard and json_object(manifest).get("format", FORMAT) == FORMAT
+        ):  # what else is there is left of a sending that was cut short: it goes with the next one
             self.sent |= dict.fromkeys((name for name in names if name not in wanted), (-1, -1))
+        if self._claims:
+            self._claim(last)
+        self._save()
+
+    def _claim(self, last: Mapping[str, Any]) -> None:
+        """Say at the URL who writes there now."""
+        if last:
+            logger.info("%s: goes on from what %s", self.url, _said(last))
         self.writer = uuid.uuid4().hex
         said = {"writer": self.writer, "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         self.there.write(WRITER, json.dumps(said).encode())
-        self._save()
 
     def _add(self, tree: Tree, names: Sequence[str], manifest: bytes | None) -> bool:
         """Bring what people have put beside what was sent from here; False where the manifest is not the one sent."""
@@ -220,10 +236,14 @@ class Mirror:
     def _check_writer(self) -> None:
         last = {} if self.shard else json_object(self.there.read(WRITER))
         if not self.shard and last.get("writer") != self.writer:
-            who = f"a command on {last.get('host')} writes there since {last.get('since')}" if last else "was emptied"
+            who = f"taken over by what {_said(last)}" if last else "was emptied"
             raise FolderInUseError(
                 f"{self.url}: {who}; this command sends no more there, and {self.folder} keeps what it made"
             )
+
+
+def _said(last: Mapping[str, Any]) -> str:
+    return one_line(f"a command on {last.get('host')} has written there since {last.get('since')}")
 
 
 def _work(work: Callable[[str], object], names: Sequence[str], said: str) -> None:

@@ -25,14 +25,15 @@ _open = list[Mirror]()
 
 
 @contextlib.contextmanager
-def mirrored(out: Path | str, shard: str = "") -> Iterator[Path]:
+def mirrored(out: Path | str, shard: str = "", *, claims: bool = True) -> Iterator[Path]:
     """The run folder on this machine: `out` itself, or the copy of what it is the URL of.
 
     Within it errors and log lines name the URL; behind it, all is there.
 
     Args:
         out: a folder or a URL.
-        shard: the name of a shard; empty for none.
+        shard: the name of a shard, or of what looks at a run; empty for a whole run.
+        claims: whether others that write at the URL are to end.
 
     Raises:
         ConfigError: a URL with a password, or work that is shared by several machines.
@@ -52,7 +53,7 @@ def mirrored(out: Path | str, shard: str = "") -> Iterator[Path]:
             f"{url}: processes of several machines work in one folder, and each machine has a copy of its own; give a "
             "folder that they share, or share images with --shard"
         )
-    mirror = Mirror(url, shard)
+    mirror = Mirror(url, shard, claims=claims)
     with contextlib.ExitStack() as stack:
         with _renamed(mirror):
             stack.enter_context(FolderLock(mirror.home))
