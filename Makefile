@@ -8,7 +8,7 @@ EXTRAS = datasets,onnx,serve,tensorboard
 
 # Those that meet every dependency, and one whole run.
 DEPENDENCY_TESTS = tests/test_packaging.py tests/config/test_config.py tests/cli/test_cli.py tests/cli/test_json_output.py tests/store/test_untrusted_npy.py \
-	tests/store/test_remote.py tests/pipeline/test_cloud.py tests/datasets/test_shards.py \
+	tests/store/test_remote.py tests/store/test_mirror.py tests/pipeline/test_cloud.py tests/pipeline/test_cloud_out.py tests/datasets/test_shards.py \
 	tests/datasets/test_images.py tests/annotations tests/clip tests/crf/test_crf_parity.py tests/crf/test_lattice.py \
 	tests/datasets/test_coco.py tests/datasets/test_contours.py tests/tools/export/test_networks.py tests/hostile/test_bounds.py \
 	tests/modeling/test_storage.py tests/tools/export/test_hf_dataset.py tests/pipeline/test_run.py tests/report/test_report.py \
