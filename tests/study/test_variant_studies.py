@@ -20,6 +20,7 @@ from weakclip.crf import LOSS_CRF
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.inference.proposals import ProposalSettings
 from weakclip.inference.region_judge import RegionBankSettings
+from weakclip.pipeline import run_stage
 from weakclip.pipeline.context import RunContext
 from weakclip.seeds.affinitynet.train import AffinitySettings
 from weakclip.study import VariantStudy, study_parts, study_prompts, study_temperature
@@ -71,6 +72,16 @@ def test_temperature_study_writes_its_pages_and_shares_the_seeds(config: RunConf
     record = json.loads((tmp_path / "study/study.json").read_text())
     assert record["tuning_set"] == {"split": "train", "images": 3}
     assert all(0 <= entry["mean_iou"] <= 1 for entry in record["results"])
+
+
+def test_masks_of_a_variant_are_those_of_a_run(config: RunConfig, tmp_path: Path) -> None:
+    whole = engine.Variant(name="everything", config=config)
+    engine.study_variants(config, tmp_path / "study", "masks", [whole], seeds=1)
+    for stage in ("seeds", "train", "pseudo_masks"):
+        run_stage(config, tmp_path / "run", stage)
+    folders = tmp_path / "study/variants/everything/seed_0/masks", tmp_path / "run/3_pseudo_masks/masks"
+    studied, made = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
+    assert config.pseudo_masks.match_share > 0 and studied == made
 
 
 def test_prompt_that_is_too_long_is_refused_before_anything_is_made(config: RunConfig, tmp_path: Path) -> None:

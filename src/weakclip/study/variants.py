@@ -24,7 +24,7 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
 from weakclip.inference.evaluation import score_masks
 from weakclip.inference.pseudo_masks import write_pseudo_masks
-from weakclip.modeling import ModelSettings, WeakCLIP
+from weakclip.modeling import ModelSettings, WeakCLIP, mixed_logits
 from weakclip.modeling.train import WeakCLIPLoss
 from weakclip.pipeline import run_stage
 from weakclip.pipeline.context import RunContext
@@ -166,7 +166,14 @@ def _try(context: RunContext, variant: Variant, seed: int, seed_folder: Path) ->
     result = fit(model, pairs, loss, config.train, trained, device=device, seed=seed, description=description)
     masks = config.pseudo_masks
     judge = region_judge(context, masks.region_bank, seed_folder / SEED_MASKS, folder)
-    write_pseudo_masks(lambda images: model(images).logits, dataset, folder, masks, device=device, judge=judge)
+    write_pseudo_masks(
+        lambda images: mixed_logits(model(images), masks.match_share),
+        dataset,
+        folder,
+        masks,
+        device=device,
+        judge=judge,
+    )
     scores = score_masks(folder / MASKS, dataset, subject="pseudo masks")[0]
     return Result(
         variant=variant.name, seed=seed, mean_iou=scores.mean_iou, trained_parameters=result.trained_parameters
