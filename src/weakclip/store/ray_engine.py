@@ -31,8 +31,8 @@ from weakclip.store.share import Share, sharing
 
 CHUNK = 64
 """Items that an actor is given at once: what a lost process costs at most, beside those that wait for it."""
-CPUS = 0.5
-"""Cores that an actor asks for: a core is enough for one that makes and one that finishes."""
+CPUS = 0.75
+"""Cores that an actor asks for, or half of all where that is less: two cores get two actors, and no third one."""
 BLOCK = 2**24
 """Bytes that have been made before they are passed on to be finished."""
 PATIENCE = 3600.0
@@ -188,7 +188,9 @@ def _stream(device: str, items: Sequence[Any], again: Again) -> Iterator[object]
     context.execution_no_progress_timeout_s = PATIENCE
     context.max_consecutive_actor_init_deaths = 3
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    accelerators = 0 if device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
+    resources = ray.cluster_resources()
+    accelerators = 0 if device == "cpu" else int(resources.get("GPU", 0))
+    cpus = min(CPUS, resources.get("CPU", 1) / 2)
     chunks = [_Boxed(list(items[first : first + CHUNK])) for first in range(0, len(items), CHUNK)]
     makers = ActorPoolStrategy(min_size=1, initial_size=max(1, min(accelerators, len(chunks))))
     here, gpus = os.getcwd(), 1 if accelerators else None
@@ -199,7 +201,7 @@ def _stream(device: str, items: Sequence[Any], again: Again) -> Iterator[object]
             fn_constructor_args=(again, "auto" if accelerators else "cpu", here),
             batch_size=1,
             compute=makers,
-            num_cpus=CPUS,
+            num_cpus=cpus,
             num_gpus=gpus,
         )
         .map_batches(
@@ -207,7 +209,7 @@ def _stream(device: str, items: Sequence[Any], again: Again) -> Iterator[object]
             fn_constructor_args=(again, "cpu", here),
             batch_size=None,
             compute=ActorPoolStrategy(min_size=1),
-            num_cpus=CPUS,
+            num_cpus=cpus,
         )
     )
     batches: Any = iter(rows.iter_batches(batch_size=None, prefetch_batches=0))
