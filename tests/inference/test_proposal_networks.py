@@ -76,7 +76,7 @@ class Halves(torch.nn.Module):
         self.asked.append(input_points)
         count = input_points.shape[1]
         return SimpleNamespace(
-            pred_masks=squares(input_points), iou_scores=torch.tensor([0.9, 0.99, 0.5]).expand(1, count, 3)
+            pred_masks=squares(input_points), iou_scores=torch.tensor([0.9, 0.99, 0.5]).repeat(1, count, 1)
         )
 
 
@@ -90,6 +90,27 @@ def test_the_masks_of_a_grid_of_points_come_once_each(kind: str) -> None:
     points = torch.cat(model.asked, dim=1)[0, :, 0]
     bottom = SIDE if kind == "sam2" else 38  # SAM keeps the aspect: 64 x 38, padded below
     assert len(points) == 32 * 32 and points.min() > 0 and points[:, 1].max() == pytest.approx(bottom * 31.5 / 32)
+
+
+def test_boxes_are_of_the_image_and_not_of_the_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What two masks share below a wide image does not make them the same; one that lies there only is none."""
+    halves = squares
+
+    def with_padding(points: Tensor) -> Tensor:
+        masks = halves(points).clone()
+        masks[:, :, 2] = -9.0
+        masks[..., 10:, :] = 9.0  # the image has 10 of the 16 rows
+        return masks
+
+    class Sure(Halves):
+        def forward(self, input_points: Tensor, input_labels: Tensor, image_embeddings: Tensor) -> Any:
+            output = super().forward(input_points, input_labels, image_embeddings)
+            output.iou_scores[..., 2] = 0.95
+            return output
+
+    monkeypatch.setitem(globals(), "squares", with_padding)
+    left, right = ProposalNetwork(Sure("sam"), IMAGENET).regions(IMAGE)
+    assert (left ^ right).all()
 
 
 def test_queries_that_others_cover_are_left_out() -> None:

@@ -8,13 +8,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from weakclip.errors import WeightsError, first_line
 from weakclip.store.untrusted_text import one_line, parse_json
+from weakclip.store.untrusted_weights import check_config
 
 logger = logging.getLogger("weakclip")
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of the three channels, of pixels 0…1."""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET: Statistics = IMAGENET_MEAN, IMAGENET_STD
+"""Those of ImageNet, with which most networks are trained that say nothing else."""
 
 STATISTICS_FILES = ("processor_config.json", "preprocessor_config.json")
 """Where transformers keeps them: since version 5 as `image_processor` in the first, which goes before the other."""
@@ -37,6 +44,57 @@ def cache_first(source: str, load: Callable[[bool], T]) -> T:
         if Path(source).is_dir():
             raise
     return load(False)
+
+
+def load_pretrained(
+    location: str,
+    kind_of: Callable[[dict[str, Any]], Any],
+    *,
+    complaint: str,
+    advice: str = "",
+    changes: Mapping[str, Any] | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """A network of transformers with float32 weights, from a folder or the hub; no code that comes with it is run.
+
+    Args:
+        location: the folder, or the id on the hub.
+        kind_of: from the content of `config.json` to the class of transformers; it may refuse it.
+        complaint: how the error begins where there is no such network.
+        advice: how it ends.
+        changes: what else `from_pretrained` is told.
+
+    Returns:
+        The network, and what transformers reports on its weights: `missing_keys` and others.
+
+    Raises:
+        WeightsError: no such network, one that `kind_of` refuses, or a package that it needs is missing.
+    """
+    from transformers import PretrainedConfig
+
+    def load(only_here: bool) -> tuple[Any, dict[str, Any]]:
+        settings = PretrainedConfig.get_config_dict(location, local_files_only=only_here)[0]
+        check_config(settings)
+        kind = kind_of(settings)
+        with quiet_transformers():
+            network, report = kind.from_pretrained(
+                location,
+                dtype=torch.float32,
+                local_files_only=only_here,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **(changes or {}),
+            )
+        return network, report
+
+    try:
+        return cache_first(location, load)
+    except WeightsError:
+        raise
+    except ImportError as error:  # as of EoMT, whose loss wants scipy, though no loss is computed here
+        said = one_line(" ".join(str(error).split()))
+        raise WeightsError(f"{complaint}: this network needs another package: {said}") from None
+    except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
+        raise WeightsError(f"{complaint}: {first_line(error)}{advice}") from None
 
 
 @contextlib.contextmanager

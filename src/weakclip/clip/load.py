@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-from transformers import CLIPConfig
 
 from weakclip.clip.families import family_of
 from weakclip.clip.frozen_clip import FrozenCLIP
-from weakclip.clip.hub_files import cache_first, pixel_statistics, quiet_transformers
+from weakclip.clip.hub_files import load_pretrained, pixel_statistics
 from weakclip.clip.openai_archive import convert_openai_state, read_openai_state
 from weakclip.clip.text import tokenize
 from weakclip.clip.vocabulary import OPENAI_TOKENIZER, load_tokenizer
-from weakclip.errors import WeightsError, first_line
+from weakclip.errors import WeightsError
 from weakclip.store.files import expand_home
-from weakclip.store.untrusted_weights import check_config
 
 DEMO = "demo"
 """The source that names the small CLIP inside the package."""
@@ -103,26 +101,15 @@ def _from_transformers(location: str, name: str, vocabulary: str | Path | None) 
     if local and not (Path(location) / "config.json").is_file():
         raise WeightsError(f"{location}: no config.json here; expected a CLIP in the format of transformers")
 
-    def load(only_here: bool) -> Any:
-        config = CLIPConfig.get_config_dict(location, local_files_only=only_here)[0]
-        check_config(config)
-        family = family_of(config.get("model_type"), name)
-        network = family.network()
-        with quiet_transformers():
-            loaded = network.from_pretrained(
-                location, dtype=torch.float32, local_files_only=only_here, output_loading_info=True
-            )
-        return family, *loaded
-
-    try:
-        family, model, report = cache_first(location, load)
-    except WeightsError:
-        raise
-    except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
-        where = "in this folder" if local else "in the cache or on the hub (is the machine offline?)"
-        raise WeightsError(f"{name}: no CLIP weights to be had {where}: {first_line(error)}") from None
+    where = "in this folder" if local else "in the cache or on the hub (is the machine offline?)"
+    model, report = load_pretrained(
+        location,
+        lambda settings: family_of(settings.get("model_type"), name).network(),
+        complaint=f"{name}: no CLIP weights to be had {where}",
+    )
     if report["missing_keys"]:
         raise WeightsError(f"{name}: incomplete CLIP weights; missing {', '.join(sorted(report['missing_keys'])[:5])}")
+    family = family_of(model.config.model_type, name)
     mean, std = pixel_statistics(location, family.usual_statistics)
     tokenizer = load_tokenizer(str(vocabulary or location))
     return cast(FrozenCLIP, family(model, tokenizer, pixel_mean=mean, pixel_std=std, source=name))

@@ -19,13 +19,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import AutoModelForMaskGeneration, AutoModelForUniversalSegmentation
 
-from weakclip.clip.hub_files import cache_first, pixel_statistics, quiet_transformers
-from weakclip.errors import WeightsError, first_line
+from weakclip.clip.hub_files import IMAGENET, load_pretrained, pixel_statistics
+from weakclip.errors import WeightsError
 from weakclip.store.files import expand_home
-from weakclip.store.untrusted_text import one_line
-from weakclip.store.untrusted_weights import check_config
 
 SURE, KEPT = 0.5, 0.8
 """Of a query: its least score, and the least share of its mask that is its own."""
@@ -33,9 +31,6 @@ SURE, KEPT = 0.5, 0.8
 POINTS, POINTS_AT_ONCE = 32, 64
 GOOD, STABLE, ALIKE = 0.88, 0.95, 0.7
 """Of a mask of SAM: the least quality and stability, and the overlap of boxes from which two are the same."""
-
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and standard deviation of the pixels 0…1 that these networks were trained with."""
 
 _LONGEST = 1024  # of networks with queries that take any size
 _QUERIES = ("eomt", "eomt_dinov3", "mask2former", "maskformer")
@@ -110,17 +105,21 @@ class ProposalNetwork:
             labels = torch.ones(points.shape[:3], dtype=torch.int64, device=points.device)
             output = self.model(input_points=points, input_labels=labels, image_embeddings=embeddings)
             masks, quality = output.pred_masks[0].flatten(0, 1).float(), output.iou_scores[0].flatten().float()
-            rows, columns = (-(-side * masks.shape[-1] // self.side) for side in fitted)
-            inside = masks[:, :rows, :columns]
+            inside = self._of_image(masks, fitted)
             stable = (inside > 1).sum((1, 2)) / (inside > -1).sum((1, 2)).clamp(min=1)
             good = (quality >= GOOD) & (stable >= STABLE) & (inside > 0).any(2).any(1)
             kept.append(masks[good])
             qualities.append(quality[good])
         masks, quality = torch.cat(kept), torch.cat(qualities)
-        for number in without_repeats(boxes_of(masks > 0), quality):
+        for number in without_repeats(boxes_of(self._of_image(masks, fitted) > 0), quality):
             region = whole(masks[number]) > 0
             if region.any():
                 yield region
+
+    def _of_image(self, masks: Tensor, fitted: tuple[int, int]) -> Tensor:
+        """The part of masks `(n, h, w)` of the padded square that shows the image, whose size there is `fitted`."""
+        rows, columns = (-(-side * masks.shape[-1] // self.side) for side in fitted)
+        return masks[:, :rows, :columns]
 
 
 def boxes_of(masks: Tensor) -> Tensor:
@@ -162,33 +161,19 @@ def load_proposal_network(source: str, *, device: str | torch.device = "cpu") ->
     """
     location = str(expand_home(source)) if expand_home(source).is_dir() else source
 
-    def load(only_here: bool) -> Any:
-        from transformers import AutoModelForMaskGeneration, AutoModelForUniversalSegmentation
-
-        settings = PretrainedConfig.get_config_dict(location, local_files_only=only_here)[0]
-        check_config(settings)
+    def kind_of(settings: dict[str, Any]) -> Any:
         kind = settings.get("model_type")
         if kind not in (*_QUERIES, *_POINTS):
             raise WeightsError(
                 f"{source}: pseudo_masks.proposals.segmenter is a network of the model_type "
                 f"{', '.join((*_QUERIES, *_POINTS))}; found {kind!r}"
             )
-        network = AutoModelForMaskGeneration if kind in _POINTS else AutoModelForUniversalSegmentation
-        with quiet_transformers():
-            return network.from_pretrained(
-                location, dtype=torch.float32, local_files_only=only_here, trust_remote_code=False
-            )
+        return AutoModelForMaskGeneration if kind in _POINTS else AutoModelForUniversalSegmentation
 
-    try:
-        model = cache_first(location, load)
-    except WeightsError:
-        raise
-    except ImportError as error:  # as of EoMT, whose loss wants scipy, though no loss is computed here
-        said = one_line(" ".join(str(error).split()))
-        raise WeightsError(f"{source}: this network needs another package: {said}") from None
-    except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
-        raise WeightsError(
-            f"{source}: no weights to be had for pseudo_masks.proposals.segmenter: {first_line(error)}; name a folder "
-            "in the format of transformers or a hub id, for instance facebook/sam2.1-hiera-small"
-        ) from None
+    model, _ = load_pretrained(
+        location,
+        kind_of,
+        complaint=f"{source}: no weights to be had for pseudo_masks.proposals.segmenter",
+        advice="; name a folder in the format of transformers or a hub id, for instance facebook/sam2.1-hiera-small",
+    )
     return ProposalNetwork(model.to(device), pixel_statistics(location, IMAGENET))

@@ -148,12 +148,7 @@ def seed_masks(sample: Sample, cam: CAM, settings: SeedSettings, *, device: str 
 
 
 def sharpened_masks(
-    sample: Sample,
-    probabilities: np.ndarray,
-    classes: tuple[int, ...],
-    settings: SeedSettings,
-    *,
-    device: str = "cpu",
+    sample: Sample, probabilities: np.ndarray, classes: tuple[int, ...], settings: SeedSettings, *, device: str = "cpu"
 ) -> SeedMasks:
     """Seeds from probabilities: the dense CRF, where the settings name one, and then `masks_from_probabilities`."""
     if settings.crf is not None and classes:

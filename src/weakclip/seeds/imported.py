@@ -54,9 +54,6 @@ class ImportedCAMs:
     def cam(self, sample: Sample) -> CAM:
         """Maps of the sample's classes; maps of other classes in the file are left out.
 
-        Args:
-            sample: the image and its labels.
-
         Raises:
             DataError: no file, a class of the labels without a map, an unknown class, a map of another size than the
                 image, or one that is not finite.
@@ -117,9 +114,6 @@ class ImportedMasks:
 
     def masks(self, sample: Sample) -> SeedMasks:
         """The file's mask as seeds; classes that the labels do not name become 255.
-
-        Args:
-            sample: the image and its labels.
 
         Returns:
             `SeedMasks`; in `dense`, which is scored, pixels without a seed count as background.

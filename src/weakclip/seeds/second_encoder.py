@@ -14,28 +14,23 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModel, PretrainedConfig
+from transformers import AutoModel
 
-from weakclip.clip.hub_files import cache_first, pixel_statistics, quiet_transformers
+from weakclip.clip.hub_files import IMAGENET, load_pretrained, pixel_statistics
 from weakclip.datasets import Sample
 from weakclip.errors import WeightsError, first_line
 from weakclip.inference.windows import is_out_of_memory
 from weakclip.seeds.kinds import EncoderSeeds
 from weakclip.store.files import expand_home
 from weakclip.store.untrusted_text import one_line
-from weakclip.store.untrusted_weights import check_config
 
 SHARPNESS, SHIFT = 3.0, 1.2
 """g and b of ProxyCLIP."""
-
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and standard deviation of the pixels 0…1 that DINOv2 and DINOv3 were trained with."""
 
 Role = Literal["replace", "join"]
 
@@ -135,24 +130,14 @@ def load_second_encoder(source: str) -> SecondEncoder:
     Raises:
         WeightsError: none there, or one without patches.
     """
-    location = str(expand_home(source)) if Path(expand_home(source)).is_dir() else source
-
-    def load(only_here: bool) -> Any:
-        check_config(PretrainedConfig.get_config_dict(location, local_files_only=only_here)[0])
-        with quiet_transformers():
-            return AutoModel.from_pretrained(
-                location, dtype=torch.float32, local_files_only=only_here, trust_remote_code=False
-            )
-
-    try:
-        model = cache_first(location, load)
-    except WeightsError:
-        raise
-    except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
-        raise WeightsError(
-            f"{source}: no weights to be had for a second encoder: {first_line(error)}; name a folder in the format of "
-            "transformers or a hub id, for instance facebook/dinov2-with-registers-base"
-        ) from None
+    location = str(expand_home(source)) if expand_home(source).is_dir() else source
+    model, _ = load_pretrained(
+        location,
+        lambda settings: AutoModel,
+        complaint=f"{source}: no weights to be had for a second encoder",
+        advice="; name a folder in the format of transformers or a hub id, for instance "
+        "facebook/dinov2-with-registers-base",
+    )
     own_norm = model.config.model_type == "radio"  # it normalises pixels itself
     return SecondEncoder(model, source, pixel_statistics(location, ((0.0,) * 3, (1.0,) * 3) if own_norm else IMAGENET))
 

@@ -18,13 +18,20 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from weakclip.clip.hub_files import cache_first, pixel_statistics
+from weakclip.clip.hub_files import (
+    IMAGENET,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    cache_first,
+    load_pretrained,
+    pixel_statistics,
+    quiet_transformers,
+)
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import WeightsError, first_line
 from weakclip.segmenters.deeplab import RELEASED_MOMENTUM, DeepLabResNet38, is_deeplab, load_deeplab
 from weakclip.segmenters.trunk_files import start_from_imagenet
 from weakclip.store.files import atomic_write, temporary_name, write_json, writing
-from weakclip.store.untrusted_weights import check_config
 from weakclip.training.snapshots import restore_snapshot
 
 SMALL = "small"
@@ -35,10 +42,6 @@ DEEPLAB = "deeplab_resnet38"
 
 BUILT_IN = (SMALL, DEEPLAB)
 """Names that mean a network of this package, whatever lies in the working directory."""
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Pixel statistics of ImageNet in 0…1, which networks without statistics of their own are given."""
 
 _STATISTICS_FILE = "preprocessor_config.json"
 """For versions of transformers before 5, too."""
@@ -103,7 +106,7 @@ def build_segmenter(source: str, class_set: ClassSet, *, pretrained: str | None 
         if pretrained is not None:
             start_from_imagenet(deeplab.trunk, pretrained)
         return Segmenter(deeplab, pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD)
-    mean, std = pixel_statistics(source, (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = pixel_statistics(source, IMAGENET)
     model = _from_pretrained(source, labels)
     return Segmenter(model, pixel_mean=mean, pixel_std=std)
 
@@ -129,7 +132,7 @@ def save_segmenter(segmenter: Segmenter, folder: Path | str) -> None:
     write_json(folder / _STATISTICS_FILE, statistics)
     model: Any = segmenter.model
     prefix, suffix = temporary_name("network")
-    with tempfile.TemporaryDirectory(prefix=prefix, suffix=suffix, dir=folder) as temporary, _quiet_transformers():
+    with tempfile.TemporaryDirectory(prefix=prefix, suffix=suffix, dir=folder) as temporary, quiet_transformers():
         with writing(folder / "model.safetensors"), _system_errors():
             model.save_pretrained(temporary)
         for path in sorted(Path(temporary).iterdir()):
@@ -163,7 +166,7 @@ def load_segmenter(folder: Path | str, *, device: str | torch.device = "cpu", st
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise WeightsError(f"{folder}: no saved segmentation network (no config.json); train one into it first")
-    mean, std = pixel_statistics(str(folder), (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = pixel_statistics(str(folder), IMAGENET)
     segmenter = Segmenter(_from_pretrained(str(folder)), pixel_mean=mean, pixel_std=std)
     if step is not None:
         restore_snapshot(segmenter, folder, step)
@@ -199,27 +202,17 @@ def _small_network(labels: dict[int, str]) -> nn.Module:
 
 def _from_pretrained(source: str, labels: dict[int, str] | None = None) -> nn.Module:
     """The saved network; where `labels` are given, with their names and, if there are more or fewer, a new head."""
-    from transformers import AutoModelForSemanticSegmentation, PretrainedConfig
+    from transformers import AutoModelForSemanticSegmentation
 
     if is_deeplab(source):
         return load_deeplab(source, labels)
-    changes = {"id2label": labels, "label2id": {name: index for index, name in labels.items()}} if labels else {}
-
-    def load(only_here: bool) -> nn.Module:
-        check_config(PretrainedConfig.get_config_dict(source, local_files_only=only_here)[0])
-        with _quiet_transformers():
-            model: nn.Module = AutoModelForSemanticSegmentation.from_pretrained(
-                source,
-                dtype=torch.float32,
-                local_files_only=only_here,
-                ignore_mismatched_sizes=bool(labels),
-                trust_remote_code=False,
-                **changes,
-            )
-        return model
-
-    with _one_line(source):
-        return cache_first(source, load)
+    changes: dict[str, Any] = {"ignore_mismatched_sizes": bool(labels)}
+    if labels:
+        changes |= {"id2label": labels, "label2id": {name: index for index, name in labels.items()}}
+    model, _ = load_pretrained(
+        source, lambda settings: AutoModelForSemanticSegmentation, complaint=_missing(source), changes=changes
+    )
+    return model
 
 
 def check_available(source: str) -> None:
@@ -231,32 +224,12 @@ def check_available(source: str) -> None:
     from transformers import PretrainedConfig
 
     if source not in BUILT_IN and not is_deeplab(source):
-        with _one_line(source):
+        try:
             cache_first(source, lambda here: PretrainedConfig.get_config_dict(source, local_files_only=here))
+        except Exception as error:  # transformers and the hub raise many kinds; the reader needs one line
+            raise WeightsError(f"{_missing(source)}: {first_line(error)}") from None
 
 
-@contextlib.contextmanager
-def _one_line(source: str) -> Iterator[None]:
-    """Transformers and the hub raise many kinds of errors; the reader needs one line."""
-    try:
-        yield
-    except Exception as error:
-        where = "in this folder" if Path(source).is_dir() else "in the cache or on the hub (is the machine offline?)"
-        reason = first_line(error)
-        raise WeightsError(f"{source}: no semantic-segmentation model to be had {where}: {reason}") from None
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No bars for files of a second, and no warning about the new classifier that is asked for here."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+def _missing(source: str) -> str:
+    where = "in this folder" if Path(source).is_dir() else "in the cache or on the hub (is the machine offline?)"
+    return f"{source}: no semantic-segmentation model to be had {where}"

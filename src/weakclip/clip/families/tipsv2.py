@@ -27,7 +27,7 @@ SINCE = "5.14"
 
 
 class FrozenTIPSv2(BothWays):
-    """TIPSv2 as a fixed encoder; see `FrozenCLIP`. `position_interpolation` has no say."""
+    """TIPSv2 as a fixed encoder; see `FrozenCLIP`. `position_interpolation` is not used."""
 
     family = "TIPSv2"
     usual_statistics = ((0.0,) * 3, (1.0,) * 3)
@@ -82,7 +82,7 @@ class FrozenTIPSv2(BothWays):
 
     @staticmethod
     def attend(block: Any, hidden: Tensor, normed: Tensor) -> tuple[Tensor, Tensor]:
-        """A block with its attention laid open, `(B, N, D)` and `(B, N, N)`; see `BlockEncoder`."""
+        """The output of a block and its attention, `(B, N, D)` and `(B, N, N)`; see `BlockEncoder`."""
         queries, keys, values = FrozenTIPSv2.queries_keys_values(block, normed)
         weights = ((queries * block.attention.scaling) @ keys.transpose(-1, -2)).softmax(dim=-1)
         hidden = hidden + FrozenTIPSv2.attention_output(block, weights @ values)

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weakclip.clip.hub_files import IMAGENET_MEAN, IMAGENET_STD
 from weakclip.errors import ConfigError
-from weakclip.seeds.mctformer.model import IMAGENET_MEAN, IMAGENET_STD
 from weakclip.segmenters.resnet38 import PUBLISHED_WIDTHS, ResNet38, check_counts, check_widths
 
 RADIUS = 5

@@ -26,6 +26,7 @@ from weakclip.errors import ConfigError
 from weakclip.seeds.affinitynet.model import AffinityNet, pair_offsets
 from weakclip.seeds.base import CAM, normalized_scores, seed_probabilities
 from weakclip.segmenters.resnet38 import STRIDE
+from weakclip.store.ranges import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +64,9 @@ class RandomWalkSettings:
     background: float = 0.39
 
     def __post_init__(self) -> None:
-        if self.beta <= 0:
-            raise ConfigError(f"beta is above 0; found {self.beta}")
-        if not 0 <= self.log_steps <= 16:
-            raise ConfigError(f"log_steps lies between 0 and 16; found {self.log_steps}")
-        if not 0 <= self.background <= 1:
-            raise ConfigError(f"background of the walk: 0 to 1 expected; found {self.background}")
+        check_range(self, "beta", above=0)
+        check_range(self, "log_steps", least=0, most=16)
+        check_range(self, "background", least=0, most=1)
 
 
 def affinity_label(sample: Sample, cam: CAM, settings: AffinityLabelSettings) -> np.ndarray:
@@ -145,10 +143,6 @@ class AffinityRefiner:
     @torch.no_grad()
     def probabilities(self, sample: Sample, cam: CAM) -> np.ndarray:
         """Probabilities of the background and of the classes of `cam` after the walk, before any CRF.
-
-        Args:
-            sample: the image.
-            cam: its class activation maps.
 
         Returns:
             `(1+n, H, W)` float32, the background first, summing to 1 over the first axis.

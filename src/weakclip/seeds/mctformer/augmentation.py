@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from weakclip.clip.hub_files import IMAGENET_MEAN, IMAGENET_STD
 from weakclip.errors import ConfigError
+from weakclip.store.ranges import check_range
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FILL = (124, 116, 104)
 """RGB of what a turned or shifted image leaves open: the mean colour."""
 
@@ -52,12 +53,12 @@ class DeiTAugmentSettings:
     erase: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.crop_size < 1 or self.operations < 0:
-            raise ConfigError(f"augmentation: crop_size is 1 or more, operations 0 or more; found {self}")
+        check_range(self, "crop_size", least=1)
+        check_range(self, "operations", least=0)
+        check_range(self, "flip", "erase", least=0, most=1)
+        check_range(self, "magnitude", least=0, most=LARGEST)
         if not 0 < self.area[0] <= self.area[1] <= 1:
             raise ConfigError(f"augmentation: area is two shares in order; found {self.area}")
-        if not (0 <= self.flip <= 1 and 0 <= self.erase <= 1 and 0 <= self.magnitude <= LARGEST):
-            raise ConfigError(f"augmentation: flip and erase are shares, magnitude is 0 to {LARGEST:g}; found {self}")
 
 
 def deit_augment(image: np.ndarray, settings: DeiTAugmentSettings, rng: np.random.Generator) -> np.ndarray:
@@ -115,7 +116,7 @@ def erase(pixels: np.ndarray, rng: np.random.Generator) -> None:
         h, w = round(math.sqrt(size * ratio)), round(math.sqrt(size / ratio))
         if h < height and w < width:
             top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-            noise = 255 * (np.array(MEAN) + np.array(STD) * rng.standard_normal((h, w, 3)))
+            noise = 255 * (np.array(IMAGENET_MEAN) + np.array(IMAGENET_STD) * rng.standard_normal((h, w, 3)))
             pixels[top : top + h, left : left + w] = np.rint(noise).clip(0, 255)
             return
 

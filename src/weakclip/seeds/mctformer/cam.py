@@ -20,6 +20,7 @@ from weakclip.errors import ConfigError, WeightsError
 from weakclip.inference.windows import BatchLimit
 from weakclip.seeds.base import CAM
 from weakclip.seeds.mctformer.model import Localization, MCTformer
+from weakclip.store.ranges import check_range
 
 _BACKGROUND_POWER = 1.9
 """`(1 - x)^1.9 = x` at 0.39, the constant score that the released code gives the background (psa/infer_aff.py)."""
@@ -45,8 +46,7 @@ class MCTformerCAMSettings:
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:
             raise ConfigError(f"scales: one or more factors above 0 expected; found {list(self.scales)}")
-        if self.attention_layers < 1:
-            raise ConfigError(f"attention_layers is at least 1; found {self.attention_layers}")
+        check_range(self, "attention_layers", least=1)
 
 
 class MCTformerCAM:

@@ -21,11 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weakclip.clip.hub_files import IMAGENET_MEAN, IMAGENET_STD
 from weakclip.errors import ConfigError
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""RGB statistics that DeiT and MCTformer+ were trained with, for pixels in 0…1."""
+from weakclip.store.ranges import check_range
 
 _NORM_EPSILON = 1e-6  # of DeiT
 
@@ -253,15 +251,11 @@ class MCTformerModelSettings:
     rank_decay: float = 0.996
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "width", "depth", "heads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is at least 1; found {getattr(self, name)}")
+        check_range(self, "patch_size", "width", "depth", "heads", least=1)
+        check_range(self, "drop_path", least=0, below=1)
+        check_range(self, "rank_decay", least=0, most=1)
         if self.width % self.heads:
             raise ConfigError(f"heads divides width; found {self.heads} heads for width {self.width}")
-        if not 0 <= self.drop_path < 1:
-            raise ConfigError(f"drop_path is 0 or more and below 1; found {self.drop_path}")
-        if not 0 <= self.rank_decay <= 1:
-            raise ConfigError(f"rank_decay lies between 0 and 1; found {self.rank_decay}")
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -25,6 +25,7 @@ from weakclip.seeds.mctformer.model import MCTformer, MCTformerModelSettings, MC
 from weakclip.seeds.mctformer.start import start_from_clip
 from weakclip.seeds.mctformer.storage import save_mctformer, start_from_deit
 from weakclip.store.keys import NO_EFFECT
+from weakclip.store.ranges import check_range
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit
 from weakclip.training.processes import write_once
@@ -89,8 +90,7 @@ class MCTformerSettings:
         given = [name for name in ("pretrained", "pretrained_clip", "checkpoint") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)}: one of them, or none, expected")
-        if self.contrast_weight < 0:
-            raise ConfigError(f"contrast_weight: 0 or more expected; found {self.contrast_weight}")
+        check_range(self, "contrast_weight", least=0)
         if self.augment.crop_size % self.model.patch_size:
             crop, patch = self.augment.crop_size, self.model.patch_size
             raise ConfigError(f"augment.crop_size: a multiple of model.patch_size {patch} expected; found {crop}")
