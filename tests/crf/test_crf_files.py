@@ -15,7 +15,7 @@ from weakclip.crf.files import crf_file, read_probs
 from weakclip.crf.params import PRESETS
 from weakclip.datasets.classes import voc_palette
 from weakclip.datasets.images import read_mask, read_rgb, write_png
-from weakclip.errors import ConfigError, DataError
+from weakclip.errors import ConfigError, DataError, StorageError
 
 GENERATOR = np.random.default_rng(0)
 IMAGE = GENERATOR.integers(0, 256, (12, 15, 3), dtype=np.uint8)
@@ -117,7 +117,7 @@ def test_files_that_are_no_probabilities_are_one_line(image: Path, tmp_path: Pat
 def test_what_cannot_be_written_is_said_in_one_line(image: Path, probs: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"mask.gif: ends in .gif; expected .npy for marginals or .png"):
         crf_file(image, probs, tmp_path / "mask.gif", VOC_CRF)
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         crf_file(image, probs, image / "mask.png", VOC_CRF)
     np.save(tmp_path / "many.npy", np.full((257, 12, 15), 1 / 257, np.float32))
     with pytest.raises(DataError, match="257 labels; a palette PNG holds 256"):

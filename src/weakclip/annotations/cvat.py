@@ -31,7 +31,7 @@ from weakclip.annotations.forms import Format, starts_with
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.regions import encode_runs, fill_polygon
 from weakclip.errors import DataError
-from weakclip.store.files import atomic_write
+from weakclip.store.files import atomic_write, write_text
 from weakclip.store.untrusted_text import refuse_doctype
 
 _DRAWN = ("mask", "polygon")
@@ -42,8 +42,8 @@ def write_cvat(path: Path | str, entries: Iterable[MaskEntry], class_set: ClassS
     """Write masks as annotations of CVAT, and the task's labels as `STEM.labels.json`; arguments as `Format.write`."""
     labels, colors = annotation_labels(class_set), label_colors(class_set)
     path, count = Path(path), 0
-    with atomic_write(path.with_suffix(".labels.json"), "w") as file:
-        file.write(json.dumps([{"name": name, "color": colors[name], "attributes": []} for name in labels], indent=1))
+    described = [{"name": name, "color": colors[name], "attributes": []} for name in labels]
+    write_text(path.with_suffix(".labels.json"), json.dumps(described, indent=1))
     with atomic_write(path, "w") as file:
         _write_head(file, colors)
         for entry in entries:

@@ -18,7 +18,8 @@ import numpy as np
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.contours import mask_polygons
 from weakclip.datasets.regions import fill_polygon
-from weakclip.errors import ConfigError, DataError
+from weakclip.errors import DataError
+from weakclip.store.ranges import check_range
 from weakclip.store.trees import AnyPath
 from weakclip.store.untrusted_text import one_line, short
 
@@ -81,8 +82,7 @@ class Shapes:
     tolerance: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.tolerance < 0:
-            raise ConfigError(f"tolerance: 0 or more pixels expected; found {self.tolerance}")
+        check_range(self, "tolerance", least=0)
 
     def polygons(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Polygons `(n, 2)` of x, y round the pixels."""

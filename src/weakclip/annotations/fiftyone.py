@@ -74,7 +74,8 @@ def read_fiftyone(path: Path, known: KnownImages) -> Iterator[AnnotatedImage]:
             yield AnnotatedImage(name, None, ())
             continue
         mask, by_colour = masks.read_either(folder / name)
-        labels = _own(known.class_set) if by_colour or targets is None else targets
+        own = {value: name for name, value in annotation_labels(known.class_set).items()}
+        labels = own if by_colour or targets is None else targets
         strange = sorted(set(np.unique(mask).tolist()) - labels.keys() - {0})
         if strange:
             where = TARGETS if labels is targets else "the classes of the run"
@@ -86,10 +87,6 @@ def _regions(mask: np.ndarray, labels: dict[int, str], background: str) -> Itera
     for value in np.unique(mask).tolist():
         if labels.get(value, background) != background:
             yield labels[value], mask == value
-
-
-def _own(class_set: ClassSet) -> dict[int, str]:
-    return {value: name for name, value in annotation_labels(class_set).items()}
 
 
 def _targets(path: Path) -> dict[int, str] | None:
@@ -108,10 +105,4 @@ def _is_folder_of_masks(path: Path) -> bool:
     return path.is_dir() and bool(files_below(path, ".png")) and not files_below(path, ".json", but=(TARGETS,))
 
 
-FIFTYONE = Format(
-    name="fiftyone",
-    ending="",
-    write=write_fiftyone,
-    is_at=_is_folder_of_masks,
-    read=read_fiftyone,
-)
+FIFTYONE = Format(name="fiftyone", ending="", write=write_fiftyone, is_at=_is_folder_of_masks, read=read_fiftyone)

@@ -32,7 +32,7 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.json_stream import stream_list
 from weakclip.datasets.regions import fill_polygon
 from weakclip.errors import DataError
-from weakclip.store.files import atomic_write
+from weakclip.store.files import atomic_write, write_text
 from weakclip.store.untrusted_text import short
 
 logger = logging.getLogger("weakclip")
@@ -70,8 +70,7 @@ def write_label_studio(
     """
     labels = annotation_labels(class_set)
     path, count = Path(path), 0
-    with atomic_write(path.with_suffix(".labels.xml"), "w") as file:
-        file.write(_interface(class_set, shapes))
+    write_text(path.with_suffix(".labels.xml"), _interface(class_set, shapes))
     with atomic_write(path, "w") as file:
         file.write("[")
         for entry in entries:
@@ -103,13 +102,7 @@ def _task(entry: MaskEntry, labels: Mapping[str, int], shapes: Shapes, prefix: s
 
 
 def prediction_of(entry: MaskEntry, labels: Mapping[str, int], shapes: Shapes) -> dict[str, Any]:
-    """A mask as a prediction, `{"result": regions, "score": …}`; Label Studio sorts tasks by the score.
-
-    Args:
-        entry: the mask.
-        labels: mask value of every label.
-        shapes: brush or polygons.
-    """
+    """A mask as a prediction, `{"result": regions, "score": …}`; Label Studio sorts tasks by the score."""
     results = [
         _result(value, name, entry.mask.shape, shapes)
         for name, pixels in labelled_regions(entry.mask, labels)

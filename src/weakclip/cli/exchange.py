@@ -89,10 +89,7 @@ def onnx(
 
 @export.command("transformers")
 def transformers(
-    model: Model,
-    out: Annotated[Path, typer.Option(help="A new folder.")],
-    network: Network = None,
-    json: Json = False,
+    model: Model, out: Annotated[Path, typer.Option(help="A new folder.")], network: Network = None, json: Json = False
 ) -> None:
     """Write a network for `AutoModelForSemanticSegmentation.from_pretrained`; WeakCLIP is none that it knows."""
     from weakclip.tools.export import export_transformers
@@ -233,8 +230,7 @@ def submit(
 
 def predict(
     model: Annotated[
-        Path,
-        typer.Argument(help="A run, a folder of a network, or a released WeakCLIP checkpoint.", callback=is_model),
+        Path, typer.Argument(help="A run, a folder of a network, or a released WeakCLIP checkpoint.", callback=is_model)
     ],
     images: Annotated[
         list[str],
@@ -259,7 +255,7 @@ def predict(
 ) -> None:
     """Make masks of any images with a trained network: exit code 0, or 1 if some images got no mask."""
     from weakclip.config import changed_settings
-    from weakclip.prediction import Products, find_model
+    from weakclip.prediction import Outputs, find_model
     from weakclip.prediction.predictor import default_settings
     from weakclip.prediction.request import PredictRequest, predict_images
 
@@ -272,7 +268,7 @@ def predict(
             inputs=tuple(images),
             listed=tuple(sys.stdin) if "-" in images and is_speaker() else (),
             out=out,
-            products=Products.named(also or ()),
+            outputs=Outputs.named(also or ()),
             labels=labels,
             clip=clip,
             redo=redo,

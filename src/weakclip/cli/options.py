@@ -91,7 +91,7 @@ class ShardForm(StrEnum):
 
 
 EngineName = StrEnum("EngineName", ["LOCAL", "RAY"])
-"""Who does the work on many images: this process, or those of Ray."""
+"""The engines that work on many images: this process, or those of Ray."""
 
 Config = Annotated[
     str,

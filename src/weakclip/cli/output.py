@@ -16,7 +16,7 @@ import typer
 from weakclip.cli.options import SHOWN, errors_printed, finished, is_speaker, print_json
 from weakclip.store.layout import ERRORS, STAGE_FOLDERS
 from weakclip.store.remote import folder_at
-from weakclip.store.untrusted_text import one_line
+from weakclip.store.untrusted_text import one_line, some
 
 if TYPE_CHECKING:
     from weakclip.pipeline import RunResult
@@ -214,8 +214,7 @@ def _show_tagging(made: Tagging, folder: Path) -> None:
     typer.echo("proposed: " + ", ".join(f"{name} ({count:,})" for name, count in counts[:SHOWN]))
     typer.echo(f"threshold: {made.threshold:g}; rows without a class from there on, left empty: {len(made.unsure):,}")
     if made.unsure:
-        some = ", ".join(made.unsure[:SHOWN]) + (", …" if len(made.unsure) > SHOWN else "")
-        typer.echo(f"empty, the column `check` names the best guess: {some}")
+        typer.echo(f"empty, the column `check` names the best guess: {some(made.unsure, SHOWN)}")
     for line in made.unread[:SHOWN]:
         typer.echo(f"left out: {line}", err=True)
     if len(made.unread) > SHOWN:
@@ -241,10 +240,10 @@ def show_verified(made: VerifyResult, source: Path, run: Path) -> None:
     if made.unchanged:
         typer.echo(f"{made.unchanged:,} masks of the file are as {run} made them, and not verified")
     if made.empty:
-        names = ", ".join(map(one_line, made.empty[:SHOWN])) + (", …" if len(made.empty) > SHOWN else "")
+        names = some(made.empty, SHOWN)
         typer.echo(f"{len(made.empty):,} images have labels and nothing drawn, and are not verified: {names}")
     if made.replaced:
-        names = ", ".join(map(one_line, made.replaced[:SHOWN])) + (", …" if len(made.replaced) > SHOWN else "")
+        names = some(made.replaced, SHOWN)
         typer.echo(f"{len(made.replaced):,} images had another verified mask, which is replaced: {names}")
     for name, labels in [*made.relabelled.items()][:SHOWN]:
         typer.echo(f"{one_line(name)} has other labels now: {', '.join(labels) or 'none, it is background'}")
@@ -265,5 +264,5 @@ def show_verified(made: VerifyResult, source: Path, run: Path) -> None:
 def show_foreign(foreign: Sequence[str], source: Path, run: Path) -> None:
     """Name the images of an annotation file that a run does not have."""
     if foreign:
-        named = ", ".join(foreign[:SHOWN]) + (", … (--json lists all)" if len(foreign) > SHOWN else "")
+        named = some(foreign, SHOWN, more=", … (--json lists all)")
         typer.echo(f"{source}: left out, for {run} has no such images: {len(foreign):,}, {named}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +27,7 @@ from weakclip.store.layout import MANIFEST
 from weakclip.store.paths import check_run
 from weakclip.store.remote import folder_at, is_url
 from weakclip.store.trees import AnyPath
-from weakclip.store.untrusted_text import one_line
+from weakclip.store.untrusted_text import one_line, some
 
 if TYPE_CHECKING:
     from weakclip.review.stats import ReviewStats
@@ -49,7 +49,11 @@ def report(
             page, warnings = write_report(folder), read_run(folder).warnings
         return folder_at(run) / page.name if is_url(run) else page, warnings
 
-    _answer_report(work, json=json)
+    def show(made: tuple[AnyPath, tuple[str, ...]]) -> None:
+        show_warnings(made[1])
+        typer.echo(made[0])
+
+    answer(work, json=json, record=lambda made: {"report": made[0], "warnings": made[1]}, show=show)
 
 
 def score(
@@ -58,8 +62,7 @@ def score(
     *,
     split: Annotated[str | None, typer.Option(help="A split of its data set, as VOC's train; else its own.")] = None,
     labels: Annotated[
-        bool | None,
-        typer.Option(help="Masks with, or without, the image-level labels; else as the run has made them."),
+        bool | None, typer.Option(help="Masks with, or without, the image-level labels; else as the run has made them.")
     ] = None,
     clip: OwnEncoder = "",
     json: Json = False,
@@ -101,7 +104,7 @@ def review(
         typer.echo(f"weakclip: whoever reaches {host} over the network can see the images and mark them", err=True)
 
     def announce(address: str) -> None:
-        print_json({"address": address}) if json else typer.echo(f"review: {address} (Ctrl-C ends it)")
+        _announce("review", address, json=json)
         if open_:
             typer.launch(address)
 
@@ -123,21 +126,14 @@ def serve(
     if not guard.is_loopback(host):
         typer.echo(f"weakclip: whoever reaches {host} over the network can see masks and correct them", err=True)
 
-    def announce(address: str) -> None:
-        print_json({"address": address}) if json else typer.echo(f"serve: {address} (Ctrl-C ends it)")
-
     with errors_printed(json=json):
-        serving.serve_ml_backend(run, images=images, announce=announce, port=port, host=host)
+        serving.serve_ml_backend(
+            run, images=images, announce=partial(_announce, "serve", json=json), port=port, host=host
+        )
 
 
-def _answer_report(work: Callable[[], tuple[AnyPath, tuple[str, ...]]], *, json: bool) -> None:
-    """As `answer`, for the path of a report and what the run warns of."""
-
-    def show(made: tuple[AnyPath, tuple[str, ...]]) -> None:
-        show_warnings(made[1])
-        typer.echo(made[0])
-
-    answer(work, json=json, record=lambda made: {"report": made[0], "warnings": made[1]}, show=show)
+def _announce(what: str, address: str, *, json: bool) -> None:
+    print_json({"address": address}) if json else typer.echo(f"{what}: {address} (Ctrl-C ends it)")
 
 
 def _show_score(score: RunScore) -> None:
@@ -167,7 +163,6 @@ def _show_review(stats: ReviewStats) -> None:
         share = f"{pair.agreed:,} of {pair.images:,} images ({100 * pair.agreed / pair.images:.0f} %)"
         typer.echo(f"{first} and {second} agree on {share}{kappa}")
         if pair.differing:
-            more = ", … (--json lists all)" if len(pair.differing) > SHOWN else ""
-            typer.echo(f"  they differ on {', '.join(map(one_line, pair.differing[:SHOWN]))}{more}")
+            typer.echo(f"  they differ on {some(pair.differing, SHOWN, more=', … (--json lists all)')}")
     if stats.torn:
         typer.echo(f"{stats.torn:,} lines cannot be read and were passed over")

@@ -147,8 +147,7 @@ def data_check(
         str, typer.Argument(help="A configuration as for `run`, or a folder of images.", callback=is_config_or_folder)
     ],
     split: Annotated[
-        list[str] | None,
-        typer.Option(help="A split to check, may be given repeatedly; else the configuration's."),
+        list[str] | None, typer.Option(help="A split to check, may be given repeatedly; else the configuration's.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write everything that was found to this file, as JSON.")] = None,
     set_: Set = None,

@@ -148,7 +148,8 @@ def _infer_torch(image: Any, probs: Any, params: CRFParams, energies: bool, exac
     from weakclip.crf import exact as exact_backend
     from weakclip.crf import torch_backend
 
-    with torch.no_grad(), torch.autocast(_device_type(probs), enabled=False):
+    device = "cpu" if isinstance(probs, np.ndarray) else probs.device.type
+    with torch.no_grad(), torch.autocast(device, enabled=False):
         images, batch = _as_tensors(image, probs)
         if energies:
             check_energies(batch)
@@ -158,10 +159,6 @@ def _infer_torch(image: Any, probs: Any, params: CRFParams, energies: bool, exac
             log_probs = (batch / batch.sum(dim=1, keepdim=True)).log()
         infer = exact_backend.infer_batch if exact else torch_backend.infer_batch
         return infer(images, log_probs, params)
-
-
-def _device_type(probs: Any) -> str:
-    return "cpu" if isinstance(probs, np.ndarray) else probs.device.type
 
 
 def _as_arrays(image: Any, probs: Any) -> tuple[np.ndarray, np.ndarray]:

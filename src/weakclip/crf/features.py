@@ -16,12 +16,6 @@ from weakclip.crf.params import FeatureKernel, Kernel, Weight
 from weakclip.errors import DataError
 
 
-def _wide_strides(count: int) -> np.ndarray:
-    """Odd numbers without structure, `(count,)` int64: powers of 2⁶⁴ over the golden ratio."""
-    powers = np.cumprod(np.full(count, 0x9E3779B97F4A7C15, dtype=np.uint64))
-    return powers.view(np.int64)
-
-
 def lattice_scale(dimensions: int) -> np.ndarray:
     """Factors that bring features of unit deviation to the lattice, whose blur has the deviation `√(2/3)·(d + 1)`.
 
@@ -109,7 +103,8 @@ def key_strides(spans: Sequence[float], num_images: int = 1) -> np.ndarray:
     if math.prod(ranges) * num_images < 2**62:
         strides = [math.prod(ranges[i + 1 :]) for i in range(dimensions)]
         return np.array([*strides, math.prod(ranges)], dtype=np.int64)
-    return _wide_strides(dimensions + 1)
+    golden = 0x9E3779B97F4A7C15  # 2⁶⁴ over the golden ratio: its powers are odd numbers without structure
+    return np.cumprod(np.full(dimensions + 1, golden, dtype=np.uint64)).view(np.int64)
 
 
 def neighbour_steps(strides: np.ndarray) -> np.ndarray:

@@ -69,7 +69,8 @@ def crf_file(image: Path | str, probs: Path | str, out: Path | str, params: CRFP
         params: kernels and iterations.
 
     Raises:
-        DataError: an input that cannot be read or does not fit, another ending, or a place that cannot be written.
+        DataError: an input that cannot be read or does not fit, or another ending.
+        StorageError: a place that cannot be written.
     """
     out = Path(out)
     ending = out.suffix.lower()
@@ -82,11 +83,8 @@ def crf_file(image: Path | str, probs: Path | str, out: Path | str, params: CRFP
         marginals = dense_crf(pixels, array, params)
     except DataError as error:
         raise DataError(f"{probs} for {image}: {error}") from None
-    try:
-        if ending == ".png":
-            write_mask(out, marginals.argmax(axis=0).astype(np.uint8), voc_palette())
-        else:
-            with atomic_write(out) as file:
-                np.save(file, marginals)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
+    if ending == ".png":
+        write_mask(out, marginals.argmax(axis=0).astype(np.uint8), voc_palette())
+    else:
+        with atomic_write(out) as file:
+            np.save(file, marginals)

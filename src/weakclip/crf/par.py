@@ -30,7 +30,7 @@ _SMALLEST = 1e-8  # of a standard deviation: where all neighbours are alike, all
 
 @torch.no_grad()
 def refine_batch(images: Tensor, probs: Tensor, params: PARParams) -> Tensor:
-    """Probabilities after the flow.
+    """Probabilities after pixel-adaptive refinement.
 
     Args:
         images: `(B, C, H, W)` floating point, of any range: the colours' own deviation divides them.

@@ -39,7 +39,7 @@ def refine(image: np.ndarray, probs: np.ndarray, how: Refinement, *, device: str
 
 
 def describe_refinement(how: Refinement) -> str:
-    """A few words.
+    """How probabilities are sharpened, in a few words.
 
     >>> describe_refinement(PARParams())
     'PAR at 1 2 4 8 12 24 pixels, 10 iterations'

@@ -17,11 +17,11 @@ from weakclip.annotations import MaskEntry, Shapes, write_coco
 from weakclip.datasets.base import check_name
 from weakclip.datasets.images import read_mask, read_rgb, write_mask
 from weakclip.datasets.looks import overlay, screen_palette
-from weakclip.errors import ConfigError, DataError, RunError, StorageError
+from weakclip.errors import ConfigError, DataError
 from weakclip.prediction.folder import PredictionFolder, error_line, error_name
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction, Predictor
-from weakclip.store.files import atomic_write
+from weakclip.store.files import atomic_write, writing
 from weakclip.store.jobs import Again, Steps, work_through
 from weakclip.store.keys import ResultKey, flat
 from weakclip.store.layout import ERRORS
@@ -45,7 +45,7 @@ TOGETHER = 2**22
 
 
 @dataclass(frozen=True, kw_only=True)
-class Products:
+class Outputs:
     """Files that are written beside the masks.
 
     Args:
@@ -58,10 +58,10 @@ class Products:
     coco: tuple[Shapes, ...] = ()
 
     @classmethod
-    def named(cls, names: Collection[str]) -> Products:
+    def named(cls, names: Collection[str]) -> Outputs:
         """Those that `--also` names: "overlays", "coco-masks", "coco-polygons".
 
-        >>> Products.named(["coco-masks"]).coco[0].kind
+        >>> Outputs.named(["coco-masks"]).coco[0].kind
         'masks'
         """
         kinds = {"coco-masks": Shapes(kind="masks"), "coco-polygons": Shapes(kind="polygons")}
@@ -93,7 +93,7 @@ def predict_files(
     out: Path | str,
     *,
     fingerprint: str,
-    products: Products | None = None,
+    outputs: Outputs | None = None,
     labels: Labels = None,
     redo: bool = False,
     load: Callable[[str], Predictor] | None = None,
@@ -109,7 +109,7 @@ def predict_files(
         images: from `find_images`.
         out: the folder; a new one, or one of an earlier call.
         fingerprint: of the network's files.
-        products: what is written beside masks and JSON; nothing where left out.
+        outputs: what is written beside masks and JSON; nothing where left out.
         labels: names of the classes of every image: no others are drawn; an image without any is an error of its own.
         redo: whether predictions of another network, with other settings, or of another image that had the same name
             in an earlier call, are replaced.
@@ -117,27 +117,23 @@ def predict_files(
             (`weakclip.store.jobs.working_by`); can be pickled.
 
     Raises:
-        RunError: a foreign folder, other predictions and no `redo`, or a place that cannot be written.
+        RunError: a foreign folder, or other predictions and no `redo`.
+        StorageError: a place that cannot be written; the masks so far are kept.
         FolderInUseError: another process works in the folder.
         ConfigError: COCO files of a shard.
     """
-    folder, products = PredictionFolder(Path(out)), products or Products()
-    if products.coco and isinstance(current(), Shard):
+    folder, outputs = PredictionFolder(Path(out)), outputs or Outputs()
+    if outputs.coco and isinstance(current(), Shard):
         raise ConfigError(
             "--also coco-…: has all images; leave it out with --shard, and give the same command with it and without "
             "--shard when all shards are there"
         )
     settings = flat(predictor.settings, "predict")
     del settings["predict.device"]
-    try:
-        with folder.lock():
-            folder.begin(ResultKey(settings=settings, inputs={"network": fingerprint}), images, redo=redo)
-            work = partial(_Work, folder=folder, products=products, labels=labels, redo=redo)
-            return work(predictor).run(images, None if load is None else partial(_steps, work, load))
-    except StorageError:
-        raise
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written ({error.strerror}); the masks so far are kept") from None
+    with writing(out), folder.lock():
+        folder.begin(ResultKey(settings=settings, inputs={"network": fingerprint}), images, redo=redo)
+        work = partial(_Work, folder=folder, outputs=outputs, labels=labels, redo=redo)
+        return work(predictor).run(images, None if load is None else partial(_steps, work, load))
 
 
 def _steps(work_of: Callable[[Predictor], _Work], load: Callable[[str], Predictor], device: str) -> Steps[Any, Any]:
@@ -149,9 +145,9 @@ class _Work:
     """The steps of one call."""
 
     def __init__(
-        self, predictor: Predictor, folder: PredictionFolder, products: Products, labels: Labels, *, redo: bool
+        self, predictor: Predictor, folder: PredictionFolder, outputs: Outputs, labels: Labels, *, redo: bool
     ) -> None:
-        self.predictor, self.folder, self.products, self.labels, self.redo = predictor, folder, products, labels, redo
+        self.predictor, self.folder, self.outputs, self.labels, self.redo = predictor, folder, outputs, labels, redo
         self.log = LineLog(folder.path / ERRORS)
 
     def run(self, images: Sequence[InputImage], again: Again | None) -> PredictionSummary:
@@ -170,7 +166,7 @@ class _Work:
         )
         self.log.refresh()
         failed = sum(error_name(image) in self.log for image in own)
-        if self.products.overlays:
+        if self.outputs.overlays:
             work_through(
                 images,
                 is_done=lambda image: image not in done or self.folder.overlay(image).is_file(),
@@ -188,7 +184,7 @@ class _Work:
         failed = {image for image in images if error_name(image) in self.log}
         self.folder.close(self.log, [image for image in images if image in failed])
         good = [image for image in images if image not in failed]
-        for shapes in self.products.coco:
+        for shapes in self.outputs.coco:
             entries = (MaskEntry(image.file_name, read_mask(self.folder.mask(image))) for image in good)
             path = self.folder.path / f"annotations.{shapes.kind}.json"
             write_coco(path, track(entries, path.name, total=len(good)), self.predictor.class_set, shapes)
@@ -257,7 +253,7 @@ class _Work:
         prediction: Prediction = self.predictor.finish(pixels, probs, indices)
         self.folder.forget(image)
         write_mask(self.folder.mask(image), prediction.mask, class_set.palette)
-        if self.products.overlays:
+        if self.outputs.overlays:
             self._write_overlay(image, pixels, prediction.mask)
         self.folder.write_facts(image, prediction, class_set, names)
 

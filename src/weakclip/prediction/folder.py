@@ -16,13 +16,14 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.errors import RunError
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction
-from weakclip.store.files import atomic_write, write_json
+from weakclip.store.files import read_json_if_any, write_json, write_text, writing
 from weakclip.store.keys import ResultKey
 from weakclip.store.layout import ERRORS
 from weakclip.store.lines import LineLog
 from weakclip.store.lock import LOCK, START, FolderInUseError, FolderLock, at_work
 from weakclip.store.manifest import Manifest, are_records
 from weakclip.store.share import Shard, current, parts
+from weakclip.store.trees import stamp_of
 from weakclip.store.untrusted_text import one_line, parse_json
 
 MASKS, OVERLAYS, FACTS = "masks", "overlays", "json"
@@ -74,8 +75,8 @@ class PredictionFolder:
             RunError: a foreign folder, or, without `redo`, predictions of another network or with other settings; or
                 shards at work with others, or on other images.
         """
-        try:
-            share = current()
+        share = current()
+        with writing(self.path):
             if isinstance(share, Shard):
                 with FolderLock(self.path, START, wait=True):
                     self._open(key, redo=redo)
@@ -83,8 +84,6 @@ class PredictionFolder:
                     self._list(images, share)
             else:
                 share.once(lambda: self._open_whole(key, redo=redo))
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from None
 
     def _open_whole(self, key: ResultKey, *, redo: bool) -> None:
         self._open(key, redo=redo)
@@ -111,8 +110,7 @@ class PredictionFolder:
         self._check_shards_at_rest()
         for old in parts(self.path / ERRORS):
             old.unlink()
-        with atomic_write(path, "w") as file:
-            file.write(text)
+        write_text(path, text)
 
     def _check_shards_at_rest(self) -> None:
         share = current()
@@ -142,42 +140,34 @@ class PredictionFolder:
             path.unlink(missing_ok=True)
 
     def _stored_key(self) -> dict[str, Any] | None:
-        if (self.path / KEY).is_file():
-            try:
-                stored = parse_json((self.path / KEY).read_text(encoding="utf-8"))
-            except ValueError:
-                stored = None
-            if isinstance(stored, dict) and "key" in stored and are_records({"predict": stored}):
-                return stored
-        ours = (entry.name.endswith(".tmp") or entry.name.startswith(LOCK) for entry in _entries(self.path))
-        if not all(ours):
+        stored = read_json_if_any(self.path / KEY)
+        if "key" in stored and are_records({"predict": stored}):
+            return stored
+        entries = self.path.iterdir() if self.path.is_dir() else ()
+        if not all(entry.name.endswith(".tmp") or entry.name.startswith(LOCK) for entry in entries):
             raise RunError(f"{self.path}: is not empty and holds no predictions (no {KEY}); choose a new folder")
         return None
 
     def is_done(self, image: InputImage, labels: Sequence[str] | None) -> bool:
         """Whether the mask is there, made of the file as it is now, with the same labels."""
+        facts = self._facts(image)
+        if not self.is_there(image) or "labels" not in facts or facts["labels"] != _listed(labels):
+            return False
         try:
-            facts = self._facts(image)
-            return self.is_there(image) and facts["file"] == stamp(image.path) and facts["labels"] == _listed(labels)
-        except (OSError, ValueError, KeyError, TypeError):
+            return bool(facts.get("file") == str(stamp_of(image.path)))
+        except OSError:
             return False
 
     def is_there(self, image: InputImage) -> bool:
         """Whether there is a mask of this image, whatever its file is like now."""
-        try:
-            return bool(self._facts(image)["image"] == str(image.path) and self.mask(image).is_file())
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+        return self._facts(image).get("image") == str(image.path) and self.mask(image).is_file()
 
-    def _facts(self, image: InputImage) -> Any:
-        return parse_json(self.facts(image).read_text(encoding="utf-8"))
+    def _facts(self, image: InputImage) -> dict[str, Any]:
+        return read_json_if_any(self.facts(image))
 
     def other_image(self, image: InputImage) -> str | None:
         """The image of an earlier call whose results have this one's name, where there is one."""
-        try:
-            found = parse_json(self.facts(image).read_text(encoding="utf-8"))["image"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        found = self._facts(image).get("image", str(image.path))
         return None if found == str(image.path) else one_line(str(found))
 
     def forget(self, image: InputImage) -> None:
@@ -192,7 +182,7 @@ class PredictionFolder:
         height, width = prediction.mask.shape
         facts = {
             "image": str(image.path),
-            "file": stamp(image.path),
+            "file": str(stamp_of(image.path)),
             "width": width,
             "height": height,
             "labels": _listed(labels),
@@ -229,15 +219,5 @@ def class_facts(prediction: Prediction, class_set: ClassSet) -> list[dict[str, A
     ]
 
 
-def stamp(path: Path) -> str:
-    """Size and time of a file."""
-    stat = path.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns}"
-
-
 def _listed(labels: Sequence[str] | None) -> list[str] | None:
     return None if labels is None else sorted(labels)
-
-
-def _entries(folder: Path) -> list[Path]:
-    return [*folder.iterdir()] if folder.is_dir() else []

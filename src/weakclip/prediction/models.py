@@ -75,11 +75,7 @@ class ModelSource:
         return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
     def class_set(self, names: tuple[str, ...]) -> ClassSet:
-        """The classes with their colours: those of its run where they have these names.
-
-        Args:
-            names: the names that the network itself has.
-        """
+        """The classes with their colours: those of its run where they have these names."""
         if self.run is not None:
             try:
                 known = read_class_set(self.run / STAGE_FOLDERS["train"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from weakclip.clip import load_encoder
 from weakclip.datasets.classes import ClassSet
 from weakclip.pipeline.context import usable_device
-from weakclip.prediction.files import PredictionSummary, Products, predict_files
+from weakclip.prediction.files import Outputs, PredictionSummary, predict_files
 from weakclip.prediction.folder import SHARDS, PredictionFolder, error_name
 from weakclip.prediction.inputs import find_images
 from weakclip.prediction.labels import read_labels
@@ -33,7 +33,7 @@ class PredictRequest:
         inputs: as `find_images` takes them.
         listed: the lines of standard input, where `inputs` name it.
         out: the folder.
-        products: what is written beside masks and JSON.
+        outputs: what is written beside masks and JSON.
         labels: a labels file.
         clip: the encoder of a WeakCLIP whose own is no CLIP; empty for its own.
         redo: as for `predict_files`.
@@ -45,7 +45,7 @@ class PredictRequest:
     inputs: tuple[str, ...]
     listed: tuple[str, ...] = ()
     out: Path
-    products: Products
+    outputs: Outputs
     labels: Path | None = None
     clip: str = ""
     redo: bool = False
@@ -73,7 +73,7 @@ def predict_images(request: PredictRequest) -> PredictionSummary:
             images,
             request.out,
             fingerprint=request.model.fingerprint,
-            products=request.products,
+            outputs=request.outputs,
             labels=None if request.labels is None else read_labels(request.labels, images),
             redo=request.redo,
             load=partial(_predictor, request, predictor.class_set),
@@ -100,9 +100,6 @@ def is_sharded(folder: Path) -> bool:
 
 def merge_predictions(out: Path | str) -> PredictionSummary:
     """Prove that every image of all shards has a mask or a line in `errors.jsonl`, which becomes one file.
-
-    Args:
-        out: the folder.
 
     Raises:
         FolderInUseError: a shard is at work.

@@ -20,7 +20,7 @@ def _read_byte_array(unpickler: Any) -> None:
 
 
 class BoundedUnpickler(pickle._Unpickler):
-    """An unpickler that reserves no more than a file holds, and admits no name; who derives from it says which.
+    """An unpickler that reserves no more than a file holds, and admits no name; subclasses list the allowed ones.
 
     Python's own, for its memo is a dictionary: in that of C one number of a file reserves gigabytes.
     """

@@ -30,7 +30,7 @@ _places: list[tuple[Path, str]] = []
 
 @contextlib.contextmanager
 def stage_events(path: Path, stage: str) -> Iterator[None]:
-    """Within it, a stage's events go to a file; for the main thread.
+    """A context in which the events of a stage go to a file; for the main thread.
 
     Args:
         path: the file, to which lines are appended.
@@ -65,7 +65,7 @@ def note(event: str, values: Mapping[str, Any] = EMPTY) -> None:
 
 
 class Meter:
-    """Tells which of two sides of some work waits for the other.
+    """Measures which of two sides of some work waits for the other.
 
     Args:
         work: what is being done.
@@ -81,7 +81,7 @@ class Meter:
         self._lock = threading.Lock()
 
     def taken(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, while the clock runs."""
+        """Yield the items, and measure how long they take to come."""
         iterator = iter(items)
         while True:
             asked = time.perf_counter()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from weakclip.errors import BrokenFileError, StorageError
+from weakclip.store.untrusted_text import parse_json
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full: make room, and give the same command again",
@@ -98,6 +99,12 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
             raise
 
 
+def write_text(path: Path | str, text: str) -> None:
+    """Write a text file, whole or not at all, as UTF-8; errors as `atomic_write`."""
+    with atomic_write(path, "w") as file:
+        file.write(text)
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """A temporary folder beside `path`; on success it is called `path`, on failure it is removed.
@@ -144,16 +151,25 @@ def expand_home(path: Path | str) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def append_json(path: Path | str, entry: dict[str, Any]) -> None:
+def append_json(path: Path | str, entry: Mapping[str, Any]) -> int:
     """Append one line of JSON, whole or not at all; a line that was cut short before it is ended first.
+
+    Returns:
+        Where the line begins, bytes.
 
     Raises:
         StorageError: it cannot be written; what was there stays.
     """
     with writing(path), open(path, "ab+", buffering=0, opener=no_link) as file:
-        size = file.seek(0, os.SEEK_END)
-        torn = size > 0 and file.seek(size - 1) >= 0 and file.read(1) != b"\n"
-        _append(file, f"{chr(10) * torn}{json.dumps(entry, ensure_ascii=False)}\n".encode(), size)
+        return append_line(file, entry)
+
+
+def append_line(file: FileIO, entry: Mapping[str, Any]) -> int:
+    """`append_json`, to a file that is open for reading and appending, without a buffer; errors as they come."""
+    size = file.seek(0, os.SEEK_END)
+    torn = size > 0 and file.seek(size - 1) >= 0 and file.read(1) != b"\n"
+    _append(file, f"{chr(10) * torn}{json.dumps(dict(entry), ensure_ascii=False)}\n".encode(), size)
+    return size + torn
 
 
 def append_bytes(path: Path | str, content: bytes) -> None:
@@ -222,11 +238,19 @@ def process_lives(pid: int) -> bool:
     return True
 
 
+def read_json_if_any(path: Path | str) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no such file, or something else in it."""
+    try:
+        found = parse_json(Path(path).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all; numpy values as numbers, NaN and infinity as null."""
     text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_write(path, "w") as file:
-        file.write(text + "\n")
+    write_text(path, text + "\n")
 
 
 def _plain(value: Any) -> Any:

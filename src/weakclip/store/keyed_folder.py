@@ -6,9 +6,8 @@ import logging
 import shutil
 from pathlib import Path
 
-from weakclip.store.files import remove_leftovers, write_json, writing
+from weakclip.store.files import read_json_if_any, remove_leftovers, write_json, writing
 from weakclip.store.keys import ResultKey
-from weakclip.store.untrusted_text import parse_json
 
 logger = logging.getLogger("weakclip")
 
@@ -28,16 +27,9 @@ def keyed_folder(folder: Path, key: ResultKey, *, what: str) -> Path:
         StorageError: it cannot be written.
     """
     with writing(folder):
-        if folder.exists() and _stored(folder) != key.digest:
+        if folder.exists() and read_json_if_any(folder / KEY).get("key") != key.digest:
             logger.info("%s: network, images or settings have changed; predicts anew", what)
             shutil.rmtree(folder)
         remove_leftovers(folder)
         write_json(folder / KEY, key.record())
     return folder
-
-
-def _stored(folder: Path) -> str | None:
-    try:
-        return str(parse_json((folder / KEY).read_text(encoding="utf-8"))["key"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None

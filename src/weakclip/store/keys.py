@@ -92,9 +92,9 @@ def result_settings(value: Any, prefix: str = "") -> dict[str, Any]:
     return {path: leaf for path, leaf, effect in _leaves(value, prefix) if effect is None}
 
 
-def output_settings(value: Any, prefix: str = "") -> dict[str, Any]:
+def output_settings(value: Any) -> dict[str, Any]:
     """The settings that ask for more files beside a result, by their key paths."""
-    return {path: leaf for path, leaf, effect in _leaves(value, prefix) if effect == MORE_OUTPUT["weakclip"]}
+    return {path: leaf for path, leaf, effect in _leaves(value, "") if effect == MORE_OUTPUT["weakclip"]}
 
 
 def _leaves(value: Any, path: str, effect: str | None = None) -> Iterator[tuple[str, Any, str | None]]:

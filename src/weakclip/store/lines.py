@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from weakclip.store.files import append_bytes, atomic_write
+from weakclip.store.files import append_json, atomic_write, writing
 from weakclip.store.share import current, parts
 from weakclip.store.untrusted_text import parse_json
 
@@ -28,19 +27,15 @@ class LineLog:
         self._own = current().part(path)
         self._lock = threading.Lock()
         self._places = _index(path)
-        self._torn = _is_torn(self._own)
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Append one line; it is on its way to the disk when this returns."""
-        line = json.dumps(dict(entry), ensure_ascii=False) + "\n"
-        with self._lock:
+        with self._lock, writing(self._own):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            append_bytes(self._own, b"\n" * self._torn + line.encode())
-            self._torn = False
-            self._places[entry["name"]] = (self._own, self._own.stat().st_size - len(line.encode()))
+            self._places[entry["name"]] = (self._own, append_json(self._own, entry))
 
     def refresh(self) -> None:
         """Look at what other processes have added meanwhile."""
@@ -97,12 +92,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         return None
     whole = isinstance(entry, dict) and isinstance(entry.get("name"), str) and line.endswith(b"\n")
     return entry if whole else None
-
-
-def _is_torn(path: Path) -> bool:
-    """Whether a kill cut the last line short."""
-    if not path.is_file() or not path.stat().st_size:
-        return False
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) != b"\n"

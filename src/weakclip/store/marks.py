@@ -12,7 +12,6 @@ or null. Several processes may append to one file: each line is written whole, u
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ from types import MappingProxyType
 from typing import Any
 
 from weakclip.errors import DataError
-from weakclip.store.files import no_link
+from weakclip.store.files import append_line, no_link
 from weakclip.store.lock import waited_for
 from weakclip.store.untrusted_text import parse_json, short
 
@@ -174,7 +173,7 @@ class MarkFile:
             if after is not None and after != (last.time if last else ""):
                 return False
             mark = prepare(last, mark)
-            _append(file, self.path, json.dumps(asdict(mark), ensure_ascii=False).encode() + b"\n")
+            _append(file, self.path, mark)
             self._marks[mark.image] = mark
             self._seen = self._stat()
             return True
@@ -193,19 +192,12 @@ class MarkFile:
         return stat.st_size, stat.st_mtime_ns
 
 
-def _append(file: FileIO, path: Path, line: bytes) -> None:
-    """Write a line at the end in one piece, after ending a torn one, down to the disk; a part of it is taken back."""
-    end = file.seek(0, os.SEEK_END)
-    if end:
-        file.seek(-1, os.SEEK_END)
-        if file.read(1) != b"\n":
-            line = b"\n" + line
-    written = file.write(line)
-    if written != len(line):
-        file.truncate(end)
-        raise OSError(f"{path}: the disk took {written} of {len(line)} bytes")
+def _append(file: FileIO, path: Path, mark: Mark) -> None:
+    """Write the line of a mark, down to the disk."""
+    is_new = not file.seek(0, os.SEEK_END)
+    append_line(file, asdict(mark))
     os.fsync(file.fileno())
-    if not end:
+    if is_new:
         with contextlib.suppress(OSError):  # a folder cannot be opened everywhere
             folder = os.open(path.parent, os.O_RDONLY)
             try:

@@ -41,24 +41,24 @@ PATIENCE = 3600.0
 
 @dataclass(frozen=True)
 class _Boxed:
-    """Any value, passed on as it is: Ray would take lists and arrays apart for its tables."""
+    """A value that Ray passes on unchanged: it would unpack lists and arrays into its tables."""
 
     value: Any
 
 
 @dataclass(frozen=True)
 class _Worker(Share):
-    """The share of a process of Ray: what it is given. Its lines go to a file of its own beside those of the others."""
+    """The share of a Ray process: the items that it gets. Its log lines go to a file of its own."""
 
     name: str = ""
 
     @property
     def passes_on(self) -> bool:
-        """Makers do."""
+        """True: another process finishes the items."""
         return True
 
     def part(self, path: Path) -> Path:
-        """As `LineLog` finds them."""
+        """The file of this process's lines, named as `LineLog` finds it."""
         return path.with_name(f"{path.stem}.{self.name}-of-ray{path.suffix}")
 
 
@@ -124,7 +124,7 @@ def _told(error: Exception) -> Exception:
 
 @contextlib.contextmanager
 def on_ray(device: str) -> Iterator[None]:
-    """Within it, Ray does the work that it can do (`work_through` with `again`).
+    """A context in which Ray does the work that other processes can do (`work_through` with `again`).
 
     A cluster that `RAY_ADDRESS` names is used; otherwise one of this machine's cores and accelerators is started, which
     ends with it. Nothing is sent to Ray's makers.
@@ -155,7 +155,7 @@ def on_ray(device: str) -> Iterator[None]:
 
 
 def _connect(ray: ModuleType) -> None:
-    """Find a cluster, or start one; Ray takes a signal for itself, and gives it back here."""
+    """Find a cluster, or start one. Ray replaces the handler of SIGTERM, which is put back here."""
     terminated, where = signal.getsignal(signal.SIGTERM), os.environ.get("RAY_ADDRESS") or "local"
     try:
         ray.init(where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)

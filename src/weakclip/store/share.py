@@ -17,6 +17,7 @@ import numpy as np
 from weakclip.errors import ConfigError, RunError
 from weakclip.store.lock import START, FolderLock
 from weakclip.store.outputs import url_open
+from weakclip.store.untrusted_text import some
 
 Value = TypeVar("Value")
 
@@ -163,13 +164,11 @@ class Merge(Share):
         for position, name in missing:
             by_shard.setdefault(position % self.shards, []).append(name)
         if by_shard:
-            said = [f"of shard {n}/{self.shards} {_some(names)}" for n, names in sorted(by_shard.items())]
+            said = [
+                f"of shard {n}/{self.shards} {len(names):,} ({some(names, NAMED)})"
+                for n, names in sorted(by_shard.items())
+            ]
             raise RunError(f"{description}: images are missing: {'; '.join(said)}; run these shards again, then merge")
-
-
-def _some(names: Sequence[str]) -> str:
-    """How many there are, and the first of them."""
-    return f"{len(names):,} ({', '.join(names[:NAMED])}{', …' if len(names) > NAMED else ''})"
 
 
 _shares = [Share()]

@@ -21,6 +21,9 @@ class Stamp(NamedTuple):
     size: int
     version: str
 
+    def __str__(self) -> str:
+        return f"{self.size} {self.version}"
+
 
 class Tree(ABC):
     """Files by their paths below a place, with `/`.

@@ -11,6 +11,7 @@ import contextlib
 import json
 import reprlib
 import unicodedata
+from collections.abc import Sequence
 from typing import IO, Any
 from xml.parsers import expat
 
@@ -151,6 +152,15 @@ def one_line(text: str) -> str:
     if is_plain(joined):
         return joined
     return "".join(letter.encode("unicode_escape").decode() if _is_control(letter) else letter for letter in joined)
+
+
+def some(names: Sequence[str], most: int = 3, *, more: str = ", …") -> str:
+    """The first of some names in one line, and a sign where there are others.
+
+    >>> some(["a", "b", "c"], 2), some(["a", "b"], 2)
+    ('a, b, …', 'a, b')
+    """
+    return ", ".join(map(one_line, names[:most])) + (more if len(names) > most else "")
 
 
 def _is_control(letter: str) -> bool:

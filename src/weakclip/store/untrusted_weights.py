@@ -115,9 +115,6 @@ def check_config(config: object) -> None:
     A kernel for the attention comes from the hub as compiled code; a `backbone` that is named is fetched, even where
     all else lies in a folder, and may bring code of its own. Layers are built one by one before any weight is read.
 
-    Args:
-        config: the JSON's values.
-
     Raises:
         ValueError: such a description.
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from weakclip.config import load_config
 from weakclip.datasets.classes import BACKGROUND_PROMPTS
-from weakclip.errors import ConfigError
+from weakclip.errors import WeakCLIPError
 from weakclip.tools.init.folder import plan_init, write_init
 from weakclip.tools.init.survey import FolderSurvey
 
@@ -123,7 +123,7 @@ def test_labels_elsewhere_are_in_the_configuration(photos: Path) -> None:
 )
 def test_a_path_that_is_none_is_one_clear_line(photos: Path, out: str, message: str) -> None:
     Path("file").write_text("")
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(WeakCLIPError, match=message):
         write_init(photos, out)
 
 

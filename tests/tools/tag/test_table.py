@@ -16,7 +16,7 @@ from weakclip.datasets.image_folder import ImageFolder
 from weakclip.datasets.images import write_png
 from weakclip.datasets.label_files import read_label_rows
 from weakclip.datasets.scenes import ScenesDataset
-from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.errors import DataError, RunError, StorageError
 from weakclip.store.share import Shard, sharing
 from weakclip.tools.tag import scores
 from weakclip.tools.tag.table import merge_labels, write_labels
@@ -222,5 +222,5 @@ def test_classes_come_from_the_class_file(
 
 def test_a_table_that_cannot_be_written_is_one_clear_line(root: Path, tiny_clip: FrozenCLIP, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         write_labels(ImageFolder(root), tmp_path / "file/labels.csv", CLASSES, tiny_clip, TagSettings())

@@ -81,13 +81,7 @@ def build_lattice(features: F32, spans: tuple[float, ...], target: Target) -> La
 
 @jit
 def _build(
-    points: Points,
-    axes: Axes,
-    target: Target,
-    vertices: Vertices,
-    chain_vertices: I32,
-    chain_groups: I64,
-    sides: Size,
+    points: Points, axes: Axes, target: Target, vertices: Vertices, chain_vertices: I32, chain_groups: I64, sides: Size
 ) -> tuple[Int, Int, Int]:
     """As `build_lattice`; returns the numbers of vertices, of entries of `chain_vertices` and of groups."""
     # From Python they come as plain tuples, without names.

@@ -18,7 +18,7 @@ from weakclip.datasets.image_names import ImageNames
 from weakclip.datasets.images import resize_mask, write_mask
 from weakclip.errors import DataError, RunError
 from weakclip.pipeline.context import RunContext, open_run
-from weakclip.store.files import atomic_write, check_inside, write_json
+from weakclip.store.files import atomic_write, check_inside, write_json, writing
 from weakclip.store.layout import MASKS
 from weakclip.store.progress import track
 
@@ -53,7 +53,8 @@ def import_masks(source: Path | str, run: Path | str, out: Path | str) -> Import
         out: the folder; a new or empty one, or one of an earlier import, whose masks are replaced.
 
     Raises:
-        RunError: no run, a foreign folder, or a place that cannot be written.
+        RunError: no run, or a foreign folder.
+        StorageError: a place that cannot be written.
         DataError: a file that cannot be read, an unknown label, an image of another size or twice, or none of the run.
     """
     source, out = Path(source), Path(out)
@@ -152,12 +153,10 @@ def _format(source: Path) -> Format:
 def _claim(out: Path, source: Path, run: Path) -> None:
     """Make the folder, unless somebody else's files are in it."""
     mark = out / MARK
-    try:
+    with writing(out):
         if out.exists() and not mark.is_file() and any(out.iterdir()):
             raise RunError(f"{out}: is not empty and no folder of imported masks (no {MARK}); choose a new folder")
         write_json(mark, {"source": str(source), "run": str(run)})
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written ({error.strerror}); choose another folder") from None
 
 
 def _keep_rest(dataset: ImageLabelDataset, drawn: Container[str], masks: Path, out: Path) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from weakclip.errors import StorageError
-from weakclip.store.files import append_bytes
+from weakclip.store.files import append_json
 from weakclip.store.lines import read_lines
 
 logger = logging.getLogger("weakclip")
@@ -29,8 +28,8 @@ def note_exported(run: Path, digests: Mapping[str, str]) -> None:
     """Note the masks of an export, image → digest; a run folder that cannot be written is told in the log."""
     known = read_exported(run)
     new = {name: digest for name, digest in digests.items() if digest not in known.get(name, ())}
-    lines = (json.dumps({"name": name, "mask": digest}, ensure_ascii=False) + "\n" for name, digest in new.items())
     try:
-        append_bytes(run / EXPORTED, "".join(lines).encode())
+        for name, digest in new.items():
+            append_json(run / EXPORTED, {"name": name, "mask": digest})
     except StorageError as error:
         logger.warning("%s; after the next run these masks will count as drawn by a person when they come back", error)

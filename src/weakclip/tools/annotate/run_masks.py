@@ -12,8 +12,9 @@ from weakclip.annotations.forms import check_flat
 from weakclip.annotations.label_studio import LOCAL_FILES
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.images import mask_digest, read_mask, resize_mask
-from weakclip.errors import RunError, StorageError
+from weakclip.errors import RunError
 from weakclip.pipeline.context import RunContext, open_run
+from weakclip.store.files import writing
 from weakclip.store.layout import MASKS
 from weakclip.store.progress import track
 from weakclip.tools.annotate.exported import note_exported
@@ -48,7 +49,8 @@ def export_masks(
         How many images were written.
 
     Raises:
-        RunError: no run, masks that are missing, no image that passes, or a place that cannot be written.
+        RunError: no run, masks that are missing, or no image that passes.
+        StorageError: a place that cannot be written.
         ConfigError: an unknown condition, or shapes that the format does not have.
         DataError: the run's images are no longer there, a mask cannot be read, or two images would get one name.
     """
@@ -62,14 +64,10 @@ def export_masks(
     if not TOOLS[tool]:
         check_flat(context.train.names[each.index] for each in chosen)
     entries, class_set = _entries(context, chosen, min_area), context.train.class_set
-    try:
+    with writing(out):
         if tool == "label-studio":
             return write_label_studio(out, entries, class_set, shapes, image_prefix=image_prefix)
         return FORMATS[tool].write(out, entries, class_set, shapes)
-    except StorageError as error:
-        raise RunError(str(error)) from None
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
 
 
 def image_files(dataset: ImageLabelDataset) -> list[str]:

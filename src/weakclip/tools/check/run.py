@@ -16,7 +16,6 @@ from rich.table import Table
 from weakclip.config import DataSettings
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.faults import Fault, LabelError, mistake_line, same_mistakes
-from weakclip.errors import ConfigError
 from weakclip.pipeline.data import open_split, verified_folders
 from weakclip.pipeline.verdicts import ReviewedImages
 from weakclip.pipeline.verified import VerifiedMasks
@@ -99,12 +98,9 @@ def write_check(path: Path, check: DataCheck) -> None:
     """Write the whole check as JSON, `{"splits": [...], "findings": [...], "warnings": [...]}`.
 
     Raises:
-        ConfigError: a path that cannot be written.
+        StorageError: a path that cannot be written.
     """
-    try:
-        write_json(path, check_record(check))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another file") from None
+    write_json(path, check_record(check))
 
 
 def check_record(check: DataCheck) -> dict[str, Any]:

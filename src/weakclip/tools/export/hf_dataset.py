@@ -30,7 +30,7 @@ from weakclip.datasets.images import mask_png, read_mask, resize_mask
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.pipeline.context import RunContext, open_run
 from weakclip.pipeline.data import dataset_fingerprint
-from weakclip.store.files import atomic_write, write_json
+from weakclip.store.files import atomic_write, write_json, write_text
 from weakclip.store.keys import ResultKey
 from weakclip.store.layout import MASKS
 from weakclip.store.manifest import read_records
@@ -106,8 +106,7 @@ def export_hf_dataset(
             write_tar(paths[number], zip(images, shown, strict=False), dataset.class_set)
     if form == "webdataset":
         write_class_names(out, dataset.class_set)
-    with atomic_write(out / "README.md", "w") as file:
-        file.write(_card(dataset, _ENDINGS[form]))
+    write_text(out / "README.md", _card(dataset, _ENDINGS[form]))
     return ExportedDataset(out, dataset.split, len(dataset), shards)
 
 
@@ -139,13 +138,10 @@ def _prepare(out: Path, key: ResultKey) -> None:
     known = out / KEY
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not known.is_file()):
         raise RunError(f"{out}: is not empty and no export of weakclip; choose a new or empty folder")
-    try:
-        if known.is_file() and key.digest not in known.read_text(encoding="utf-8"):
-            logger.info("%s: masks or images have changed; exports anew", out)
-            shutil.rmtree(out / "data", ignore_errors=True)
-        write_json(known, key.record())
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written ({error.strerror}); choose another folder") from None
+    if known.is_file() and key.digest not in known.read_text(encoding="utf-8"):
+        logger.info("%s: masks or images have changed; exports anew", out)
+        shutil.rmtree(out / "data", ignore_errors=True)
+    write_json(known, key.record())
 
 
 def _images_of(shard: int, dataset: ImageLabelDataset) -> range:

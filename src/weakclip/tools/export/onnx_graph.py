@@ -130,8 +130,8 @@ def export_onnx(
         out: the `.onnx` file; it appears when the comparison has passed, or not at all.
 
     Raises:
-        RunError: the packages of the extra `onnx` are missing, the graph differs from PyTorch, or the place cannot be
-            written.
+        RunError: the packages of the extra `onnx` are missing, or the graph differs from PyTorch.
+        StorageError: the place cannot be written.
         WeightsError: no such network.
     """
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
@@ -143,11 +143,8 @@ def export_onnx(
     _describe(graph, class_set, trained)
     content = graph.SerializeToString()
     difference = _largest_difference(content, trained, source.path)
-    try:
-        with atomic_write(out) as file:
-            file.write(content)
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
+    with atomic_write(out) as file:
+        file.write(content)
     return OnnxExport(out, graph.opset_import[0].version, difference)
 
 

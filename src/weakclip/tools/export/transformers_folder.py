@@ -11,6 +11,7 @@ from weakclip.prediction.models import find_model
 from weakclip.report.chosen import Network
 from weakclip.segmenters.deeplab import is_deeplab
 from weakclip.segmenters.segmenter import load_segmenter, save_segmenter
+from weakclip.store.files import writing
 
 
 def export_transformers(model: Path | str, out: Path | str, *, network: Network | None = None) -> tuple[str, ...]:
@@ -29,7 +30,8 @@ def export_transformers(model: Path | str, out: Path | str, *, network: Network 
 
     Raises:
         WeightsError: no such network, a WeakCLIP, or our own DeepLab, which transformers does not know.
-        RunError: a folder that is not empty, or cannot be written.
+        RunError: a folder that is not empty.
+        StorageError: it cannot be written.
     """
     from transformers import AutoModelForSemanticSegmentation
 
@@ -43,10 +45,8 @@ def export_transformers(model: Path | str, out: Path | str, *, network: Network 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out}: is not empty; choose a new folder")
     segmenter = load_segmenter(source.path, step=source.step)
-    try:
+    with writing(out):
         save_segmenter(segmenter, out)
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
     loaded = AutoModelForSemanticSegmentation.from_pretrained(out, local_files_only=True).state_dict()
     for name, value in segmenter.model.state_dict().items():
         if not torch.equal(value, loaded[name]):

@@ -18,7 +18,7 @@ from weakclip.config.clip_settings import ClipSettings
 from weakclip.datasets.class_files import CLASS_FILE
 from weakclip.datasets.image_folder import ImageFolder
 from weakclip.errors import ConfigError
-from weakclip.store.files import atomic_write
+from weakclip.store.files import write_text
 from weakclip.tools.init.val_split import choose_val
 
 if TYPE_CHECKING:  # a wrong path is told before torch is imported
@@ -144,8 +144,9 @@ def write_init(
         overwrite: whether files that are there already are replaced.
 
     Raises:
-        ConfigError: a file that is there already, a path that cannot be written, or a share for which there are too few
-            images, or a validation split already.
+        ConfigError: a file that is there already, or a share for which there are too few images, or a validation split
+            already.
+        StorageError: a path that cannot be written.
         DataError: a folder that cannot be used as it is; see `FolderDataset`.
     """
     out = Path(out)
@@ -164,7 +165,7 @@ def write_init(
     if val_file is not None and val_share is not None:
         if "val" in survey.splits:
             raise ConfigError(f"{root}: has a validation split already; leave --val out")
-        _write(val_file, "".join(f"{name}\n" for name in choose_val(survey.labelled, val_share)))
+        write_text(val_file, "".join(f"{name}\n" for name in choose_val(survey.labelled, val_share)))
         survey = survey_folder(root, label_file=label_file, val_file=val_file)
     values: dict[str, Any] = {
         "survey": survey,
@@ -178,8 +179,8 @@ def write_init(
         "run": f"runs/{out.stem}",
     }
     if class_file:
-        _write(class_file, _render("classes.yaml.j2", values))
-    _write(out, _render("configuration.yaml.j2", values))
+        write_text(class_file, _render("classes.yaml.j2", values))
+    write_text(out, _render("configuration.yaml.j2", values))
     return InitFiles(survey=survey, config=out, class_file=class_file, val_file=val_file, loaded=load_config(out))
 
 
@@ -192,11 +193,3 @@ def _render(template: str, values: dict[str, Any]) -> str:
     return environment.from_string(files("weakclip.tools.init").joinpath(template).read_text(encoding="utf-8")).render(
         values
     )
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        with atomic_write(path, "w") as file:
-            file.write(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another file with --out") from None

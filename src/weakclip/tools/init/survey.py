@@ -100,7 +100,10 @@ def survey_folder(
         class_file=root / CLASS_FILE if (root / CLASS_FILE).is_file() else None,
         splits={split: len(each) - len(each.untagged) for split, each in datasets.items()},
         untagged=train.untagged,
-        masks={split: _count_masks(each) for split, each in datasets.items()},
+        masks={
+            split: sum(each.mask_path(index) is not None for index in range(len(each)))
+            for split, each in datasets.items()
+        },
         classes={name: counts[index] for index, name in enumerate(train.class_set.names) if index},
         background=train.class_set.background_prompts,
         labelled={name: train.labels(index) for index, name in enumerate(train.names) if train.labels(index)},
@@ -127,7 +130,3 @@ def _sizes(dataset: FolderDataset) -> tuple[list[tuple[int, int]], list[str]]:
     if not sizes:
         raise DataError(errors[0])
     return sizes, [f"{len(errors):,} images cannot be read, the first: {errors[0]}"] if errors else []
-
-
-def _count_masks(dataset: FolderDataset) -> int:
-    return sum(dataset.mask_path(index) is not None for index in range(len(dataset)))

@@ -60,11 +60,6 @@ def check_archive(file: IO[bytes], dataset: ImageLabelDataset, *, name: str) -> 
 
     255 is no class: the server would count such a pixel as wrong.
 
-    Args:
-        file: the archive.
-        dataset: the split.
-        name: of the archive, for messages.
-
     Raises:
         DataError: no `.tgz`, an image that is missing or too many, another size, or a value beyond the classes.
     """

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from weakclip.errors import ConfigError, DataError
+from weakclip.errors import DataError
 from weakclip.store.jobs import work_through
 from weakclip.store.lines import LineLog, read_lines
 from weakclip.store.share import Merge, current, parts
 from weakclip.store.threads import in_threads
+from weakclip.store.trees import stamp_of
 from weakclip.tools.tag.zero_shot import Tagger, tag_windows
 
 Batch = Sequence[str]
@@ -47,7 +48,7 @@ class KeptScores:
         """The scores of an image that is as it was, or what was wrong with it; None where it is to be scored."""
         line = self._lines.get(file, {})
         found: list[float] | str | None = (
-            line.get("scores") if line.get("stamp") == _stamp(self.folder / file) else None
+            line.get("scores") if line.get("stamp") == str(stamp_of(self.folder / file)) else None
         )
         return found
 
@@ -55,15 +56,11 @@ class KeptScores:
         """Keep the scores of some images.
 
         Raises:
-            ConfigError: a path that cannot be written.
+            StorageError: a path that cannot be written.
         """
         for file, scores in scored:
-            line = {"name": file, "key": self.key, "stamp": _stamp(self.folder / file), "scores": scores}
-            try:
-                self._log.add(line)
-            except OSError as error:
-                said = f"{self.path}: cannot be written ({error.strerror}); name a table with --out"
-                raise ConfigError(said) from None
+            line = {"name": file, "key": self.key, "stamp": str(stamp_of(self.folder / file)), "scores": scores}
+            self._log.add(line)
 
     def remove(self) -> None:
         """The table is there."""
@@ -81,7 +78,7 @@ def score_images(kept: KeptScores, files: Sequence[str], make_tagger: Callable[[
         batch_size: images that are scored together, cut from all of them.
 
     Raises:
-        ConfigError: a path that cannot be written.
+        StorageError: a path that cannot be written.
         RunError: in a merge, images without scores; named are they and their shards.
     """
     settled = (list, str) if isinstance(current(), Merge) else (list,)
@@ -119,8 +116,3 @@ def _read(folder: Path, batch: Batch, side: int) -> list[list[np.ndarray] | str]
         except DataError as error:
             read.append(str(error))
     return read
-
-
-def _stamp(path: Path) -> str:
-    stat = path.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns}"

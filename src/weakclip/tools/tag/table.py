@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 from weakclip.clip import Encoder
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.image_folder import ImageFolder
-from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.errors import DataError, RunError
 from weakclip.store.files import atomic_write, write_json
 from weakclip.store.share import Merge, Shard, current, sharing
 from weakclip.store.untrusted_text import parse_json
@@ -24,7 +23,7 @@ from weakclip.tools.tag.zero_shot import Tagger, TagSettings
 
 COLUMNS = ("image", "labels", "check")
 SCORE = "score: "
-"""Before the name of a class: the column of its score. Who reads labels passes these columns over."""
+"""Before the name of a class: the column of its score. Readers of labels pass these columns over."""
 
 SEPARATORS = ";,\t\n\r"
 
@@ -72,7 +71,7 @@ def write_labels(
         The labels; None in a shard, which scores its own images: `merge_labels` writes the table.
 
     Raises:
-        ConfigError: a path that cannot be written.
+        StorageError: a path that cannot be written.
         DataError: a class name that cannot stand in a table, or no image that can be read.
     """
     for name in class_set.names:
@@ -88,8 +87,7 @@ def write_labels(
         folder = images.folder.resolve()
         root = folder.parent if folder.name == "images" else folder  # as `ImageFolder` looks for them
         request = {"folder": str(root), "names": names, "threshold": settings.threshold}
-        with _writing(out):
-            write_json(_plan_of(out), {"shards": share.count, "key": key, "batch_size": size, **request})
+        write_json(_plan_of(out), {"shards": share.count, "key": key, "batch_size": size, **request})
     kept = KeptScores(out, key, images.folder)
     score_images(kept, images.files, lambda: Tagger(clip, class_set, settings), batch_size=size)
     made: list[Tagging] = []
@@ -104,9 +102,6 @@ def is_sharded(out: Path) -> bool:
 
 def merge_labels(out: Path) -> Tagging:
     """Prove that all shards have scored their images, and write the table as one process does.
-
-    Args:
-        out: the table.
 
     Raises:
         RunError: images are missing: those and their shards are named.
@@ -134,14 +129,6 @@ def _plan_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.shards.json")
 
 
-@contextlib.contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error.strerror}); name a table with --out") from None
-
-
 def _write(images: ImageFolder, out: Path, names: Sequence[str], kept: KeptScores, threshold: float) -> Tagging:
     """The table, of all scores; nothing is left of what was kept."""
     kept.refresh()
@@ -151,8 +138,7 @@ def _write(images: ImageFolder, out: Path, names: Sequence[str], kept: KeptScore
     if not rows:
         kept.remove()
         raise DataError(f"{images.folder}: no image can be read, the first: {unread[0]}")
-    with _writing(out):
-        counts, unsure = _write_table(out, rows, names, threshold)
+    counts, unsure = _write_table(out, rows, names, threshold)
     kept.remove()
     _plan_of(out).unlink(missing_ok=True)
     return Tagging(

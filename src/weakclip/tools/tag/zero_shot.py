@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from weakclip.clip import Encoder
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import fit_factor, image_size, read_rgb, resize_rgb
-from weakclip.errors import ConfigError, EncoderError
+from weakclip.errors import EncoderError
 from weakclip.inference.stitching import window_starts
 from weakclip.seeds import GradCAMSettings
 from weakclip.seeds.class_text import background_words, check_template, encode_words
+from weakclip.store.ranges import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +41,9 @@ class TagSettings:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ConfigError(f"threshold: a number from 0 to 1 expected; found {self.threshold}")
+        check_range(self, "threshold", least=0, most=1)
+        check_range(self, "batch_size", least=1)
         check_template(self.prompt_template)
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size: 1 or more expected; found {self.batch_size}")
 
 
 class Tagger:
