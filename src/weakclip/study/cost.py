@@ -19,13 +19,12 @@ from torch import nn
 
 from weakclip.errors import RunError
 from weakclip.pipeline.context import usable_device
-from weakclip.store.files import remove_leftovers, write_json
+from weakclip.store.files import write_json
 from weakclip.store.keys import ResultKey, plain
-from weakclip.store.lock import FolderLock
 from weakclip.store.progress import track
 from weakclip.study.cost_pages import write_cost_pages
 from weakclip.study.cost_sides import Side, Training, drawn_batch
-from weakclip.study.record import RECORD, check_folder, read_record
+from weakclip.study.record import RECORD, read_record, study_folder
 from weakclip.training.loading import Batch
 from weakclip.training.precision import autocast_dtype
 
@@ -92,11 +91,12 @@ def study_cost(out: Path | str, sides: Sequence[Side], settings: CostSettings) -
     usable_device(settings.device)
     described = {type(side).__name__: plain(side) for side in sides}
     key = ResultKey(settings={"sides": described, "machine": machine(), **asdict(settings)})
-    with FolderLock(out):
-        check_folder(out, key)
-        remove_leftovers(out)
+    with study_folder(out, key):
         known = read_record(out, "measurements") if (out / RECORD).is_file() else []
-        found = [Measurement(**{**entry, **_tuples(entry)}) for entry in known]
+        found = [
+            Measurement(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
+            for entry in known
+        ]
         order = [side for _ in range(settings.repetitions) for side in sides]
         _save(out, key, found)
         for side in track(order[len(found) :], "training steps", total=len(order), done=len(found)):
@@ -180,10 +180,6 @@ def _in_fresh_process(side: Side, settings: CostSettings) -> Measurement:
 
 def _save(out: Path, key: ResultKey, found: Sequence[Measurement]) -> None:
     write_json(out / RECORD, {"key": key.record(), "measurements": [asdict(each) for each in found]})
-
-
-def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) for name, value in entry.items() if isinstance(value, list)}
 
 
 def _processor() -> str:

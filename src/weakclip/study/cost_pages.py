@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
 
-from weakclip.store.files import atomic_write
 from weakclip.study.pages import CHART, TABLE
+from weakclip.study.record import write_texts
 
 if TYPE_CHECKING:
     from weakclip.study.cost import Measurement
@@ -101,6 +101,4 @@ def cost_chart(found: Sequence[Measurement], batch_size: int) -> str:
 
 def write_cost_pages(folder: Path, found: Sequence[Measurement], batch_size: int, note: str) -> None:
     """Write `table.md` and `study.svg`."""
-    for name, text in ((TABLE, cost_table(found, batch_size, note)), (CHART, cost_chart(found, batch_size))):
-        with atomic_write(folder / name, "w") as file:
-            file.write(text)
+    write_texts(folder, {TABLE: cost_table(found, batch_size, note), CHART: cost_chart(found, batch_size)})

@@ -18,15 +18,13 @@ from weakclip.errors import ConfigError, DataError
 from weakclip.inference.metrics import ConfusionMatrix
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, pseudo_mask
 from weakclip.pipeline.context import TRAIN_DATA, RunContext
-from weakclip.store.files import remove_leftovers
 from weakclip.store.keys import ResultKey, result_settings
-from weakclip.store.lock import FolderLock
 from weakclip.store.progress import track
 from weakclip.store.threads import in_threads
 from weakclip.study.halving import rung_sizes, successive_halving
 from weakclip.study.pages import describe_rung, write_pages
 from weakclip.study.probabilities import ProbabilityFolder, weights_fingerprint, write_probabilities
-from weakclip.study.record import Candidate, CRFStudy, check_folder, finished_rungs, save, with_rung
+from weakclip.study.record import Candidate, CRFStudy, finished_rungs, save, study_folder, with_rung
 
 logger = logging.getLogger("weakclip")
 
@@ -84,9 +82,7 @@ def study_crf(
     given = ProbabilityFolder(probs, dataset) if probs else None
     source = given.fingerprint() if given else weights_fingerprint(context)
     key = _study_key(context, source, candidates)
-    with FolderLock(out):
-        check_folder(out, key)
-        remove_leftovers(out)
+    with study_folder(out, key):
         kernel_rng, image_rng = np.random.default_rng(config.seed).spawn(2)
         tried = crf_candidates(own, candidates, kernel_rng)
         order = image_rng.permutation(_with_masks(dataset)).tolist()

@@ -12,10 +12,9 @@ from markupsafe import Markup
 
 from weakclip.inference.evaluation import describe_crf
 from weakclip.report.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, nice_ticks, percent
-from weakclip.store.files import atomic_write
 from weakclip.store.keys import plain
 from weakclip.study.halving import Rung
-from weakclip.study.record import CRFStudy
+from weakclip.study.record import CRFStudy, write_texts
 
 TABLE, CHART, BEST = "table.md", "study.svg", "best.yaml"
 
@@ -29,9 +28,7 @@ _STYLE = (
 
 def write_pages(study: CRFStudy) -> None:
     """Write `table.md`, `study.svg` and `best.yaml` of a finished study into its folder."""
-    for name, text in ((TABLE, table(study)), (CHART, chart(study)), (BEST, best_yaml(study))):
-        with atomic_write(study.folder / name, "w") as file:
-            file.write(text)
+    write_texts(study.folder, {TABLE: table(study), CHART: chart(study), BEST: best_yaml(study)})
 
 
 def crf_record(study: CRFStudy) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from weakclip.config import RunConfig
 from weakclip.errors import ConfigError
-from weakclip.pipeline.space import BLOCK
+from weakclip.pipeline.space import blocks
 from weakclip.study.rates import Rates
 from weakclip.training.settings import TrainSettings
 
@@ -159,7 +159,7 @@ def _shared(stage: str, rates: Rates, means: Means, work: Sequence[_Images]) -> 
         waits = f"the device waits for {means.cores} cores ({100 * crf / on_cores:.0f} % dense CRF)"
     else:
         waits = f"the cores wait for the device ({100 * (network + refine) / device:.0f} % network, the rest decoding)"
-    stored = sum(each.count * _blocks(rates.bytes.get(file, 0.0)) for each in work for file in each.files)
+    stored = sum(each.count * blocks(rates.bytes.get(file, 0.0)) for each in work for file in each.files)
     read = rates.bytes.get("image")
     return StagePlan(
         stage=stage,
@@ -210,7 +210,3 @@ def _training(stage: str, rates: Rates, means: Means, settings: TrainSettings) -
         waits=f"steps follow each other; {divided:.0f} % of one is divided by the devices",
         note="; ".join(notes),
     )
-
-
-def _blocks(size: float) -> int:
-    return math.ceil(size / BLOCK) * BLOCK

@@ -90,7 +90,7 @@ class _Measuring:
         self.times: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
 
     def run(self) -> Rates:
-        """All parts, in the order of the stages."""
+        """Measure all parts, in the order of the stages."""
         self.seconds["decode"] = self._decoding()
         works, everything = [self._seeds()], range(len(self.few))
         works[0](everything)
@@ -133,7 +133,7 @@ class _Measuring:
         return mean(found[1:] or found)
 
     def _rounds(self, works: Sequence[Work]) -> None:
-        """First untimed, on one image; then all parts on all images, again and again: seconds an image."""
+        """Run all parts on all images in rounds, after an untimed run on one image, and keep the seconds an image."""
         for work in works:
             work(range(1))
         self.times.clear()
@@ -177,7 +177,7 @@ class _Measuring:
                     self._write_seeds(sample, masks.seed, masks.dense)
 
     def _left_halves(self, positions: Sequence[int]) -> None:
-        """Seeds of nobody, so that trainings have some."""
+        """Write invented seeds, so that trainings have some."""
         for index in positions:
             sample = self.few[index]
             with self._clock("seeds.write", index):
@@ -244,7 +244,7 @@ class _Measuring:
 
 
 def _part_of(how: Refinement | None) -> str:
-    """The name of the rate of sharpening: PAR's is one of the device."""
+    """The name of the rate of sharpening. PAR runs on the device, the dense CRF on cores."""
     return "refine" if isinstance(how, PARParams) else "crf"
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from weakclip.crf import CRFParams
 from weakclip.errors import RunError
-from weakclip.store.files import write_json
+from weakclip.store.files import remove_leftovers, write_json, write_text
 from weakclip.store.keys import ResultKey, plain
+from weakclip.store.lock import FolderLock
 from weakclip.store.manifest import Manifest
 from weakclip.store.untrusted_text import parse_json
 from weakclip.study.halving import Rung
@@ -70,12 +73,31 @@ def check_folder(folder: Path, key: ResultKey) -> None:
         raise RunError(f"{folder}: is not empty and no study (no {RECORD}); choose a new or empty folder")
 
 
+@contextlib.contextmanager
+def study_folder(folder: Path, key: ResultKey) -> Iterator[None]:
+    """Held while a study is at work; the folder is ready for it.
+
+    Raises:
+        RunError: as `check_folder`, or another process works there.
+    """
+    with FolderLock(folder):
+        check_folder(folder, key)
+        remove_leftovers(folder)
+        yield
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write some text files, name → content, each whole or not at all."""
+    for name, text in texts.items():
+        write_text(folder / name, text)
+
+
 def finished_rungs(folder: Path) -> tuple[Rung, ...]:
     """The rungs that an earlier call has written; none where there was no such call."""
     if not (folder / RECORD).is_file():
         return ()
     return tuple(
-        Rung(entry["images"], {int(number): _number(score) for number, score in entry["mean_iou"].items()})
+        Rung(entry["images"], {int(number): number(score) for number, score in entry["mean_iou"].items()})
         for entry in read_record(folder, "rungs")
     )
 
@@ -96,8 +118,9 @@ def with_rung(study: CRFStudy, rung: Rung) -> CRFStudy:
     return dataclasses.replace(study, rungs=(*study.rungs, rung))
 
 
-def _number(score: float | None) -> float:
-    return math.nan if score is None else score
+def number(score: float | None) -> float:
+    """A number of JSON, where null is NaN."""
+    return math.nan if score is None else float(score)
 
 
 def read_record(folder: Path, part: str) -> Any:

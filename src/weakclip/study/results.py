@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from weakclip.errors import RunError
+from weakclip.report.figures import percent
 from weakclip.store.files import write_json
 from weakclip.store.keys import ResultKey
-from weakclip.study.record import RECORD, read_record
+from weakclip.study.record import RECORD, number, read_record
+
+logger = logging.getLogger("weakclip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +88,31 @@ def finished_results(folder: Path) -> tuple[Result, ...]:
         return ()
     entries = read_record(folder, "results")
     try:
-        return tuple(Result(**{**entry, "mean_iou": _number(entry["mean_iou"])}) for entry in entries)
+        return tuple(Result(**{**entry, "mean_iou": number(entry["mean_iou"])}) for entry in entries)
     except (KeyError, TypeError) as error:
         raise RunError(f"{folder / RECORD}: damaged results ({error}); choose a new folder") from None
+
+
+def measured(study: VariantStudy, key: ResultKey, measure: Callable[[str, int], Result]) -> VariantStudy:
+    """The study with all its results; each new one is saved when it is there.
+
+    Args:
+        study: as far as it is.
+        key: of the study.
+        measure: makes the result of a variant for a random seed.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    save_results(study, key)
+    for seed in study.seeds:
+        for variant in study.variants:
+            if study.find(variant, seed) is None:
+                result = measure(variant, seed)
+                study = dataclasses.replace(study, results=(*study.results, result))
+                save_results(study, key)
+                logger.info("%s, seed %d: mIoU %s %%", variant, seed, percent(result.mean_iou))
+    return study
 
 
 def save_results(study: VariantStudy, key: ResultKey) -> None:
@@ -102,7 +129,3 @@ def save_results(study: VariantStudy, key: ResultKey) -> None:
         "results": [dataclasses.asdict(result) for result in study.results],
     }
     write_json(study.folder / RECORD, value)
-
-
-def _number(score: float | None) -> float:
-    return math.nan if score is None else float(score)

@@ -7,7 +7,6 @@ study's table says it; a run itself never looks.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from pathlib import Path
 
 from weakclip.config import RunConfig
@@ -17,18 +16,13 @@ from weakclip.inference.pseudo_masks import write_pseudo_masks
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import TRAIN_DATA, RunContext
 from weakclip.pipeline.region_stage import region_judge
-from weakclip.report.figures import percent
-from weakclip.store.files import remove_leftovers
 from weakclip.store.keys import ResultKey, flat
 from weakclip.store.layout import MASKS, SEED_MASKS
-from weakclip.store.lock import FolderLock
 from weakclip.study.probabilities import weights_fingerprint
-from weakclip.study.record import check_folder
-from weakclip.study.results import Result, VariantStudy, finished_results, save_results
+from weakclip.study.record import study_folder
+from weakclip.study.results import Result, VariantStudy, finished_results, measured
 from weakclip.study.variant_pages import write_variant_pages
 from weakclip.training.snapshots import kept_steps
-
-logger = logging.getLogger("weakclip")
 
 SUBJECT = "steps of one training"
 
@@ -46,7 +40,8 @@ def study_snapshots(config: RunConfig, out: Path | str, *, run: Path | str) -> V
         DataError: the split has no true masks.
         WeightsError: a run without a fitting WeakCLIP.
     """
-    out, config = Path(out), _at_step(config, None)
+    out = Path(out)
+    config = dataclasses.replace(config, pseudo_masks=dataclasses.replace(config.pseudo_masks, step=None))
     context = RunContext(config, Path(run), trusted=True)
     training, dataset = context.folder("train"), context.train
     steps = kept_steps(training)
@@ -55,40 +50,29 @@ def study_snapshots(config: RunConfig, out: Path | str, *, run: Path | str) -> V
     if not dataset.has_masks:
         raise DataError(f"split {dataset.split!r} has no true masks to score on; name another one: data.train_split")
     inputs = {"weights": weights_fingerprint(context), **context.fingerprints((*TRAIN_DATA, "train masks"))}
+    step_of = {f"step_{step}": step for step in steps}
     key = ResultKey(settings=flat(config.pseudo_masks, "pseudo_masks") | {"study": SUBJECT}, inputs=inputs)
-    with FolderLock(out):
-        check_folder(out, key)
-        remove_leftovers(out)
+    with study_folder(out, key):
         study = VariantStudy(
             folder=out,
             subject=SUBJECT,
             split=dataset.split,
             images=len(dataset),
-            variants=tuple(map(_name, steps)),
+            variants=tuple(step_of),
             seeds=(config.seed,),
             results=finished_results(out),
         )
-        save_results(study, key)
-        for step in steps:
-            if study.find(_name(step), config.seed) is None:
-                result = _score(context, step, out / "variants" / _name(step))
-                study = dataclasses.replace(study, results=(*study.results, result))
-                save_results(study, key)
-                logger.info("step %d: mIoU %s %%", step, percent(result.mean_iou))
+
+        def score(name: str, seed: int) -> Result:
+            return _score(context, step_of[name], name, out / "variants" / name)
+
+        study = measured(study, key, score)
         write_variant_pages(study)
         return study
 
 
-def _name(step: int) -> str:
-    return f"step_{step}"
-
-
-def _at_step(config: RunConfig, step: int | None) -> RunConfig:
-    return dataclasses.replace(config, pseudo_masks=dataclasses.replace(config.pseudo_masks, step=step))
-
-
-def _score(context: RunContext, step: int, folder: Path) -> Result:
-    """The masks of one step, and their score."""
+def _score(context: RunContext, step: int, name: str, folder: Path) -> Result:
+    """The masks of one step, and their score under its name."""
     settings, dataset, device = context.config.pseudo_masks, context.train, context.device
     model = load_weakclip(context.folder("train"), clip=context.clip, device=device, step=step)
     write_pseudo_masks(
@@ -101,4 +85,4 @@ def _score(context: RunContext, step: int, folder: Path) -> Result:
     )
     scores = score_masks(folder / MASKS, dataset, subject="pseudo masks")[0]
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return Result(variant=_name(step), seed=context.config.seed, mean_iou=scores.mean_iou, trained_parameters=trained)
+    return Result(variant=name, seed=context.config.seed, mean_iou=scores.mean_iou, trained_parameters=trained)

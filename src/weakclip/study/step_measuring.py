@@ -115,7 +115,7 @@ def time_steps(
     found, ends = defaultdict[int, list[float]](list), list[float]()
     hook = register_optimizer_step_post_hook(lambda *_: ends.append(now()))
     try:
-        for number in range(ROUNDS):  # in turn: who disturbs one size for a while disturbs the other
+        for number in range(ROUNDS):  # in turn: what disturbs one size for a while disturbs the other, too
             for part in sorted({max(1, whole // 2), whole}):
                 ends.clear()
                 where = folder / f"{part}_{number}"
@@ -131,7 +131,7 @@ def time_steps(
 
 
 def step_and_image(seconds: dict[int, float]) -> tuple[float, float]:
-    """A step costs a time of its own and one for each image: two sizes tell them apart.
+    """The time of a step itself and the time of each image in it, told apart by two batch sizes.
 
     Args:
         seconds: of a step, by its images.
@@ -155,10 +155,6 @@ def shared_steps(config: RunConfig, folder: Path) -> dict[str, float]:
     """Rates of the steps of one of two processes, `train.shared.step` and so on; nothing where accelerators are too
     few for two.
 
-    Args:
-        config: of the run.
-        folder: for the trainings.
-
     Raises:
         WeakCLIPError: as the trainings.
     """
@@ -169,7 +165,7 @@ def shared_steps(config: RunConfig, folder: Path) -> dict[str, float]:
 
 
 def _take_part(config: RunConfig, folder: Path) -> dict[str, float]:
-    """In each of the processes; `launch` takes what the first one says."""
+    """The work of each process; `launch` returns the result of the first one."""
     whole = RunContext(config, folder, trusted=True)
     processes = open_processes(whole.device)
     with sharing(processes):
@@ -187,7 +183,7 @@ def _take_part(config: RunConfig, folder: Path) -> dict[str, float]:
 
 
 def write_left_half(folder: Path, sample: Sample, palette: np.ndarray) -> None:
-    """A mask of nobody, so that a training has one: a class of the image on the left, background on the right."""
+    """Write an invented mask, so that a training has one: a class of the image on the left, background on the right."""
     height, width = sample.image.shape[:2]
     mask = np.zeros((height, width), np.uint8)
     mask[:, : width // 2] = next(iter(sample.labels), 0)

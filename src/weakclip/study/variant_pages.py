@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from weakclip.report.figures import nice_ticks, percent
-from weakclip.store.files import atomic_write
 from weakclip.study.pages import CHART, TABLE, page_files
+from weakclip.study.record import write_texts
 from weakclip.study.results import VariantStudy, mean_and_deviation
 
 PLOT, ROW, LEFT, RIGHT, TOP, BOTTOM = 430, 26, 190, 20, 34, 30
@@ -26,9 +26,7 @@ _STYLE = (
 
 def write_variant_pages(study: VariantStudy) -> None:
     """Write `table.md` and `study.svg` of a study into its folder."""
-    for name, text in ((TABLE, variant_table(study)), (CHART, variant_chart(study))):
-        with atomic_write(study.folder / name, "w") as file:
-            file.write(text)
+    write_texts(study.folder, {TABLE: variant_table(study), CHART: variant_chart(study)})
 
 
 def variant_record(study: VariantStudy) -> dict[str, Any]:

@@ -11,7 +11,7 @@ the last one written.
 from __future__ import annotations
 
 import dataclasses
-import logging
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,18 +30,13 @@ from weakclip.pipeline import run_stage
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.region_stage import region_judge
 from weakclip.pipeline.stages import stages_of
-from weakclip.report.figures import percent
-from weakclip.store.files import remove_leftovers
 from weakclip.store.keys import ResultKey, result_settings
 from weakclip.store.layout import DENSE, MASKS, SEED_MASKS, STAGE_FOLDERS
-from weakclip.store.lock import FolderLock
-from weakclip.study.record import check_folder
-from weakclip.study.results import Result, VariantStudy, finished_results, save_results
+from weakclip.study.record import study_folder
+from weakclip.study.results import Result, VariantStudy, finished_results, measured
 from weakclip.study.variant_pages import write_variant_pages
 from weakclip.training.dataset import TrainingPairs
 from weakclip.training.loop import fit
-
-logger = logging.getLogger("weakclip")
 
 Composer = Callable[[ModelSettings, Encoder, ClassSet], WeakCLIP]
 """From the numbers, the encoder and the classes to a model with fresh weights."""
@@ -99,9 +94,7 @@ def study_variants(
     for each in variants:  # what cannot be put together says so before anything is made
         each.compose(each.config.model, context.clip, context.train.class_set)
     key = _study_key(context, subject)
-    with FolderLock(context.out):
-        check_folder(context.out, key)
-        remove_leftovers(context.out)
+    with study_folder(context.out, key):
         study = VariantStudy(
             folder=context.out,
             subject=subject,
@@ -111,20 +104,15 @@ def study_variants(
             seeds=tuple(range(config.seed, config.seed + seeds)),
             results=finished_results(context.out),
         )
-        save_results(study, key)
-        for seed in study.seeds:
-            seed_folder = _make_seeds(context, seed)
-            for variant in (None, *variants):
-                name = variant.name if variant else SEEDS_ROW
-                if study.find(name, seed) is None:
-                    result = (
-                        _try(context, variant, seed, seed_folder)
-                        if variant
-                        else _score_seeds(context, seed, seed_folder)
-                    )
-                    study = dataclasses.replace(study, results=(*study.results, result))
-                    save_results(study, key)
-                    logger.info("%s, seed %d: mIoU %s %%", name, seed, percent(result.mean_iou))
+        by_name = {variant.name: variant for variant in variants}
+        seeds_of = functools.cache(functools.partial(_make_seeds, context))
+
+        def measure(name: str, seed: int) -> Result:
+            if name == SEEDS_ROW:
+                return _score_seeds(context, seed, seeds_of(seed))
+            return _try(context, by_name[name], seed, seeds_of(seed))
+
+        study = measured(study, key, measure)
         write_variant_pages(study)
         return study
 
