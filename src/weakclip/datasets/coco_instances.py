@@ -24,7 +24,7 @@ from weakclip.datasets.coco_lists import (
 from weakclip.datasets.file_cache import FileCache
 from weakclip.datasets.regions import Region
 from weakclip.errors import DataError
-from weakclip.store.files import atomic_write
+from weakclip.store.files import write_text
 from weakclip.store.untrusted_text import parse_json, short
 
 LISTS = ("images", "annotations", "categories")
@@ -50,10 +50,6 @@ class ImageEntry:
 
 def load_index(path: Path, cache: FileCache) -> list[ImageEntry]:
     """The images of an instances file, from the index in the cache, or else from the file, which then gets its index.
-
-    Args:
-        path: the instances file.
-        cache: its cache.
 
     Raises:
         DataError: as `read_index`.
@@ -83,8 +79,7 @@ def _is_sound(entry: ImageEntry) -> bool:
 
 def _write_index(target: Path, entries: list[ImageEntry]) -> None:
     rows = [[entry.identity, entry.file_name, *entry.size, entry.labels] for entry in entries]
-    with atomic_write(target, "w") as file:
-        file.write(json.dumps(rows, ensure_ascii=False, separators=(",", ":")))
+    write_text(target, json.dumps(rows, ensure_ascii=False, separators=(",", ":")))
 
 
 def read_index(path: Path) -> list[ImageEntry]:

@@ -29,8 +29,7 @@ class FileCache:
     """
 
     def __init__(self, root: AnyPath, source: AnyPath, *, version: int) -> None:
-        stamp = stamp_of(source)
-        key = _digest(f"{version} {stamp.size} {stamp.version}")
+        key = _digest(f"{version} {stamp_of(source)}")
         user = expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
         own = [root / FOLDER] if isinstance(root, Path) else []
         places = (*own, user / "weakclip" / _digest(str(root.resolve())))

@@ -16,6 +16,7 @@ from weakclip.datasets.folder_splits import listed_twice, split_files, split_nam
 from weakclip.datasets.image_folder import ImageFolder, stem
 from weakclip.store.remote import folder_at
 from weakclip.store.trees import AnyPath
+from weakclip.store.untrusted_text import some
 
 logger = logging.getLogger("weakclip")
 
@@ -26,7 +27,7 @@ SHOWN = 3
 
 
 class FolderDataset(ImageFileDataset):
-    """Images in a folder, and who shows what in one of two forms.
+    """Images in a folder, with their labels in one of two forms.
 
     - `images/` (nested folders are fine) and `labels.csv`, `.tsv`, `.xlsx` or `.jsonl`: see `read_label_file`;
     - one sub-folder a class, in `images/` or directly in the root: each image shows the class of its folder, and a
@@ -72,7 +73,10 @@ class FolderDataset(ImageFileDataset):
         self._told = False
         images = ImageFolder(self.root)
         self.image_folder = images.folder
-        faults = [_twins(images.folder, files) for files in images.twins()]
+        faults = [
+            Fault(f"{images.folder}: {first} and {other} differ only in their ending; rename one", stem(first))
+            for first, other, *_ in images.twins()
+        ]
         told = read_folder_labels(self.root, images, class_file, label_file, faults)
         self._files = split_files(self.root, split, images, faults, val_file)
         if split in (None, "train"):
@@ -139,9 +143,4 @@ def untagged_note(names: Sequence[str]) -> str:
     """A sentence on images without labels; empty where there are none."""
     if not names:
         return ""
-    some = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
-    return f"{len(names):,} image{'s' if len(names) > 1 else ''} without labels left out: {some}"
-
-
-def _twins(folder: AnyPath, files: Sequence[str]) -> Fault:
-    return Fault(f"{folder}: {files[0]} and {files[1]} differ only in their ending; rename one", stem(files[0]))
+    return f"{len(names):,} image{'s' if len(names) > 1 else ''} without labels left out: {some(names, SHOWN)}"

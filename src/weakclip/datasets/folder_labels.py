@@ -1,4 +1,4 @@
-"""Who shows what in a folder of images: from a table, or from the folders that images are sorted into."""
+"""The labels of a folder of images: from a table, or from the folders that images are sorted into."""
 
 from __future__ import annotations
 

@@ -25,9 +25,6 @@ _SPLIT_OF = {name: split for split, names in _FOLDERS.items() for name in names}
 def split_folders(files: Sequence[str]) -> dict[str, str]:
     """The first folders that are splits, as torchvision and ImageNet have them: `train/CLASS`, `val/CLASS`.
 
-    Args:
-        files: paths of images.
-
     Returns:
         Folder → split; empty where one of the first folders is called otherwise, or the only one may be a class.
 

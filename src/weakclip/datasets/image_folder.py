@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from weakclip.datasets.faults import RowError
-from weakclip.datasets.image_names import alike, canonical
+from weakclip.datasets.image_names import alike, canonical, grouped
 from weakclip.errors import DataError
 from weakclip.store.trees import AnyPath, walk
 from weakclip.store.untrusted_text import is_plain, one_line
@@ -69,9 +69,7 @@ class ImageFolder:
             raise DataError("; ".join([f"{self.folder}: {expected}", *self._left_out()]))
         self.copies: dict[str, tuple[str, ...]] = {}
         self._first: dict[str, str] = {}
-        self._by_name: dict[str, list[str]] = {}
-        for file in self.files:
-            self._by_name.setdefault(canonical(stem(file)), []).append(file)
+        self._by_name = grouped(self.files, lambda file: canonical(stem(file)))
         self._by_path = {canonical(file): file for file in self.files}
 
     def notes(self) -> list[str]:
@@ -181,10 +179,7 @@ class ImageFolder:
 
     @functools.cached_property
     def _by_bare_name(self) -> dict[str, list[str]]:
-        names: dict[str, list[str]] = {}
-        for file in self.files:
-            names.setdefault(_bare(file), []).append(file)
-        return names
+        return grouped(self.files, _bare)
 
 
 def check_folder(root: AnyPath) -> None:

@@ -49,8 +49,8 @@ class ImageNames:
 
     def __init__(self, names: Iterable[str]) -> None:
         names = list(names)
-        self._tables = [(key, _grouped(names, key)) for key in (str, canonical, _loose)]
-        self._last = _grouped(names, lambda name: _loose(PurePosixPath(name).name))
+        self._tables = [(key, grouped(names, key)) for key in (str, canonical, _loose)]
+        self._last = grouped(names, lambda name: _loose(PurePosixPath(name).name))
         self._deepest = max((name.count("/") for name in names), default=0) + 1
 
     def find(self, address: str) -> str | None:
@@ -58,8 +58,9 @@ class ImageNames:
         spellings = list(_spellings(address))
         for key, table in self._tables:
             for parts, _ in spellings:
-                for end in _ends(parts[-self._deepest :]):
-                    found = table.get(key(end), ())
+                longest = parts[-self._deepest :]
+                for start in range(len(longest)):
+                    found = table.get(key("/".join(longest[start:])), ())
                     if found:
                         return found[0] if len(found) == 1 else None
         for parts, flat in spellings:
@@ -69,7 +70,8 @@ class ImageNames:
         return None
 
 
-def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+def grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    """The names by what they have in common."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(key(name), []).append(name)
@@ -78,10 +80,6 @@ def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[
 
 def _loose(text: str) -> str:
     return re.sub(r"[\s_-]+", "-", alike(text).casefold())
-
-
-def _ends(parts: tuple[str, ...]) -> Iterator[str]:
-    return ("/".join(parts[start:]) for start in range(len(parts)))
 
 
 def _spellings(address: str) -> Iterator[tuple[tuple[str, ...], bool]]:

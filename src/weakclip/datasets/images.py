@@ -48,7 +48,8 @@ def read_rgb(path: ImageSource, *, longest_side: int | None = None) -> np.ndarra
             enough = 2 * min(size)  # of a JPEG decoded at 1/2, 1/4 or 1/8; the shorter side may be either
             image.draft(None, (enough, enough))
         image.load()  # Pillow turns a TIFF by itself here, and takes its orientation away
-        colours = _colours(upright(image), white_is_zero=_white_is_zero(image))
+        white_is_zero = isinstance(image, TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
+        colours = _colours(upright(image), white_is_zero=white_is_zero)
         if colours.size != (size[1], size[0]):
             colours = colours.resize((size[1], size[0]), Image.Resampling.BILINEAR, reducing_gap=3.0)
         return np.array(colours)
@@ -90,10 +91,6 @@ def _colours(image: Image.Image, *, white_is_zero: bool = False) -> Image.Image:
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _white_is_zero(image: Image.Image) -> bool:
-    return isinstance(image, TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
@@ -201,10 +198,10 @@ def write_png(path: Path | str, array: np.ndarray) -> None:
         Image.fromarray(array).save(file, format="PNG")
 
 
-def write_jpeg(path: Path | str, array: np.ndarray, *, quality: int = 75) -> None:
+def write_jpeg(path: Path | str, array: np.ndarray) -> None:
     """Write `(H, W, 3)` RGB uint8 as JPEG, for looking at."""
     with atomic_write(path) as file:
-        Image.fromarray(array).save(file, format="JPEG", quality=quality, optimize=True)
+        Image.fromarray(array).save(file, format="JPEG", quality=75, optimize=True)
 
 
 def resize_rgb(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -51,12 +51,8 @@ def stream_lists(file: IO[str], names: Collection[str], *, chunk: int = CHUNK) -
         raise ValueError(f"expected the end of the file, found {source.peek()!r}")
 
 
-def stream_list(file: IO[str], *, chunk: int = CHUNK) -> Iterator[Any]:
+def stream_list(file: IO[str]) -> Iterator[Any]:
     """The elements of a JSON file that holds one list.
-
-    Args:
-        file: a text file.
-        chunk: characters to read at a time.
 
     Raises:
         ValueError: not JSON, cut off, or no list.
@@ -65,7 +61,7 @@ def stream_list(file: IO[str], *, chunk: int = CHUNK) -> Iterator[Any]:
     >>> list(stream_list(io.StringIO('[1, {"b": [2]}]')))
     [1, {'b': [2]}]
     """
-    source = _Source(file, chunk)
+    source = _Source(file, CHUNK)
     yield from source.elements()
     if source.peek():
         raise ValueError(f"expected the end of the file, found {source.peek()!r}")

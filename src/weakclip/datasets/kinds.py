@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from weakclip.errors import ConfigError
 from weakclip.store.files import expand_home
+from weakclip.store.ranges import check_range
 from weakclip.store.remote import check_url, is_url
 
 if TYPE_CHECKING:  # the data sets are imported when one is opened: settings are read without torch
@@ -42,8 +43,7 @@ class DataSettings:
     on_error: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
-        for name in ("train_limit", "val_limit"):
-            _check_count(name, getattr(self, name))
+        check_range(self, "train_limit", "val_limit", least=1)
 
     def open(self, split: str, limit: int | None) -> ImageLabelDataset:
         """A split of the data set.
@@ -153,7 +153,7 @@ class FolderData(StoredData):
 
     def __post_init__(self) -> None:
         DataSettings.__post_init__(self)
-        _check_count("longest_side", self.longest_side)
+        check_range(self, "longest_side", least=1)
         for name in ("root", "class_file", "label_file", "val_file"):
             check_url(getattr(self, name), name)
 
@@ -189,7 +189,7 @@ class ShardsData(StoredData):
 
     def __post_init__(self) -> None:
         DataSettings.__post_init__(self)
-        _check_count("longest_side", self.longest_side)
+        check_range(self, "longest_side", least=1)
         for name in ("root", "class_file"):
             check_url(getattr(self, name), name)
 
@@ -218,8 +218,3 @@ class OwnData(DataSettings):
             "data.dataset own: names a data set of a Python program; pass run_pipeline(dataset=…, val_dataset=…); "
             "commands that read the images cannot work on such a run"
         )
-
-
-def _check_count(name: str, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise ConfigError(f"{name}: 1 or more, or null, expected; found {value}")

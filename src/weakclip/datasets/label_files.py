@@ -48,7 +48,7 @@ class LabelFile:
         rows: one an image. They are read anew each time, one at a time; those whose labels are joined are in memory.
         names: every label in them.
         faults: of rows that are passed over because something is wrong with them.
-        notes: sentences on what of the file is not read.
+        notes: sentences on the parts of the file that are not read.
     """
 
     rows: Iterable[LabelRow]
@@ -71,7 +71,7 @@ def read_label_rows(path: AnyPath) -> list[LabelRow]:
 
 
 def read_label_file(path: AnyPath) -> LabelFile:
-    """Who shows what, from a table or from JSON Lines `{"image": "…", "labels": ["…"]}`.
+    """The labels of images, from a table or from JSON Lines `{"image": "…", "labels": ["…"]}`.
 
     A table (see `read_table`) has a column of images, called as in `IMAGE_COLUMNS`, and either a column of labels, as
     in `LABEL_COLUMNS`, or one of 0 and 1 for each class (see `labels_of_columns`). Labels are separated by `;` (or by

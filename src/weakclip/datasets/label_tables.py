@@ -47,7 +47,7 @@ class TextTable:
         path: its file.
         columns: the names in its first line.
         rows: the others, without those that are empty; those of a CSV are read anew each time, one at a time.
-        notes: sentences on what of the file is not read.
+        notes: sentences on the parts of the file that are not read.
     """
 
     path: AnyPath

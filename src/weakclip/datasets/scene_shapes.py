@@ -68,7 +68,11 @@ class Blueprint:
     parts: tuple[Part, ...]
     company: str
     faithful: float
-    lean: float = 0.15
+    lean: float
+
+
+def _blueprint(company: str, faithful: float, *parts: Part, lean: float = 0.15) -> Blueprint:
+    return Blueprint(parts, company, faithful, lean)
 
 
 def _body(shape: Distance) -> Part:
@@ -80,130 +84,106 @@ _BOX = _body(box(0.0, 0.1, 0.92, 0.68))
 _DOME = _body(both(ellipse(0.0, 0.15, 1.0, 0.95), box(0.0, -0.4, 2.0, 0.55)))
 
 BLUEPRINTS: Mapping[str, Blueprint] = {
-    "cat": Blueprint(
-        (
-            Part(polygon((0.52, -0.45), (0.58, -0.95), (0.78, -0.55)), "accent"),
-            Part(polygon((0.82, -0.55), (1.02, -0.95), (1.08, -0.45)), "accent"),
-            _ANIMAL,
-            _body(ellipse(0.8, -0.3, 0.32, 0.3)),
-            Part(ellipse(0.7, -0.34, 0.06, 0.09), "dark"),
-            Part(ellipse(0.92, -0.34, 0.06, 0.09), "dark"),
-        ),
+    "cat": _blueprint(
         "wall",
         0.4,
+        Part(polygon((0.52, -0.45), (0.58, -0.95), (0.78, -0.55)), "accent"),
+        Part(polygon((0.82, -0.55), (1.02, -0.95), (1.08, -0.45)), "accent"),
+        _ANIMAL,
+        _body(ellipse(0.8, -0.3, 0.32, 0.3)),
+        Part(ellipse(0.7, -0.34, 0.06, 0.09), "dark"),
+        Part(ellipse(0.92, -0.34, 0.06, 0.09), "dark"),
     ),
-    "rabbit": Blueprint(
-        (
-            Part(ellipse(0.62, -0.85, 0.11, 0.42), "light"),
-            Part(ellipse(0.92, -0.85, 0.11, 0.42), "light"),
-            _ANIMAL,
-            _body(ellipse(0.77, -0.25, 0.3, 0.28)),
-            Part(ellipse(-1.05, 0.2, 0.17, 0.17), "light"),
-        ),
+    "rabbit": _blueprint(
         "grass",
         0.5,
+        Part(ellipse(0.62, -0.85, 0.11, 0.42), "light"),
+        Part(ellipse(0.92, -0.85, 0.11, 0.42), "light"),
+        _ANIMAL,
+        _body(ellipse(0.77, -0.25, 0.3, 0.28)),
+        Part(ellipse(-1.05, 0.2, 0.17, 0.17), "light"),
     ),
-    "bird": Blueprint(
-        (
-            Part(polygon((0.9, -0.02), (1.4, 0.16), (0.88, 0.32)), "accent"),
-            Part(box(-0.2, 0.95, 0.05, 0.28), "accent"),
-            Part(box(0.18, 0.95, 0.05, 0.28), "accent"),
-            _ANIMAL,
-            Part(ellipse(0.65, 0.05, 0.09, 0.09), "dark"),
-        ),
+    "bird": _blueprint(
         "sky",
         0.6,
-        0.25,
+        Part(polygon((0.9, -0.02), (1.4, 0.16), (0.88, 0.32)), "accent"),
+        Part(box(-0.2, 0.95, 0.05, 0.28), "accent"),
+        Part(box(0.18, 0.95, 0.05, 0.28), "accent"),
+        _ANIMAL,
+        Part(ellipse(0.65, 0.05, 0.09, 0.09), "dark"),
+        lean=0.25,
     ),
-    "fish": Blueprint(
-        (
-            Part(polygon((-0.85, 0.22), (-1.45, -0.3), (-1.45, 0.74)), "accent"),
-            _ANIMAL,
-            Part(ellipse(0.6, 0.08, 0.13, 0.13), "light"),
-            Part(ellipse(0.62, 0.08, 0.06, 0.06), "dark"),
-        ),
+    "fish": _blueprint(
         "water",
         0.85,
-        0.3,
+        Part(polygon((-0.85, 0.22), (-1.45, -0.3), (-1.45, 0.74)), "accent"),
+        _ANIMAL,
+        Part(ellipse(0.6, 0.08, 0.13, 0.13), "light"),
+        Part(ellipse(0.62, 0.08, 0.06, 0.06), "dark"),
+        lean=0.3,
     ),
-    "balloon": Blueprint(
-        (
-            Part(box(0.0, 1.35, 0.035, 0.4), "dark"),
-            Part(polygon((0.0, 0.82), (0.17, 1.08), (-0.17, 1.08)), "accent"),
-            _body(ellipse(0.0, 0.0, 0.82, 0.92)),
-        ),
+    "balloon": _blueprint(
         "sky",
         0.75,
-        0.2,
+        Part(box(0.0, 1.35, 0.035, 0.4), "dark"),
+        Part(polygon((0.0, 0.82), (0.17, 1.08), (-0.17, 1.08)), "accent"),
+        _body(ellipse(0.0, 0.0, 0.82, 0.92)),
+        lean=0.2,
     ),
-    "clock": Blueprint(
-        (
-            _body(ellipse(0.0, 0.0, 0.92, 0.92)),
-            Part(box(0.0, -0.24, 0.06, 0.3), "dark"),
-            Part(box(0.2, 0.0, 0.26, 0.06), "dark"),
-            Part(ellipse(0.0, 0.0, 0.12, 0.12), "accent"),
-        ),
+    "clock": _blueprint(
         "wall",
         0.6,
+        _body(ellipse(0.0, 0.0, 0.92, 0.92)),
+        Part(box(0.0, -0.24, 0.06, 0.3), "dark"),
+        Part(box(0.2, 0.0, 0.26, 0.06), "dark"),
+        Part(ellipse(0.0, 0.0, 0.12, 0.12), "accent"),
     ),
-    "car": Blueprint(
-        (
-            _BOX,
-            Part(ellipse(-0.5, 0.8, 0.27, 0.27), "dark"),
-            Part(ellipse(0.5, 0.8, 0.27, 0.27), "dark"),
-            Part(ellipse(-0.5, 0.8, 0.11, 0.11), "light"),
-            Part(ellipse(0.5, 0.8, 0.11, 0.11), "light"),
-        ),
+    "car": _blueprint(
         "road",
         0.85,
-        0.1,
+        _BOX,
+        Part(ellipse(-0.5, 0.8, 0.27, 0.27), "dark"),
+        Part(ellipse(0.5, 0.8, 0.27, 0.27), "dark"),
+        Part(ellipse(-0.5, 0.8, 0.11, 0.11), "light"),
+        Part(ellipse(0.5, 0.8, 0.11, 0.11), "light"),
+        lean=0.1,
     ),
-    "house": Blueprint(
-        (
-            Part(box(0.5, -0.75, 0.14, 0.3), "accent"),
-            _BOX,
-            Part(box(-0.05, 0.5, 0.17, 0.28), "dark"),
-            Part(ellipse(0.04, 0.5, 0.05, 0.05), "light"),
-        ),
+    "house": _blueprint(
         "grass",
         0.6,
-        0.06,
+        Part(box(0.5, -0.75, 0.14, 0.3), "accent"),
+        _BOX,
+        Part(box(-0.05, 0.5, 0.17, 0.28), "dark"),
+        Part(ellipse(0.04, 0.5, 0.05, 0.05), "light"),
+        lean=0.06,
     ),
-    "cup": Blueprint(
-        (
-            Part(ring(1.0, 0.1, 0.3, 0.09), "accent"),
-            _body(box(0.0, 0.1, 0.8, 0.78)),
-            Part(ellipse(0.0, -0.68, 0.8, 0.12), "dark"),
-        ),
+    "cup": _blueprint(
         "wall",
         0.5,
-        0.12,
+        Part(ring(1.0, 0.1, 0.3, 0.09), "accent"),
+        _body(box(0.0, 0.1, 0.8, 0.78)),
+        Part(ellipse(0.0, -0.68, 0.8, 0.12), "dark"),
+        lean=0.12,
     ),
-    "mushroom": Blueprint(
-        (Part(box(0.0, 0.42, 0.24, 0.44), "light"), Part(ellipse(0.0, 0.86, 0.3, 0.1), "light"), _DOME),
-        "grass",
-        0.7,
+    "mushroom": _blueprint(
+        "grass", 0.7, Part(box(0.0, 0.42, 0.24, 0.44), "light"), Part(ellipse(0.0, 0.86, 0.3, 0.1), "light"), _DOME
     ),
-    "umbrella": Blueprint(
-        (
-            Part(box(0.0, 0.5, 0.05, 0.55), "dark"),
-            Part(both(ring(-0.17, 1.02, 0.17, 0.05), box(-0.17, 1.2, 0.4, 0.19)), "dark"),
-            Part(polygon((0.0, -1.05), (0.08, -0.75), (-0.08, -0.75)), "accent"),
-            _DOME,
-        ),
+    "umbrella": _blueprint(
         "sand",
         0.6,
-        0.3,
+        Part(box(0.0, 0.5, 0.05, 0.55), "dark"),
+        Part(both(ring(-0.17, 1.02, 0.17, 0.05), box(-0.17, 1.2, 0.4, 0.19)), "dark"),
+        Part(polygon((0.0, -1.05), (0.08, -0.75), (-0.08, -0.75)), "accent"),
+        _DOME,
+        lean=0.3,
     ),
-    "boat": Blueprint(
-        (
-            Part(box(0.0, -0.5, 0.05, 0.62), "dark"),
-            Part(polygon((0.05, -1.12), (0.55, -0.9), (0.05, -0.68)), "accent"),
-            _body(polygon((-1.1, 0.0), (1.1, 0.0), (0.75, 0.72), (-0.75, 0.72))),
-        ),
+    "boat": _blueprint(
         "water",
         0.9,
-        0.12,
+        Part(box(0.0, -0.5, 0.05, 0.62), "dark"),
+        Part(polygon((0.05, -1.12), (0.55, -0.9), (0.05, -0.68)), "accent"),
+        _body(polygon((-1.1, 0.0), (1.1, 0.0), (0.75, 0.72), (-0.75, 0.72))),
+        lean=0.12,
     ),
 }
 """The foreground classes of Scenes, in the order of their indices 1…12."""

@@ -121,9 +121,8 @@ class ShardTree(Tree):
     def _listed(self) -> dict[str, Stamp]:
         files = {}
         for name, (shard, image) in self.images.items():
-            size, version = self._stamps[shard.path]
             own = image.place[1] if shard.path.suffix == TAR else -1
-            files[self.file_of(name)] = Stamp(own, f"{size} {version} {image.place}")
+            files[self.file_of(name)] = Stamp(own, f"{self._stamps[shard.path]} {image.place}")
         return files
 
     @functools.cached_property

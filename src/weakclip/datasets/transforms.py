@@ -17,6 +17,7 @@ from PIL import Image
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import fit_factor
 from weakclip.errors import ConfigError
+from weakclip.store.ranges import check_range
 
 PAD_COLOR = (123, 117, 104)
 """RGB beside an image that is smaller than its crop: the mean colour of photographs, which the encoder's normalisation
@@ -56,12 +57,11 @@ class AugmentSettings:
     max_class_share: float = 0.75
 
     def __post_init__(self) -> None:
-        if self.crop_size < 1:
-            raise ConfigError(f"augmentation: crop_size is 1 or more; found {self.crop_size}")
+        check_range(self, "crop_size", least=1)
+        check_range(self, "flip", least=0, most=1)
+        check_range(self, "max_class_share", above=0, most=1)
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ConfigError(f"augmentation: scale is two positive factors in order; found {self.scale}")
-        if not 0 <= self.flip <= 1 or not 0 < self.max_class_share <= 1:
-            raise ConfigError(f"augmentation: flip and max_class_share are shares; found {self}")
         if not 0 <= self.hsv_shift <= 90 or (self.hsv_shift and self.photometric):
             raise ConfigError(
                 f"augmentation: hsv_shift is 0 to 90, and 0 where photometric is true; found {self.hsv_shift} and "

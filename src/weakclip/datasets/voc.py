@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from weakclip.datasets.base import ImageFileDataset
@@ -49,7 +48,8 @@ class VOC12Dataset(ImageFileDataset):
         list_file = _list_file(self.root, split)
         names = _read_list(list_file)
         faults: list[Fault] = []
-        missing = self._missing(names)
+        present = {path.stem for path in (self.root / "JPEGImages").glob("*.jpg")}
+        missing = [name for name in names if name not in present]
         if missing and not lenient:
             raise DataError(
                 f"{self.root / 'JPEGImages'}: {len(missing)} of the {len(names)} images of {list_file.name} are "
@@ -64,11 +64,8 @@ class VOC12Dataset(ImageFileDataset):
                 f"{list_file.name}, the first is {unlabelled[0]}; training needs {CSV}, {NPY} or the XML annotations"
             )
         if lenient:
-            photos, source, said = (
-                self.root / "JPEGImages",
-                self.root / self.label_source,
-                {each.image for each in faults},
-            )
+            photos, source = self.root / "JPEGImages", self.root / self.label_source
+            said = {each.image for each in faults}
             faults += [Fault(f"{photos / name}.jpg: no such file, listed in {list_file}", name) for name in missing]
             useless = set(missing)
             if split in TRAINING_SPLITS:
@@ -107,10 +104,6 @@ class VOC12Dataset(ImageFileDataset):
     def labels(self, index: int) -> tuple[int, ...]:
         """Ascending indices of the classes that the image shows; empty where nothing is known (val, test)."""
         return self._labels[self.names[index]]
-
-    def _missing(self, names: Sequence[str]) -> list[str]:
-        present = {path.stem for path in (self.root / "JPEGImages").glob("*.jpg")}
-        return [name for name in names if name not in present]
 
 
 def find_voc_root(root: Path | str) -> Path:
