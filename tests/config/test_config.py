@@ -123,7 +123,7 @@ def test_short_configuration_takes_the_defaults() -> None:
         ("data: {dataset: scenes}\nmodle: {}", "unknown key 'modle' in my.yaml; did you mean 'model'?"),
         ("data: {dataset: scenes}\ntrain: {zzz: 3}", "unknown key 'train.zzz' in my.yaml; known keys: steps,"),
         ("data: {dataset: scenes}\ntrain: {steps: many}", "my.yaml: train.steps: Input should be a valid integer"),
-        ("data: {dataset: scenes}\ntrain: {steps: 0}", "my.yaml: train: steps: at least 1 expected; found 0"),
+        ("data: {dataset: scenes}\ntrain: {steps: 0}", "my.yaml: train: steps: 1 or more expected; found 0"),
         ("data: {dataset: scenes}\ntrain: 7", "my.yaml: train: expected keys and values; found 7"),
         (
             "data: {dataset: scene}",

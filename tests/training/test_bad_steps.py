@@ -164,7 +164,7 @@ def test_too_many_in_a_row_end_the_training_and_spare_the_checkpoint(tmp_path: P
 
 
 def test_no_patience_is_no_setting() -> None:
-    with pytest.raises(ConfigError, match="max_bad_steps: at least 1"):
+    with pytest.raises(ConfigError, match="max_bad_steps: 1 or more"):
         TrainSettings(max_bad_steps=0)
 
 

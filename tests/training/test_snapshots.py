@@ -108,5 +108,5 @@ def test_what_cannot_be_put_back_is_one_line(tmp_path: Path) -> None:
     (tmp_path / SNAPSHOTS / "4.safetensors").write_bytes(b"no weights")
     with pytest.raises(WeightsError, match=r"4\.safetensors: not a safetensors file that can be read"):
         restore_snapshot(Toy(), tmp_path, 4)
-    with pytest.raises(ConfigError, match="keep_every: at least 1, or null, expected; found 0"):
+    with pytest.raises(ConfigError, match="keep_every: 1 or more, or null, expected; found 0"):
         TrainSettings(keep_every=0)

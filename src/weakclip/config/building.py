@@ -37,7 +37,8 @@ def build(
         here = (*path, str(name))
         if name not in known:
             raise ConfigError(f"unknown key {'.'.join(here)!r} in {origin}; {_hint(str(name), kind, kinds)}")
-        required = _is_required(next(entry for entry in dataclasses.fields(kind) if entry.name == name))
+        field = next(entry for entry in dataclasses.fields(kind) if entry.name == name)
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         built[name] = _build_parts(hints[name], value, origin, here, required=required)
     try:
         made = _validator_of(cast(Hashable, kind)).validate_python(built)
@@ -60,10 +61,6 @@ def _hint(name: str, kind: type[Any], kinds: Sequence[type[Any]]) -> str:
         return f"it is a key of {key}: {' or '.join(owners)}; {key}: {_name_of(kind)} has {', '.join(known)}"
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-
-
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _build_parts(hint: Any, value: Any, origin: str, path: tuple[str, ...], *, required: bool) -> Any:

@@ -17,6 +17,7 @@ from weakclip.modeling import ModelSettings
 from weakclip.modeling.train import LossSettings
 from weakclip.segmenters.train import RetrainSettings
 from weakclip.store.keys import MORE_OUTPUT
+from weakclip.store.ranges import check_range
 from weakclip.training.settings import TrainSettings
 
 
@@ -40,10 +41,8 @@ class EvaluateSettings:
     pictures: int = field(default=8, metadata=MORE_OUTPUT)
 
     def __post_init__(self) -> None:
-        if self.step is not None and self.step < 1:
-            raise ConfigError(f"step: 1 or more, or null, expected; found {self.step}")
-        if self.pictures < 0:
-            raise ConfigError(f"pictures: 0 or more expected; found {self.pictures}")
+        check_range(self, "step", least=1)
+        check_range(self, "pictures", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ from torch import Tensor
 from weakclip.crf import VOC_CRF, Refinement, refine
 from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.images import write_mask, write_png
-from weakclip.errors import ConfigError
 from weakclip.inference.label_probabilities import label_probabilities
 from weakclip.inference.mask_statistics import ByClass
 from weakclip.inference.proposal_files import ProposalFiles
@@ -31,6 +30,7 @@ from weakclip.inference.windows import (
 from weakclip.store.jobs import Again, Steps, work_through
 from weakclip.store.keys import MORE_OUTPUT
 from weakclip.store.layout import CONFIDENCE, MASKS
+from weakclip.store.ranges import check_range
 from weakclip.store.threads import in_threads
 
 READERS = 2
@@ -76,14 +76,10 @@ class PseudoMaskSettings:
     confidence: bool = field(default=False, metadata=MORE_OUTPUT)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.match_share <= 1:
-            raise ConfigError(f"match_share: 0 to 1 expected; found {self.match_share}")
-        if self.step is not None and self.step < 1:
-            raise ConfigError(f"step: 1 or more, or null, expected; found {self.step}")
-        if not self.balance >= 0:
-            raise ConfigError(f"balance: 0 or more expected; found {self.balance}")
-        if not self.temperature > 0:
-            raise ConfigError(f"temperature of the masks' probabilities: above 0 expected; found {self.temperature}")
+        check_range(self, "match_share", least=0, most=1)
+        check_range(self, "step", least=1)
+        check_range(self, "balance", least=0)
+        check_range(self, "temperature", above=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ def components(mask: np.ndarray) -> np.ndarray:
 
 
 def depths(numbers: np.ndarray, most: int = EROSIONS) -> np.ndarray:
-    """How many erosions by 3 x 3 pixels each pixel outlives in its own region; the rim of the image is no edge.
+    """The number of erosions by 3 x 3 pixels that each pixel survives in its region; the image's rim is no edge.
 
     Args:
         numbers: `(H, W)` integers, the regions.

@@ -60,7 +60,7 @@ class RegionJudge:
     def judge(
         self, sample: Sample, features: np.ndarray, mask: np.ndarray, possible: np.ndarray
     ) -> tuple[np.ndarray, ByClass]:
-        """Any thread may call this.
+        """Correct one mask, and note the votes on its image's tags; any thread may call this.
 
         Args:
             sample: the image and its labels.

@@ -15,6 +15,7 @@ from torch import Tensor
 from weakclip.datasets.images import fit_factor, resize_rgb
 from weakclip.errors import ConfigError
 from weakclip.inference.stitching import stitching_matrix, window_starts
+from weakclip.store.ranges import check_range
 from weakclip.training.precision import Precision, autocast_dtype, float32_as
 
 logger = logging.getLogger("weakclip")
@@ -128,8 +129,7 @@ class InferenceSettings:
             raise ConfigError(f"inference: scales are one or more positive factors; found {self.scales}")
         if not 0 < self.stride <= self.crop:
             raise ConfigError(f"inference: stride is 1 to crop ({self.crop}); found {self.stride}")
-        if self.batch_size < 1:
-            raise ConfigError(f"inference: batch_size is 1 or more; found {self.batch_size}")
+        check_range(self, "batch_size", least=1)
 
 
 def predict_probs(

@@ -3,7 +3,7 @@
 from weakclip.modeling import losses
 from weakclip.modeling.ablations import PlainMatching, ResizedPyramid, UnguidedDecoder
 from weakclip.modeling.co_attention import CoAttention, match_pixels
-from weakclip.modeling.decoder import FeaturePyramid, SemanticHead, TextGuidedDecoder
+from weakclip.modeling.decoder import TextGuidedDecoder
 from weakclip.modeling.output import WeakCLIPOutput, mixed_logits
 from weakclip.modeling.prompt import LearnablePrompt
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
@@ -12,13 +12,11 @@ from weakclip.modeling.weakclip import ModelSettings, WeakCLIP, build_weakclip
 
 __all__ = [
     "CoAttention",
-    "FeaturePyramid",
     "LearnablePrompt",
     "ModelSettings",
     "PlainMatching",
     "PyramidAdapter",
     "ResizedPyramid",
-    "SemanticHead",
     "TextGuidedDecoder",
     "UnguidedDecoder",
     "WeakCLIP",

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weakclip.crf import LOSS_CRF, CRFParams, dense_crf
-from weakclip.errors import ConfigError
 from weakclip.modeling import WeakCLIP, save_weakclip
 from weakclip.modeling.losses import (
     boundary_loss,
@@ -21,6 +20,7 @@ from weakclip.modeling.losses import (
     matching_loss,
     seeding_loss,
 )
+from weakclip.store.ranges import check_range
 from weakclip.training.dataset import TrainingPairs
 from weakclip.training.loading import Batch
 from weakclip.training.loop import fit
@@ -48,12 +48,9 @@ class LossSettings:
     label_share: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ConfigError(f"size of the loss's grid: 1 or more expected; found {self.size}")
-        if self.matching_weight < 0:
-            raise ConfigError(f"matching_weight: 0 or more expected; found {self.matching_weight}")
-        if not 0 <= self.label_share <= 1:
-            raise ConfigError(f"label_share: 0 to 1 expected; found {self.label_share}")
+        check_range(self, "size", least=1)
+        check_range(self, "matching_weight", least=0)
+        check_range(self, "label_share", least=0, most=1)
 
 
 class WeakCLIPLoss:

@@ -30,6 +30,7 @@ from weakclip.modeling.decoder import TextGuidedDecoder
 from weakclip.modeling.output import WeakCLIPOutput
 from weakclip.modeling.prompt import LearnablePrompt
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
+from weakclip.store.ranges import check_range
 
 PYRAMID_LEVELS = 4
 _FROZEN = "clip."
@@ -149,7 +150,14 @@ class WeakCLIP(nn.Module):
         problems = [
             _listed("missing", [name for name in own if name not in state]),
             _listed("unexpected", [name for name in state if name not in own]),
-            _listed("of another shape", [_shapes(name, state, own) for name in shared if _differs(name, state, own)]),
+            _listed(
+                "of another shape",
+                [
+                    f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+                    for name in shared
+                    if state[name].shape != own[name].shape
+                ],
+            ),
         ]
         if any(problems):
             found = "; ".join(filter(None, problems))
@@ -188,13 +196,10 @@ class ModelSettings:
     temperature_init: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("co_attention_width", "co_attention_heads", "co_attention_layers", "decoder_channels"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is at least 1; found {getattr(self, name)}")
-        if self.prompt_length < 0:
-            raise ConfigError(f"prompt_length is at least 0; found {self.prompt_length}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout lies between 0 and 1; found {self.dropout}")
+        widths = ("co_attention_width", "co_attention_heads", "co_attention_layers", "decoder_channels")
+        check_range(self, *widths, least=1)
+        check_range(self, "prompt_length", least=0)
+        check_range(self, "dropout", least=0, below=1)
         if not math.isfinite(self.temperature_init):
             raise ConfigError(f"temperature_init is a finite number; found {self.temperature_init}")
         if self.co_attention_width % self.co_attention_heads:
@@ -270,14 +275,6 @@ def _composed(clip: Encoder, class_set: ClassSet, numbers: ModelSettings, *, out
             decoder=TextGuidedDecoder(clip.layer_widths, class_set.num_classes, channels=channels, dropout=dropout),
         )
     return model if outline else model.to(clip.device)
-
-
-def _differs(name: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
-    return state[name].shape != own[name].shape
-
-
-def _shapes(name: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    return f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
 
 
 def _listed(what: str, entries: list[str], most: int = 8) -> str:

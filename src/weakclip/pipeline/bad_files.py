@@ -102,7 +102,7 @@ class Screening:
 
 
 def find_bad_files(config: RunConfig, out: Path, *, whole: bool = False) -> Screening:
-    """Read what a run will read, and say what of it cannot be used; nothing is written.
+    """Read everything that a run will read, and list the files that cannot be used; nothing is written.
 
     What earlier calls have read, and has kept its size and time since, is not read again; what was broken then is.
 

@@ -162,10 +162,7 @@ class RunContext:
         logger.info("loading CLIP %s", settings.source)
         load = load_encoder if self.trusted else load_clip
         encoder = load(
-            settings.source,
-            device=self.device,
-            tap_layers=self.config.model.tap_layers,
-            vocabulary=settings.vocabulary,
+            settings.source, device=self.device, tap_layers=self.config.model.tap_layers, vocabulary=settings.vocabulary
         )
         if isinstance(encoder, FrozenCLIP):
             sides = {

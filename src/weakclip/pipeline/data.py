@@ -247,10 +247,9 @@ def _content(path: Path) -> str:
 def file_stat(path: AnyPath) -> str:
     """Size and time of a file; a missing one is left to the stage that reads it, which names it."""
     try:
-        stamp = stamp_of(path)
+        return str(stamp_of(path))
     except OSError:
         return "missing"
-    return f"{stamp.size} {stamp.version}"
 
 
 def digest_if_any(lines: Iterable[str]) -> str:

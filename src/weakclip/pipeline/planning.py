@@ -19,7 +19,7 @@ from weakclip.pipeline.stages import Stage, stages_of
 from weakclip.segmenters.segmenter import check_available
 from weakclip.segmenters.train import WEAKCLIP
 from weakclip.store.events import stage_events
-from weakclip.store.files import atomic_write, write_json, writing
+from weakclip.store.files import atomic_write, write_json, write_text, writing
 from weakclip.store.keys import ResultKey, output_settings
 from weakclip.store.layout import CONFIG, ERRORS, ITEMS, LOG, SHARDS, UNTAGGED
 from weakclip.store.manifest import Manifest, State
@@ -144,8 +144,7 @@ def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan
     _list_untagged(context)
     for stage in wanted:
         _announce(plan, stage)
-    with atomic_write(context.out / CONFIG, "w") as file:
-        file.write(dump_config(context.config))
+    write_text(context.out / CONFIG, dump_config(context.config))
     return plan
 
 

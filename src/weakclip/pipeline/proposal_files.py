@@ -16,7 +16,7 @@ from weakclip.inference.proposal_networks import load_proposal_network
 from weakclip.inference.pseudo_masks import PseudoMaskSettings
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import digest_of
-from weakclip.store.files import atomic_write
+from weakclip.store.files import write_text
 from weakclip.store.jobs import work_through
 
 FOLDER = "proposals"
@@ -27,10 +27,6 @@ def with_proposals(context: RunContext, settings: PseudoMaskSettings) -> PseudoM
     """The settings, with a folder of proposals in place of the network that draws them, which is filled first.
 
     Images whose file is there are passed over, in later runs too.
-
-    Args:
-        context: the run.
-        settings: of its pseudo masks.
 
     Raises:
         WeightsError: the network cannot be loaded.
@@ -58,8 +54,7 @@ def _draw(dataset: ImageLabelDataset, folder: Path, source: str, device: str) ->
     def write(found: tuple[int, list[np.ndarray]]) -> None:
         index, regions = found
         entries = [{"size": [*each.shape], "counts": pack_runs(encode_runs(each))} for each in regions]
-        with atomic_write(path_of(index), "w") as file:
-            file.write(json.dumps([{"segmentation": each} for each in entries]))
+        write_text(path_of(index), json.dumps([{"segmentation": each} for each in entries]))
 
     work_through(
         range(len(dataset)),

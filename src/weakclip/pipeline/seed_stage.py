@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from weakclip.clip import Encoder
-from weakclip.config import (
-    ImportedMaskSeeds,
-)
+from weakclip.config import ImportedMaskSeeds
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import write_mask
 from weakclip.pipeline.affinity_stage import affinity_seeds
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.views import SeedsView
-from weakclip.seeds import (
-    CAM,
-    BatchedSeedMethod,
-    ImportedMasks,
-    SeedMasks,
-    seed_masks,
-)
+from weakclip.seeds import CAM, BatchedSeedMethod, ImportedMasks, SeedMasks, seed_masks
 from weakclip.seeds.kinds import SeedRun
 from weakclip.store.files import write_json
 from weakclip.store.jobs import Steps, work_through
@@ -51,25 +43,6 @@ class SeedMaker:
 
     masks: Callable[[Sequence[Sample]], Iterable[Callable[[], SeedMasks]]]
     batch_size: int = 1
-
-
-@dataclass(frozen=True)
-class SeedShares:
-    """One line of the stage's log: what a seed mask is made of.
-
-    Args:
-        name: the image.
-        foreground: share of its pixels, 0…1.
-        background: share of its pixels, 0…1.
-        undecided: share of its pixels, 0…1.
-        missing: classes among the labels without a single seed pixel.
-    """
-
-    name: str
-    foreground: float
-    background: float
-    undecided: float
-    missing: tuple[str, ...]
 
 
 def make_seeds(context: RunContext, view: SeedsView, folder: Path) -> None:
@@ -119,7 +92,7 @@ def seed_steps(context: RunContext, view: SeedsView, folder: Path) -> Steps[int,
     def finish(made: MadeSeeds) -> None:
         sample, masks_of = made
         masks = verified.seeds(sample.name) if masks_of is None else masks_of()
-        log.add(asdict(_shares(sample, masks.seed, dataset)))
+        log.add(_shares(sample, masks.seed, dataset))
         write_mask(folder / SEED_MASKS / f"{sample.name}.png", masks.seed, palette)
         write_mask(folder / DENSE / f"{sample.name}.png", masks.dense, palette)
 
@@ -189,12 +162,14 @@ def _is_done(folder: Path, name: str) -> bool:
     return all((folder / part / f"{name}.png").is_file() for part in (SEED_MASKS, DENSE))
 
 
-def _shares(sample: Sample, seed: np.ndarray, dataset: ImageLabelDataset) -> SeedShares:
+def _shares(sample: Sample, seed: np.ndarray, dataset: ImageLabelDataset) -> dict[str, Any]:
+    """A line of the stage's log: shares of a seed mask's pixels, 0…1, and the labels without a single one."""
     counts = np.bincount(seed.ravel(), minlength=256) / seed.size
-    missing = tuple(dataset.class_set.names[label] for label in sample.labels if counts[label] == 0)
     background, undecided = round(float(counts[0]), 5), round(float(counts[IGNORE_INDEX]), 5)
     foreground = round(max(0.0, 1.0 - background - undecided), 5)
-    return SeedShares(sample.name, foreground, background, undecided, missing)
+    missing = [dataset.class_set.names[label] for label in sample.labels if counts[label] == 0]
+    shares = dict(zip(SHARES, (foreground, background, undecided), strict=True))
+    return {"name": sample.name, **shares, "missing": missing}
 
 
 def _summary(log: Path, dataset: ImageLabelDataset) -> dict[str, Any]:

@@ -93,14 +93,14 @@ def _needed(plan: Plan, stages: Sequence[str]) -> tuple[dict[str, int], int]:
 
 
 def _size_of(folder: Path) -> int:
-    return sum(_blocks(path.stat().st_size) for path in folder.rglob("*") if path.is_file())
+    return sum(blocks(path.stat().st_size) for path in folder.rglob("*") if path.is_file())
 
 
 def _image_bytes(context: RunContext, stage: str) -> int:
     """Bytes of the masks and pictures of a stage."""
     train, settings = context.train, context.config.pseudo_masks
     pixels = _pixels(train)
-    mask, confidence = _blocks(900 + MASK_BYTES * pixels), _blocks(CONFIDENCE_BYTES * pixels)
+    mask, confidence = blocks(900 + MASK_BYTES * pixels), blocks(CONFIDENCE_BYTES * pixels)
     each = {
         "seeds": 2 * mask,
         "pseudo_masks": mask + STRIP + (confidence if settings.confidence else 0),
@@ -109,7 +109,7 @@ def _image_bytes(context: RunContext, stage: str) -> int:
     return each.get(stage, 0) * len(train)
 
 
-def _blocks(size: float) -> int:
+def blocks(size: float) -> int:
     return math.ceil(size / BLOCK) * BLOCK
 
 

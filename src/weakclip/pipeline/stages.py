@@ -12,12 +12,7 @@ from typing import Any
 import torch
 
 from weakclip.config import RunConfig
-from weakclip.inference.evaluation import (
-    Scores,
-    describe_crf,
-    describe_scales,
-    score_masks,
-)
+from weakclip.inference.evaluation import Scores, describe_crf, describe_scales, score_masks
 from weakclip.inference.region_judge import RegionBankSettings
 from weakclip.inference.windows import LogitsFunction
 from weakclip.modeling import load_weakclip
@@ -30,15 +25,7 @@ from weakclip.pipeline.pictures import write_pictures
 from weakclip.pipeline.seed_stage import make_seeds
 from weakclip.pipeline.upper_bound import evaluate_upper_bound, retrain_on_truth, train_weakclip_on_truth
 from weakclip.pipeline.verdicts import ReviewedImages
-from weakclip.pipeline.views import (
-    EvaluateView,
-    MasksView,
-    RetrainView,
-    SeedsView,
-    TrainView,
-    TruthView,
-    View,
-)
+from weakclip.pipeline.views import EvaluateView, MasksView, RetrainView, SeedsView, TrainView, TruthView, View
 from weakclip.pipeline.written import finish_scores, write_training
 from weakclip.report.chosen import TITLES, TRAINED_BY, Network, choose_network, write_chosen
 from weakclip.segmenters.train import WEAKCLIP, retrain

@@ -27,6 +27,7 @@ from weakclip.store.files import check_inside
 from weakclip.store.layout import VERIFIED
 from weakclip.store.marks import Mark
 from weakclip.store.progress import track
+from weakclip.store.untrusted_text import some
 
 logger = logging.getLogger("weakclip")
 
@@ -54,11 +55,7 @@ class VerifiedMasks:
     """
 
     def __init__(
-        self,
-        dataset: ImageLabelDataset,
-        folders: Sequence[Path] = (),
-        *,
-        marked_bad: Mapping[str, Mark] | None = None,
+        self, dataset: ImageLabelDataset, folders: Sequence[Path] = (), *, marked_bad: Mapping[str, Mark] | None = None
     ) -> None:
         self._dataset = dataset
         self._read = ClassMasks(dataset.class_set, Path(VERIFIED)).read
@@ -160,7 +157,7 @@ def tell_marks(verified: VerifiedMasks, review: Review) -> None:
         logger.warning(
             "%d verified masks are marked bad and are not used, as if they were not there (`weakclip review` takes the "
             "marks back): %s",
-            *(len(verified.rejected), _some(verified.rejected)),
+            *(len(verified.rejected), some(verified.rejected)),
         )
     passed = [
         name
@@ -168,15 +165,11 @@ def tell_marks(verified: VerifiedMasks, review: Review) -> None:
         if name in review.bad or review.labels.get(name, verified.labels[name]) != verified.labels[name]
     ]
     if passed:
-        logger.info("%d marks are passed over, for their images have verified masks: %s", len(passed), _some(passed))
+        logger.info("%d marks are passed over, for their images have verified masks: %s", len(passed), some(passed))
     absent = [name for name in review.approved if name not in verified]
     if absent:
         logger.warning(
             "%d images are marked verified, but no folder of verified masks has a mask of them: %s; mark them again in "
             "`weakclip review`, or name the folder in data.verified",
-            *(len(absent), _some(absent)),
+            *(len(absent), some(absent)),
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

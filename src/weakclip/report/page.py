@@ -24,7 +24,7 @@ from weakclip.report.images import read_images
 from weakclip.report.payload import WORST, payload
 from weakclip.report.sure_seeds import contradicted, sure_seeds
 from weakclip.report.worse_masks import seed_change
-from weakclip.store.files import atomic_write
+from weakclip.store.files import write_text
 
 STAGE_TITLES = {
     "seeds": "Seeds",
@@ -88,8 +88,7 @@ def write_report(folder: Path | str) -> Path:
     """
     page = render_report(folder)
     path = Path(folder) / "report.html"
-    with atomic_write(path, "w") as file:
-        file.write(page)
+    write_text(path, page)
     return path
 
 

@@ -42,11 +42,7 @@ FUNCTION = "weakclip"
 
 
 def detections(entry: MaskEntry, labels: Mapping[str, int]) -> list[dict[str, Any]]:
-    """A mask as CVAT wants it of a detector: of each label the pixels of its box, row by row, and the box.
-
-    Args:
-        entry: the mask.
-        labels: mask value of every label.
+    """A mask in the form that CVAT expects of a detector: for each label its box, and the pixels of the box by rows.
 
     Returns:
         Dictionaries of label, type, confidence and mask: 0 or 1 of each pixel of the box, then its left, top, right

@@ -86,9 +86,6 @@ class MaskSource:
 
         Where it is the very file of an image of the run, it is the run's own mask, otherwise the predicted one.
 
-        Args:
-            content: the bytes of an image file.
-
         Raises:
             DataError: no image.
             WeakCLIPError: as `named`.

@@ -76,12 +76,11 @@ class Pictures:
 
     Args:
         folder: the run.
-        cache: what keeps them.
     """
 
-    def __init__(self, folder: ReviewFolder, cache: PictureCache | None = None) -> None:
+    def __init__(self, folder: ReviewFolder) -> None:
         self.folder = folder
-        self.cache = cache or PictureCache()
+        self.cache = PictureCache()
         self._palette = screen_palette(folder.dataset.class_set)
 
     def thumb(self, index: int) -> Picture:

@@ -21,10 +21,6 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: TrainSetti
     """The optimiser, its parameters in groups of one weight decay and one factor on the learning rate.
 
     Biases, norms and temperatures do not decay. A factor that fits no name is told in the log.
-
-    Args:
-        parameters: by their names.
-        settings: optimiser, rates and decay.
     """
     for entry in settings.rate_factors:
         if not any(entry.part in name for name in parameters):

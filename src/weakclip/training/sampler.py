@@ -85,10 +85,7 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
             for position in range(first, first + self.share):
                 if position // items != epoch:
                     epoch = position // items
-                    order = self._order(epoch)
+                    rng = np.random.default_rng(_derive(self.seed, _ORDER, epoch))
+                    order = self.repeats.order(rng) if self.repeats else rng.permutation(self.length)
                 batch.append((int(order[position % items]), item_seed(self.seed, position)))
             yield batch
-
-    def _order(self, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng(_derive(self.seed, _ORDER, epoch))
-        return self.repeats.order(rng) if self.repeats else rng.permutation(self.length)

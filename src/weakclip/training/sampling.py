@@ -77,9 +77,6 @@ class Repeats:
 
         Systematic sampling with a random offset says who comes once more; all are permuted then.
 
-        Args:
-            rng: of this epoch.
-
         Returns:
             `(items,)` int64; image i is there `floor(r_i)` or `ceil(r_i)` times.
         """

@@ -8,6 +8,7 @@ from typing import get_args
 
 from weakclip.errors import ConfigError
 from weakclip.store.keys import NO_EFFECT
+from weakclip.store.ranges import check_range
 from weakclip.training.precision import Precision
 
 OPTIMIZERS, SCHEDULES, PRECISIONS = ("adamw", "sgd"), ("cosine", "poly"), get_args(Precision)
@@ -87,26 +88,15 @@ class TrainSettings:
     verified_repeats: float = 4.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every", "log_every", "max_bad_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: at least 1 expected; found {getattr(self, name)}")
-        for name in ("learning_rate", "weight_decay", "warmup_steps", "min_learning_rate", "workers"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}: 0 or more expected; found {getattr(self, name)}")
-        for name in ("ema_decay", "momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name}: 0 or more and below 1 expected; found {getattr(self, name)}")
+        check_range(
+            self, "steps", "batch_size", "checkpoint_every", "keep_every", "log_every", "max_bad_steps", least=1
+        )
+        check_range(self, "learning_rate", "weight_decay", "warmup_steps", "min_learning_rate", "workers", least=0)
+        check_range(self, "ema_decay", "momentum", least=0, below=1)
+        check_range(self, "clip_grad_norm", "repeat_threshold", above=0)
         for name, words in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in words:
                 raise ConfigError(f"{name}: {', '.join(words)} expected; found {getattr(self, name)!r}")
-        if self.keep_every is not None and self.keep_every < 1:
-            raise ConfigError(f"keep_every: at least 1, or null, expected; found {self.keep_every}")
-        if self.clip_grad_norm is not None and self.clip_grad_norm <= 0:
-            raise ConfigError(f"clip_grad_norm: above 0, or null, expected; found {self.clip_grad_norm}")
-        if self.repeat_threshold is not None and self.repeat_threshold <= 0:
-            raise ConfigError(f"repeat_threshold: above 0, or null, expected; found {self.repeat_threshold}")
-        if self.verified_repeats < 1:
-            raise ConfigError(f"verified_repeats: 1 or more expected; found {self.verified_repeats}")
 
 
 def no_start(section: str, what: str, file: str) -> str:

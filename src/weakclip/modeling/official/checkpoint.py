@@ -39,10 +39,7 @@ _CO_ATTENTION_HEADS = 4  # configs/_base_/models/weakclip_vitb.py of the release
 
 
 def load_released(
-    path: Path,
-    *,
-    architecture: Mapping[str, Any] | str | Path | None = None,
-    vocabulary: str | Path | None = None,
+    path: Path, *, architecture: Mapping[str, Any] | str | Path | None = None, vocabulary: str | Path | None = None
 ) -> WeakCLIP:
     """Read a released checkpoint.
 

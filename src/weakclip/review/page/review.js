@@ -1,5 +1,5 @@
 "use strict";
-// The review page. Names reach the page as text alone (textContent), never as markup.
+// The review page. Names reach the page as text only (textContent), never as markup.
 (() => {
   const PAGE = 60;
   const FILTERS = {
