@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weakclip.config.clip_settings import ClipSettings
-    from weakclip.config.data import COCO14Data, DataSettings, FolderData, OwnData, ScenesData, StoredData, VOC12Data
+    from weakclip.config.data import (
+        COCO14Data,
+        DataSettings,
+        FolderData,
+        OwnData,
+        ScenesData,
+        StoredData,
+        VOC12Data,
+    )
     from weakclip.config.reading import (
         changed_settings,
         dump_config,
@@ -21,21 +29,35 @@ if TYPE_CHECKING:
         parse_config,
     )
     from weakclip.config.sections import EvaluateSettings, RunConfig, limit_training
-    from weakclip.config.seeds import AnySeeds, CAMSeeds, ImportedCAMSeeds, ImportedMaskSeeds, OwnSeeds
+    from weakclip.config.seeds import (
+        AnySeeds,
+        CAMSeeds,
+        ClipGradCAMSeeds,
+        CosineSeedSettings,
+        ImportedCAMSeeds,
+        ImportedMaskSeeds,
+        MCTformerSeeds,
+        OwnSeeds,
+        PatchTextSeeds,
+    )
     from weakclip.config.shipped import config_path, shipped_configs
 
 __all__ = [
     "AnySeeds",
     "CAMSeeds",
     "COCO14Data",
+    "ClipGradCAMSeeds",
     "ClipSettings",
+    "CosineSeedSettings",
     "DataSettings",
     "EvaluateSettings",
     "FolderData",
     "ImportedCAMSeeds",
     "ImportedMaskSeeds",
+    "MCTformerSeeds",
     "OwnData",
     "OwnSeeds",
+    "PatchTextSeeds",
     "RunConfig",
     "ScenesData",
     "StoredData",
