@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.datasets.faults import Fault
-from weakclip.datasets.images import image_size, read_mask, read_rgb, reduced_size, resize_mask
+from weakclip.datasets.images import image_size, read_mask, read_rgb, reduced_size, resize_mask, used_values
 from weakclip.errors import BrokenFileError, DataError
 from weakclip.store.files import check_inside
 from weakclip.store.trees import AnyPath
@@ -208,7 +208,7 @@ def missing_classes(mask: np.ndarray, labels: Sequence[int], class_set: ClassSet
         labels: classes of the image.
         class_set: their names.
     """
-    used = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
+    used = used_values(mask)
     if not labels or set(labels) & set(used) or used == [0]:
         return ""
     expected = ", ".join(f"{class_set.names[label]} ({label})" for label in labels)
@@ -225,9 +225,8 @@ def check_mask(mask: np.ndarray, size: tuple[int, int], num_classes: int, source
         raise BrokenFileError(
             f"{source}: mask is {width}x{height} pixels, its image {size[1]}x{size[0]}; they must agree"
         )
-    used = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    foreign = used[(used >= num_classes) & (used != IGNORE_INDEX)]
-    if foreign.size:
+    foreign = [value for value in used_values(mask) if num_classes <= value != IGNORE_INDEX]
+    if foreign:
         raise BrokenFileError(
             f"{source}: mask holds {foreign[0]}; expected class indices 0 to {num_classes - 1}, or 255"
         )

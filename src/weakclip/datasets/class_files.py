@@ -9,6 +9,7 @@ from typing import Any
 
 from weakclip.datasets.classes import BACKGROUND, BACKGROUND_PROMPTS, ClassSet, voc_palette
 from weakclip.errors import DataError
+from weakclip.store.remote import file_at
 from weakclip.store.trees import AnyPath
 from weakclip.store.untrusted_text import parse_yaml, short
 
@@ -64,6 +65,17 @@ def read_class_file(path: AnyPath) -> Vocabulary:
         return Vocabulary(class_set, _synonyms(content.get("synonyms") or {}, class_set))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+
+
+def own_vocabulary(root: AnyPath, class_file: AnyPath | str | None) -> Vocabulary | None:
+    """The classes of a data set by a class file: the one that is named, or that in its folder; None without any.
+
+    Raises:
+        DataError: as `read_class_file`.
+    """
+    if class_file is not None:
+        return read_class_file(file_at(class_file))
+    return read_class_file(root / CLASS_FILE) if (root / CLASS_FILE).is_file() else None
 
 
 def _read_yaml(path: AnyPath) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
-from weakclip.datasets.images import read_palette_mask
+from weakclip.datasets.images import read_palette_mask, used_values
 from weakclip.errors import BrokenFileError
 
 logger = logging.getLogger("weakclip")
@@ -49,7 +49,7 @@ class ClassMasks:
         mask, palette = read_palette_mask(path)
         if palette is None:
             return mask, False
-        used = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
+        used = used_values(mask)
         colors = {value: tuple(palette[value].tolist()) for value in used if value < len(palette)}
         own = {value: tuple(self._palette[value].tolist()) for value in used}
         if all(value == IGNORE_INDEX or colors.get(value) == own[value] for value in used):

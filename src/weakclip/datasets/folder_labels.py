@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 
-from weakclip.datasets.class_files import CLASS_FILE, Vocabulary, class_set_of_names, read_class_file
+from weakclip.datasets.class_files import Vocabulary, class_set_of_names, own_vocabulary
 from weakclip.datasets.classes import BACKGROUND
 from weakclip.datasets.faults import Fault, LabelError, RowError, noting
 from weakclip.datasets.folder_splits import split_folders
@@ -149,10 +149,9 @@ def _vocabulary(
 
     `cat dog` and `cat/dog` beside `cat` and `dog` are two labels with the wrong separator, not a class of their own.
     """
-    if class_file is not None:
-        return read_class_file(file_at(class_file)), set()
-    if (root / CLASS_FILE).is_file():
-        return read_class_file(root / CLASS_FILE), set()
+    own = own_vocabulary(root, class_file)
+    if own is not None:
+        return own, set()
     odd = {label: parts for label in read.names if (parts := joined_labels(label, read.names))}
     for row in read.rows if odd else ():
         for label in row.labels:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Generic, TypeVar, cast
 
 from weakclip.datasets.image_names import alike, canonical
-from weakclip.store.trees import AnyPath, walk
+from weakclip.store.trees import AnyPath, below, walk
 
 _ENDING = ".png"
 
@@ -62,5 +62,5 @@ def _key(name: str) -> str:
 
 def _files_below(folder: AnyPath) -> Iterable[str]:
     for here, _, files in walk(folder):
-        below = "/".join(here.parts[len(folder.parts) :])
-        yield from (f"{below}/{file}" for file in files) if below else files
+        inside = below(here, folder)
+        yield from (f"{inside}/{file}" for file in files) if inside else files

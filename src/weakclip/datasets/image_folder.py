@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from weakclip.datasets.faults import RowError
 from weakclip.datasets.image_names import alike, canonical, grouped
 from weakclip.errors import DataError
-from weakclip.store.trees import AnyPath, walk
+from weakclip.store.trees import AnyPath, below, walk
 from weakclip.store.untrusted_text import is_plain, one_line
 
 _JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp")
@@ -206,7 +206,7 @@ def is_passed_over(folder: str) -> bool:
 def _files(folder: AnyPath) -> Iterator[str]:
     """Relative paths of photos of every kind, those that are not read among them."""
     for here, folders, files in walk(folder):
-        below = "/".join(here.parts[len(folder.parts) :])
+        inside = below(here, folder)
         if set(files) >= RUN_FILES:
             folders.clear()
             continue
@@ -215,4 +215,4 @@ def _files(folder: AnyPath) -> Iterator[str]:
             folders[:] = [name for name in folders if name != "masks"]
         for name in files:
             if name.lower().endswith(IMAGE_SUFFIXES + OTHER_SUFFIXES) and not name.startswith("."):
-                yield f"{below}/{name}" if below else name
+                yield f"{inside}/{name}" if inside else name

@@ -164,6 +164,11 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     return (width, height) if orientation(image) >= 5 else (height, width)
 
 
+def used_values(mask: np.ndarray) -> list[int]:
+    """The values in a mask `(H, W)` uint8, ascending."""
+    return np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
+
+
 def mask_digest(mask: np.ndarray) -> str:
     """Thirty-two hex digits of the pixels of a mask, `(H, W)` uint8."""
     return hashlib.sha256(f"{mask.shape} ".encode() + mask.tobytes()).hexdigest()[:32]

@@ -14,7 +14,7 @@ from weakclip.datasets.file_cache import FileCache
 from weakclip.datasets.image_folder import IMAGE_SUFFIXES
 from weakclip.errors import ConfigError, DataError, WeakCLIPError, first_line
 from weakclip.store.files import atomic_write
-from weakclip.store.trees import AnyPath
+from weakclip.store.trees import AnyPath, below
 from weakclip.store.untrusted_text import parse_json, short
 
 TAR, PARQUET = ".tar", ".parquet"
@@ -64,8 +64,8 @@ def read_shard(root: AnyPath, path: AnyPath) -> Shard:
         DataError: no tar or Parquet file, or no images in it.
         ConfigError: the reader of Parquet is not installed.
     """
-    below = "__".join(path.parts[len(root.parts) :])
-    cache, name = FileCache(root, path, version=INDEX_VERSION), f"{below}.json"
+    cache = FileCache(root, path, version=INDEX_VERSION)
+    name = f"{below(path, root).replace('/', '__')}.json"
     kept = _kept(path, cache.find(name))
     if kept is not None:
         return kept

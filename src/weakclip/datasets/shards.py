@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from weakclip.datasets.base import ImageFileDataset
-from weakclip.datasets.class_files import CLASS_FILE, Vocabulary, class_set_of_names, read_class_file
+from weakclip.datasets.class_files import CLASS_FILE, Vocabulary, class_set_of_names, own_vocabulary
 from weakclip.datasets.classes import BACKGROUND
 from weakclip.datasets.faults import Fault, LabelError, noting
 from weakclip.datasets.folder_splits import split_of_name
@@ -18,8 +18,8 @@ from weakclip.datasets.image_folder import check_folder
 from weakclip.datasets.shard_index import PARQUET, TAR, Shard, ShardImage, image_column, parquet_file, read_shard
 from weakclip.errors import BrokenFileError, DataError
 from weakclip.store.progress import track
-from weakclip.store.remote import file_at, folder_at
-from weakclip.store.trees import AnyPath, Stamp, StoredPath, Tree, read_part, stamp_of, walk
+from weakclip.store.remote import folder_at
+from weakclip.store.trees import AnyPath, Stamp, StoredPath, Tree, below, read_part, stamp_of, walk
 
 logger = logging.getLogger("weakclip")
 
@@ -104,7 +104,7 @@ class ShardTree(Tree):
         super().__init__(str(root))
         self.images: dict[str, tuple[Shard, ShardImage]] = {}
         for shard in shards:
-            stem = "/".join(shard.path.parts[len(root.parts) :]).removesuffix(shard.path.suffix)
+            stem = below(shard.path, root).removesuffix(shard.path.suffix)
             for image in shard.images:
                 own = shard.path.suffix == PARQUET and not image.key.isdecimal()
                 name = image.key if own else f"{stem}/{image.key}"
@@ -181,16 +181,15 @@ def _of_split(paths: Sequence[AnyPath], split: str | None, root: AnyPath) -> set
 
 def _split(path: AnyPath, root: AnyPath) -> str:
     """The split that a part of the path names, its file first; train where none does."""
-    parts = "/".join(path.parts[len(root.parts) :]).removesuffix(path.suffix)
+    parts = below(path, root).removesuffix(path.suffix)
     words = reversed([word for word in re.split(r"[^A-Za-z]+", parts) if word])
     return next((found for word in words if (found := split_of_name(word))), "train")
 
 
 def _vocabulary(root: AnyPath, class_file: AnyPath | str | None, shards: Sequence[Shard]) -> Vocabulary:
-    if class_file is not None:
-        return read_class_file(file_at(class_file))
-    if (root / CLASS_FILE).is_file():
-        return read_class_file(root / CLASS_FILE)
+    own = own_vocabulary(root, class_file)
+    if own is not None:
+        return own
     told = list(dict.fromkeys(name for shard in shards for name in shard.names))
     labels = {label for shard in shards for image in shard.images for label in image.labels}
     names = told or sorted(str(label) for label in labels if not isinstance(label, int))

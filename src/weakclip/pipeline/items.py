@@ -6,13 +6,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import digest_of, file_dataset, file_stat
-from weakclip.store.files import atomic_write, no_link
+from weakclip.store.files import copy_file, no_link
 from weakclip.store.layout import ITEMS, LOG
 from weakclip.store.untrusted_text import parse_json
 
@@ -46,7 +45,7 @@ def take_over(previous: Path, folder: Path, digests: Mapping[str, str], parts: S
     """
     before, log = _read_items(previous / ITEMS), previous / LOG
     if log.is_file() and not log.is_symlink() and not (folder / LOG).exists():
-        _copy(log, folder / LOG)  # of two lines on an image the last one counts
+        copy_file(log, folder / LOG)  # of two lines on an image the last one counts
     kept = [name for name, digest in digests.items() if before.get(name) == digest]
     for name in kept:
         for part in parts:
@@ -61,12 +60,7 @@ def _link(source: Path, target: Path) -> None:
     with contextlib.suppress(OSError):
         os.link(source, target)
         return
-    _copy(source, target)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as content, atomic_write(target) as file:
-        shutil.copyfileobj(content, file)
+    copy_file(source, target)
 
 
 def _read_items(path: Path) -> dict[str, str]:

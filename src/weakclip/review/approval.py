@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 from pathlib import Path
 
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.folder_masks import MaskFolder
 from weakclip.datasets.images import mask_digest, read_mask
 from weakclip.errors import DataError
-from weakclip.store.files import atomic_write, writing
+from weakclip.store.files import copy_file, writing
 from weakclip.store.layout import VERIFIED
 from weakclip.store.lock import FolderLock
 from weakclip.store.marks import Mark
@@ -77,8 +76,7 @@ class Approval:
                     "takes it over, or remove it first"
                 )
             if mark.mark == "verified" and mask is not None:
-                with mask.open("rb") as content, atomic_write(self.folder / f"{mark.image}.png") as file:
-                    shutil.copyfileobj(content, file)
+                copy_file(mask, self.folder / f"{mark.image}.png")
                 return dataclasses.replace(mark, copied=True)
             if own and there is not None:
                 self._remove(there)

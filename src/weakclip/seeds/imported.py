@@ -15,6 +15,7 @@ from weakclip.datasets import Sample
 from weakclip.datasets.base import missing_classes
 from weakclip.datasets.class_masks import ClassMasks
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
+from weakclip.datasets.images import used_values
 from weakclip.errors import BrokenFileError, ConfigError, DataError
 from weakclip.seeds.base import CAM, SeedMasks
 from weakclip.seeds.kinds import CAMSeeds, SeedRun, SeedStageSettings
@@ -125,7 +126,7 @@ class ImportedMasks:
         mask = self._read(path)
         if mask.shape != sample.image.shape[:2]:
             raise BrokenFileError(f"{path}: mask {mask.shape} for an image of {sample.image.shape[:2]}")
-        unknown = [int(value) for value in np.unique(mask) if self.class_set.num_classes <= value != IGNORE_INDEX]
+        unknown = [value for value in used_values(mask) if self.class_set.num_classes <= value != IGNORE_INDEX]
         if unknown:
             last = self.class_set.num_classes - 1
             raise BrokenFileError(f"{path}: unknown class {unknown[0]}; expected 0 to {last} and {IGNORE_INDEX}")

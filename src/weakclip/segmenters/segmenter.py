@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +30,7 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.errors import WeightsError, first_line
 from weakclip.segmenters.deeplab import RELEASED_MOMENTUM, DeepLabResNet38, is_deeplab, load_deeplab
 from weakclip.segmenters.trunk_files import start_from_imagenet
-from weakclip.store.files import atomic_write, temporary_name, write_json, writing
+from weakclip.store.files import copy_file, temporary_name, write_json, writing
 from weakclip.training.snapshots import restore_snapshot
 
 SMALL = "small"
@@ -136,8 +135,7 @@ def save_segmenter(segmenter: Segmenter, folder: Path | str) -> None:
         with writing(folder / "model.safetensors"), _system_errors():
             model.save_pretrained(temporary)
         for path in sorted(Path(temporary).iterdir()):
-            with path.open("rb") as source, atomic_write(folder / path.name) as target:
-                shutil.copyfileobj(source, target)
+            copy_file(path, folder / path.name)
 
 
 @contextlib.contextmanager

@@ -105,6 +105,12 @@ def write_text(path: Path | str, text: str) -> None:
         file.write(text)
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all; errors as `atomic_write`."""
+    with source.open("rb") as content, atomic_write(target) as file:
+        shutil.copyfileobj(content, file)
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """A temporary folder beside `path`; on success it is called `path`, on failure it is removed.

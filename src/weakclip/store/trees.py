@@ -248,6 +248,11 @@ def read_part(path: AnyPath, start: int, size: int) -> bytes:
         return file.read(size)
 
 
+def below(path: AnyPath, folder: AnyPath) -> str:
+    """The path below a folder, with `/`; empty for the folder itself."""
+    return "/".join(path.parts[len(folder.parts) :])
+
+
 def walk(folder: AnyPath) -> Iterator[tuple[AnyPath, list[str], list[str]]]:
     """As `os.walk`: each folder with the names of its folders, which may be taken out of the list, and of its files."""
     if isinstance(folder, Path):

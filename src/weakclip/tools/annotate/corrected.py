@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,7 +17,7 @@ from weakclip.datasets.image_names import ImageNames
 from weakclip.datasets.images import resize_mask, write_mask
 from weakclip.errors import DataError, RunError
 from weakclip.pipeline.context import RunContext, open_run
-from weakclip.store.files import atomic_write, check_inside, write_json, writing
+from weakclip.store.files import check_inside, copy_file, write_json, writing
 from weakclip.store.layout import MASKS
 from weakclip.store.progress import track
 
@@ -166,6 +165,5 @@ def _keep_rest(dataset: ImageLabelDataset, drawn: Container[str], masks: Path, o
         if not path.is_file():
             raise RunError(f"{path}: no such mask, and none for {name} in the annotation file; finish the run first")
         check_inside(path, masks)
-        with path.open("rb") as content, atomic_write(out / f"{name}.png") as file:
-            shutil.copyfileobj(content, file)
+        copy_file(path, out / f"{name}.png")
     return len(rest)

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-import numpy as np
-
 from weakclip.datasets.base import ImageLabelDataset, missing_classes
 from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
+from weakclip.datasets.images import used_values
 from weakclip.errors import DataError
 from weakclip.store.progress import track
 from weakclip.store.threads import in_threads
@@ -198,7 +197,7 @@ def inspect_image(dataset: ImageLabelDataset, index: int, *, needs_labels: bool)
         found(Kind.MASK, str(error))
     if needs_labels and labels == ():
         found(Kind.NO_LABELS, "no class is named; training learns only from the labels")
-    classes = None if mask is None else _classes(mask)
+    classes = None if mask is None else tuple(value for value in used_values(mask) if value != IGNORE_INDEX)
     if mask is not None and classes is not None and labels:
         for kind, indices in ((Kind.NO_PIXEL, set(labels) - {*classes}), (Kind.NO_LABEL, {*classes} - {0, *labels})):
             if indices:
@@ -226,11 +225,6 @@ def _digest(dataset: ImageLabelDataset, index: int) -> str:
     pixels, file = dataset.image(index), dataset.image_file(index)
     content = pixels.tobytes() if file is None else file.read_bytes()
     return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _classes(mask: np.ndarray) -> tuple[int, ...]:
-    used = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    return tuple(used[used != IGNORE_INDEX].tolist())
 
 
 def _count_findings(dataset: ImageLabelDataset) -> Iterator[Finding]:
