@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as save_tensors
 
 from weakclip.clip import Encoder, FrozenCLIP, check_encoder, load_clip
 from weakclip.clip.own import is_code
@@ -22,9 +21,9 @@ from weakclip.modeling.loading_note import loading_note
 from weakclip.modeling.official.checkpoint import load_released
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
 from weakclip.modeling.weakclip import ModelSettings, WeakCLIP
-from weakclip.store.files import atomic_write, expand_home, write_json
+from weakclip.store.files import expand_home, write_json
 from weakclip.store.untrusted_text import parse_json, short
-from weakclip.store.untrusted_weights import check_room, load_safetensors
+from weakclip.store.untrusted_weights import check_room, load_safetensors, save_safetensors
 from weakclip.training.snapshots import restore_snapshot
 
 logger = logging.getLogger("weakclip")
@@ -52,9 +51,7 @@ def save_weakclip(model: WeakCLIP, folder: str | Path) -> Path:
         WeightsError: a model with stand-ins among its parts; nothing is written.
     """
     folder, description = Path(folder), describe(model)
-    state = {name: value.detach().cpu().contiguous() for name, value in model.trainable_state().items()}
-    with atomic_write(folder / WEIGHTS_FILE) as file:
-        file.write(save_tensors(state, metadata={"format": "pt"}))
+    save_safetensors(folder / WEIGHTS_FILE, model.trainable_state())
     write_json(folder / DESCRIPTION_FILE, description)
     return folder
 

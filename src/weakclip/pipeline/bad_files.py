@@ -21,7 +21,7 @@ from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import DataError
 from weakclip.pipeline.data import SomeImages, digest_of, file_dataset, file_stat, files_fingerprint, open_split
 from weakclip.seeds import ImportedCAMs, ImportedMasks
-from weakclip.store.files import atomic_write, write_json, writing
+from weakclip.store.files import atomic_write, read_json_if_any, write_json, writing
 from weakclip.store.layout import ERRORS
 from weakclip.store.progress import track
 from weakclip.store.threads import in_threads
@@ -274,8 +274,5 @@ def _list_digest(out: Path) -> str:
 
 def _read_digests(out: Path) -> dict[str, object]:
     """Digests of the data that were read; none where the list of bad files is another one."""
-    try:
-        found = parse_json((out / CHECKED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and found.get(LIST) == _list_digest(out) else {}
+    found = read_json_if_any(out / CHECKED)
+    return found if found.get(LIST) == _list_digest(out) else {}

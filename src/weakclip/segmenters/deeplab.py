@@ -19,14 +19,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from weakclip.errors import ConfigError, WeightsError, first_line
 from weakclip.modeling.state_files import check_fit, fill, read_state
 from weakclip.segmenters.resnet38 import PUBLISHED_WIDTHS, ResNet38
-from weakclip.store.files import atomic_write, write_json
+from weakclip.store.files import read_json_if_any, write_json
 from weakclip.store.untrusted_text import parse_json, short
+from weakclip.store.untrusted_weights import save_safetensors
 
 MODEL_TYPE = "weakclip_deeplab_resnet38"
 """The model type in `config.json`; no AutoModel of transformers knows it."""
@@ -92,20 +92,14 @@ class DeepLabResNet38(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`, each whole or not at all."""
         folder = Path(folder)
-        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        with atomic_write(folder / WEIGHTS_FILE) as file:
-            file.write(save_tensors(state, metadata={"format": "pt"}))
+        save_safetensors(folder / WEIGHTS_FILE, self.state_dict())
         numbers = {"widths": self.trunk.widths, "norm_momentum": self.norm_momentum}
         write_json(folder / CONFIG_FILE, {"model_type": MODEL_TYPE, "id2label": self.labels, **numbers})
 
 
 def is_deeplab(folder: str | Path) -> bool:
     """Whether `DeepLabResNet38.save_pretrained` wrote the folder."""
-    try:
-        content = parse_json((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("model_type") == MODEL_TYPE
+    return read_json_if_any(Path(folder) / CONFIG_FILE).get("model_type") == MODEL_TYPE
 
 
 def load_deeplab(folder: str | Path, labels: Mapping[int, str] | None = None) -> DeepLabResNet38:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weakclip.errors import first_line
+from weakclip.store.files import atomic_write
 from weakclip.store.untrusted_text import one_line, short
 
 if TYPE_CHECKING:
@@ -57,6 +58,26 @@ def load_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ValueError(one_line(str(error)) or type(error).__name__) from None
+
+
+def save_safetensors(
+    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors as a `.safetensors` file, whole or not at all; equal tensors make equal files, byte for byte.
+
+    Args:
+        path: the file.
+        tensors: of any device and memory order.
+        metadata: one entry, for safetensors writes several in no fixed order; None for transformers' `format`.
+
+    Raises:
+        StorageError: it cannot be written; what was there stays.
+    """
+    from safetensors.torch import save
+
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path) as file:
+        file.write(save(content, dict(metadata or {"format": "pt"})))
 
 
 def check_tensors(tensors: Iterable[Tensor]) -> None:

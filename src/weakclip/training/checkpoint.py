@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from weakclip.errors import WeightsError
-from weakclip.store.files import atomic_write
 from weakclip.store.untrusted_text import parse_json, short
-from weakclip.store.untrusted_weights import load_safetensors
+from weakclip.store.untrusted_weights import load_safetensors, save_safetensors
 
 _FORMAT = "weakclip-training-2"
 _GROUPS = ("model", "average", "optimizer", "log", "bad_steps")
@@ -69,14 +67,10 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     Raises:
         StorageError: it cannot be written; the old one stays.
     """
-    flat = {
-        f"{group}/{name}": tensor.detach().cpu().contiguous()
-        for group, tensors in checkpoint.tensors.items()
-        for name, tensor in tensors.items()
-    }
+    groups = checkpoint.tensors.items()
+    flat = {f"{group}/{name}": tensor for group, tensors in groups for name, tensor in tensors.items()}
     header = {"step": checkpoint.step, "settings": checkpoint.settings}
-    with atomic_write(path) as file:  # one entry of metadata: safetensors writes several in no fixed order
-        file.write(safetensors.torch.save(flat, {_FORMAT: json.dumps(header)}))
+    save_safetensors(path, flat, {_FORMAT: json.dumps(header)})
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

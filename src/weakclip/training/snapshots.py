@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors.torch
 from torch import Tensor, nn
 
 from weakclip.errors import WeightsError
-from weakclip.store.files import atomic_write
-from weakclip.store.untrusted_weights import load_safetensors
+from weakclip.store.untrusted_weights import load_safetensors, save_safetensors
 from weakclip.training.checkpoint import copy_tensors, trained_tensors
 
 SNAPSHOTS = "snapshots"
@@ -23,9 +21,7 @@ def write_snapshot(folder: Path, step: int, tensors: Mapping[str, Tensor]) -> No
     Raises:
         StorageError: it cannot be written.
     """
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_write(folder / SNAPSHOTS / f"{step}.safetensors") as file:
-        file.write(safetensors.torch.save(stored, {"format": "pt"}))
+    save_safetensors(folder / SNAPSHOTS / f"{step}.safetensors", tensors)
 
 
 def kept_steps(folder: Path) -> list[int]:

@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save as save_tensors
 
 from weakclip.errors import ConfigError, WeightsError, first_line
 from weakclip.modeling.state_files import check_fit, fill, read_state
 from weakclip.seeds.affinitynet.model import AffinityNet
-from weakclip.store.files import atomic_write
 from weakclip.store.untrusted_text import parse_json
+from weakclip.store.untrusted_weights import save_safetensors
 
 _FORMAT = "affinitynet"
 _LARGEST_RADIUS = 100  # the pairs within it are listed when the network is built; published: 5
@@ -20,10 +19,8 @@ _LARGEST_RADIUS = 100  # the pairs within it are listed when the network is buil
 
 def save_affinitynet(model: AffinityNet, path: str | Path) -> None:
     """Write the weights as safetensors, with what builds the network; the file appears whole or not at all."""
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     numbers = {"widths": model.trunk.widths, "reductions": model.reductions, "radius": model.radius}
-    with atomic_write(path) as file:
-        file.write(save_tensors(state, metadata={_FORMAT: json.dumps(numbers)}))
+    save_safetensors(path, model.state_dict(), {_FORMAT: json.dumps(numbers)})
 
 
 def load_affinitynet(path: str | Path, *, device: str | torch.device = "cpu") -> AffinityNet:

@@ -10,15 +10,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from weakclip.errors import WeightsError
 from weakclip.modeling.state_files import fill, read_state
 from weakclip.seeds.mctformer.model import MCTformer
-from weakclip.store.files import atomic_write
 from weakclip.store.untrusted_text import parse_json
-from weakclip.store.untrusted_weights import check_room
+from weakclip.store.untrusted_weights import check_room, save_safetensors
 
 _FORMAT = "mctformer"
 _HEAD_WIDTH = 64  # of DeiT
@@ -29,10 +27,8 @@ _UNUSED = ("norm.", "pos_embed", "head_dist.")
 
 def save_mctformer(model: MCTformer, path: str | Path) -> None:
     """Write the weights as safetensors, with what no weight shape tells; the file appears whole or not at all."""
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     numbers = json.dumps({"heads": model.heads, "rank_decay": model.rank_decay})
-    with atomic_write(path) as file:
-        file.write(save_tensors(state, metadata={_FORMAT: numbers}))  # one entry: of two, the order would be random
+    save_safetensors(path, model.state_dict(), {_FORMAT: numbers})
 
 
 def load_mctformer(
