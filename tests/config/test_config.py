@@ -217,7 +217,8 @@ def test_limited_training_stays_valid() -> None:
     ],
 )
 def test_numbers_are_finite(override: str) -> None:
-    with pytest.raises(ConfigError, match=f"{override.split('=', maxsplit=1)[0]}: a finite number expected"):
+    name = override.partition("=")[0].rpartition(".")[2]
+    with pytest.raises(ConfigError, match=f"{name}: a finite number expected"):
         load_config("demo", [override])
 
 

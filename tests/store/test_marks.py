@@ -145,14 +145,21 @@ def test_marks_of_an_earlier_version_are_read(tmp_path: Path) -> None:
 
 def test_a_line_that_did_not_fit_leaves_nothing(tmp_path: Path) -> None:
     class Short(FileIO):
+        """A disk that is full after five bytes."""
+
+        room = 5
+
         def write(self, data: Any) -> int:
-            return super().write(bytes(data)[:5])
+            if not self.room:
+                raise OSError(28, "No space left on device")
+            written, self.room = super().write(bytes(data)[: self.room]), 0
+            return written
 
     path = tmp_path / "marks.jsonl"
     MarkFile(path).add(made("a"))
     before = path.read_bytes()
-    with Short(path, "ab+") as file, pytest.raises(OSError, match="took 5 of"):
-        _append(file, path, b'{"image": "b"}\n')
+    with Short(path, "ab+") as file, pytest.raises(OSError, match="No space left"):
+        _append(file, path, made("b"))
     assert path.read_bytes() == before
 
 

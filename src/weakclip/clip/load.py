@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -112,7 +111,7 @@ def _from_transformers(location: str, name: str, vocabulary: str | Path | None) 
     family = family_of(model.config.model_type, name)
     mean, std = pixel_statistics(location, family.usual_statistics)
     tokenizer = load_tokenizer(str(vocabulary or location))
-    return cast(FrozenCLIP, family(model, tokenizer, pixel_mean=mean, pixel_std=std, source=name))
+    return family(model, tokenizer, pixel_mean=mean, pixel_std=std, source=name)
 
 
 def _from_archive(path: Path, name: str, vocabulary: str | Path | None) -> FrozenCLIP:

@@ -110,6 +110,7 @@ def _image_bytes(context: RunContext, stage: str) -> int:
 
 
 def blocks(size: float) -> int:
+    """The bytes that a file of a size takes on a disk: whole blocks."""
     return math.ceil(size / BLOCK) * BLOCK
 
 

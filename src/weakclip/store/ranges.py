@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from typing import Any
 
@@ -42,6 +43,8 @@ def check_range(
     kinds = {field.name: str(field.type) for field in dataclasses.fields(settings)}
     for name in names:
         value = getattr(settings, name)
+        if value is not None and math.isnan(value):
+            raise ConfigError(f"{name}: a finite number expected; found {value}")
         if value is not None and not all(holds(value, bound) for holds, bound in asked.values()):
             expected = " and ".join(words.format(bound) for words, (_, bound) in asked.items())
             if least is not None and most is not None:

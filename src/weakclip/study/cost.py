@@ -93,10 +93,7 @@ def study_cost(out: Path | str, sides: Sequence[Side], settings: CostSettings) -
     key = ResultKey(settings={"sides": described, "machine": machine(), **asdict(settings)})
     with study_folder(out, key):
         known = read_record(out, "measurements") if (out / RECORD).is_file() else []
-        found = [
-            Measurement(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
-            for entry in known
-        ]
+        found = [_measurement(entry) for entry in known]
         order = [side for _ in range(settings.repetitions) for side in sides]
         _save(out, key, found)
         for side in track(order[len(found) :], "training steps", total=len(order), done=len(found)):
@@ -180,6 +177,10 @@ def _in_fresh_process(side: Side, settings: CostSettings) -> Measurement:
 
 def _save(out: Path, key: ResultKey, found: Sequence[Measurement]) -> None:
     write_json(out / RECORD, {"key": key.record(), "measurements": [asdict(each) for each in found]})
+
+
+def _measurement(entry: dict[str, Any]) -> Measurement:
+    return Measurement(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
 
 
 def _processor() -> str:
