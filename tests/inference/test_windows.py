@@ -325,5 +325,5 @@ def test_coarse_logits_are_brought_to_the_window_bilinearly() -> None:
     [{"scales": ()}, {"scales": (1.0, 0.0)}, {"stride": 0}, {"crop": 300, "stride": 341}, {"batch_size": 0}],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="inference"):
+    with pytest.raises(ConfigError, match=[*wrong][-1]):
         InferenceSettings(**wrong)

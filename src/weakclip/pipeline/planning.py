@@ -14,13 +14,12 @@ from weakclip.inference.windows import is_out_of_memory
 from weakclip.pipeline.bad_files import Screening, drop_screening, find_bad_files, save_screening
 from weakclip.pipeline.context import TRAIN_DATA, RunContext
 from weakclip.pipeline.items import item_digests, take_over
-from weakclip.pipeline.keys import stage_keys
 from weakclip.pipeline.stages import Stage, stages_of
 from weakclip.segmenters.segmenter import check_available
 from weakclip.segmenters.train import WEAKCLIP
 from weakclip.store.events import stage_events
 from weakclip.store.files import atomic_write, write_json, write_text, writing
-from weakclip.store.keys import ResultKey, output_settings
+from weakclip.store.keys import ResultKey, output_settings, result_settings
 from weakclip.store.layout import CONFIG, ERRORS, ITEMS, LOG, SHARDS, UNTAGGED
 from weakclip.store.manifest import Manifest, State
 from weakclip.store.outputs import send_now, sending
@@ -101,6 +100,27 @@ class Plan:
         spec = self.stages[stage]
         asked = output_settings(spec.view(self.context.config))
         return {name: asked[name] for name in spec.outputs}
+
+
+def stage_keys(context: RunContext, wanted: Sequence[str]) -> dict[str, ResultKey]:
+    """Keys of the wanted stages and of all that they build on. They follow from settings and data; nothing is run."""
+    stages = stages_of(context.config)
+    keys: dict[str, ResultKey] = {}
+    for name in stages:
+        if name in wanted or any(name in _all_upstream(other, stages) for other in wanted):
+            keys[name] = _key(context, stages[name], keys)
+    return keys
+
+
+def _all_upstream(stage: str, stages: Mapping[str, Stage]) -> set[str]:
+    direct = stages[stage].upstream
+    return set(direct).union(*(_all_upstream(other, stages) for other in direct))
+
+
+def _key(context: RunContext, stage: Stage, keys: Mapping[str, ResultKey]) -> ResultKey:
+    inputs = {f"data ({name})": digest for name, digest in context.fingerprints(stage.data).items()}
+    inputs |= {upstream: keys[upstream].digest for upstream in stage.upstream}
+    return ResultKey(settings=result_settings(stage.view(context.config)), inputs=inputs, code=stage.code)
 
 
 def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan:

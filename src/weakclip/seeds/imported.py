@@ -20,7 +20,7 @@ from weakclip.errors import BrokenFileError, ConfigError, DataError
 from weakclip.seeds.base import CAM, SeedMasks
 from weakclip.seeds.kinds import CAMSeeds, SeedRun, SeedStageSettings
 from weakclip.store.files import expand_home
-from weakclip.store.untrusted_npy import read_npy, read_npz
+from weakclip.store.untrusted_npy import find_arrays, read_npy, read_npz
 from weakclip.store.untrusted_text import short
 
 logger = logging.getLogger("weakclip")
@@ -70,11 +70,11 @@ class ImportedCAMs:
         return CAM(classes=tuple(sample.labels), maps=stacked)
 
     def _path(self, name: str) -> Path:
-        for suffix in (".npy", ".npz"):
-            path = self.folder / f"{name}{suffix}"
-            if path.is_file():
-                return path
-        raise BrokenFileError(f"{self.folder / name}.npy: no such file, nor .npz; expected the CAMs of image {name}")
+        path = find_arrays(self.folder, name)
+        if path is None:
+            expected = f"no such file, nor .npz; expected the CAMs of image {name}"
+            raise BrokenFileError(f"{self.folder / name}.npy: {expected}")
+        return path
 
     def _index(self, path: Path, key: Any) -> int:
         """The index in the class set of a file's key."""

@@ -60,6 +60,12 @@ def read_npy(path: Path | str) -> Any:
         raise BrokenFileError(f"{path}: not a `.npy` file of plain arrays that can be read safely ({reason})") from None
 
 
+def find_arrays(folder: Path, name: str) -> Path | None:
+    """`NAME.npy` or `NAME.npz` in a folder; None where there is neither."""
+    paths = (folder / f"{name}{suffix}" for suffix in (".npy", ".npz"))
+    return next((path for path in paths if path.is_file()), None)
+
+
 def read_npz(path: Path | str) -> dict[str, np.ndarray]:
     """The arrays of a `.npz` file by their names; nothing in it is run, and nothing is unpacked that is too large.
 

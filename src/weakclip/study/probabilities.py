@@ -18,6 +18,7 @@ from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext
 from weakclip.store.files import atomic_write
 from weakclip.store.jobs import work_through
+from weakclip.store.untrusted_npy import find_arrays
 from weakclip.training.snapshots import SNAPSHOTS
 
 
@@ -40,8 +41,7 @@ class ProbabilityFolder:
 
     def find(self, name: str) -> Path | None:
         """The file of an image, or None."""
-        paths = (self.folder / f"{name}{suffix}" for suffix in (".npy", ".npz"))
-        return next((path for path in paths if path.is_file()), None)
+        return find_arrays(self.folder, name)
 
     def check(self, indices: Sequence[int]) -> None:
         """Raise a `DataError` where one of these images has no file."""

@@ -134,5 +134,5 @@ def test_a_rectangle_becomes_noise() -> None:
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="augmentation"):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
         DeiTAugmentSettings(**wrong)
