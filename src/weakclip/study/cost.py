@@ -180,7 +180,8 @@ def _save(out: Path, key: ResultKey, found: Sequence[Measurement]) -> None:
 
 
 def _measurement(entry: dict[str, Any]) -> Measurement:
-    return Measurement(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    return Measurement(**values)
 
 
 def _processor() -> str:
