@@ -88,9 +88,8 @@ class TrainSettings:
     verified_repeats: float = 4.0
 
     def __post_init__(self) -> None:
-        check_range(
-            self, "steps", "batch_size", "checkpoint_every", "keep_every", "log_every", "max_bad_steps", least=1
-        )
+        counts = "steps", "batch_size", "checkpoint_every", "keep_every", "log_every", "max_bad_steps"
+        check_range(self, *counts, "verified_repeats", least=1)
         check_range(self, "learning_rate", "weight_decay", "warmup_steps", "min_learning_rate", "workers", least=0)
         check_range(self, "ema_decay", "momentum", least=0, below=1)
         check_range(self, "clip_grad_norm", "repeat_threshold", above=0)
