@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from weakclip.errors import StorageError, WeakCLIPError
-from weakclip.store.files import append_json, atomic_write, process_lives, remove_leftovers, writing
+from weakclip.store.files import append_json, atomic_write, process_lives, remove_leftovers, write_json, writing
 
 
 @contextlib.contextmanager
@@ -100,6 +100,15 @@ def test_folder_in_the_place_of_the_file_and_file_in_the_place_of_the_folder(tmp
         with pytest.raises(StorageError, match="cannot be written"), atomic_write(path, "w") as file:
             file.write("x")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_relative_paths_are_refused_in_one_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    for path in ("folder", "."):
+        with pytest.raises(StorageError, match="cannot be written"):
+            write_json(path, {})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
 
 
 def test_errors_about_other_files_pass_as_they_are(tmp_path: Path) -> None:

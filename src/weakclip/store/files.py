@@ -63,7 +63,7 @@ def _is_about(error: OSError, path: Path) -> bool:
     """Whether it is the file itself, one beside it (its temporary file), or a folder above it that is refused."""
     if error.filename is None:
         return True
-    named = Path(os.fsdecode(error.filename))
+    named, path = Path(os.fsdecode(error.filename)).absolute(), path.absolute()
     return named.parent == path.parent or path.is_relative_to(named) or named.is_relative_to(path)
 
 

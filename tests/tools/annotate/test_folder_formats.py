@@ -17,7 +17,7 @@ from PIL import Image
 from weakclip.annotations import FORMATS, Shapes
 from weakclip.cli.exchange import Tool
 from weakclip.datasets.images import read_mask, write_mask
-from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.errors import ConfigError, DataError, RunError, StorageError
 from weakclip.pipeline.context import open_run
 from weakclip.tools.annotate import TOOLS, export_masks, import_masks, verify_masks
 
@@ -137,7 +137,7 @@ def test_a_folder_appears_whole_or_not_at_all(tool: str, ring_run: Path, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {"photos", "run"}
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").touch()
-    with pytest.raises(RunError, match="is there already and not an empty folder"):
+    with pytest.raises(StorageError, match="is there already and not an empty folder"):
         exported(ring_run, tmp_path / "full", tool)
 
 
