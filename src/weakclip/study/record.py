@@ -97,7 +97,7 @@ def finished_rungs(folder: Path) -> tuple[Rung, ...]:
     if not (folder / RECORD).is_file():
         return ()
     return tuple(
-        Rung(entry["images"], {int(number): number(score) for number, score in entry["mean_iou"].items()})
+        Rung(entry["images"], {int(candidate): number(score) for candidate, score in entry["mean_iou"].items()})
         for entry in read_record(folder, "rungs")
     )
 
