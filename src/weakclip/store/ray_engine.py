@@ -167,6 +167,15 @@ def _connect(ray: ModuleType) -> None:
             signal.signal(signal.SIGTERM, terminated)
 
 
+def _set_up(context: Any) -> None:
+    """Settings of Ray Data: no output of its own, the size of blocks, and how long it waits."""
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.target_max_block_size = BLOCK
+    context.execution_no_progress_timeout_s = PATIENCE
+    context.max_consecutive_actor_init_deaths = 3
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
 def _stream(device: str, items: Sequence[Any], again: Again) -> Iterator[object]:
     """Yield once for each item that is finished.
 
@@ -182,12 +191,7 @@ def _stream(device: str, items: Sequence[Any], again: Again) -> Iterator[object]
         raise ConfigError(
             f"--engine ray: {url_open()}: a cluster writes to a folder that its machines share; give that"
         )
-    context = DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
-    context.target_max_block_size = BLOCK
-    context.execution_no_progress_timeout_s = PATIENCE
-    context.max_consecutive_actor_init_deaths = 3
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    _set_up(DataContext.get_current())
     resources = ray.cluster_resources()
     accelerators = 0 if device == "cpu" else int(resources.get("GPU", 0))
     cpus = min(CPUS, resources.get("CPU", 1) / 2)
