@@ -42,7 +42,7 @@ def test_maps_are_those_of_the_slow_oracle(kind: str, layers: int, attention_lay
     texts = F.normalize(torch.randn(6, 24, dtype=torch.float64), dim=-1).split([2, 4])
     settings = PatchTextSettings(layers=layers, attention=kind, attention_layers=attention_layers)
     found = patch_tokens(clip, pixels, settings)
-    scores = patch_scores(found.tokens[0], *texts, clip.logit_scale)
+    scores = patch_scores(found.tokens[0, 0], *texts, clip.logit_scale)
     maps = stretch(scores.T.unflatten(1, found.grid))
     doubles = {name: value.double() for name, value in state.items()}
     expected, attention = oracle.maps(
@@ -62,7 +62,7 @@ def test_one_block_with_its_own_attention_is_what_the_block_adds(tiny_clip: Froz
     for block in trunk:
         hidden = block(hidden, None)
     added = last.self_attn(last.layer_norm1(hidden))[0]
-    found = patch_tokens(tiny_clip, images, PatchTextSettings(layers=1, attention="own")).tokens
+    found = patch_tokens(tiny_clip, images, PatchTextSettings(layers=1, attention="own")).tokens[0]
     torch.testing.assert_close(found, tiny_clip.project(tiny_clip.final_norm(added))[:, 1:], rtol=1e-4, atol=1e-4)
 
 
@@ -115,7 +115,7 @@ def test_a_batch_has_the_maps_of_its_images(make_tiny_clip: Callable[..., Frozen
     together = patch_tokens(clip, images, PatchTextSettings())
     for index in range(3):
         alone = patch_tokens(clip, images[index : index + 1], PatchTextSettings())
-        torch.testing.assert_close(together.tokens[index], alone.tokens[0])
+        torch.testing.assert_close(together.tokens[:, index], alone.tokens[:, 0])
         torch.testing.assert_close(together.attention[index], alone.attention[0])
 
 
@@ -195,6 +195,28 @@ def test_a_larger_scale_makes_finer_maps(tiny_clip: FrozenCLIP) -> None:
     assert not np.allclose(coarse.maps, fine.maps, atol=1e-2)
 
 
+def test_maps_of_scales_and_attentions_are_averaged(tiny_clip: FrozenCLIP) -> None:
+    sample = picture(37, 50, (1, 2))
+    each = [
+        PatchText(tiny_clip, CLASSES, PatchTextSettings(scale=scale, attention=kind)).cam(sample).maps
+        for scale in (1.0, 1.5)
+        for kind in ("mean", "own")
+    ]
+    settings = PatchTextSettings(scale=(1.0, 1.5), attention=("mean", "own"))
+    cam = PatchText(tiny_clip, CLASSES, settings).cam(sample)
+    assert cam.maps.dtype == np.float32 and cam.classes == (1, 2)
+    np.testing.assert_allclose(cam.maps, np.mean(each, axis=0), atol=1e-5)
+    assert not np.allclose(each[0], each[1], atol=1e-2)
+
+
+def test_with_mirrored_images_a_mirrored_image_has_mirrored_maps(tiny_clip: FrozenCLIP) -> None:
+    sample = picture(32, 48, (1, 3))
+    turned = dataclasses.replace(sample, image=sample.image[:, ::-1].copy())
+    for flip, equal in ((True, True), (False, False)):
+        method = PatchText(tiny_clip, CLASSES, PatchTextSettings(flip=flip))
+        assert np.allclose(method.cam(turned).maps, method.cam(sample).maps[:, :, ::-1], atol=1e-4) == equal
+
+
 def test_words_in_several_sentences_are_their_mean_direction(tiny_clip: FrozenCLIP) -> None:
     templates = ("a photo of a {}.", "a drawing of a {}.", "{}")
     found = encode_words(tiny_clip, ["cat", "dog"], templates)
@@ -212,6 +234,9 @@ def test_words_in_several_sentences_are_their_mean_direction(tiny_clip: FrozenCL
     "wrong",
     [
         {"prompt_templates": ()},
+        {"attention": ()},
+        {"scale": ()},
+        {"scale": (1.0, 0.0)},
         {"prompt_templates": ("{} here", "a cat")},
         {"layers": 0},
         {"attention_layers": 0},

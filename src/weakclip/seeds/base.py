@@ -7,6 +7,7 @@ class where that probability reaches a threshold, and 255 elsewhere.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -34,6 +35,18 @@ class CAM:
     classes: tuple[int, ...]
     maps: np.ndarray
     background_power: float = 1.0
+
+
+def mirrored_cam(cam: CAM) -> CAM:
+    """The maps with left and right exchanged."""
+    return dataclasses.replace(cam, maps=np.ascontiguousarray(cam.maps[:, :, ::-1]))
+
+
+def mean_cam(cams: Sequence[CAM]) -> CAM:
+    """The mean of several maps of one image and its classes; a single one stays as it is."""
+    if len(cams) == 1:
+        return cams[0]
+    return dataclasses.replace(cams[0], maps=np.mean([cam.maps for cam in cams], axis=0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,13 +20,13 @@ References:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from weakclip.clip import BlockEncoder, Encoder
 from weakclip.clip.encoder import with_blocks
@@ -35,16 +35,14 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError
 from weakclip.inference.windows import BatchLimit
 from weakclip.seeds.attributes import MOST_CENTERS, attribute_centers, enriched, read_attributes
-from weakclip.seeds.base import CAM
+from weakclip.seeds.base import CAM, mean_cam, mirrored_cam
 from weakclip.seeds.class_text import background_words, check_template, encode_words, patch_scores
 from weakclip.seeds.kinds import SeedRun
 from weakclip.seeds.outliers import fill_outliers
 from weakclip.seeds.refinement import check_map_settings, image_tensor, no_cam, refined_cam, stretch
 from weakclip.seeds.second_encoder import AttentionSeeds, SecondAffinity, spread_with
+from weakclip.seeds.self_attention import SelfAttention, self_attention
 from weakclip.store.files import expand_home
-
-SelfAttention = Literal["mean", "qq", "kk", "vv", "own", "value"]
-"""Which weights the values are mixed with: see `self_attention`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,7 @@ class PatchTextSettings:
 
     Args:
         layers: how many of the last blocks are summed; at most the depth. A single one is poor.
-        attention: the weights that values are mixed with; see `self_attention`.
+        attention: the weights that values are mixed with; see `self_attention`. Or several, whose maps are averaged.
         prompt_templates: sentences around each class and background word; `{}` stands for the word. A word's direction
             is the mean over the sentences.
         attributes: a YAML or JSON file with sentences about every class, which are added to its words; see
@@ -62,7 +60,8 @@ class PatchTextSettings:
         attribute_scale: factor of the products of words and centres before the softmax that weighs the centres.
         box_threshold: share of a map's maximum, 0…1, above which a response is strong.
         attention_layers: how many of the last blocks' attentions are averaged to spread the maps; at most the depth.
-        scale: factor on the image's sides before CLIP sees it.
+        scale: factor on the image's sides before CLIP sees it; or several, whose maps are averaged.
+        flip: whether the maps of the left-right mirrored image are averaged in too.
         fill_outliers: whether outlier tokens are filled before the last layers (`outliers.py`); without any, nothing
             changes.
         batch_size: images of one size that go through CLIP together on an accelerator. On a CPU, where a batch gains
@@ -70,18 +69,22 @@ class PatchTextSettings:
     """
 
     layers: int = 4
-    attention: SelfAttention = "mean"
+    attention: SelfAttention | tuple[SelfAttention, ...] = "mean"
     prompt_templates: tuple[str, ...] = ("a clean origami {}.",)
     attributes: str | None = None
     attribute_centers: int = 112
     attribute_scale: float = 1.0
     box_threshold: float = 0.4
     attention_layers: int = 8
-    scale: float = 1.0
+    scale: float | tuple[float, ...] = 1.0
+    flip: bool = False
     fill_outliers: bool = True
     batch_size: int = 8
 
     def __post_init__(self) -> None:
+        for name, each in (("attention", self.attentions), ("scale", self.scales)):
+            if not each:
+                raise ConfigError(f"{name}: one or more expected; found none")
         if not self.prompt_templates:
             raise ConfigError("prompt_templates: one sentence or more expected; found none")
         for template in self.prompt_templates:
@@ -93,7 +96,17 @@ class PatchTextSettings:
             raise ConfigError(f"attribute_centers: 1 to {MOST_CENTERS} expected; found {self.attribute_centers}")
         if self.attribute_scale < 0:
             raise ConfigError(f"attribute_scale is 0 or more; found {self.attribute_scale}")
-        check_map_settings(box_threshold=self.box_threshold, scale=self.scale)
+        check_map_settings(box_threshold=self.box_threshold, scale=min(self.scales))
+
+    @property
+    def attentions(self) -> tuple[SelfAttention, ...]:
+        """The kinds of attention, one or more."""
+        return self.attention if isinstance(self.attention, tuple) else (self.attention,)
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The factors on the image's sides, one or more."""
+        return self.scale if isinstance(self.scale, tuple) else (self.scale,)
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,7 @@ class PatchTokens:
     """The output of the second path for a batch of images.
 
     Args:
-        tokens: `(B, hw, E)`, the patches in the joint space, not normalised.
+        tokens: `(A, B, hw, E)`, for each kind of attention the patches in the joint space, not normalised.
         attention: `(B, hw, hw)`, attention between patches, averaged over heads and the last layers.
         grid: `(h, w)`.
     """
@@ -185,17 +198,30 @@ class PatchText:
         return [found[position] for position in range(len(samples))]
 
     def _of_one_size(self, samples: Sequence[Sample]) -> list[CAM]:
-        images = torch.cat([image_tensor(sample, self.settings.scale, self.clip.device) for sample in samples])
+        """The mean of the maps of all scales, and of the mirrored images where they are asked for."""
+        turned = [dataclasses.replace(each, image=each.image[:, ::-1].copy()) for each in samples]
+        seen = []
+        for scale in self.settings.scales:
+            seen.append(self._at_scale(samples, scale))
+            if self.settings.flip:
+                seen.append([mirrored_cam(cam) for cam in self._at_scale(turned, scale)])
+        return [mean_cam(cams) for cams in zip(*seen, strict=True)]
+
+    def _at_scale(self, samples: Sequence[Sample], scale: float) -> list[CAM]:
+        """The mean of the maps of all attentions."""
+        images = torch.cat([image_tensor(sample, scale, self.clip.device) for sample in samples])
         cams: list[CAM] = []
         for part in self._limit.run(lambda batch: patch_tokens(self.clip, batch, self.settings), images):
-            for tokens, attention in zip(part.tokens, part.attention, strict=True):
+            for tokens, attention in zip(part.tokens.unbind(1), part.attention, strict=True):
                 sample = samples[len(cams)]
-                text = self.foreground_text[[label - 1 for label in sample.labels]]
-                scores = patch_scores(tokens, text, self.background_text, self.clip.logit_scale)
-                maps = stretch(scores.T.unflatten(1, part.grid))
                 steps = spread_with(self.second, sample, part.grid, attention)
-                cams.append(refined_cam(sample, maps, steps, self.settings.box_threshold))
+                cams.append(mean_cam([self._cam(sample, each, steps, part.grid) for each in tokens]))
         return cams
+
+    def _cam(self, sample: Sample, tokens: Tensor, steps: Tensor, grid: tuple[int, int]) -> CAM:
+        text = self.foreground_text[[label - 1 for label in sample.labels]]
+        scores = patch_scores(tokens, text, self.background_text, self.clip.logit_scale)
+        return refined_cam(sample, stretch(scores.T.unflatten(1, grid)), steps, self.settings.box_threshold)
 
 
 @torch.no_grad()
@@ -205,57 +231,30 @@ def patch_tokens(clip: BlockEncoder, images: Tensor, settings: PatchTextSettings
     Args:
         clip: the CLIP.
         images: `(B, 3, H, W)` RGB, uint8 0…255 or float 0…1.
-        settings: `layers`, `attention` and `attention_layers` are read.
+        settings: `layers`, `attentions` and `attention_layers` are read.
 
     Returns:
         `PatchTokens`, float32.
     """
     hidden, grid = clip.embed_image(images)
     blocks, first = clip.blocks, clip.prefix
-    tokens, attentions = torch.zeros_like(hidden), []
+    tokens, attentions = hidden.new_zeros(len(settings.attentions), *hidden.shape), []
     with _half_precision(hidden.device):
         for left, block in zip(range(len(blocks), 0, -1), blocks, strict=True):
             if settings.fill_outliers and left <= max(settings.layers, settings.attention_layers):
                 hidden = fill_outliers(hidden, grid, first)
             normed = clip.attention_input(block, hidden)
             if left <= settings.layers:
-                tokens = tokens + self_attention(clip, block, normed, settings.attention)
+                added = [self_attention(clip, block, normed, kind) for kind in settings.attentions]
+                tokens = tokens + torch.stack(added)
             if left <= settings.attention_layers:
                 hidden, attention = clip.attend(block, hidden, normed)
                 attentions.append(attention[:, first:, first:].float())
             else:
                 hidden = clip.run_block(block, hidden)
     mean_attention = torch.stack(attentions).mean(dim=0)
-    projected = clip.project(clip.final_norm(tokens))
-    return PatchTokens(tokens=projected[:, first:], attention=mean_attention, grid=grid)
-
-
-def self_attention(clip: BlockEncoder, block: nn.Module, normed: Tensor, kind: SelfAttention) -> Tensor:
-    """The sum that a block's attention would add with other weights: `out_proj(A v)`, without residual or MLP.
-
-    `A` is `softmax(q qᵀ/√d)`, `softmax(k kᵀ/√d)` or `softmax(v vᵀ/√d)` of each head: tokens that are alike attend to
-    each other. `mean` is the mean of the three, `own` the block's attention as it was trained, `softmax(q kᵀ/√d)`, and
-    `value` the identity. No matrix of all pairs is kept.
-
-    Args:
-        clip: the CLIP.
-        block: of its image tower.
-        normed: `(B, N, D)`, the block's input after its first norm.
-        kind: which `A`.
-
-    Returns:
-        `(B, N, D)`.
-
-    References:
-        Wang et al. (SCLIP) for `qq` and `kk`, Li et al. (CLIP Surgery) for `vv`, Yang et al. (ExCEL) for `mean`.
-    """
-    queries, keys, values = clip.queries_keys_values(block, normed)
-    pairs = {"qq": [(queries, queries)], "kk": [(keys, keys)], "vv": [(values, values)], "own": [(queries, keys)]}
-    pairs["mean"] = pairs["qq"] + pairs["kk"] + pairs["vv"]
-    if kind == "value":
-        return clip.attention_output(block, values)
-    mixed = [F.scaled_dot_product_attention(one, other, values) for one, other in pairs[kind]]
-    return clip.attention_output(block, torch.stack(mixed).mean(dim=0))
+    projected = clip.project(clip.final_norm(tokens.flatten(0, 1))).unflatten(0, tokens.shape[:2])
+    return PatchTokens(tokens=projected[:, :, first:], attention=mean_attention, grid=grid)
 
 
 def _half_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
