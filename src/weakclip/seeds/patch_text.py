@@ -199,11 +199,10 @@ class PatchText:
 
     def _of_one_size(self, samples: Sequence[Sample]) -> list[CAM]:
         """The mean of the maps of all scales, and of the mirrored images where they are asked for."""
-        turned = [dataclasses.replace(each, image=each.image[:, ::-1].copy()) for each in samples]
-        seen = []
-        for scale in self.settings.scales:
-            seen.append(self._at_scale(samples, scale))
-            if self.settings.flip:
+        seen = [self._at_scale(samples, scale) for scale in self.settings.scales]
+        if self.settings.flip:
+            turned = [dataclasses.replace(each, image=each.image[:, ::-1].copy()) for each in samples]
+            for scale in self.settings.scales:
                 seen.append([mirrored_cam(cam) for cam in self._at_scale(turned, scale)])
         return [mean_cam(cams) for cams in zip(*seen, strict=True)]
 
