@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from weakclip.errors import ConfigError, RemoteError, RunError
+from weakclip.errors import ConfigError, RemoteError, RunError, StorageError
 from weakclip.store import mirror, outputs, remote
 from weakclip.store.keys import ResultKey
 from weakclip.store.lock import FolderInUseError
@@ -334,6 +334,12 @@ def test_errors_and_lines_name_the_url(at: At, caplog: pytest.LogCaptureFixture)
     with pytest.raises(RunError, match=f"^{URL}/1_seeds: broken$"):
         opened(fail)
     assert f"{URL}: seen" in caplog.text
+
+    def full(folder: Path) -> None:
+        raise StorageError(f"{folder}/a.png: cannot be written (No space left on device); the disk is full")
+
+    with pytest.raises(StorageError, match=f"^{here()}/a.png: cannot be written"):
+        opened(full)
 
 
 def test_shards_send_beside_each_other_and_a_merge_has_all(at: At) -> None:

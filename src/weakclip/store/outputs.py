@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from weakclip.errors import ConfigError, RemoteError, WeakCLIPError
+from weakclip.errors import ConfigError, RemoteError, StorageError, WeakCLIPError
 from weakclip.store.lock import FolderLock
 from weakclip.store.mirror import Mirror
 from weakclip.store.remote import check_url, is_url
@@ -124,7 +124,7 @@ def _try(mirror: Mirror, *, at_work: bool = False, show: bool = False) -> None:
 
 @contextlib.contextmanager
 def _renamed(mirror: Mirror) -> Iterator[None]:
-    """Within it, errors and log lines name the URL in place of its copy."""
+    """Within it, errors and log lines name the URL in place of its copy; those about the disk name the copy."""
 
     def named(text: str) -> str:
         return text.replace(str(mirror.folder), mirror.url).replace(str(mirror.home), mirror.url)
@@ -136,6 +136,8 @@ def _renamed(mirror: Mirror) -> Iterator[None]:
     logger.addFilter(rename)
     try:
         yield
+    except StorageError:
+        raise  # about this machine's disk
     except WeakCLIPError as error:
         error.args = (named(str(error)), *error.args[1:])
         raise
