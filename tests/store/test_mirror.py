@@ -376,11 +376,12 @@ def test_what_cannot_be_an_output_is_refused(at: At, monkeypatch: pytest.MonkeyP
         with pytest.raises(RunError, match=f"^{URL}: is not empty and no run of weakclip"):
             command()
     assert there().keys() == {"notes.txt", "manifest.json", "1_seeds/a.png"}
-    for wrong, words in {
+    wrong_ones: dict[str | Path, str] = {
         "s3://me:word@host/x": "holds a password",
         "simplecache::s3://bucket/x": "a chain of file systems",
         Path("s3://bucket/x"): "give it as text",
-    }.items():
+    }
+    for wrong, words in wrong_ones.items():
         with pytest.raises(ConfigError, match=words), mirrored(wrong):
             pass
     monkeypatch.setenv("WORLD_SIZE", "4")
