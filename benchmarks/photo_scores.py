@@ -64,6 +64,12 @@ SUBJECTS = (
     Subject(name="pseudo masks, labels unknown", split="val", folder="scored/val/masks_no_labels/masks"),
 )
 
+WITH_SALIENCY = tuple(
+    Subject(name="pseudo masks, saliency", split=split, folder=f"scored/{split}/masks_with_saliency/masks", some=some)
+    for split, some in (("train_aug", True), ("val", False))
+)
+"""Where `real_photos.py` is given saliency maps."""
+
 
 class Truth:
     """The pixel labels of photos, read where they are scored.
@@ -120,6 +126,15 @@ def score(subject: Subject, runs: Sequence[Path], truth: Truth) -> dict[str, Any
             }
         )
     return row
+
+
+def gain(subject: Subject, over: Subject, run: Path, truth: Truth) -> list[float]:
+    """95 % interval of the difference of the first mean between two kinds of masks, by a paired bootstrap."""
+    columns = [VOC12.index(name) for name in SCORED]
+    drawn = [bootstrap_iou(truth.overlaps(run / each.folder, some=subject.some)) for each in (subject, over)]
+    one, other = (np.nanmean(each[:, columns], axis=1) for each in drawn)
+    interval: list[float] = np.percentile(one - other, [2.5, 97.5]).tolist()
+    return interval
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

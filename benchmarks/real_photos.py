@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photo_scores import EVERY, SUBJECTS, Truth, score, sheet, table
+from photo_scores import EVERY, SUBJECTS, WITH_SALIENCY, Truth, gain, score, sheet, table
 from stand_in import CosineMaps, StandIn, fit_projection, load_trunk
 
 from weakclip.config import RunConfig, VOC12Data, limit_training, load_config
@@ -28,6 +28,7 @@ from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import write_mask
 from weakclip.datasets.voc import find_voc_root
 from weakclip.inference.pseudo_masks import write_pseudo_masks
+from weakclip.inference.saliency import SaliencySettings
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline import run_stage
 from weakclip.pipeline.data import SomeImages
@@ -63,16 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         overrides = (*RECIPE, f"data.root={data}", f"seed={seed}", *given.set)
         config = load_config("folder", overrides)
         config = limit_training(config, given.limit_steps) if given.limit_steps else config
-        runs.append(run_one(config, encoder, given.out, seed))
+        runs.append(run_one(config, encoder, given.out, seed, saliency=given.saliency))
     truth = {split: Truth(given.root, VOC12Dataset(data, split)) for split in ("train_aug", "val")}
-    rows = [score(subject, runs[:1] if subject.some else runs, truth[subject.split]) for subject in SUBJECTS]
-    write_json(
-        given.out / "results.json", {"images": {split: len(each) for split, each in truth.items()}, "rows": rows}
-    )
+    subjects = (*SUBJECTS, *(WITH_SALIENCY if given.saliency else ()))
+    rows = [score(subject, runs[:1] if subject.some else runs, truth[subject.split]) for subject in subjects]
+    plain = {each.split: each for each in SUBJECTS if each.name == "pseudo masks"}
+    gains = {
+        each.split: gain(each, plain[each.split], runs[0], truth[each.split]) for each in subjects[len(SUBJECTS) :]
+    }
+    images = {split: len(each) for split, each in truth.items()}
+    write_json(given.out / "results.json", {"images": images, "rows": rows, "gain of saliency": gains})
     (given.out / "results.md").write_text(table(rows), encoding="utf-8")
     for split, shown in truth.items():
         sheet(given.out / f"sheet_{split}.jpg", runs[0], split, shown)
-    print(table(rows))
+    print(table(rows), *(f"gain of saliency, {split}: {gains[split]}" for split in gains), sep="\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=1, help="random seeds, from 0 on")
     parser.add_argument("--limit", type=int, help="number of photos of each list, for a quick try")
     parser.add_argument("--limit-steps", type=int, help="of the training, for a quick try")
+    parser.add_argument("--saliency", type=Path, help="a folder of saliency_maps.py: masks with it are scored, too")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     return parser
 
@@ -122,7 +128,7 @@ def _same_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def run_one(config: RunConfig, encoder: StandIn, out: Path, seed: int) -> Path:
+def run_one(config: RunConfig, encoder: StandIn, out: Path, seed: int, *, saliency: Path | None) -> Path:
     """The run of one random seed, and the masks that the scores want besides; its folder."""
     run, first = out / f"seed_{seed}", out / "seed_0"
     if run != first and not run.exists():  # the seeds are the same for all
@@ -147,6 +153,9 @@ def run_one(config: RunConfig, encoder: StandIn, out: Path, seed: int) -> Path:
         wanted = {"weakclip": without, "masks_no_labels": unknown}
         if split == "val":
             wanted |= {"masks": config.pseudo_masks, "weakclip_no_labels": dataclasses.replace(unknown, crf=None)}
+        if saliency:
+            maps = SaliencySettings(folder=str(saliency))
+            wanted["masks_with_saliency"] = dataclasses.replace(config.pseudo_masks, saliency=maps)
         for name, settings in wanted.items():
             write_pseudo_masks(network, dataset, folder / name, settings, description=f"{name}, {split}")
     return run

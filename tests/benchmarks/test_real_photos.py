@@ -13,7 +13,7 @@ from by_path import load_script
 
 from weakclip.datasets import VOC12Dataset
 from weakclip.datasets.classes import VOC12
-from weakclip.datasets.images import write_jpeg, write_mask
+from weakclip.datasets.images import write_jpeg, write_mask, write_png
 
 NAMES = {"train_aug": ("a", "b", "c"), "val": ("d", "e")}
 
@@ -57,6 +57,11 @@ def arguments(root: Path, tmp_path: Path, benchmark: ModuleType) -> list[str]:
     np.savez(tmp_path / "trunk.npz", **stored)
     np.save(tmp_path / "texts.npy", np.random.default_rng(0).normal(size=(20, 16)).astype(np.float16))
     given = {"root": root, "weights": tmp_path / "trunk.npz", "texts": tmp_path / "texts.npy", "out": tmp_path / "out"}
+    for name in (name for names in NAMES.values() for name in names):  # the left half stands out: cats are there
+        map_ = np.zeros((48, 64), dtype=np.uint8)
+        map_[:, :32] = 255
+        write_png(tmp_path / "maps" / f"{name}.png", map_)
+    given["saliency"] = tmp_path / "maps"
     settings = ("augment.crop_size=64", "pseudo_masks.inference.crop=64", "pseudo_masks.inference.stride=64")
     small = ["--limit-steps", "1", *(part for setting in settings for part in ("--set", setting))]
     return [*(part for name, value in given.items() for part in (f"--{name}", str(value))), *small]
@@ -77,6 +82,8 @@ def test_it_goes_through_and_scores_what_it_wrote(
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["images"] == {"train_aug": 3, "val": 2}
     assert len(results["rows"]) == len((tmp_path / "out" / "results.md").read_text().splitlines()) - 2
+    assert [row["name"] for row in results["rows"][-2:]] == ["pseudo masks, saliency"] * 2
+    assert all(gain > 0 for gain in results["gain of saliency"]["val"])
     for row in results["rows"]:
         low, high = row["runs"][0]["seven_interval"]
         assert 0 <= low <= row["runs"][0]["seven"] + 1e-9 and high <= 1

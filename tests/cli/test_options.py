@@ -62,7 +62,7 @@ def test_every_key_of_every_kind_is_offered_and_nothing_heavy_imported() -> None
     answer = complete("weakclip run demo --set ", "-X", "importtime")
     offered = {key.removesuffix("=") for key in answer.stdout.split()}
     sections = {"loss.crf", "pseudo_masks.crf", "evaluate.crf", "seeds.affinity"}
-    sections |= {"seeds.affinity.labels.crf", "seeds.masks.crf", "pseudo_masks.proposals"}
+    sections |= {"seeds.affinity.labels.crf", "seeds.masks.crf", "pseudo_masks.proposals", "pseudo_masks.saliency"}
     sections |= {"pseudo_masks.region_bank"}  # all of these may be null
     assert offered == keys_of(RunConfig, "") | sections
     assert set(flat(load_config("voc12", ["data.root=x"]), "")) <= offered

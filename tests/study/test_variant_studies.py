@@ -20,6 +20,7 @@ from weakclip.crf import LOSS_CRF
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.inference.proposals import ProposalSettings
 from weakclip.inference.region_judge import RegionBankSettings
+from weakclip.inference.saliency import SaliencySettings
 from weakclip.pipeline import run_stage
 from weakclip.pipeline.context import RunContext
 from weakclip.seeds.affinitynet.train import AffinitySettings
@@ -281,13 +282,15 @@ def test_another_trunk_of_affinitynet_is_another_study(config: RunConfig, tmp_pa
 
 def test_what_corrects_the_masks_is_left_out_in_turn_and_trains_nothing(config: RunConfig) -> None:
     proposals, bank = ProposalSettings(folder="regions"), RegionBankSettings(neighbours=5)
-    masks = dataclasses.replace(config.pseudo_masks, proposals=proposals, region_bank=bank)
+    maps = SaliencySettings(folder="maps")
+    masks = dataclasses.replace(config.pseudo_masks, proposals=proposals, saliency=maps, region_bank=bank)
     rows = {each.name: each for each in mask_variants(dataclasses.replace(config, pseudo_masks=masks))}
-    assert [*rows] == ["without_proposals", "without_region_bank"]
+    assert [*rows] == ["without_proposals", "without_saliency", "without_region_bank"]
     assert {each.trained_as for each in rows.values()} == {"everything"}
     left = rows["without_proposals"].config.pseudo_masks
     assert left.proposals is None and left.region_bank == bank
     assert rows["without_region_bank"].config.pseudo_masks.proposals == proposals
+    assert rows["without_saliency"].config.pseudo_masks == dataclasses.replace(masks, saliency=None)
     (row,) = mask_variants(config)
     assert (row.name, row.config.pseudo_masks.region_bank) == ("with_region_bank", RegionBankSettings())
 

@@ -20,6 +20,7 @@ from weakclip.inference.mask_statistics import ByClass
 from weakclip.inference.proposal_files import ProposalFiles
 from weakclip.inference.proposals import ProposalSettings, snap
 from weakclip.inference.region_judge import RegionBankSettings, RegionJudge
+from weakclip.inference.saliency import SaliencyMaps, SaliencySettings, with_saliency
 from weakclip.inference.windows import (
     InferenceSettings,
     LogitsFunction,
@@ -55,6 +56,8 @@ class PseudoMaskSettings:
         temperature: divisor of the log-probabilities before the dense CRF, above 0; above 1 a network that is too sure
             of itself leaves more to the edges of the image.
         winners_only: whether the dense CRF is told only the classes that win some pixel before it.
+        saliency: maps of what stands out, made elsewhere, which the probabilities are multiplied by before the dense
+            CRF; None for none.
         proposals: regions that another program drew, whose edges the masks take after the dense CRF; None for none.
         region_bank: regions of all seeds that correct the masks last and judge the tags; None for none.
         step: the step of the network's training whose weights predict, of those that its `keep_every` kept; None for
@@ -70,6 +73,7 @@ class PseudoMaskSettings:
     balance: float = 0.0
     temperature: float = 1.0
     winners_only: bool = False
+    saliency: SaliencySettings | None = None
     proposals: ProposalSettings | None = None
     region_bank: RegionBankSettings | None = None
     step: int | None = None
@@ -128,6 +132,7 @@ def refine_mask(
     *,
     only_possible: bool = False,
     judge: Judge | None = None,
+    saliency: np.ndarray | None = None,
     device: str | torch.device = "cpu",
 ) -> RefinedMask:
     """The mask of one image from its probabilities.
@@ -142,6 +147,7 @@ def refine_mask(
         regions: proposals of the image, `(H, W)` bool each.
         only_possible: whether `probs` has no rows but those of `possible_classes`.
         judge: from a mask and its possible classes to the corrected one and the votes on its tags; None for none.
+        saliency: the map of the image, `(H, W)` float, 0…1; see `with_saliency`. None for none.
         device: where PAR runs, if the settings ask for it.
     """
     possible = possible_classes(sample, settings)
@@ -149,6 +155,8 @@ def refine_mask(
     balance = settings.balance if settings.restrict_to_labels else 0.0
     places = np.arange(len(probs)) if only_possible else kept
     rows = label_probabilities(probs, places, keep_foreground=settings.keep_foreground, balance=balance)
+    if settings.saliency is not None and saliency is not None:  # before the temperature, which the weight outlives
+        rows = with_saliency(rows, saliency, settings.saliency.weight * settings.temperature)
     if settings.temperature != 1:
         rows **= np.float32(1 / settings.temperature)
         rows /= rows.sum(axis=0, keepdims=True)
@@ -227,6 +235,8 @@ def work_on_masks(
     parts = (MASKS, CONFIDENCE) if settings.confidence else (MASKS,)
     if settings.proposals is not None:
         ProposalFiles(settings.proposals.files).check(names)
+    if settings.saliency is not None:
+        SaliencyMaps(settings.saliency.folder).check(names)
     return work_through(
         range(len(dataset)),
         is_done=lambda index: all((folder / part / f"{names[index]}.png").is_file() for part in parts),
@@ -251,11 +261,15 @@ def mask_steps(
     """From positions in a data set to the files of their images; arguments as for `write_pseudo_masks`."""
     assert (judge is None) == (settings.region_bank is None), "pseudo_masks.region_bank asks for a judge"
     proposals = None if settings.proposals is None else ProposalFiles(settings.proposals.files)
+    maps = None if settings.saliency is None else SaliencyMaps(settings.saliency.folder)
 
     def finish(predicted: tuple[Sample, np.ndarray, Judge | None]) -> None:
         sample, probs, judged = predicted
         regions = [] if proposals is None else proposals.of_sample(dataset, sample)
-        refined = refine_mask(probs, sample, settings, regions, only_possible=True, judge=judged, device=device)
+        salient = None if maps is None else maps.of_sample(dataset, sample)
+        refined = refine_mask(
+            probs, sample, settings, regions, only_possible=True, judge=judged, saliency=salient, device=device
+        )
         if settings.confidence:
             write_png(folder / CONFIDENCE / f"{sample.name}.png", np.rint(refined.confidence * 255).astype(np.uint8))
         path = folder / MASKS / f"{sample.name}.png"

@@ -213,6 +213,7 @@ class RunContext:
     def _fingerprint_makers(self) -> dict[str, Callable[[], str]]:
         demo = Path(weakclip.clip.__file__).parent / "demo"
         proposals, bank = self.config.pseudo_masks.proposals, self.config.pseudo_masks.region_bank
+        saliency = self.config.pseudo_masks.saliency
         seeds: dict[str, Callable[[], str]] = {
             name: functools.partial(source_fingerprint, source, demo)
             for name, source in self.config.seeds.sources.items()
@@ -230,6 +231,7 @@ class RunContext:
             "masks marked bad": lambda: digest_if_any(sorted(self.bad)),
             "verified masks": lambda: self.verified.fingerprint,
             "proposals": lambda: proposals_fingerprint(proposals, demo),
+            "saliency maps": lambda: files_fingerprint(saliency.folder if saliency else None),
             "region bank encoder": lambda: source_fingerprint(bank.encoder if bank else None, demo),
             "val list": lambda: list_fingerprint(self.val) if self.val else "none",
             "val labels": lambda: label_fingerprint(self.val) if self.val else "none",

@@ -213,7 +213,8 @@ def stages_of(config: RunConfig) -> dict[str, Stage]:
     by_item = (SEED_MASKS, DENSE) if config.seeds.by_item else ()
     stages["seeds"] = dataclasses.replace(stages["seeds"], data=read, item_parts=by_item)
     masks, bank = stages["pseudo_masks"], config.pseudo_masks.region_bank
-    drawn = ("proposals",) if config.pseudo_masks.proposals is not None else ()
+    drawn: tuple[str, ...] = ("proposals",) if config.pseudo_masks.proposals is not None else ()
+    drawn += ("saliency maps",) if config.pseudo_masks.saliency is not None else ()
     second = ("region bank encoder",) if isinstance(bank, RegionBankSettings) and bank.encoder else ()
     stages["pseudo_masks"] = dataclasses.replace(masks, data=(*masks.data, *drawn, *second))
     if model is None:

@@ -138,7 +138,7 @@ def prediction_settings(config: RunConfig, network: Network) -> PseudoMaskSettin
 def _prediction(weakclip: PseudoMaskSettings, retrained: EvaluateSettings | None) -> PseudoMaskSettings:
     if retrained is None:
         no_labels = dataclasses.replace(weakclip, restrict_to_labels=False, confidence=False)
-        return dataclasses.replace(no_labels, proposals=None, region_bank=None)
+        return dataclasses.replace(no_labels, saliency=None, proposals=None, region_bank=None)
     return PseudoMaskSettings(
         inference=retrained.inference,
         crf=retrained.crf,

@@ -9,6 +9,7 @@
 | boundary loss, matching loss | nothing: the term is not in the sum |
 | CRF of the masks | nothing: the likeliest class at every pixel; the training is that of "everything" |
 | proposals | nothing, where the configuration has any; the training is that of "everything" |
+| saliency | nothing, where the configuration has any maps; the training is that of "everything" |
 | region bank | nothing; where the configuration has none, its row is one with a bank of the frozen encoder's regions |
 | second encoder of the seeds | nothing: its row has the seeds' own score, beside the row "seeds"; nothing is trained |
 
@@ -93,9 +94,11 @@ def part_variants(config: RunConfig) -> list[Variant]:
 
 
 def mask_variants(config: RunConfig) -> list[Variant]:
-    """The masks of the whole method without proposals and without the region bank, or with a bank where it has none."""
+    """The whole method's masks without proposals, saliency maps or region bank, or with a bank where it has none."""
     masks = config.pseudo_masks
     found = {} if masks.proposals is None else {"without_proposals": replace(masks, proposals=None)}
+    if masks.saliency is not None:
+        found["without_saliency"] = replace(masks, saliency=None)
     if masks.region_bank is None:
         found["with_region_bank"] = replace(masks, region_bank=RegionBankSettings())
     else:

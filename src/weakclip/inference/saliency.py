@@ -1,0 +1,121 @@
+"""Saliency: maps of what stands out in each image, made elsewhere, tell objects from what is around them.
+
+Networks of salient objects (U²-Net, Qin et al., Pattern Recognition 2020) are taught with pixel masks of objects of no
+class: with their maps a run has more supervision than image-level labels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from weakclip.datasets.base import ImageLabelDataset, Sample
+from weakclip.datasets.images import read_mask
+from weakclip.errors import BrokenFileError, ConfigError, DataError
+from weakclip.store.files import expand_home
+from weakclip.store.untrusted_text import short
+
+logger = logging.getLogger("weakclip")
+
+DOUBT = 0.05
+"""Probability that a map is wrong where it is surest."""
+
+SALIENT = 0.5
+"""Share of the highest class's mean saliency from which a class stands out."""
+
+KNOWN = 0.1
+"""The least mean saliency of the highest class: with less, the map does not know the image's classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaliencySettings:
+    """Where saliency maps come from, and how much they count.
+
+    Args:
+        folder: grey PNGs `NAME.png`, 0…255 of 8 bits, of the size of the images' files.
+        weight: power of the maps, beside probabilities that `temperature` has divided; above 0.
+    """
+
+    folder: str
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ConfigError(f"saliency: a weight above 0 expected; found {self.weight}")
+
+
+class SaliencyMaps:
+    """The maps of a folder. An image without one has none; the first such image is named in the log.
+
+    Raises:
+        DataError: no such folder.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder, self._told = expand_home(folder), False
+        if not self.folder.is_dir():
+            raise DataError(f"{folder}: no such folder; expected saliency maps (pseudo_masks.saliency.folder)")
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise a `DataError` where none of the images has a map: another folder was meant, or other names."""
+        if names and not any((self.folder / f"{name}.png").is_file() for name in names):
+            found = sorted(path.name for path in self.folder.iterdir())[:3]
+            said = f"; found {short(found)}" if found else ""
+            raise DataError(f"{self.folder}: maps of none of the {len(names):,} images; expected {names[0]}.png{said}")
+
+    def of_sample(self, dataset: ImageLabelDataset, sample: Sample) -> np.ndarray | None:
+        """`(H, W)` float32, 0…1, at the size that the image is read with.
+
+        Raises:
+            BrokenFileError: a map of another size than the image's file.
+            DataError: it cannot be read, or has colours.
+        """
+        path, stored = self.folder / f"{sample.name}.png", dataset.stored_size(dataset.index_of(sample.name))
+        if not path.is_file():
+            if not self._told:
+                self._told = True
+                logger.warning("%s: no such map; its mask is made without (said of the first such)", path)
+            return None
+        values = read_mask(path)
+        if values.shape != stored:
+            raise BrokenFileError(f"{path}: a map of {values.shape}; expected the size of the image, {stored}")
+        height, width = sample.image.shape[:2]
+        resized = Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(resized, dtype=np.float32) / 255
+
+
+def with_saliency(rows: np.ndarray, saliency: np.ndarray, weight: float) -> np.ndarray:
+    """Probabilities after a saliency map has been heard: a product of two experts.
+
+    Each class stands out or is around what stands out. The background is around. Another class stands out where its
+    mean saliency, `sum(P_k s) / sum(P_k)` over the image, is at least `SALIENT` of the highest: a sofa behind a cat is
+    around. Then `P_k s^w` for classes that stand out and `P_k (1 - s)^w` for the others, divided by their sum, with `s`
+    held within `DOUBT` of 0 and 1. A map with less than `KNOWN` for the highest class changes nothing.
+
+    Args:
+        rows: `(n, H, W)` float, probabilities of the classes, the background first.
+        saliency: `(H, W)` float, 0…1.
+        weight: `w`, above 0.
+
+    Returns:
+        `(n, H, W)` float32, summing to 1.
+
+    >>> rows = np.full((2, 1, 2), 0.5)
+    >>> with_saliency(rows, np.array([[0.0, 0.8]]), 1.0)[1].round(2).tolist()
+    [[0.05, 0.8]]
+    """
+    if len(rows) < 2:
+        return rows
+    means = (rows * saliency).sum(axis=(1, 2)) / rows.sum(axis=(1, 2))
+    if means[1:].max() < KNOWN:
+        return rows
+    around = means < SALIENT * means[1:].max()
+    around[0] = True
+    held = saliency.clip(DOUBT, 1 - DOUBT).astype(np.float32)
+    heard: np.ndarray = rows * np.where(around[:, None, None], 1 - held, held) ** np.float32(weight)
+    return heard / heard.sum(axis=0, keepdims=True)
