@@ -192,6 +192,8 @@ def test_settings_of_the_command_line_win() -> None:
         ("base=voc12", "--set base=voc12: a file says its base; or give the configuration's name"),
         ("train.stepss=3", "unknown key 'train.stepss' in .* with --set train.stepss=3; did you mean 'steps'"),
         ("train.steps=[", "not valid YAML"),
+        ("seeds.patch_text.scale=[1, x]", r"seeds\.patch_text\.scale\.1: Input should be a valid number.*found 'x'"),
+        ("seeds.patch_text.attention=[foo]", r"seeds\.patch_text\.attention\.0: Input should be 'mean'"),
         ("train.steps.x=3", r"train\.steps: Input should be a valid integer"),
     ],
 )
@@ -214,6 +216,8 @@ def test_limited_training_stays_valid() -> None:
         "seeds.masks.background_power=.inf",
         "train.learning_rate=nan",
         "train.weight_decay=inf",
+        "pseudo_masks.inference.scales=[1, .nan]",
+        "pseudo_masks.inference.scales=[1, inf]",
     ],
 )
 def test_numbers_are_finite(override: str) -> None:

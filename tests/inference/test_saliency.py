@@ -66,6 +66,11 @@ def test_a_map_that_does_not_know_changes_nothing_and_a_weight_is_a_power():
     assert heard == pytest.approx(odds / (odds + sum(others)), rel=1e-3) and plain < heard
 
 
+def test_no_weight_is_too_great() -> None:
+    heard = with_saliency(EVEN, LEFT.astype(np.float32), 1e4)
+    assert heard.sum(axis=0) == pytest.approx(1) and ((heard[0] > 0.5) == ~LEFT).all()
+
+
 def test_a_mask_follows_the_map_where_the_settings_ask_for_it():
     sample = Sample("a", np.zeros((*SIZE, 3), dtype=np.uint8), (1, 2))
     settings = PseudoMaskSettings(crf=None, saliency=SaliencySettings(folder="unused"))
@@ -120,9 +125,19 @@ def test_bad_maps_are_one_line(ran: tuple[dict[str, Any], Path], tmp_path: Path)
     Image.fromarray(np.zeros((3, 5), dtype=np.uint8)).save(path)
     with pytest.raises(BrokenFileError, match=r"a map of \(3, 5\); expected the size of the image"):
         SaliencyMaps(tmp_path).of_sample(dataset, dataset[0])
-    Image.fromarray(np.zeros((3, 5, 4), dtype=np.uint8)).save(path)
-    with pytest.raises(DataError):
-        SaliencyMaps(tmp_path).of_sample(dataset, dataset[0])
+    size = dataset.stored_size(0)
+    coloured = Image.fromarray(np.ones(size, dtype=np.uint8))
+    coloured.putpalette([0, 0, 0, 255, 0, 0])  # a mask of classes, as VOC has them
+    shares = Image.fromarray(np.eye(*size, dtype=np.uint8))
+    for wrong, words in (
+        (Image.new("RGB", size[::-1]), "RGB; expected a saliency map, grey"),
+        (Image.new("I;16", size[::-1]), "I;16; expected a saliency map, grey"),
+        (coloured, "a palette of colours; expected a saliency map, grey"),
+        (shares, "no value above 1"),
+    ):
+        wrong.save(path)
+        with pytest.raises(BrokenFileError, match=words):
+            SaliencyMaps(tmp_path).of_sample(dataset, dataset[0])
 
 
 def test_pixels_count_as_shares_of_255(ran: tuple[dict[str, Any], Path], tmp_path: Path):
@@ -133,3 +148,19 @@ def test_pixels_count_as_shares_of_255(ran: tuple[dict[str, Any], Path], tmp_pat
     assert found is not None and found.dtype == np.float32
     assert found.shape == values.shape == dataset[0].image.shape[:2]
     assert np.abs(found * 255 - values).max() < 1e-4
+
+
+@pytest.mark.parametrize("how", ["1", "L", "P"])
+def test_black_and_white_is_0_and_1_however_it_is_stored(
+    how: str, ran: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """Programs that make PNGs small store such maps with one bit, or with a palette."""
+    dataset = open_run(ran[1]).train
+    white = np.random.default_rng(0).integers(0, 2, dataset.stored_size(0), dtype=np.uint8)
+    map_ = Image.fromarray(white * 255)
+    if how == "P":
+        map_ = Image.fromarray(white)
+        map_.putpalette([0, 0, 0, 255, 255, 255])
+    map_.convert(how).save(tmp_path / f"{dataset.names[0]}.png", bits=1 if how == "P" else 8)
+    found = SaliencyMaps(tmp_path).of_sample(dataset, dataset[0])
+    assert found is not None and (found == white).all()

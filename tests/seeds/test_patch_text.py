@@ -237,6 +237,7 @@ def test_words_in_several_sentences_are_their_mean_direction(tiny_clip: FrozenCL
         {"attention": ()},
         {"scale": ()},
         {"scale": (1.0, 0.0)},
+        {"scale": (1.0, float("nan"))},
         {"prompt_templates": ("{} here", "a cat")},
         {"layers": 0},
         {"attention_layers": 0},

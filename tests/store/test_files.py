@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from weakclip.errors import StorageError, WeakCLIPError
+from weakclip.errors import ConfigError, StorageError, WeakCLIPError
 from weakclip.store.files import append_json, atomic_write, process_lives, remove_leftovers, write_json, writing
+from weakclip.store.lock import FolderLock
 
 
 @contextlib.contextmanager
@@ -109,6 +110,17 @@ def test_relative_paths_are_refused_in_one_line_too(tmp_path: Path, monkeypatch:
         with pytest.raises(StorageError, match="cannot be written"):
             write_json(path, {})
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/masks/a.png", "memory:/masks/a.png"])
+def test_no_folder_is_made_of_a_url(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="a URL; only a run's --out may be one"), FolderLock(Path(url).parent):
+        pass
+    with pytest.raises(ConfigError, match="a URL; only a run's --out may be one"):
+        write_json(url, {})
+    assert not list(tmp_path.iterdir())
+    write_json("a:b.json", {})
 
 
 def test_errors_about_other_files_pass_as_they_are(tmp_path: Path) -> None:

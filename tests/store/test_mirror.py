@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -268,6 +269,39 @@ def test_a_url_that_was_emptied_begins_anew(at: At) -> None:
         fsspec.filesystem("memory").store.clear()
 
 
+def test_what_was_sent_before_a_kill_goes_with_its_stage(at: At) -> None:
+    """A process that is killed has no note of what it has just sent; the next result must not take it for its own."""
+
+    def killed(folder: Path) -> None:
+        (Manifest.open(folder).start("seeds", KEY) / "c.png").write_text("of the first")
+        send_now()
+        raise KilledError
+
+    with pytest.MonkeyPatch.context() as patched:
+        saved = Mirror._save
+        patched.setattr(Mirror, "_save", lambda self: None if (self.folder / "1_seeds/c.png").exists() else saved(self))
+        with pytest.raises(KilledError):
+            opened(killed)
+    assert there()["1_seeds/c.png"] == b"of the first"
+    opened(lambda folder: shutil.rmtree(Manifest.open(folder).start("seeds", OTHER)))
+    assert "1_seeds/c.png" not in there()
+    at("elsewhere")
+    command(OTHER)
+    check(there())
+
+
+def test_without_a_manifest_what_people_put_there_stays(at: At) -> None:
+    with pytest.raises(KilledError), mirrored(URL):
+        raise KilledError
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/runs/x/notes.txt", b"mine")
+    memory.pipe("/bucket/runs/x/1_seeds/old.png", b"left of a sending that was cut short")
+    at("elsewhere")
+    command()
+    assert there()["notes.txt"] == b"mine" and "1_seeds/old.png" not in there()
+    check(there())
+
+
 def test_of_two_machines_the_later_one_writes(at: At) -> None:
     def overtaken(folder: Path) -> None:
         work(folder)
@@ -380,6 +414,9 @@ def test_what_cannot_be_an_output_is_refused(at: At, monkeypatch: pytest.MonkeyP
         "s3://me:word@host/x": "holds a password",
         "simplecache::s3://bucket/x": "a chain of file systems",
         Path("s3://bucket/x"): "give it as text",
+        "s3:/bucket/x": "a URL with one slash",
+        "s3://": "names no place",
+        "file:///runs/x": "a folder of this machine; give its path, /runs/x",
     }
     for wrong, words in wrong_ones.items():
         with pytest.raises(ConfigError, match=words), mirrored(wrong):
@@ -388,6 +425,14 @@ def test_what_cannot_be_an_output_is_refused(at: At, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="processes of several machines"), mirrored(URL):
         pass
+
+
+def test_a_folder_of_this_machine_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for out, expected in {"runs/x": Path("runs/x"), "~/runs/x": tmp_path / "runs/x"}.items():  # no folder called ~
+        for each in (out, Path(out)):
+            with mirrored(each) as folder:
+                assert folder == expected
 
 
 def test_names_from_elsewhere_stay_in_the_copy(at: At, tmp_path: Path) -> None:

@@ -47,9 +47,16 @@ def build(
     except WeakCLIPError as error:
         raise ConfigError(f"{origin}: {where + ': ' if where else ''}{error}") from None
     for name, value in built.items():  # the text "nan" is a number to pydantic
-        if isinstance(getattr(made, name), float) and not math.isfinite(getattr(made, name)):
+        if not _is_finite(getattr(made, name)):
             raise ConfigError(f"{origin}: {'.'.join((*path, name))}: a finite number expected; found {value}")
     return made
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a setting is no NaN or infinity, and has none in it."""
+    if isinstance(value, tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _hint(name: str, kind: type[Any], kinds: Sequence[type[Any]]) -> str:
@@ -122,9 +129,14 @@ def dataclasses_in(hint: Any) -> tuple[type[Any], ...]:
 
 
 def _first_problem(error: pydantic.ValidationError, path: tuple[str, ...]) -> str:
-    """One line for the first of pydantic's errors: the key path, what is wrong, what was found."""
-    problem = error.errors(include_url=False)[0]
-    name = ".".join([*path, *map(str, problem["loc"])])
+    """One line for the first of pydantic's errors: the key path, what is wrong, what was found.
+
+    Of a setting that is a value or a list of values, pydantic tells of both, and names their types as if they were
+    keys. The one that goes deepest is the one that was meant.
+    """
+    problem = max(error.errors(include_url=False), key=lambda each: len(each["loc"]))
+    field, *places = problem["loc"]
+    name = ".".join([*path, str(field), *(str(place) for place in places if isinstance(place, int))])
     if problem["type"].startswith("missing") and len(problem["loc"]) == 1:
         return f"{name}: this key is required and missing"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from weakclip.datasets.base import ImageLabelDataset, Sample
-from weakclip.datasets.images import read_mask
+from weakclip.datasets.image_files import opened_image
+from weakclip.datasets.images import upright
 from weakclip.errors import BrokenFileError, ConfigError, DataError
 from weakclip.store.files import expand_home
 from weakclip.store.untrusted_text import short
@@ -81,12 +82,34 @@ class SaliencyMaps:
                 self._told = True
                 logger.warning("%s: no such map; its mask is made without (said of the first such)", path)
             return None
-        values = read_mask(path)
+        values = _grey(path)
         if values.shape != stored:
             raise BrokenFileError(f"{path}: a map of {values.shape}; expected the size of the image, {stored}")
         height, width = sample.image.shape[:2]
         resized = Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR)
         return np.asarray(resized, dtype=np.float32) / 255
+
+
+def _grey(path: Path) -> np.ndarray:
+    """`(H, W)` uint8, 0…255: a grey image, also one that a program has stored with fewer bits or as a palette of greys.
+
+    Raises:
+        BrokenFileError: it cannot be read, has colours, or no value above 1, as class indices and shares 0…1 have.
+    """
+    with opened_image(path) as image:
+        image.load()
+        turned = upright(image)
+        greys = turned.mode in ("1", "L")
+        if turned.mode == "P":
+            colours = np.array(turned.getpalette("RGB") or [0, 0, 0], dtype=np.uint8).reshape(-1, 3)
+            greys = bool((colours == colours[:, :1]).all())
+        if not greys:
+            kind = "a palette of colours" if turned.mode == "P" else turned.mode
+            raise BrokenFileError(f"{path}: {kind}; expected a saliency map, grey, 0 to 255 of 8 bits; convert it")
+        values = np.array(turned.convert("L"))
+    if values.max() == 1:
+        raise BrokenFileError(f"{path}: no value above 1; expected a saliency map, 0 to 255; multiply it by 255")
+    return values
 
 
 def with_saliency(rows: np.ndarray, saliency: np.ndarray, weight: float) -> np.ndarray:
@@ -117,5 +140,7 @@ def with_saliency(rows: np.ndarray, saliency: np.ndarray, weight: float) -> np.n
     around = means < SALIENT * means[1:].max()
     around[0] = True
     held = saliency.clip(DOUBT, 1 - DOUBT).astype(np.float32)
-    heard: np.ndarray = rows * np.where(around[:, None, None], 1 - held, held) ** np.float32(weight)
+    logs = np.log(np.stack([1 - held, held])) * np.float32(weight)
+    of_around, of_salient = np.exp(logs - logs.max(axis=0))  # the larger is 1: a great weight leaves no sum of 0
+    heard: np.ndarray = rows * np.where(around[:, None, None], of_around, of_salient)
     return heard / heard.sum(axis=0, keepdims=True)

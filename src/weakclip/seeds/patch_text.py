@@ -96,7 +96,8 @@ class PatchTextSettings:
             raise ConfigError(f"attribute_centers: 1 to {MOST_CENTERS} expected; found {self.attribute_centers}")
         if self.attribute_scale < 0:
             raise ConfigError(f"attribute_scale is 0 or more; found {self.attribute_scale}")
-        check_map_settings(box_threshold=self.box_threshold, scale=min(self.scales))
+        for scale in self.scales:
+            check_map_settings(box_threshold=self.box_threshold, scale=scale)
 
     @property
     def attentions(self) -> tuple[SelfAttention, ...]:

@@ -10,6 +10,8 @@ References:
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -31,8 +33,8 @@ def check_map_settings(*, box_threshold: float, scale: float) -> None:
     """
     if not 0 <= box_threshold <= 1:
         raise ConfigError(f"box_threshold lies between 0 and 1; found {box_threshold}")
-    if scale <= 0:
-        raise ConfigError(f"scale is above 0; found {scale}")
+    if not 0 < scale < math.inf:
+        raise ConfigError(f"scale is a finite number above 0; found {scale}")
 
 
 def image_tensor(sample: Sample, scale: float, device: torch.device) -> Tensor:

@@ -15,7 +15,7 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
-from weakclip.errors import BrokenFileError, StorageError
+from weakclip.errors import BrokenFileError, ConfigError, StorageError
 from weakclip.store.untrusted_text import parse_json
 
 _ADVICE = {
@@ -46,8 +46,14 @@ def writing(path: Path | str) -> Iterator[None]:
     """Turns the system's error about `path` into a `StorageError` that names the file and what to do.
 
     Errors about other places, such as a file that is read meanwhile, pass as they are.
+
+    Raises:
+        ConfigError: a URL, for which a folder `s3:` would be made here.
+        StorageError: as above.
     """
     path = Path(path)
+    if was_url(path):
+        raise ConfigError(f"{path}: a URL; only a run's --out may be one: give a file or folder of this machine")
     try:
         yield
     except StorageError:
@@ -57,6 +63,11 @@ def writing(path: Path | str) -> Iterator[None]:
             raise
         advice = _ADVICE.get(error.errno or 0, "choose another place")
         raise StorageError(f"{path}: cannot be written ({error.strerror or error}); {advice}", error) from None
+
+
+def was_url(path: Path | str) -> bool:
+    """Whether a path is what becomes of a URL, such as `s3:/bucket/x`."""
+    return re.match(r"[a-z0-9+.-]{2,}:/+[^/]", str(path)) is not None
 
 
 def _is_about(error: OSError, path: Path) -> bool:

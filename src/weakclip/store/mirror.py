@@ -110,7 +110,8 @@ class Mirror:
         if (
             not self.shard and json_object(manifest).get("format", FORMAT) == FORMAT
         ):  # what else is there is left of a sending that was cut short: it goes with the next one
-            self.sent |= dict.fromkeys((name for name in names if name not in wanted), (-1, -1))
+            left = (name for name in names if name not in wanted and top_of(name) in _REMADE)
+            self.sent |= dict.fromkeys(left, (-1, -1))
         if self._claims:
             self._claim(last)
         self._save()
@@ -131,6 +132,7 @@ class Mirror:
             return False
         new = [name for name in names if name not in own and name not in self.sent]
         new += [name for name in names if name in sent and tree.files[name].size not in (-1, own[name][0])]
+        self.sent |= {name: (-1, -1) for name in names if name in own and name not in self.sent}  # killed before a note
         self._get(tree, new)
         self.sent |= {name: stamp for name in new if (stamp := file_stamp(self.folder / name))}
         self._save()

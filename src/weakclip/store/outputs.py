@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from weakclip.errors import ConfigError, RemoteError, StorageError, WeakCLIPError
+from weakclip.store.files import expand_home, was_url
 from weakclip.store.lock import FolderLock
 from weakclip.store.mirror import Mirror
 from weakclip.store.remote import check_url, is_url
@@ -26,7 +26,7 @@ _open = list[Mirror]()
 
 @contextlib.contextmanager
 def mirrored(out: Path | str, shard: str = "", *, claims: bool = True) -> Iterator[Path]:
-    """The run folder on this machine: `out` itself, or the copy of what it is the URL of.
+    """The run folder on this machine: `out`, with `~` for the home, or the copy of what it is the URL of.
 
     Within it errors and log lines name the URL; behind it, all is there.
 
@@ -36,7 +36,7 @@ def mirrored(out: Path | str, shard: str = "", *, claims: bool = True) -> Iterat
         claims: whether others that write at the URL are to end.
 
     Raises:
-        ConfigError: a URL with a password, or work that is shared by several machines.
+        ConfigError: a URL with a password, of no place, or with one slash; or work that is shared by several machines.
         FolderInUseError: another process of this machine works on the same URL.
         RunError: as `Mirror.fetch`.
         RemoteError: the store cannot be reached or refuses; the copy keeps what was made.
@@ -46,6 +46,10 @@ def mirrored(out: Path | str, shard: str = "", *, claims: bool = True) -> Iterat
         return
     url = str(out)
     check_url(url, "--out")
+    if not url.partition("://")[2].strip("/"):
+        raise ConfigError(f"{url}: names no place; expected one such as s3://bucket/runs/x")
+    if url.startswith(("file://", "local://")):
+        raise ConfigError(f"{url}: a folder of this machine; give its path, {url.partition('://')[2]}")
     if "::" in url:
         raise ConfigError(f"{url}: a chain of file systems; results go to one, such as s3://bucket/runs/x")
     if os.environ.get("WORLD_SIZE", "1") != os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")):
@@ -146,6 +150,6 @@ def _renamed(mirror: Mirror) -> Iterator[None]:
 
 
 def _folder(out: Path | str) -> Path:
-    if isinstance(out, Path) and re.match(r"[a-z0-9+.-]{2,}:/[^/]", str(out)):
-        raise ConfigError(f"{out}: a URL that has become a path; give it as text")
-    return Path(out)
+    if was_url(out):
+        raise ConfigError(f"{out}: a URL with one slash, which is a path; write :// (in Python, give it as text)")
+    return expand_home(out)
