@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 from PIL import Image
 
-from weakclip.datasets.image_folder import IMAGE_SUFFIXES
+from weakclip.datasets.image_folder import ImageFolder, stem
 from weakclip.datasets.images import read_rgb, write_png
 from weakclip.store.progress import track
 
@@ -35,10 +35,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(given.network), options, providers=["CPUExecutionProvider"])
-    paths = sorted(path for path in given.images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    left = [path for path in paths if not (given.out / f"{path.stem}.png").is_file()]
-    for path in track(left, "saliency maps", total=len(left)):
-        write_png(given.out / f"{path.stem}.png", saliency(session, read_rgb(path), given.side))
+    images = ImageFolder(given.images)
+    left = [file for file in images.files if not (given.out / f"{stem(file)}.png").is_file()]
+    for file in track(left, "saliency maps", total=len(left)):
+        write_png(given.out / f"{stem(file)}.png", saliency(session, read_rgb(images.folder / file), given.side))
 
 
 def saliency(session: onnxruntime.InferenceSession, image: np.ndarray, side: int) -> np.ndarray:

@@ -25,14 +25,14 @@ def test_what_the_network_finds_is_written_once(tmp_path: Path) -> None:
     image = np.zeros((30, 50, 3), dtype=np.uint8)
     image[10:20, 10:40] = 200
     write_png(tmp_path / "images/a.png", image)
-    write_png(tmp_path / "images/dark.png", np.zeros_like(image))
+    write_png(tmp_path / "images/deep/dark.png", np.zeros_like(image))  # as where each class has a folder
     arguments = [f"--{name}={tmp_path / path}" for name, path in (("network", "bright.onnx"), ("images", "images"))]
     arguments += ["--side", "64", "--out", str(tmp_path / "maps")]
     benchmark = load_script("benchmarks/saliency_maps.py")
     benchmark.main(arguments)
     found = read_mask(tmp_path / "maps/a.png")
     assert found.shape == (30, 50) and np.mean((found > 127) != (image[..., 0] > 0)) < 0.05
-    assert found.max() > 200 and found.min() == 0 and not read_mask(tmp_path / "maps/dark.png").any()
+    assert found.max() > 200 and found.min() == 0 and not read_mask(tmp_path / "maps/deep/dark.png").any()
     before = (tmp_path / "maps/a.png").stat().st_mtime_ns
     benchmark.main(arguments)
     assert (tmp_path / "maps/a.png").stat().st_mtime_ns == before
