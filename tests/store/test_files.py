@@ -15,8 +15,16 @@ from pathlib import Path
 import pytest
 
 from weakclip.errors import ConfigError, StorageError, WeakCLIPError
-from weakclip.store.files import append_json, atomic_write, process_lives, remove_leftovers, write_json, writing
+from weakclip.store.files import (
+    append_json,
+    atomic_write,
+    process_lives,
+    remove_leftovers,
+    write_json,
+    writing,
+)
 from weakclip.store.lock import FolderLock
+from weakclip.store.paths import check_target
 
 
 @contextlib.contextmanager
@@ -121,6 +129,16 @@ def test_no_folder_is_made_of_a_url(url: str, tmp_path: Path, monkeypatch: pytes
         write_json(url, {})
     assert not list(tmp_path.iterdir())
     write_json("a:b.json", {})
+
+
+def test_a_target_is_looked_at_before_the_work_and_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path, tmp_path / "file/below.json"):
+        with pytest.raises(StorageError, match=f"^{wrong}: cannot be written"):
+            check_target(wrong)
+    for right in (tmp_path / "file", tmp_path / "new/rates.json"):
+        check_target(right)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "new"]
 
 
 def test_errors_about_other_files_pass_as_they_are(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from weakclip.config import RunConfig, load_config
 from weakclip.errors import ConfigError
-from weakclip.study import rate_measuring, step_measuring
+from weakclip.study import plan_pages, rate_measuring, step_measuring
 from weakclip.study.plan import Means, Plan, StagePlan, make_plan
 from weakclip.study.plan_pages import plan_lines
 from weakclip.study.rates import Rates, rate_key
@@ -122,6 +122,10 @@ def test_rates_are_measured_written_and_read_again(
     command = ("plan", tmp_path / "config.yaml", "--rates", tmp_path / "rates.json")
     assert call(*command) == 2
     assert "no rate is known; measure them: weakclip plan CONFIG --measure" in capsys.readouterr().err
+    with monkeypatch.context() as patched:
+        patched.setattr(plan_pages, "measure_rates", lambda _: pytest.fail("measured before the file could be written"))
+        assert call("plan", tmp_path / "config.yaml", "--measure", "--rates", tmp_path) == 2
+    assert f"{tmp_path}: cannot be written (Is a directory)" in capsys.readouterr().err
     assert call(*command, "--measure", "--json") == 0
     capsys.readouterr()
     seconds = json.loads((tmp_path / "rates.json").read_text())["seconds"]

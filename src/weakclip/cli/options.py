@@ -27,7 +27,7 @@ from weakclip.config.shipped import config_path, shipped_configs
 from weakclip.datasets.image_folder import check_folder
 from weakclip.errors import ConfigError, WeakCLIPError
 from weakclip.store.layout import MANIFEST
-from weakclip.store.paths import check_file, check_inputs, check_model, check_run, check_there
+from weakclip.store.paths import check_file, check_inputs, check_model, check_run, check_target, check_there
 from weakclip.store.remote import is_url
 from weakclip.store.trees import StoredPath
 from weakclip.store.untrusted_text import one_line
@@ -63,6 +63,7 @@ is_folder = _checked(check_folder)
 is_model = _checked(check_model)
 is_reported_run = _checked(lambda run: None if is_url(run) else check_run(run, MANIFEST))
 is_run = _checked(check_run)
+is_target = _checked(check_target)
 is_there = _checked(check_there)
 
 

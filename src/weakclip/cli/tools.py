@@ -21,6 +21,7 @@ from weakclip.cli.options import (
     is_file,
     is_folder,
     is_run,
+    is_target,
     load,
     load_data,
     one_way,
@@ -149,7 +150,7 @@ def data_check(
     split: Annotated[
         list[str] | None, typer.Option(help="A split to check, may be given repeatedly; else the configuration's.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write everything that was found to this file, as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file for all that was found.", callback=is_target)] = None,
     set_: Set = None,
     json: Json = False,
 ) -> None:

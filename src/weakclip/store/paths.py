@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from weakclip.errors import DataError, RunError, WeightsError
-from weakclip.store.files import expand_home
+from weakclip.store.files import expand_home, writing
 from weakclip.store.layout import CONFIG
 
 
@@ -50,3 +52,18 @@ def check_inputs(entries: Sequence[str]) -> None:
         path = expand_home(entry)
         if entry != "-" and not os.path.exists(path) and next(glob.iglob(str(path), recursive=True), None) is None:
             raise DataError(f"{entry}: no such file, folder or pattern")
+
+
+def check_target(path: Path | str) -> None:
+    """Whether a file can be written; for before the long work whose result it is to hold. Nothing is left of it.
+
+    Raises:
+        ConfigError, StorageError: as `writing`; or a folder in its place.
+    """
+    path = Path(path)
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass

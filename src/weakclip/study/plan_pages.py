@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weakclip.config import RunConfig
+from weakclip.store.paths import check_target
 from weakclip.study.plan import Means, Plan, StagePlan, make_plan
 from weakclip.study.rate_measuring import measure_rates
 from weakclip.study.rates import read_rates
@@ -30,8 +31,10 @@ def planned(
 
     Raises:
         ConfigError: no rates, or rates of other settings.
+        StorageError: `path` cannot be written; told before anything is measured.
     """
     if measure:
+        check_target(path)
         measure_rates(config).write(path)
     rates = read_rates(path)
     rates.check(config, path)
