@@ -131,6 +131,8 @@ def test_what_is_not_there_is_one_line(both: tuple[Path, StoredPath]) -> None:
     assert file_at(f"{ROOT}/labels.csv").read_bytes() == FILES["labels.csv"]
     with pytest.raises(ConfigError, match=r"^https://host/photos: web servers do not list folders"):
         folder_at("https://host/photos").is_dir()
+    with pytest.raises(RemoteError, match=r"^ftp://127\.0\.0\.1:9/x: cannot be reached \(.*\); correct the address"):
+        _ = folder_at("ftp://127.0.0.1:9/x").is_dir()
     with pytest.raises(ConfigError, match=r"^nonsense://x: Protocol not known"):
         folder_at("nonsense://x").is_dir()
 

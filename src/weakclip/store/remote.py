@@ -157,7 +157,12 @@ def _stamp(info: Mapping[str, Any]) -> Stamp:
 
 @functools.lru_cache(maxsize=16)
 def _filesystem(url: str, process: int) -> tuple[Any, str]:
-    """fsspec's file system for a URL, and the path in it; one a process, for its connections are no other's."""
+    """fsspec's file system for a URL, and the path in it; one a process, for its connections are no other's.
+
+    Raises:
+        ConfigError: no such kind of URL, or its reader is not installed.
+        RemoteError: one that connects at once, and cannot.
+    """
     try:
         import fsspec
 
@@ -167,6 +172,9 @@ def _filesystem(url: str, process: int) -> tuple[Any, str]:
         raise ConfigError(f"{url}: its reader is not installed ({one_line(str(error))}); {advice}") from None
     except ValueError as error:
         raise ConfigError(f"{url}: {one_line(str(error))}; expected a folder, s3://…, gs://… or another URL") from None
+    except Exception as error:  # some connect here: ftp://, sftp://, smb://, hdfs://
+        advice = "correct the address, or see to the network, and give the same command again"
+        raise RemoteError(f"{url}: cannot be reached ({_said(error)}); {advice}") from None
 
 
 def _asked(url: str, question: Callable[[], Answer], done: str = "read") -> Answer:
