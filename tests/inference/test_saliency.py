@@ -66,6 +66,21 @@ def test_a_map_that_does_not_know_changes_nothing_and_a_weight_is_a_power():
     assert heard == pytest.approx(odds / (odds + sum(others)), rel=1e-3) and plain < heard
 
 
+def test_where_any_class_may_be_there_only_those_count_that_win_a_pixel() -> None:
+    """A cat on the left, of which the map shows half, and a trace of a dog in the middle of that half."""
+    map_ = np.zeros(SIZE, dtype=np.float32)
+    map_[:3, :4] = 1
+    probs = np.stack([np.where(LEFT, 0.3, 0.9), np.where(LEFT, 0.7, 0.1), np.full(SIZE, 1e-7)]).astype(np.float32)
+    probs[2, 1, 1] = 1e-3
+    pair = with_saliency(probs[:2] / probs[:2].sum(axis=0), map_, 1.0)
+    sample = Sample("a", np.zeros((*SIZE, 3), dtype=np.uint8), (1,))
+    settings = PseudoMaskSettings(crf=None, saliency=SaliencySettings(folder="unused"), restrict_to_labels=False)
+    assert with_saliency(probs, map_, 1.0, known=False)[:2] == pytest.approx(pair, abs=0.02)
+    assert (refine_mask(probs, sample, settings, saliency=map_).mask == map_).all()
+    background = np.stack([np.full(SIZE, 0.9), np.full(SIZE, 0.1)])
+    assert (with_saliency(background, map_, 1.0, known=False) == background).all()  # no class is there
+
+
 def test_no_weight_is_too_great() -> None:
     heard = with_saliency(EVEN, LEFT.astype(np.float32), 1e4)
     assert heard.sum(axis=0) == pytest.approx(1) and ((heard[0] > 0.5) == ~LEFT).all()

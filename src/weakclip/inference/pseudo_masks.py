@@ -156,7 +156,8 @@ def refine_mask(
     places = np.arange(len(probs)) if only_possible else kept
     rows = label_probabilities(probs, places, keep_foreground=settings.keep_foreground, balance=balance)
     if settings.saliency is not None and saliency is not None:  # before the temperature, which the weight outlives
-        rows = with_saliency(rows, saliency, settings.saliency.weight * settings.temperature)
+        weight = settings.saliency.weight * settings.temperature
+        rows = with_saliency(rows, saliency, weight, known=settings.restrict_to_labels)
     if settings.temperature != 1:
         rows **= np.float32(1 / settings.temperature)
         rows /= rows.sum(axis=0, keepdims=True)

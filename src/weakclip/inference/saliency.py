@@ -112,7 +112,7 @@ def _grey(path: Path) -> np.ndarray:
     return values
 
 
-def with_saliency(rows: np.ndarray, saliency: np.ndarray, weight: float) -> np.ndarray:
+def with_saliency(rows: np.ndarray, saliency: np.ndarray, weight: float, *, known: bool = True) -> np.ndarray:
     """Probabilities after a saliency map has been heard: a product of two experts.
 
     Each class stands out or is around what stands out. The background is around. Another class stands out where its
@@ -124,6 +124,8 @@ def with_saliency(rows: np.ndarray, saliency: np.ndarray, weight: float) -> np.n
         rows: `(n, H, W)` float, probabilities of the classes, the background first.
         saliency: `(H, W)` float, 0…1.
         weight: `w`, above 0.
+        known: whether the image is known to show all of these classes; otherwise the highest is sought among those that
+            win a pixel, for the others' few probabilities may lie anywhere.
 
     Returns:
         `(n, H, W)` float32, summing to 1.
@@ -135,9 +137,11 @@ def with_saliency(rows: np.ndarray, saliency: np.ndarray, weight: float) -> np.n
     if len(rows) < 2:
         return rows
     means = (rows * saliency).sum(axis=(1, 2)) / rows.sum(axis=(1, 2))
-    if means[1:].max() < KNOWN:
+    shown = np.arange(len(rows)) if known else np.unique(rows.argmax(axis=0))
+    highest = means[shown[shown > 0]].max(initial=0)
+    if highest < KNOWN:
         return rows
-    around = means < SALIENT * means[1:].max()
+    around = means < SALIENT * highest
     around[0] = True
     held = saliency.clip(DOUBT, 1 - DOUBT).astype(np.float32)
     logs = np.log(np.stack([1 - held, held])) * np.float32(weight)
