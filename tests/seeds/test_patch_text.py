@@ -114,9 +114,9 @@ def test_a_batch_has_the_maps_of_its_images(make_tiny_clip: Callable[..., Frozen
     images = torch.rand(3, 3, 40, 56, device=device)
     together = patch_tokens(clip, images, PatchTextSettings())
     for index in range(3):
-        alone = patch_tokens(clip, images[index : index + 1], PatchTextSettings())
-        torch.testing.assert_close(together.tokens[:, index], alone.tokens[:, 0])
-        torch.testing.assert_close(together.attention[index], alone.attention[0])
+        single = patch_tokens(clip, images[index : index + 1], PatchTextSettings())
+        torch.testing.assert_close(together.tokens[:, index], single.tokens[:, 0])
+        torch.testing.assert_close(together.attention[index], single.attention[0])
 
 
 def test_many_samples_of_any_sizes_have_the_maps_of_each(
@@ -129,9 +129,9 @@ def test_many_samples_of_any_sizes_have_the_maps_of_each(
     labels = [(1, 2), (3,), (), (2, 3, 4), (4,)]
     samples = [picture(*size, own, seed) for seed, (size, own) in enumerate(zip(sizes, labels, strict=True))]
     for sample, cam in zip(samples, method.cams(samples), strict=True):
-        alone = method.cam(sample)
+        single = method.cam(sample)
         assert cam.classes == sample.labels and cam.maps.shape[1:] == sample.image.shape[:2]
-        np.testing.assert_allclose(cam.maps, alone.maps, atol=1e-3)
+        np.testing.assert_allclose(cam.maps, single.maps, atol=1e-3)
 
 
 def test_a_batch_that_does_not_fit_is_cut(tiny_clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,17 +11,14 @@ from pathlib import Path
 
 from weakclip.config import RunConfig
 from weakclip.errors import DataError, RunError
-from weakclip.inference.evaluation import score_masks
-from weakclip.inference.pseudo_masks import write_pseudo_masks
-from weakclip.modeling import load_weakclip, mixed_logits
+from weakclip.modeling import load_weakclip
 from weakclip.pipeline.context import TRAIN_DATA, RunContext
-from weakclip.pipeline.region_stage import region_judge
 from weakclip.store.keys import ResultKey, flat
-from weakclip.store.layout import MASKS, SEED_MASKS
 from weakclip.study.probabilities import weights_fingerprint
 from weakclip.study.record import study_folder
 from weakclip.study.results import Result, VariantStudy, finished_results, measured
 from weakclip.study.variant_pages import write_variant_pages
+from weakclip.study.variants import score_of_masks
 from weakclip.training.snapshots import kept_steps
 
 SUBJECT = "steps of one training"
@@ -73,16 +70,8 @@ def study_snapshots(config: RunConfig, out: Path | str, *, run: Path | str) -> V
 
 def _score(context: RunContext, step: int, name: str, folder: Path) -> Result:
     """The masks of one step, and their score under its name."""
-    settings, dataset, device = context.config.pseudo_masks, context.train, context.device
-    model = load_weakclip(context.folder("train"), clip=context.clip, device=device, step=step)
-    write_pseudo_masks(
-        lambda images: mixed_logits(model(images), settings.match_share),
-        dataset,
-        folder,
-        settings,
-        device=device,
-        judge=region_judge(context, settings.region_bank, context.folder("seeds") / SEED_MASKS, folder.parent),
-    )
-    scores = score_masks(folder / MASKS, dataset, subject="pseudo masks")[0]
+    model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device, step=step)
+    masks, seeds = context.config.pseudo_masks, context.folder("seeds")
+    score = score_of_masks(context, model, masks, folder, seeds=seeds, regions=folder.parent)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return Result(variant=name, seed=context.config.seed, mean_iou=scores.mean_iou, trained_parameters=trained)
+    return Result(variant=name, seed=context.config.seed, mean_iou=score, trained_parameters=trained)

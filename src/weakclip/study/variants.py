@@ -23,7 +23,7 @@ from weakclip.config import AnySeeds, RunConfig
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
 from weakclip.inference.evaluation import score_masks
-from weakclip.inference.pseudo_masks import write_pseudo_masks
+from weakclip.inference.pseudo_masks import PseudoMaskSettings, write_pseudo_masks
 from weakclip.modeling import ModelSettings, WeakCLIP, mixed_logits
 from weakclip.modeling.train import WeakCLIPLoss
 from weakclip.pipeline import run_stage
@@ -152,20 +152,32 @@ def _try(context: RunContext, variant: Variant, seed: int, seed_folder: Path) ->
     pairs, loss = TrainingPairs(dataset, seed_folder / SEED_MASKS, config.augment), WeakCLIPLoss(config.loss)
     description = f"{trained.parent.name}, seed {seed}"
     result = fit(model, pairs, loss, config.train, trained, device=device, seed=seed, description=description)
-    masks = config.pseudo_masks
-    judge = region_judge(context, masks.region_bank, seed_folder / SEED_MASKS, folder)
+    score = score_of_masks(context, model, config.pseudo_masks, folder, seeds=seed_folder, regions=folder)
+    return Result(variant=variant.name, seed=seed, mean_iou=score, trained_parameters=result.trained_parameters)
+
+
+def score_of_masks(
+    context: RunContext, model: WeakCLIP, settings: PseudoMaskSettings, folder: Path, *, seeds: Path, regions: Path
+) -> float:
+    """Make the pseudo masks of a network as a run makes them, and score them: the mean IoU, 0…1.
+
+    Args:
+        context: of the run: its training images and device.
+        model: the network.
+        settings: how masks are made.
+        folder: gets the masks.
+        seeds: folder of the stage of the seeds.
+        regions: gets the regions of a bank.
+    """
     write_pseudo_masks(
-        lambda images: mixed_logits(model(images), masks.match_share),
-        dataset,
+        lambda images: mixed_logits(model(images), settings.match_share),
+        context.train,
         folder,
-        masks,
-        device=device,
-        judge=judge,
+        settings,
+        device=context.device,
+        judge=region_judge(context, settings.region_bank, seeds / SEED_MASKS, regions),
     )
-    scores = score_masks(folder / MASKS, dataset, subject="pseudo masks")[0]
-    return Result(
-        variant=variant.name, seed=seed, mean_iou=scores.mean_iou, trained_parameters=result.trained_parameters
-    )
+    return score_masks(folder / MASKS, context.train, subject="pseudo masks")[0].mean_iou
 
 
 def _folder(context: RunContext, variant: str, seed: int) -> Path:
