@@ -19,6 +19,8 @@ REFERENCE = $(addprefix weakclip.,config.reading config.sections datasets.base d
 	inference.pseudo_masks pipeline report seeds.base seeds.kinds segmenters.segmenter store.files store.layout)
 TESTS ?=
 WORKERS ?= auto
+# The tests start many processes of the package: its modules are compiled once, whatever the shell says.
+unexport PYTHONDONTWRITEBYTECODE
 
 pip = $(VENV)/bin/python -m pip
 install = $(pip) install --quiet --only-binary :all:

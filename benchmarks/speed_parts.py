@@ -185,7 +185,7 @@ def seeds(setting: Setting, only: str = "") -> Mapping[str, Work]:
 def retraining_step(setting: Setting, only: str = "") -> Mapping[str, Work]:
     """A step of the demo's small network: 16 crops of 64 pixels."""
     network = build_segmenter("small", VOC12).to(setting.device).train()
-    batch = drawn_batch(16, 64, 21, setting.device)
+    batch = drawn_batch(2 if setting.short else 16, 64, 21, setting.device)
     return {"fp32": step_of(network, segmentation_loss, batch, ours(network), "fp32")}
 
 
@@ -205,11 +205,12 @@ def loading(setting: Setting, only: str = "") -> Mapping[str, Work]:
 
 def demo_step(setting: Setting, only: str = "") -> Mapping[str, Work]:
     """A step of `weakclip run demo`: 8 images of 128 pixels, the CLIP that ships with the package."""
+    images, pixels = (1, 64) if setting.short else (8, 128)
     classes: ClassSet = ScenesDataset("train", count=1).class_set
     torch.manual_seed(0)
     numbers = {"co_attention_width": 128, "co_attention_layers": 2, "decoder_channels": 64}
     model = build_weakclip(load_clip("demo").to(setting.device), classes, **numbers).train()
-    batch = drawn_batch(8, 128, classes.num_classes, setting.device)
+    batch = drawn_batch(images, pixels, classes.num_classes, setting.device)
     loss, optimizer = WeakCLIPLoss(LossSettings(crf=None)), ours(model)
     return {kind: step_of(model, loss, batch, optimizer, kind) for kind in ("bf16", "fp32")}
 

@@ -31,8 +31,8 @@ def script(monkeypatch):
 def test_a_short_training_gives_a_folder_that_load_clip_reads(script, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "ScenesDataset", lambda split, seed: ScenesDataset(split, count=12, seed=seed))
     out, work = tmp_path / "out", tmp_path / "work"
-    short = ["--work", str(work), "--out", str(out), "--pictures", "8", "--teacher-steps", "1"]
-    short += ["--batch", "4", "--teacher-batch", "4", "--contrast-steps", "1"]
+    short = ["--work", str(work), "--out", str(out), "--pictures", "4", "--teacher-steps", "1"]
+    short += ["--batch", "2", "--teacher-batch", "2", "--contrast-steps", "1"]
     monkeypatch.setattr(sys, "argv", ["train_demo_clip.py", *short, "--steps", "1"])
     script.main()
     monkeypatch.setattr(sys, "argv", ["train_demo_clip.py", *short, "--steps", "2"])

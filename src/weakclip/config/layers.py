@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ KINDS = _sections_of_kinds(RunConfig)
 
 def layers(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """The files of a configuration by their names, the base before what differs from it."""
-    values = read_yaml(read_text(path), str(path))
+    values = copy.deepcopy(_shipped(path)) if path.parent == SHIPPED else read_yaml(read_text(path), str(path))
     base = values.pop("base", None)
     name = path.stem if path.parent == SHIPPED else path.name
     if base is None:
@@ -42,6 +43,12 @@ def layers(path: Path) -> list[tuple[str, dict[str, Any]]]:
             f"{path}: base: a shipped configuration expected ({', '.join(shipped_configs())}); found {short(base)}"
         )
     return [*layers(SHIPPED / f"{base}.yaml"), (name, values)]
+
+
+@functools.cache
+def _shipped(path: Path) -> dict[str, Any]:
+    """A file of the package, which is read once."""
+    return read_yaml(read_text(path), str(path))
 
 
 def merge(values: dict[str, Any], over: Mapping[str, Any], path: tuple[str, ...] = ()) -> None:
