@@ -19,9 +19,10 @@ from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_mask
 from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.inference.mask_writing import write_pseudo_masks
 from weakclip.inference.proposal_files import ProposalFiles
 from weakclip.inference.proposals import ProposalSettings, snap
-from weakclip.inference.pseudo_masks import PseudoMaskSettings, refine_mask, write_pseudo_masks
+from weakclip.inference.pseudo_masks import PseudoMaskSettings, refine_mask
 from weakclip.inference.windows import InferenceSettings
 from weakclip.pipeline import run_stage
 
