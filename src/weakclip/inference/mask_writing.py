@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from weakclip.inference.windows import LogitsFunction, OutOfMemoryRetry, predict
 from weakclip.store.jobs import Again, Steps, work_through
 from weakclip.store.layout import CONFIDENCE, MASKS
 from weakclip.store.threads import in_threads
+from weakclip.store.untrusted_text import some
+
+logger = logging.getLogger("weakclip")
 
 READERS = 2
 """Threads that read images ahead of the network, each two: a network on a GPU takes less time than one reader."""
@@ -68,6 +72,29 @@ def write_pseudo_masks(
     return work_on_masks(steps, dataset, folder, settings, description=description)
 
 
+def images_without(settings: PseudoMaskSettings, names: Sequence[str]) -> list[str]:
+    """Lines on the images that lack proposals or a saliency map where the others have some.
+
+    Args:
+        settings: what masks are made with; proposals that a network draws are there for all images.
+        names: of the images.
+
+    Raises:
+        DataError: no such folder or file, or nothing in it of any of the images.
+    """
+    proposals, saliency = settings.proposals, settings.saliency
+    given: dict[str, ProposalFiles | SaliencyMaps] = {}
+    if proposals is not None and proposals.folder is not None:
+        given[f"{proposals.folder}: no proposals"] = ProposalFiles(proposals.folder)
+    if saliency is not None:
+        given[f"{saliency.folder}: no saliency map"] = SaliencyMaps(saliency.folder)
+    return [
+        f"{nothing} of {len(without):,} of {len(names):,} images ({some(without)}); their masks are made without"
+        for nothing, files in given.items()
+        if (without := files.missing(names))
+    ]
+
+
 def work_on_masks(
     steps: Steps[int, Any],
     dataset: ImageLabelDataset,
@@ -81,10 +108,8 @@ def work_on_masks(
     it."""
     names = dataset.names
     parts = (MASKS, CONFIDENCE) if settings.confidence else (MASKS,)
-    if settings.proposals is not None:
-        ProposalFiles(settings.proposals.files).check(names)
-    if settings.saliency is not None:
-        SaliencyMaps(settings.saliency.folder).check(names)
+    for line in images_without(settings, names):
+        logger.warning(line)
     return work_through(
         range(len(dataset)),
         is_done=lambda index: all((folder / part / f"{names[index]}.png").is_file() for part in parts),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from weakclip.config import dump_config
 from weakclip.errors import ConfigError, DataError, RunError, first_line
+from weakclip.inference.mask_writing import images_without
 from weakclip.inference.windows import is_out_of_memory
 from weakclip.pipeline.bad_files import Screening, drop_screening, find_bad_files, save_screening
 from weakclip.pipeline.context import TRAIN_DATA, RunContext
@@ -134,7 +135,7 @@ def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan
     Raises:
         RunError: a stage that a wanted one builds on is missing; or a finished result would have to make way.
         ConfigError: masks or scores by a step that the training would not keep.
-        DataError: data that a wanted stage cannot work on.
+        DataError: data that a wanted stage cannot work on; proposals or saliency maps of none of the images.
         WeightsError: the network that is to be retrained is not there.
     """
     screening = _screened(context)
@@ -146,6 +147,7 @@ def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan
             if upstream not in wanted and plan.state(upstream) != "done":
                 _complain(plan, stage, upstream)
     config = context.config
+    _tell_images_without(plan, wanted)
     if "train" in wanted and plan.state("train") != "done":
         _check_step("pseudo_masks.step", config.pseudo_masks.step, "train", config.train)
     if "retrain" in wanted:
@@ -215,6 +217,13 @@ def _refuse_to_replace(plan: Plan, wanted: Sequence[str]) -> None:
         f"{plan.manifest.folder}: finished, and would be made anew: {', '.join(reasons)}; add --redo to do so (the old "
         "result of a stage stays until its new one is done), give another --out, or take the change back"
     )
+
+
+def _tell_images_without(plan: Plan, wanted: Sequence[str]) -> None:
+    """Look for proposals and saliency maps hours before the masks; where those come at once, they look themselves."""
+    if "pseudo_masks" in wanted and plan.state("train") != "done":
+        for line in images_without(plan.context.config.pseudo_masks, plan.context.train.names):
+            logger.warning(line)
 
 
 def _check_step(setting: str, step: int | None, section: str, train: TrainSettings) -> None:
