@@ -37,7 +37,7 @@ class AugmentSettings:
 
     Args:
         crop_size: side of the square result, pixels.
-        scale: range of the random resize factor, within 0.1…10.
+        scale: range of the random resize factor, within 0.1…100.
         fit_crop: factor 1 brings the image's shorter side to `crop_size` (the longer to eight crops at most);
             otherwise factor 1 keeps its size.
         flip: probability of a left-right flip, 0…1.

@@ -103,7 +103,7 @@ class InferenceSettings:
     """Numbers of the inference; the defaults are the published ones.
 
     Args:
-        scales: resize factors, 0.1…10, whose predictions are averaged.
+        scales: resize factors, 0.1…100, whose predictions are averaged.
         flip: whether the left-right mirrored image is averaged in too.
         crop: side of the square window, pixels. An image side below it makes a window of that side.
         stride: step between windows, pixels; at most `crop`, so that the windows cover every pixel.

@@ -47,7 +47,7 @@ class GradCAMSettings:
         score_from: which image embedding is scored: the mean of the patch tokens, or the class token.
         box_threshold: share of a map's maximum, 0…1, above which a response is strong.
         attention_layers: how many of the last layers' attentions are averaged; at most the depth.
-        scale: factor on the image's sides, 0.1…10, before CLIP sees it.
+        scale: factor on the image's sides, 0.1…100, before CLIP sees it.
         fill_outliers: whether outlier tokens are filled before the last layers (`outliers.py`); CLIP-ES does not.
     """
 

@@ -44,7 +44,7 @@ class CosineSettings:
     Args:
         prompt_templates: sentences around each class and background word; `{}` stands for the word. A word's direction
             is the mean over the sentences. An encoder that knows only the classes is asked for their bare names.
-        scale: factor on the image's sides, 0.1…10, before the encoder sees it.
+        scale: factor on the image's sides, 0.1…100, before the encoder sees it.
     """
 
     prompt_templates: tuple[str, ...] = ("a photo of a {}.",)

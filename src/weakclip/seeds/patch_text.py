@@ -61,7 +61,7 @@ class PatchTextSettings:
         attribute_scale: factor of the products of words and centres before the softmax that weighs the centres.
         box_threshold: share of a map's maximum, 0…1, above which a response is strong.
         attention_layers: how many of the last blocks' attentions are averaged to spread the maps; at most the depth.
-        scale: factor on the image's sides, 0.1…10, before CLIP sees it; or several, whose maps are averaged.
+        scale: factor on the image's sides, 0.1…100, before CLIP sees it; or several, whose maps are averaged.
         flip: whether the maps of the left-right mirrored image are averaged in too.
         fill_outliers: whether outlier tokens are filled before the last layers (`outliers.py`); without any, nothing
             changes.

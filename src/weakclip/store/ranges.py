@@ -10,7 +10,7 @@ from typing import Any
 
 from weakclip.errors import ConfigError
 
-SCALES: Mapping[str, float] = {"least": 0.1, "most": 10}
+SCALES: Mapping[str, float] = {"least": 0.1, "most": 100}
 """Bounds of factors on an image's sides: a slip of the finger asks for no image of a terabyte, or of no pixel."""
 
 

@@ -33,7 +33,7 @@ class MCTformerCAMSettings:
     """How `MCTformerCAM` makes its maps; the defaults are those of the released code.
 
     Args:
-        scales: factors on the image's sides, 0.1…10; the maps of all of them, and of the mirrored images, are summed.
+        scales: factors on the image's sides, 0.1…100; the maps of all of them, and of the mirrored images, are summed.
         attention_layers: how many of the last layers' class-to-patch attentions are averaged; 12 are all of DeiT-S.
 
     Raises:
