@@ -4,7 +4,7 @@ OLDEST_PYTHON ?= python3.11
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 OUT ?= runs/demo
-EXTRAS = datasets,onnx,serve,tensorboard
+EXTRAS = cloud,datasets,faiss,onnx,ray,serve,tensorboard,xlsx
 
 # Those that meet every dependency, and one whole run.
 DEPENDENCY_TESTS = tests/test_packaging.py tests/config/test_config.py tests/cli/test_cli.py tests/cli/test_json_output.py tests/store/test_untrusted_npy.py \

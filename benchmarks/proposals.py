@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 
 from weakclip.datasets.images import read_mask
+from weakclip.inference.mask_writing import write_pseudo_masks
 from weakclip.inference.metrics import ConfusionMatrix
 from weakclip.inference.proposals import ProposalSettings
-from weakclip.inference.pseudo_masks import write_pseudo_masks
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import open_run
 from weakclip.pipeline.data import SomeImages

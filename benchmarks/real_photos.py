@@ -27,7 +27,7 @@ from weakclip.datasets import ImageLabelDataset, VOC12Dataset
 from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import write_mask
 from weakclip.datasets.voc import find_voc_root
-from weakclip.inference.pseudo_masks import write_pseudo_masks
+from weakclip.inference.mask_writing import write_pseudo_masks
 from weakclip.inference.saliency import SaliencySettings
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline import run_stage

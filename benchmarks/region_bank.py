@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="a run folder whose training split has true masks")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, help="the first of the training split; all where left out")
+    parser.add_argument("--encoder", help="a second encoder that describes the regions; the run's own where left out")
     parser.add_argument("--plant", type=Path, help="write marks with wrong tags here, and nothing else")
     given = parser.parse_args(argv)
     context = open_run(given.run)
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.plant:
         plant(context.train, count, given.plant)
         return
-    measure(context, count, given.out)
+    measure(context, count, given.out, encoder=given.encoder)
 
 
 def plant(dataset: ImageLabelDataset, count: int, path: Path) -> None:
@@ -69,12 +70,12 @@ def plant(dataset: ImageLabelDataset, count: int, path: Path) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def measure(context: RunContext, count: int, out: Path) -> None:
+def measure(context: RunContext, count: int, out: Path, *, encoder: str | None = None) -> None:
     """Print the scores, and what is known of the tags; the masks that change are in `out`, by their agreement."""
     dataset, masks = context.train, context.folder("pseudo_masks") / MASKS
     matrices: dict[float, list[np.ndarray]] = {value: [] for value in (0.0, *AGREEMENTS)}
     images: list[ImageStatistics] = []
-    judge = region_judge(context, RegionBankSettings(), context.folder("seeds") / SEED_MASKS, out)
+    judge = region_judge(context, RegionBankSettings(encoder=encoder), context.folder("seeds") / SEED_MASKS, out)
     assert judge is not None
     for index in range(count):
         sample, before = dataset[index], read_mask(masks / f"{dataset.names[index]}.png")

@@ -62,6 +62,12 @@ def test_the_python_versions_agree() -> None:
         assert re.findall(r"Python (3\.\d+) to (3\.\d+)", page) == [(versions[0], versions[-1])]
 
 
+def test_a_release_is_checked_with_all_that_users_install() -> None:
+    """The other extras are for those who work on the package."""
+    (line,) = re.findall(r"^EXTRAS = (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert {*line.split(","), "browser", "docs", "test", "dev"} == set(PROJECT["optional-dependencies"])
+
+
 def test_no_requirement_brings_torchvision() -> None:
     """Neither directly nor by way of others that are installed: a torchvision of another torch breaks CLIP."""
     waiting, seen = requirements(), set()

@@ -117,3 +117,16 @@ def test_end_of_file_that_nobody_expected_is_no_abort_of_the_user(
     with pytest.raises(RuntimeError) as caught:
         call("run", "demo", "--out", tmp_path / "run")
     assert isinstance(caught.value.__cause__, EOFError)
+
+
+def test_a_path_in_the_home_is_found_though_the_shell_left_it_as_it_is(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/manifest.json").write_text('{"format": 2, "stages": {}}')
+    assert call("config", "demo") == 0
+    (tmp_path / "run/config.yaml").write_text(capsys.readouterr().out)
+    assert call("report", "~/run") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "run/report.html")
+    assert call("review", "--stats", "~/run") == 0 and call("config", "~/run/config.yaml") == 0

@@ -26,6 +26,7 @@ COMMANDS = (
     ),
     *("export onnx nothere --out x.onnx", "export transformers nothere --out x", "export dataset nothere --out x"),
     *("export masks nothere --format coco --out x", "import nothere --run photos", "import photos.yaml --run nothere"),
+    *("predict s3://bucket/run photos --out x", "score seeds s3://bucket/run", "export onnx s3://bucket/run --out x"),
     *("crf nothere nothere --out x.npy", "study prompts nothere --out x", "study snapshots demo --run nothere --out x"),
 )
 PROGRAM = """
@@ -65,6 +66,7 @@ def test_a_wrong_path_is_told_before_torch_is_imported(place: Path) -> None:
         if words not in ("run demo", "tag photos --classes cat --threshold 2"):  # which typer tells in a box
             (line,) = said.strip().splitlines()
             assert line.startswith("weakclip: "), words
+            assert "s3:" not in words or line.startswith("weakclip: s3://bucket/run: a URL; "), line
     assert (place / "photos.yaml").read_text() == "by hand"
 
 

@@ -18,7 +18,8 @@ import weakclip
 from weakclip.datasets.images import read_mask
 from weakclip.datasets.scenes import ScenesDataset
 from weakclip.inference.evaluation import score_network
-from weakclip.inference.pseudo_masks import PseudoMaskSettings, write_pseudo_masks
+from weakclip.inference.mask_writing import write_pseudo_masks
+from weakclip.inference.pseudo_masks import PseudoMaskSettings
 from weakclip.inference.windows import BatchLimit, InferenceSettings, OutOfMemoryRetry, is_out_of_memory, predict_probs
 
 WINDOWS = InferenceSettings(scales=(1.0, 1.5), crop=32, stride=16, fit_crop=False, batch_size=8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_mask
 from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.inference.mask_writing import images_without, write_pseudo_masks
 from weakclip.inference.proposal_files import ProposalFiles
 from weakclip.inference.proposals import ProposalSettings, snap
-from weakclip.inference.pseudo_masks import PseudoMaskSettings, refine_mask, write_pseudo_masks
+from weakclip.inference.pseudo_masks import PseudoMaskSettings, refine_mask
 from weakclip.inference.windows import InferenceSettings
-from weakclip.pipeline import run_stage
+from weakclip.pipeline import run_pipeline, run_stage
 
 SIZE = (6, 8)
 LEFT, DOT = np.zeros(SIZE, dtype=bool), np.zeros(SIZE, dtype=bool)
@@ -144,11 +144,11 @@ def test_results_name_an_image_by_its_number(key: object, tmp_path: Path):
 
 def test_proposals_of_no_image_are_an_error(tmp_path: Path):
     files = ProposalFiles(sam(tmp_path))
-    files.check(["b", "a"])
+    assert files.missing(["b", "a"]) == ["b"]
     with pytest.raises(DataError, match=r"proposals of none of the 2 images; expected b\.json, .*found \['a\.json'\]"):
-        files.check(["b", "c"])
+        files.missing(["b", "c"])
     with pytest.raises(DataError, match=r"none of the 1 images"):
-        ProposalFiles(results(tmp_path)).check(["b"])
+        ProposalFiles(results(tmp_path)).missing(["b"])
 
 
 def test_proposals_are_of_the_size_of_the_image_s_file(tmp_path: Path):
@@ -182,13 +182,13 @@ def test_proposals_are_of_the_size_of_the_image_s_file(tmp_path: Path):
     assert (read_mask(tmp_path / "out/masks/a.png") == np.array([[1, 1, 0, 0]] * 3)).all()
 
 
-def test_an_image_without_proposals_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    files = ProposalFiles(sam(tmp_path))
-    with caplog.at_level(logging.WARNING, "weakclip"):
-        assert files.regions("b", SIZE) == [] == files.regions("c", SIZE)
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path}: no proposals of b; its mask stays as it is (said of the first such)"
+def test_images_without_proposals_are_counted_and_have_no_regions(tmp_path: Path):
+    assert ProposalFiles(sam(tmp_path)).regions("b", SIZE) == []
+    settings = PseudoMaskSettings(proposals=ProposalSettings(folder=str(tmp_path)))
+    assert images_without(settings, ["b", "a", "c"]) == [
+        f"{tmp_path}: no proposals of 2 of 3 images (b, c); their masks are made without"
     ]
+    assert images_without(settings, ["a"]) == images_without(PseudoMaskSettings(), ["b"]) == []
 
 
 BROKEN = {
@@ -236,6 +236,12 @@ def test_a_run_takes_the_edges_of_its_proposals(tiny_settings: Any, tmp_path: Pa
     gone = {**settings, "pseudo_masks": {**settings["pseudo_masks"], "proposals": {"folder": str(tmp_path / "gone")}}}
     with pytest.raises(DataError, match=r"gone: no such folder or file; expected proposals"):  # before any stage
         run_stage(parse_config(gone, origin="tiny"), tmp_path / "early", "pseudo_masks")
+    config_file.with_name("others").mkdir()
+    others = json.loads(json.dumps(settings))
+    others["pseudo_masks"]["proposals"]["folder"] = str(tmp_path / "others")
+    with pytest.raises(DataError, match="proposals of none of the 6 images"):  # before any stage, too
+        run_pipeline(parse_config(others, origin="tiny"), tmp_path / "early")
+    assert not (tmp_path / "early/1_seeds").exists()
     with pytest.raises(RunError):  # the folder is there, the earlier stages are not
         run_stage(config, out, "pseudo_masks")
     run_stage(config, out, "seeds")

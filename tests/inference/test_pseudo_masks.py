@@ -16,13 +16,8 @@ from weakclip.datasets.images import read_mask
 from weakclip.errors import ConfigError, DataError
 from weakclip.inference import pseudo_masks
 from weakclip.inference.label_probabilities import label_probabilities
-from weakclip.inference.pseudo_masks import (
-    PseudoMaskSettings,
-    RefinedMask,
-    pseudo_mask,
-    refine_mask,
-    write_pseudo_masks,
-)
+from weakclip.inference.mask_writing import write_pseudo_masks
+from weakclip.inference.pseudo_masks import PseudoMaskSettings, RefinedMask, pseudo_mask, refine_mask
 from weakclip.inference.windows import InferenceSettings
 
 ONE_PASS = InferenceSettings(scales=(1.0,), flip=False, crop=24, stride=16, fit_crop=False)

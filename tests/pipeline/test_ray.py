@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
-from weakclip.errors import BrokenFileError
+from weakclip.errors import BrokenFileError, ConfigError
 from weakclip.store.files import atomic_write
 from weakclip.store.jobs import Steps, work_through
+from weakclip.store.outputs import mirrored
 from weakclip.store.ray_engine import on_ray
 
 ray = pytest.importorskip("ray")
@@ -188,6 +189,18 @@ def test_ray_stands_beside_no_other_sharing(
         "weakclip: --engine ray: Ray itself shares the work; leave out --shard, --devices and torchrun\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_cluster_makes_no_results_for_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its machines would write to a disk of its own."""
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with (
+        pytest.raises(ConfigError, match=r"--engine ray: memory://of-ray/x: a cluster writes to a folder that its"),
+        mirrored("memory://of-ray/x") as folder,
+    ):
+        work_on([1], folder)
 
 
 def test_without_ray_the_line_says_how_to_install_it(

@@ -19,7 +19,7 @@ from weakclip.inference.mask_statistics import STATISTICS, compare_masks, read_s
 from weakclip.inference.region_judge import RegionBankSettings
 from weakclip.pipeline import run_stage
 from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.planning import stage_keys
+from weakclip.pipeline.plan import stage_keys
 from weakclip.pipeline.region_stage import REGIONS, region_judge
 from weakclip.pipeline.shards import merge_shards, run_shard
 from weakclip.report.doubts import KINDS, figures_of, look_wrong, reason, worst

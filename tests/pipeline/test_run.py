@@ -18,7 +18,7 @@ import pytest
 from weakclip import cli
 from weakclip.config import RunConfig, load_config
 from weakclip.datasets.images import read_mask
-from weakclip.errors import RunError, WeightsError
+from weakclip.errors import DataError, RunError, WeightsError
 from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.pipeline.stages import STAGES
 
@@ -224,6 +224,43 @@ def test_stage_without_its_input_is_one_clear_line(config: RunConfig, config_fil
     other = load_config(config_file, ["seeds.masks.background_power=2"])
     with pytest.raises(RunError, match=r"made with other settings \(seeds.masks.background_power: null → 2.0\)"):
         run_stage(other, tmp_path / "run", "train")
+
+
+def test_a_result_that_is_taken_back_is_said(
+    config: RunConfig, config_file: Path, ran: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A --redo fails in its first stage; then the stages after it, and the run, are asked for with either settings."""
+
+    def failing(context: Any, view: Any, folder: Path) -> None:
+        raise DataError("no more")
+
+    other = load_config(config_file, ["seeds.masks.background_power=2"])
+    with monkeypatch.context() as patched:
+        patched.setitem(STAGES, "seeds", dataclasses.replace(STAGES["seeds"], run=failing))
+        with pytest.raises(DataError, match="no more"):
+            run_pipeline(other, ran, redo=True)
+    with pytest.raises(RunError, match=r"train needs seeds, which is not finished; run `weakclip seeds` or"):
+        run_stage(other, ran, "train")
+    with pytest.raises(RunError, match=r"is being made with other settings; .* taken back; run `weakclip seeds` or"):
+        run_stage(config, ran, "train")
+    third = load_config(config_file, ["seeds.masks.background_power=3"])
+    with pytest.raises(RunError, match=r"made with other settings \(.*null → 3\.0\); run `weakclip seeds --redo`"):
+        run_stage(third, ran, "train")
+    with caplog.at_level(logging.INFO, "weakclip"):
+        assert run_pipeline(config, ran).ran == ()
+    assert "seeds: its previous result has these settings; the one that was begun since makes way" in caplog.text
+    assert "runs again" not in caplog.text
+
+
+def test_a_setting_of_an_earlier_stage_is_named_though_a_later_one_is_asked_for(ran: Path, config: RunConfig) -> None:
+    """The manifest of a version that did not know a setting of the seeds yet."""
+    manifest = json.loads((ran / "manifest.json").read_text())
+    seeds, train = manifest["stages"]["seeds"], manifest["stages"]["train"]
+    del seeds["settings"]["seeds.gradcam.fill_outliers"]
+    seeds["key"] = train["inputs"]["seeds"] = train["key"] = "of that version"
+    (ran / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match=r"needs train, .* settings \(seeds\.gradcam\.fill_outliers: null → false\)"):
+        run_stage(config, ran, "pseudo_masks")
 
 
 def test_full_run_adds_the_upper_bound_and_keeps_the_rest(config: RunConfig, ran: Path) -> None:

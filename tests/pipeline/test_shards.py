@@ -7,11 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import yaml
 from damage import Commands
 
+from weakclip.config import parse_config
+from weakclip.errors import ConfigError
+from weakclip.pipeline.shards import run_shard
 from weakclip.store.lock import LOCK, START, FolderInUseError, FolderLock, at_work
+from weakclip.store.share import Shard
 
 TIMES = ("seconds",)
 
@@ -98,3 +103,19 @@ def test_shards_and_whole_runs_keep_out_of_each_others_way(tmp_path: Path) -> No
     (tmp_path / f"{LOCK}.0-of-2").write_text('{"pid": 1, "host": "other", "since": "then"}')  # of a dead process
     with FolderLock(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("learned", ["mctformer", "affinity"])
+def test_shards_at_a_url_learn_no_seeds(
+    learned: str, tiny_settings: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one folder the others wait for the shard that trains; at a URL each would train for itself."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    seeds = {
+        "mctformer": {"method": "mctformer", "mctformer": {"from_scratch": True}},
+        "affinity": {"affinity": {"from_scratch": True}},
+    }
+    config, url = parse_config({**tiny_settings(), "seeds": seeds[learned]}, origin="tiny"), "memory://of-shards/x"
+    with pytest.raises(ConfigError, match=f"^{url}: here shards would train, each for itself; leave --shard out"):
+        run_shard(config, url, "seeds", Shard(0, 2, tmp_path))
+    fsspec.filesystem("memory").store.clear()

@@ -15,7 +15,7 @@ import yaml
 from weakclip.config import load_config
 from weakclip.datasets import ScenesDataset
 from weakclip.errors import ConfigError, RunError, WeightsError
-from weakclip.inference.pseudo_masks import write_pseudo_masks
+from weakclip.inference.mask_writing import write_pseudo_masks
 from weakclip.modeling import load_weakclip
 from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.pipeline.views import prediction_settings

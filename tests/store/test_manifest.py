@@ -114,6 +114,19 @@ def test_a_removal_that_was_cut_short_leaves_nothing_that_is_taken_for_another_r
     assert content(run) == {"1_seeds/mask.png": "other"}
 
 
+def test_what_is_compared_is_the_finished_result_that_would_make_way(tmp_path: Path) -> None:
+    """A new result was begun and given up: neither of its settings nor of its files anything is left to compare."""
+    manifest = finished(tmp_path / "run")
+    manifest.start("seeds", OTHER)
+    manifest = Manifest.open(tmp_path / "run")
+    assert manifest.differences("seeds", THIRD) == ["seeds.power: 1.0 → 3.0"]
+    assert manifest.comes_back("seeds", KEY) and not manifest.comes_back("seeds", THIRD)
+    assert not manifest.comes_back("seeds", OTHER), "which goes on"
+    manifest.finish("seeds", 1.0)
+    assert manifest.differences("seeds", THIRD) == ["seeds.power: 2.0 → 3.0"]
+    assert not manifest.comes_back("seeds", KEY)
+
+
 def test_a_finished_result_stays_one_while_files_are_added(tmp_path: Path) -> None:
     manifest = finished(tmp_path / "run")
     manifest.start("seeds", KEY, {"seeds.confidence": True})

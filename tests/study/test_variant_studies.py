@@ -11,10 +11,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 from transformers import Dinov2Config, Dinov2Model
 
 import weakclip.study.variants as engine
 from weakclip import cli
+from weakclip.clip import FrozenCLIP
 from weakclip.config import RunConfig, limit_training, load_config
 from weakclip.crf import LOSS_CRF
 from weakclip.errors import ConfigError, DataError, RunError
@@ -25,7 +27,14 @@ from weakclip.pipeline import run_stage
 from weakclip.pipeline.context import RunContext
 from weakclip.seeds.affinitynet.train import AffinitySettings
 from weakclip.study import VariantStudy, study_parts, study_prompts, study_temperature
-from weakclip.study.parts import boundary_variant, mask_variants, of_length, part_variants, schedule_variants
+from weakclip.study.parts import (
+    boundary_variant,
+    mask_variants,
+    of_length,
+    part_variants,
+    schedule_variants,
+    seed_variants,
+)
 from weakclip.study.variant_pages import variant_chart
 from weakclip.study.variants import SEEDS_ROW
 
@@ -152,7 +161,8 @@ def test_parts_study_has_a_row_for_every_box(config: RunConfig, parts: VariantSt
     for name in ("boundary_loss", "matching_loss", "CRF_of_the_masks"):
         assert rows[f"without_{name}"].trained_parameters == whole
     folders = {path.parent.parent.name for path in (tmp_path / "study/variants").glob("*/*/checkpoint.safetensors")}
-    assert folders == set(rows) - {SEEDS_ROW, "without_CRF_of_the_masks", "with_region_bank"}
+    untrained = {SEEDS_ROW, "without_CRF_of_the_masks", "with_region_bank", "seeds_without_filled_outliers"}
+    assert folders == set(rows) - untrained
     logged = (tmp_path / "study/variants/without_boundary_loss/seed_0/log.jsonl").read_text()
     assert "matching_loss" in logged
     assert "boundary_loss" not in logged
@@ -301,9 +311,41 @@ def test_a_second_encoder_of_the_seeds_has_a_row_that_trains_nothing(config: Run
     seeds = dataclasses.replace(config.seeds, affinity_encoder=str(tmp_path / "dinov2"))
     both = dataclasses.replace(config, seeds=seeds)
     assert "seeds_without_second_encoder" not in [each.name for each in part_variants(config)]
-    *_, row = part_variants(both)
+    (row,) = [each for each in part_variants(both) if each.name == "seeds_without_second_encoder"]
     study = engine.study_variants(both, tmp_path / "study", "seeds", [row], seeds=1)
     names = [(each.variant, each.trained_parameters) for each in study.results]
     assert names == [(SEEDS_ROW, 0), ("seeds_without_second_encoder", 0)]
     single = engine.study_variants(config, tmp_path / "single", "seeds", [], seeds=1)
     assert study.results[1].mean_iou == single.results[0].mean_iou
+
+
+def test_filled_outlier_tokens_have_a_row_where_the_seeds_fill_them(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted outlier is seen in the row; without any, the row is that of the seeds."""
+    name = "seeds_without_filled_outliers"
+    (row,) = seed_variants(config)
+    assert row.name == name and config.seeds.patch_text.fill_outliers and not row.config.seeds.patch_text.fill_outliers
+    grad_cam = load_config("demo", ["seeds.method=clip_gradcam"])
+    assert not seed_variants(grad_cam)
+    filled = dataclasses.replace(
+        grad_cam.seeds, gradcam=dataclasses.replace(grad_cam.seeds.gradcam, fill_outliers=True)
+    )
+    (other,) = seed_variants(dataclasses.replace(grad_cam, seeds=filled))
+    assert (other.name, other.config) == (name, grad_cam)
+
+    def scores(folder: Path) -> list[float]:
+        return [each.mean_iou for each in engine.study_variants(config, folder, "seeds", [row], seeds=1).results]
+
+    with_it, without = scores(tmp_path / "none")
+    assert with_it == without
+    embed, shout = FrozenCLIP.embed_image, 100 * torch.randn(32)
+
+    def planted(clip: FrozenCLIP, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        hidden, grid = embed(clip, images)
+        hidden[:, 18] = shout
+        return hidden, grid
+
+    monkeypatch.setattr(FrozenCLIP, "embed_image", planted)
+    with_it, without = scores(tmp_path / "planted")
+    assert with_it != without

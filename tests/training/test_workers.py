@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from weakclip.errors import DataError, RunError
+from weakclip.store.threads import usable_cores
 from weakclip.training import loading
 from weakclip.training.loop import fit
+from weakclip.training.processes import open_processes
 from weakclip.training.settings import TrainSettings
 
 SETTINGS = TrainSettings(steps=9, batch_size=2, learning_rate=0.02, warmup_steps=1, checkpoint_every=2, workers=2)
@@ -114,6 +117,48 @@ def test_death_is_one_line_though_its_connection_breaks_first(
     fit(undisturbed, Noise(), loss, SETTINGS, tmp_path / "whole")
     for name, tensor in undisturbed.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+@pytest.fixture
+def iterators(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
+    """Of all loaders, the iterators that have workers, for as long as anything else holds them."""
+    made, begin = list[weakref.ref[Any]](), DataLoader.__iter__
+
+    def noted(loader: DataLoader[Any]) -> Any:
+        iterator = begin(loader)
+        made.append(weakref.ref(iterator))
+        return iterator
+
+    monkeypatch.setattr(DataLoader, "__iter__", noted)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (Dies(EOFError()), RunError),
+        (Raises(RuntimeError("its own")), RuntimeError),
+        (Raises(KeyError("its own")), KeyError),
+        (Raises(DataError("its own")), DataError),
+    ],
+    ids=["dies", "raises", "raises another", "says what is wrong"],
+)
+def test_an_error_that_is_kept_keeps_no_worker(
+    data: Noise, kind: type[BaseException], iterators: list[weakref.ref[Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(kind) as caught:
+        fit(nn.Linear(4, 1), data, loss, SETTINGS, tmp_path)
+    assert len(iterators) == 1 and iterators[0]() is None and caught.value
+    assert multiprocessing.active_children() == []
+    assert len(list(DataLoader(range(3), num_workers=1))) == 3  # type: ignore[arg-type]  # torch mourns nobody
+
+
+def test_batches_that_nobody_wants_keep_no_worker(iterators: list[weakref.ref[Any]]) -> None:
+    batches = loading.load_batches(Noise(), SETTINGS, open_processes("cpu"), start=0, seed=0)
+    next(batches)
+    assert len(multiprocessing.active_children()) == min(2, usable_cores()) and iterators[0]() is not None
+    batches.close()
+    assert multiprocessing.active_children() == [] and iterators[0]() is None
 
 
 @pytest.mark.parametrize("workers", [0, 2])

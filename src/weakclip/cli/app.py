@@ -30,6 +30,7 @@ from weakclip.cli.options import (
     shared,
 )
 from weakclip.errors import WeakCLIPError
+from weakclip.store.files import expand_home
 from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _sharded(stage: str) -> Callable[..., None]:
 
         def work() -> ShardResult:
             one_way(shard, devices, engine)
-            return run_shard(read(), out, stage, Shard.read(shard, Path(out)), redo=redo)
+            return run_shard(read(), out, stage, Shard.read(shard, expand_home(out)), redo=redo)
 
         output.answer(work, json=json, record=asdict, show=output.show_shard)
 

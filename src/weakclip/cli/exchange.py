@@ -37,6 +37,7 @@ from weakclip.cli.options import (
     shared,
 )
 from weakclip.cli.output import answer, answer_predictions, answer_tagging, show_shard, show_verified
+from weakclip.store.files import expand_home
 
 if TYPE_CHECKING:
     from weakclip.prediction import PredictionSummary
@@ -288,7 +289,7 @@ def merge(
     from weakclip.prediction import request
     from weakclip.tools.tag import table
 
-    if request.is_sharded(path := Path(made)):
+    if request.is_sharded(path := expand_home(made)):
         answer_predictions(lambda: request.merge_predictions(path), json=json)
     elif table.is_sharded(path):
         answer_tagging(lambda: table.merge_labels(path), path, path.parent, json=json)

@@ -26,8 +26,9 @@ from weakclip.config.keys import setting_keys
 from weakclip.config.shipped import config_path, shipped_configs
 from weakclip.datasets.image_folder import check_folder
 from weakclip.errors import ConfigError, WeakCLIPError
+from weakclip.store import paths
+from weakclip.store.files import expand_home
 from weakclip.store.layout import MANIFEST
-from weakclip.store.paths import check_file, check_inputs, check_model, check_run, check_target, check_there
 from weakclip.store.remote import is_url
 from weakclip.store.trees import StoredPath
 from weakclip.store.untrusted_text import one_line
@@ -39,32 +40,31 @@ if TYPE_CHECKING:
 
 
 def _checked(check: Callable[[Any], object]) -> Callable[[typer.Context, Any], Any]:
-    """A callback that checks the value of an argument, if there is one."""
+    """A callback that checks the value of an argument, if there is one; of a path, `~` is the home."""
 
     def callback(context: typer.Context, value: Any) -> Any:
         if value is not None and not context.resilient_parsing:  # which is completion in the shell
             with errors_printed(json=bool(context.params.get("json"))):
-                check(value)
+                check(value := paths.path_given(value))
         return value
 
     return callback
 
 
-def _config_or_folder(source: str) -> None:
-    if source in shipped_configs() or not Path(source).is_dir():
-        config_path(source)
+def _is_folder(source: str) -> bool:
+    return source not in shipped_configs() and expand_home(source).is_dir()
 
 
 is_config = _checked(config_path)
-is_config_or_folder = _checked(_config_or_folder)
-is_file = _checked(check_file)
-are_inputs = _checked(check_inputs)
+is_config_or_folder = _checked(lambda source: _is_folder(source) or config_path(source))
+is_file = _checked(paths.check_file)
+are_inputs = _checked(paths.check_inputs)
 is_folder = _checked(check_folder)
-is_model = _checked(check_model)
-is_reported_run = _checked(lambda run: None if is_url(run) else check_run(run, MANIFEST))
-is_run = _checked(check_run)
-is_target = _checked(check_target)
-is_there = _checked(check_there)
+is_model = _checked(paths.check_model)
+is_reported_run = _checked(lambda run: None if is_url(run) else paths.check_run(run, MANIFEST))
+is_run = _checked(paths.check_run)
+is_target = _checked(paths.check_target)
+is_there = _checked(paths.check_there)
 
 
 def _shipped_names(incomplete: str) -> list[str]:
@@ -226,7 +226,7 @@ def log_to_stderr() -> None:
 
 def load_data(source: str, overrides: Sequence[str] | None) -> RunConfig:
     """As `load`; a folder of images, or a URL, is the configuration `folder` with that root and its own splits."""
-    if source in shipped_configs() or not (is_url(source) or Path(source).is_dir()):
+    if not (is_url(source) or _is_folder(source)):
         return load(source, overrides)
     from weakclip.datasets import FolderDataset
 

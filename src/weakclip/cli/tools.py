@@ -158,7 +158,7 @@ def data_check(
     from weakclip.tools.check.run import check_data, check_record, write_check
 
     def work() -> DataCheck:
-        check = check_data(load_data(config, set_).data, split or ())
+        check = check_data((read := load_data(config, set_)).data, split or (), masks=read.pseudo_masks)
         if out:
             write_check(out, check)
         return check

@@ -80,13 +80,30 @@ def _build_parts(hint: Any, value: Any, origin: str, path: tuple[str, ...], *, r
     items = dataclasses_in(next(iter(typing.get_args(hint)), None))
     if isinstance(value, str) and not is_plain(value):
         raise ConfigError(f"{origin}: {'.'.join(path)}: text without control characters expected; found {short(value)}")
-    if isinstance(value, bool) and {int, float} & {hint, *typing.get_args(hint)}:
-        raise ConfigError(f"{origin}: {'.'.join(path)}: a number expected; found {str(value).lower()}")
+    for here, each in _with_items(path, value):
+        if isinstance(each, bool) and {int, float} & _leaves_of(hint):
+            raise ConfigError(f"{origin}: {'.'.join(here)}: a number expected; found {str(each).lower()}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{origin}: {'.'.join(path)}: a finite number expected; found {value}")
     if items and isinstance(value, list):
         return tuple(build(items[0], part, origin, (*path, str(index))) for index, part in enumerate(value))
     return value
+
+
+def _with_items(path: tuple[str, ...], value: Any) -> list[tuple[tuple[str, ...], Any]]:
+    """A value with its key path, and those of its items where it is a list."""
+    items = enumerate(value) if isinstance(value, list) else ()
+    return [(path, value), *(((*path, str(index)), item) for index, item in items)]
+
+
+def _leaves_of(hint: Any) -> set[Any]:
+    """The types that a hint is put together of.
+
+    >>> sorted(each.__name__ for each in _leaves_of(float | tuple[int, int] | None))
+    ['NoneType', 'float', 'int']
+    """
+    parts = typing.get_args(hint)
+    return set().union(*map(_leaves_of, parts)) if parts else {hint}
 
 
 def _kind_of(

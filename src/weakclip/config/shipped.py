@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from weakclip.errors import ConfigError
+from weakclip.store.files import expand_home
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 
@@ -20,7 +21,7 @@ def config_path(source: str | Path) -> Path:
     Raises:
         ConfigError: neither.
     """
-    path = Path(source)
+    path = expand_home(source)
     if path.is_file():
         return path
     if str(source) in shipped_configs():

@@ -17,7 +17,7 @@ from PIL import Image
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import fit_factor
 from weakclip.errors import ConfigError
-from weakclip.store.ranges import check_range
+from weakclip.store.ranges import SCALES, check_range
 
 PAD_COLOR = (123, 117, 104)
 """RGB beside an image that is smaller than its crop: the mean colour of photographs, which the encoder's normalisation
@@ -37,7 +37,7 @@ class AugmentSettings:
 
     Args:
         crop_size: side of the square result, pixels.
-        scale: range of the random resize factor.
+        scale: range of the random resize factor, within 0.1…100.
         fit_crop: factor 1 brings the image's shorter side to `crop_size` (the longer to eight crops at most);
             otherwise factor 1 keeps its size.
         flip: probability of a left-right flip, 0…1.
@@ -60,8 +60,9 @@ class AugmentSettings:
         check_range(self, "crop_size", least=1)
         check_range(self, "flip", least=0, most=1)
         check_range(self, "max_class_share", above=0, most=1)
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ConfigError(f"augmentation: scale is two positive factors in order; found {self.scale}")
+        check_range(self, "scale", **SCALES)
+        if self.scale[0] > self.scale[1]:
+            raise ConfigError(f"augmentation: scale is two factors in order; found {self.scale}")
         if not 0 <= self.hsv_shift <= 90 or (self.hsv_shift and self.photometric):
             raise ConfigError(
                 f"augmentation: hsv_shift is 0 to 90, and 0 where photometric is true; found {self.hsv_shift} and "

@@ -21,8 +21,9 @@ from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import DataError
+from weakclip.inference.mask_writing import write_pseudo_masks
 from weakclip.inference.metrics import ConfusionMatrix
-from weakclip.inference.pseudo_masks import PseudoMaskSettings, RefinedMask, write_pseudo_masks
+from weakclip.inference.pseudo_masks import PseudoMaskSettings, RefinedMask
 from weakclip.inference.windows import InferenceSettings, LogitsFunction
 from weakclip.store.files import write_json
 from weakclip.store.layout import MASKS

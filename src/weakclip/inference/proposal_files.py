@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import tempfile
 import threading
@@ -24,8 +23,6 @@ from weakclip.errors import BrokenFileError, DataError, first_line
 from weakclip.store.files import expand_home
 from weakclip.store.untrusted_text import short
 
-logger = logging.getLogger("weakclip")
-
 _COCO_PREFIX = re.compile(r"^COCO_[a-z]+\d{4}_(?=\d)")
 _READING = (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError)
 
@@ -43,7 +40,7 @@ class ProposalFiles:
     A file is COCO's list of results, `[{"image_id": …, "segmentation": …}, …]`; an `image_id` is the image's name, or
     the number that its name is, with or without COCO's prefix. It is read once, and waits in a temporary file.
 
-    An image without proposals has no regions; the first one is named in the log.
+    An image without proposals has no regions.
 
     Args:
         path: the folder, or the `.json` file.
@@ -55,7 +52,6 @@ class ProposalFiles:
     def __init__(self, path: Path | str) -> None:
         self.path = expand_home(path)
         self._results: _Results | None = None
-        self._told = False
         if self.path.is_file():
             self._results = _Results(self.path)
         elif not self.path.is_dir():
@@ -74,11 +70,7 @@ class ProposalFiles:
         Raises:
             BrokenFileError: a file that cannot be read, or regions of another size.
         """
-        found = self._found(name, size)
-        if found is None and not self._told:
-            self._told = True
-            logger.warning("%s: no proposals of %s; its mask stays as it is (said of the first such)", self.path, name)
-        return found or []
+        return self._found(name, size) or []
 
     def of_sample(self, dataset: ImageLabelDataset, sample: Sample) -> list[np.ndarray]:
         """The regions of an image, which are of its file's size, at the size that it is read with."""
@@ -86,13 +78,19 @@ class ProposalFiles:
         regions = self.regions(sample.name, stored)
         return regions if stored == size else [resize_mask(each.astype(np.uint8), size) != 0 for each in regions]
 
-    def check(self, names: Sequence[str]) -> None:
-        """Raise a `DataError` where none of the images has proposals: another folder was meant, or other names."""
-        if names and not any(self._is_there(name) for name in names):
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """The images without proposals.
+
+        Raises:
+            DataError: none of them has any: another folder was meant, or other names.
+        """
+        without = [name for name in names if not self._is_there(name)]
+        if names and len(without) == len(names):
             found = sorted(path.name for path in self.path.iterdir())[:3] if self.path.is_dir() else []
             expected = f"{names[0]}.json, {names[0]}.png or {names[0]}/*.png"
             said = f"; found {short(found)}" if found else ""
             raise DataError(f"{self.path}: proposals of none of the {len(names):,} images; expected {expected}{said}")
+        return without
 
     def _is_there(self, name: str) -> bool:
         if self._results is not None:

@@ -6,7 +6,6 @@ class: with their maps a run has more supervision than image-level labels.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,6 @@ from weakclip.datasets.images import upright
 from weakclip.errors import BrokenFileError, ConfigError, DataError
 from weakclip.store.files import expand_home
 from weakclip.store.untrusted_text import short
-
-logger = logging.getLogger("weakclip")
 
 DOUBT = 0.05
 """Probability that a map is wrong where it is surest."""
@@ -51,23 +48,29 @@ class SaliencySettings:
 
 
 class SaliencyMaps:
-    """The maps of a folder. An image without one has none; the first such image is named in the log.
+    """The maps of a folder. An image without one has none.
 
     Raises:
         DataError: no such folder.
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder, self._told = expand_home(folder), False
+        self.folder = expand_home(folder)
         if not self.folder.is_dir():
             raise DataError(f"{folder}: no such folder; expected saliency maps (pseudo_masks.saliency.folder)")
 
-    def check(self, names: Sequence[str]) -> None:
-        """Raise a `DataError` where none of the images has a map: another folder was meant, or other names."""
-        if names and not any((self.folder / f"{name}.png").is_file() for name in names):
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """The images without a map.
+
+        Raises:
+            DataError: none of them has one: another folder was meant, or other names.
+        """
+        without = [name for name in names if not (self.folder / f"{name}.png").is_file()]
+        if names and len(without) == len(names):
             found = sorted(path.name for path in self.folder.iterdir())[:3]
             said = f"; found {short(found)}" if found else ""
             raise DataError(f"{self.folder}: maps of none of the {len(names):,} images; expected {names[0]}.png{said}")
+        return without
 
     def of_sample(self, dataset: ImageLabelDataset, sample: Sample) -> np.ndarray | None:
         """`(H, W)` float32, 0…1, at the size that the image is read with.
@@ -78,9 +81,6 @@ class SaliencyMaps:
         """
         path, stored = self.folder / f"{sample.name}.png", dataset.stored_size(dataset.index_of(sample.name))
         if not path.is_file():
-            if not self._told:
-                self._told = True
-                logger.warning("%s: no such map; its mask is made without (said of the first such)", path)
             return None
         values = _grey(path)
         if values.shape != stored:

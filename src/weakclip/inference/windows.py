@@ -15,7 +15,7 @@ from torch import Tensor
 from weakclip.datasets.images import fit_factor, resize_rgb
 from weakclip.errors import ConfigError
 from weakclip.inference.stitching import stitching_matrix, window_starts
-from weakclip.store.ranges import check_range
+from weakclip.store.ranges import SCALES, check_range
 from weakclip.training.precision import Precision, autocast_dtype, float32_as
 
 logger = logging.getLogger("weakclip")
@@ -103,7 +103,7 @@ class InferenceSettings:
     """Numbers of the inference; the defaults are the published ones.
 
     Args:
-        scales: resize factors whose predictions are averaged.
+        scales: resize factors, 0.1…100, whose predictions are averaged.
         flip: whether the left-right mirrored image is averaged in too.
         crop: side of the square window, pixels. An image side below it makes a window of that side.
         stride: step between windows, pixels; at most `crop`, so that the windows cover every pixel.
@@ -125,8 +125,9 @@ class InferenceSettings:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        if not self.scales or min(self.scales) <= 0:
-            raise ConfigError(f"inference: scales are one or more positive factors; found {self.scales}")
+        if not self.scales:
+            raise ConfigError("scales: one or more expected; found none")
+        check_range(self, "scales", **SCALES)
         if not 0 < self.stride <= self.crop:
             raise ConfigError(f"inference: stride is 1 to crop ({self.crop}); found {self.stride}")
         check_range(self, "batch_size", least=1)

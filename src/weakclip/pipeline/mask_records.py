@@ -11,7 +11,8 @@ from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import read_mask
 from weakclip.inference.mask_statistics import STATISTICS, StatisticsLog, class_means, compare_masks
-from weakclip.inference.pseudo_masks import PseudoMaskSettings, RefinedMask, write_pseudo_masks
+from weakclip.inference.mask_writing import write_pseudo_masks
+from weakclip.inference.pseudo_masks import PseudoMaskSettings, RefinedMask
 from weakclip.inference.windows import InferenceSettings, LogitsFunction
 from weakclip.pipeline.pictures import write_strip
 from weakclip.store.files import write_json

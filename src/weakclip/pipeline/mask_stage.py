@@ -14,7 +14,7 @@ from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import write_mask, write_png
 from weakclip.inference.evaluation import describe_crf, describe_scales
 from weakclip.inference.mask_statistics import STATISTICS, read_statistics
-from weakclip.inference.pseudo_masks import mask_steps, work_on_masks
+from weakclip.inference.mask_writing import mask_steps, work_on_masks
 from weakclip.inference.windows import LogitsFunction
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext

@@ -3,124 +3,22 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 from weakclip.config import dump_config
-from weakclip.errors import ConfigError, DataError, RunError, first_line
-from weakclip.inference.windows import is_out_of_memory
+from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.inference.mask_writing import images_without
 from weakclip.pipeline.bad_files import Screening, drop_screening, find_bad_files, save_screening
-from weakclip.pipeline.context import TRAIN_DATA, RunContext
-from weakclip.pipeline.items import item_digests, take_over
-from weakclip.pipeline.stages import Stage, stages_of
+from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.plan import Plan
 from weakclip.segmenters.segmenter import check_available
 from weakclip.segmenters.train import WEAKCLIP
-from weakclip.store.events import stage_events
-from weakclip.store.files import atomic_write, write_json, write_text, writing
-from weakclip.store.keys import ResultKey, output_settings, result_settings
-from weakclip.store.layout import CONFIG, ERRORS, ITEMS, LOG, SHARDS, UNTAGGED
-from weakclip.store.manifest import Manifest, State
-from weakclip.store.outputs import send_now, sending
-from weakclip.store.share import current
+from weakclip.store.files import atomic_write, write_text, writing
+from weakclip.store.keys import ResultKey
+from weakclip.store.layout import CONFIG, ERRORS, SHARDS, UNTAGGED
 from weakclip.training.settings import TrainSettings
 
 logger = logging.getLogger("weakclip")
-
-_BY_ITEM = frozenset(f"data ({source})" for source in (*TRAIN_DATA, "labels from the review", "verified masks"))
-"""Inputs of a stage's key that `item_digests` tells image by image."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How the stages of a run stand.
-
-    Args:
-        context: the run.
-        manifest: what its folder has.
-        stages: the stages of its settings.
-        keys: of the wanted stages and of all that they build on.
-    """
-
-    context: RunContext
-    manifest: Manifest
-    stages: Mapping[str, Stage]
-    keys: Mapping[str, ResultKey]
-
-    @classmethod
-    def of(cls, context: RunContext, wanted: Sequence[str]) -> Plan:
-        """Reads how the wanted stages stand; writes nothing."""
-        return cls(context, Manifest.open(context.out), stages_of(context.config), stage_keys(context, wanted))
-
-    def state(self, stage: str) -> State:
-        """How a stage stands; a result without files that the settings ask for is unfinished."""
-        return self.manifest.state(stage, self.keys[stage], self._outputs(stage))
-
-    def start(self, stage: str) -> Path:
-        """Note that a stage begins, or continues; its folder."""
-        return self.manifest.start(stage, self.keys[stage], self._outputs(stage))
-
-    def take_over(self, stage: str) -> None:
-        """Of a stage whose images do not depend on each other, take what did not change from its previous result."""
-        parts = self.stages[stage].item_parts
-        previous = self.manifest.previous_but_for(stage, self.keys[stage], _BY_ITEM) if parts else None
-        if previous is not None:
-            digests = item_digests(self.context)
-            kept = take_over(previous, self.context.folder(stage), digests, parts)
-            logger.info("%s: %d of %d images are as they were; the others are made again", stage, kept, len(digests))
-
-    def run(self, stage: str) -> None:
-        """Make a stage's result, or this process's share of it.
-
-        Raises:
-            RunError: there is too little memory for it.
-        """
-        spec, folder = self.stages[stage], self.context.folder(stage)
-        try:
-            with stage_events(self.context.out / LOG, stage), sending():
-                spec.run(self.context, spec.view(self.context.config), folder)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise RunError(
-                f"{stage}: out of memory ({first_line(error)}); lower the batch_size, the crop or the image sizes "
-                "of this stage's settings, or free memory, and give the same command again"
-            ) from None
-        if spec.item_parts:
-            current().once(lambda: write_json(folder / ITEMS, item_digests(self.context)))
-
-    def finish(self, stage: str, seconds: float) -> None:
-        """Note that a stage's result is complete."""
-        shutil.rmtree(self.context.folder(stage) / SHARDS, ignore_errors=True)
-        self.manifest.finish(stage, seconds, self._outputs(stage))
-        send_now()
-
-    def _outputs(self, stage: str) -> dict[str, object]:
-        spec = self.stages[stage]
-        asked = output_settings(spec.view(self.context.config))
-        return {name: asked[name] for name in spec.outputs}
-
-
-def stage_keys(context: RunContext, wanted: Sequence[str]) -> dict[str, ResultKey]:
-    """Keys of the wanted stages and of all that they build on. They follow from settings and data; nothing is run."""
-    stages = stages_of(context.config)
-    keys: dict[str, ResultKey] = {}
-    for name in stages:
-        if name in wanted or any(name in _all_upstream(other, stages) for other in wanted):
-            keys[name] = _key(context, stages[name], keys)
-    return keys
-
-
-def _all_upstream(stage: str, stages: Mapping[str, Stage]) -> set[str]:
-    direct = stages[stage].upstream
-    return set(direct).union(*(_all_upstream(other, stages) for other in direct))
-
-
-def _key(context: RunContext, stage: Stage, keys: Mapping[str, ResultKey]) -> ResultKey:
-    inputs = {f"data ({name})": digest for name, digest in context.fingerprints(stage.data).items()}
-    inputs |= {upstream: keys[upstream].digest for upstream in stage.upstream}
-    return ResultKey(settings=result_settings(stage.view(context.config)), inputs=inputs, code=stage.code)
 
 
 def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan:
@@ -134,7 +32,7 @@ def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan
     Raises:
         RunError: a stage that a wanted one builds on is missing; or a finished result would have to make way.
         ConfigError: masks or scores by a step that the training would not keep.
-        DataError: data that a wanted stage cannot work on.
+        DataError: data that a wanted stage cannot work on; proposals or saliency maps of none of the images.
         WeightsError: the network that is to be retrained is not there.
     """
     screening = _screened(context)
@@ -146,6 +44,7 @@ def make_plan(context: RunContext, wanted: Sequence[str], *, redo: bool) -> Plan
             if upstream not in wanted and plan.state(upstream) != "done":
                 _complain(plan, stage, upstream)
     config = context.config
+    _tell_images_without(plan, wanted)
     if "train" in wanted and plan.state("train") != "done":
         _check_step("pseudo_masks.step", config.pseudo_masks.step, "train", config.train)
     if "retrain" in wanted:
@@ -217,6 +116,13 @@ def _refuse_to_replace(plan: Plan, wanted: Sequence[str]) -> None:
     )
 
 
+def _tell_images_without(plan: Plan, wanted: Sequence[str]) -> None:
+    """Look for proposals and saliency maps hours before the masks; where those come at once, they look themselves."""
+    if "pseudo_masks" in wanted and plan.state("train") != "done":
+        for line in images_without(plan.context.config.pseudo_masks, plan.context.train.names):
+            logger.warning(line)
+
+
 def _check_step(setting: str, step: int | None, section: str, train: TrainSettings) -> None:
     """Refuse a training that does not keep the step whose weights a setting asks for."""
     if step is not None and (train.keep_every is None or step % train.keep_every or step > train.steps):
@@ -249,20 +155,35 @@ def _complain(plan: Plan, stage: str, upstream: str) -> None:
     Raises:
         RunError: always.
     """
-    state = plan.state(upstream)
-    why = {"new": "has not been run", "unfinished": "is not finished"}.get(state, "was made with other settings")
+    state, key, manifest = plan.state(upstream), plan.keys[upstream], plan.manifest
     if state == "unfinished" and (plan.context.folder(upstream) / SHARDS).is_dir():
         raise RunError(
-            f"{plan.manifest.folder}: {stage} needs {upstream}, whose shards are not merged; run "
-            f"`weakclip merge {plan.manifest.folder}`"
+            f"{manifest.folder}: {stage} needs {upstream}, whose shards are not merged; run "
+            f"`weakclip merge {manifest.folder}`"
         )
-    differences = plan.manifest.differences(upstream, plan.keys[upstream]) if state == "changed" else []
-    details = f" ({'; '.join(differences)})" if differences else ""
-    command = upstream.replace("_", "-") + (" --redo" if state == "changed" else "")
+    command, why = upstream.replace("_", "-"), "is not finished"
+    if state == "new":
+        why = "has not been run"
+    elif state == "changed" and manifest.comes_back(upstream, key):
+        why = "is being made with other settings; its previous result has these, and is taken back"
+    elif state == "changed":
+        replaces = manifest.replaces_a_result(upstream, key)
+        command += " --redo" if replaces else ""
+        made = "was made with other settings" if replaces else "was begun with other settings and is not finished"
+        why = f"{made} ({'; '.join(_differences(plan, upstream))})"
     raise RunError(
-        f"{plan.manifest.folder}: {stage} needs {upstream}, which {why}{details}; "
-        f"run `weakclip {command}` or `weakclip run`"
+        f"{manifest.folder}: {stage} needs {upstream}, which {why}; run `weakclip {command}` or `weakclip run`"
     )
+
+
+def _differences(plan: Plan, stage: str) -> list[str]:
+    """The changes since a stage ran; those of a stage before it, in place of the word that its result is new."""
+    found: list[str] = []
+    for reason in plan.manifest.differences(stage, plan.keys[stage]):
+        before = next((name for name in plan.stages[stage].upstream if reason == f"{name} is new"), None)
+        outdated = before is not None and plan.state(before) == "changed"
+        found += _differences(plan, before) if before is not None and outdated else [reason]
+    return list(dict.fromkeys(found))
 
 
 def _announce(plan: Plan, stage: str) -> None:
@@ -275,6 +196,8 @@ def _announce(plan: Plan, stage: str) -> None:
         logger.info(
             "%s: %s", stage, "finished; adds the files that are missing" if finished else "not finished; continues"
         )
+    elif plan.manifest.comes_back(stage, plan.keys[stage]):
+        logger.info("%s: its previous result has these settings; the one that was begun since makes way for it", stage)
     elif state == "changed":
         why = plan.manifest.differences(stage, plan.keys[stage])
         logger.info("%s: runs again, because %s", stage, "; ".join(why))

@@ -16,7 +16,8 @@ from weakclip.inference.evaluation import Scores
 from weakclip.pipeline.bad_files import find_bad_files, save_screening, write_errors
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.given import Given
-from weakclip.pipeline.planning import Plan, make_plan
+from weakclip.pipeline.plan import Plan
+from weakclip.pipeline.planning import make_plan
 from weakclip.pipeline.space import check_space
 from weakclip.pipeline.stages import stages_of
 from weakclip.report import read_run, write_report

@@ -20,7 +20,7 @@ from torch import nn
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import DataError, StorageError, WeakCLIPError
 from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.planning import Plan
+from weakclip.pipeline.plan import Plan
 from weakclip.segmenters.segmenter import DEEPLAB, SMALL, build_segmenter
 from weakclip.segmenters.train import WEAKCLIP
 from weakclip.training.checkpoint import trained_tensors

@@ -17,7 +17,8 @@ import numpy as np
 from weakclip.crf import COCO_CRF, Refinement, refine
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import IGNORE_INDEX
-from weakclip.errors import ConfigError, DataError
+from weakclip.errors import DataError
+from weakclip.store.ranges import check_range
 
 _FLOOR = 1e-5  # of a score, as in pydensecrf.utils.unary_from_softmax: no class is ever quite ruled out
 
@@ -67,11 +68,8 @@ class SeedSettings:
     crf: Refinement | None = COCO_CRF
 
     def __post_init__(self) -> None:
-        if self.background_power is not None and self.background_power < 0:
-            raise ConfigError(f"background_power is 0 or more; found {self.background_power}")
-        for name in ("foreground_confidence", "background_confidence"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} lies between 0 and 1; found {getattr(self, name)}")
+        check_range(self, "background_power", least=0)
+        check_range(self, "foreground_confidence", "background_confidence", least=0, most=1)
 
 
 @dataclass(frozen=True)

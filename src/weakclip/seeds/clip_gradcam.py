@@ -27,13 +27,14 @@ from weakclip.clip import BlockEncoder, Encoder, FrozenCLIP
 from weakclip.clip.encoder import with_blocks
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import ClassSet
-from weakclip.errors import ConfigError, EncoderError
+from weakclip.errors import EncoderError
 from weakclip.seeds.base import CAM
 from weakclip.seeds.class_text import background_words, check_template, encode_words
 from weakclip.seeds.kinds import SeedRun
 from weakclip.seeds.outliers import fill_outliers
-from weakclip.seeds.refinement import check_map_settings, image_tensor, no_cam, refined_cam, stretch
+from weakclip.seeds.refinement import image_tensor, no_cam, refined_cam, stretch
 from weakclip.seeds.second_encoder import AttentionSeeds, SecondAffinity, spread_with
+from weakclip.store.ranges import SCALES, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class GradCAMSettings:
         score_from: which image embedding is scored: the mean of the patch tokens, or the class token.
         box_threshold: share of a map's maximum, 0…1, above which a response is strong.
         attention_layers: how many of the last layers' attentions are averaged; at most the depth.
-        scale: factor on the image's sides before CLIP sees it.
+        scale: factor on the image's sides, 0.1…100, before CLIP sees it.
         fill_outliers: whether outlier tokens are filled before the last layers (`outliers.py`); CLIP-ES does not.
     """
 
@@ -59,9 +60,9 @@ class GradCAMSettings:
 
     def __post_init__(self) -> None:
         check_template(self.prompt_template)
-        if self.attention_layers < 1:
-            raise ConfigError(f"attention_layers is at least 1; found {self.attention_layers}")
-        check_map_settings(box_threshold=self.box_threshold, scale=self.scale)
+        check_range(self, "attention_layers", least=1)
+        check_range(self, "box_threshold", least=0, most=1)
+        check_range(self, "scale", **SCALES)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from weakclip.seeds.base import CAM
 from weakclip.seeds.class_text import background_words, check_template, encode_words, patch_scores
 from weakclip.seeds.kinds import EncoderSeeds, SeedRun
 from weakclip.seeds.refinement import image_cam, image_tensor, no_cam, stretch
+from weakclip.store.ranges import SCALES, check_range
 
 COSINE_POWER = 8.0
 """Exponent of the background score that suits plain cosines: a cosine far from 1 is a strong response already, and at
@@ -43,7 +44,7 @@ class CosineSettings:
     Args:
         prompt_templates: sentences around each class and background word; `{}` stands for the word. A word's direction
             is the mean over the sentences. An encoder that knows only the classes is asked for their bare names.
-        scale: factor on the image's sides before the encoder sees it.
+        scale: factor on the image's sides, 0.1…100, before the encoder sees it.
     """
 
     prompt_templates: tuple[str, ...] = ("a photo of a {}.",)
@@ -54,8 +55,7 @@ class CosineSettings:
             raise ConfigError("prompt_templates: one sentence or more expected; found none")
         for template in self.prompt_templates:
             check_template(template, "prompt_templates")
-        if self.scale <= 0:
-            raise ConfigError(f"scale is above 0; found {self.scale}")
+        check_range(self, "scale", **SCALES)
 
 
 class CosineSeeds:

@@ -39,10 +39,11 @@ from weakclip.seeds.base import CAM, mean_cam, mirrored_cam
 from weakclip.seeds.class_text import background_words, check_template, encode_words, patch_scores
 from weakclip.seeds.kinds import SeedRun
 from weakclip.seeds.outliers import fill_outliers
-from weakclip.seeds.refinement import check_map_settings, image_tensor, no_cam, refined_cam, stretch
+from weakclip.seeds.refinement import image_tensor, no_cam, refined_cam, stretch
 from weakclip.seeds.second_encoder import AttentionSeeds, SecondAffinity, spread_with
 from weakclip.seeds.self_attention import SelfAttention, self_attention
 from weakclip.store.files import expand_home
+from weakclip.store.ranges import SCALES, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class PatchTextSettings:
         attribute_scale: factor of the products of words and centres before the softmax that weighs the centres.
         box_threshold: share of a map's maximum, 0…1, above which a response is strong.
         attention_layers: how many of the last blocks' attentions are averaged to spread the maps; at most the depth.
-        scale: factor on the image's sides before CLIP sees it; or several, whose maps are averaged.
+        scale: factor on the image's sides, 0.1…100, before CLIP sees it; or several, whose maps are averaged.
         flip: whether the maps of the left-right mirrored image are averaged in too.
         fill_outliers: whether outlier tokens are filled before the last layers (`outliers.py`); without any, nothing
             changes.
@@ -89,15 +90,11 @@ class PatchTextSettings:
             raise ConfigError("prompt_templates: one sentence or more expected; found none")
         for template in self.prompt_templates:
             check_template(template, "prompt_templates")
-        for name in ("layers", "attention_layers", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is at least 1; found {getattr(self, name)}")
-        if not 1 <= self.attribute_centers <= MOST_CENTERS:
-            raise ConfigError(f"attribute_centers: 1 to {MOST_CENTERS} expected; found {self.attribute_centers}")
-        if self.attribute_scale < 0:
-            raise ConfigError(f"attribute_scale is 0 or more; found {self.attribute_scale}")
-        for scale in self.scales:
-            check_map_settings(box_threshold=self.box_threshold, scale=scale)
+        check_range(self, "layers", "attention_layers", "batch_size", least=1)
+        check_range(self, "attribute_centers", least=1, most=MOST_CENTERS)
+        check_range(self, "attribute_scale", least=0)
+        check_range(self, "box_threshold", least=0, most=1)
+        check_range(self, "scale", **SCALES)
 
     @property
     def attentions(self) -> tuple[SelfAttention, ...]:

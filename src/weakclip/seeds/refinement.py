@@ -10,31 +10,16 @@ References:
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from weakclip.datasets import Sample
-from weakclip.errors import ConfigError
 from weakclip.seeds.base import CAM
 from weakclip.seeds.boxes import box_mask
 
 _EPSILON = 1e-7  # as in CLIP-ES; keeps a map without response at 0
-
-
-def check_map_settings(*, box_threshold: float, scale: float) -> None:
-    """Whether numbers that the maps of a frozen CLIP share are in their range.
-
-    Raises:
-        ConfigError: they are not.
-    """
-    if not 0 <= box_threshold <= 1:
-        raise ConfigError(f"box_threshold lies between 0 and 1; found {box_threshold}")
-    if not 0 < scale < math.inf:
-        raise ConfigError(f"scale is a finite number above 0; found {scale}")
 
 
 def image_tensor(sample: Sample, scale: float, device: torch.device) -> Tensor:

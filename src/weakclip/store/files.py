@@ -52,8 +52,7 @@ def writing(path: Path | str) -> Iterator[None]:
         StorageError: as above.
     """
     path = Path(path)
-    if was_url(path):
-        raise ConfigError(f"{path}: a URL; only a run's --out may be one: give a file or folder of this machine")
+    refuse_url(path)
     try:
         yield
     except StorageError:
@@ -68,6 +67,13 @@ def writing(path: Path | str) -> Iterator[None]:
 def was_url(path: Path | str) -> bool:
     """Whether a path is what becomes of a URL, such as `s3:/bucket/x`."""
     return re.match(r"[a-z0-9+.-]{2,}:/+[^/]", str(path)) is not None
+
+
+def refuse_url(path: Path) -> None:
+    """Raise a `ConfigError` that names the URL which a path was made of, if it was."""
+    if was_url(path):
+        url = re.sub(":/+", "://", str(path), count=1)
+        raise ConfigError(f"{url}: a URL; only a run's --out may be one: give a file or folder of this machine")
 
 
 def _is_about(error: OSError, path: Path) -> bool:

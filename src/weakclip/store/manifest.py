@@ -138,9 +138,15 @@ class Manifest:
         same = before == after and all(record.get(part) == new[part] for part in ("settings", "code"))
         return self._aside(stage) if same and self._aside(stage).is_dir() else None
 
+    def comes_back(self, stage: str, key: ResultKey) -> bool:
+        """Whether `start` would take back the result that was set aside for one that is not finished."""
+        unfinished = self.state(stage, key) in ("changed", "new")
+        return unfinished and self.previous.get(stage, {}).get("key") == key.digest
+
     def differences(self, stage: str, key: ResultKey) -> list[str]:
-        """The changes since the stage last ran, in words."""
-        record = self.records.get(stage) or self.previous[stage]
+        """The changes since the stage's finished result, or else since it was begun, in words."""
+        current, previous = self.records.get(stage, {}), self.previous.get(stage, {})
+        record = current if current.get("done") or not previous else previous
         return key.differences(record, made_here=_STAGES)
 
     def start(self, stage: str, key: ResultKey, outputs: Mapping[str, Any] | None = None) -> Path:

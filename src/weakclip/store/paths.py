@@ -8,10 +8,23 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from weakclip.errors import DataError, RunError, WeightsError
-from weakclip.store.files import expand_home, writing
+from weakclip.store.files import expand_home, refuse_url, writing
 from weakclip.store.layout import CONFIG
+
+
+def path_given(value: Any) -> Any:
+    """A value of the command line; of a path, `~` is the home, and what was a URL is refused.
+
+    Raises:
+        ConfigError: a URL, of which `Path` has kept one slash.
+    """
+    if not isinstance(value, Path):
+        return value
+    refuse_url(value)
+    return expand_home(value)
 
 
 def check_run(folder: Path | str, file: str = CONFIG) -> None:
@@ -21,7 +34,7 @@ def check_run(folder: Path | str, file: str = CONFIG) -> None:
         folder: the folder.
         file: the file that must be in it.
     """
-    if not (Path(folder) / file).is_file():
+    if not (expand_home(folder) / file).is_file():
         raise RunError(f"{folder}: not a run folder (no {file}); give the folder of `weakclip run --out`")
 
 

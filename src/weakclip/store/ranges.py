@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 from weakclip.errors import ConfigError
+
+SCALES: Mapping[str, float] = {"least": 0.1, "most": 100}
+"""Bounds of factors on an image's sides: a slip of the finger asks for no image of a terabyte, or of no pixel."""
 
 
 def check_range(
@@ -18,7 +22,7 @@ def check_range(
     most: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Raise a `ConfigError` where a setting lies outside of a range. One that is None passes.
+    """Raise a `ConfigError` where a setting lies outside of a range, or one of several in it. One that is None passes.
 
     Args:
         settings: a dataclass.
@@ -43,11 +47,13 @@ def check_range(
     kinds = {field.name: str(field.type) for field in dataclasses.fields(settings)}
     for name in names:
         value = getattr(settings, name)
-        if value is not None and math.isnan(value):
-            raise ConfigError(f"{name}: a finite number expected; found {value}")
-        if value is not None and not all(holds(value, bound) for holds, bound in asked.values()):
-            expected = " and ".join(words.format(bound) for words, (_, bound) in asked.items())
-            if least is not None and most is not None:
-                expected = f"{least} to {most}"
-            null = ", or null," if "None" in kinds[name] else ""
-            raise ConfigError(f"{name}: {expected}{null} expected; found {value}")
+        numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+        for number in numbers:
+            if not math.isfinite(number):
+                raise ConfigError(f"{name}: a finite number expected; found {number}")
+            if not all(holds(number, bound) for holds, bound in asked.values()):
+                expected = " and ".join(words.format(bound) for words, (_, bound) in asked.items())
+                if least is not None and most is not None:
+                    expected = f"{least} to {most}"
+                null = ", or null," if "None" in kinds[name] else ""
+                raise ConfigError(f"{name}: {expected}{null} expected; found {number}")

@@ -12,6 +12,7 @@
 | saliency | nothing, where the configuration has any maps; the training is that of "everything" |
 | region bank | nothing; where the configuration has none, its row is one with a bank of the frozen encoder's regions |
 | second encoder of the seeds | nothing: its row has the seeds' own score, beside the row "seeds"; nothing is trained |
+| filled outlier tokens | nothing, where the seeds fill them: the seeds' own score, as for the second encoder |
 
 Where the configuration has no boundary loss, its row is one with the published term instead.
 
@@ -29,7 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from weakclip.clip import Encoder
-from weakclip.config import RunConfig
+from weakclip.config import AnySeeds, ClipGradCAMSeeds, PatchTextSeeds, RunConfig
 from weakclip.crf import LOSS_CRF
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError
@@ -72,12 +73,6 @@ def part_variants(config: RunConfig) -> list[Variant]:
     """The whole method, and without each of its parts."""
     plain_words = replace(config, model=replace(config.model, prompt_length=0))
     no_matching = replace(config.loss, matching_weight=0.0)
-    seeds = config.seeds
-    one_encoder = (
-        [Variant(name="seeds_without_second_encoder", config=replace(config, seeds=plain), seeds_only=True)]
-        if isinstance(seeds, AttentionSeeds) and (plain := replace(seeds, affinity_encoder=None)) != seeds
-        else []
-    )
     no_crf = replace(config, pseudo_masks=replace(config.pseudo_masks, crf=None))
     return [
         Variant(name=EVERYTHING, config=config),
@@ -89,7 +84,24 @@ def part_variants(config: RunConfig) -> list[Variant]:
         Variant(name="without_matching_loss", config=replace(config, loss=no_matching)),
         Variant(name="without_CRF_of_the_masks", config=no_crf, trained_as=EVERYTHING),
         *mask_variants(config),
-        *one_encoder,
+        *seed_variants(config),
+    ]
+
+
+def seed_variants(config: RunConfig) -> list[Variant]:
+    """The seeds without what the configuration gives them: a second encoder, filled outlier tokens."""
+    seeds, found = config.seeds, dict[str, AnySeeds]()
+    if isinstance(seeds, AttentionSeeds):
+        found["seeds_without_second_encoder"] = replace(seeds, affinity_encoder=None)
+    if isinstance(seeds, PatchTextSeeds):
+        left = replace(seeds.patch_text, fill_outliers=False)
+        found["seeds_without_filled_outliers"] = replace(seeds, patch_text=left)
+    if isinstance(seeds, ClipGradCAMSeeds):
+        found["seeds_without_filled_outliers"] = replace(seeds, gradcam=replace(seeds.gradcam, fill_outliers=False))
+    return [
+        Variant(name=name, config=replace(config, seeds=each), seeds_only=True)
+        for name, each in found.items()
+        if each != seeds
     ]
 
 

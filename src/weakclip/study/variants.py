@@ -23,7 +23,8 @@ from weakclip.config import AnySeeds, RunConfig
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
 from weakclip.inference.evaluation import score_masks
-from weakclip.inference.pseudo_masks import PseudoMaskSettings, write_pseudo_masks
+from weakclip.inference.mask_writing import write_pseudo_masks
+from weakclip.inference.pseudo_masks import PseudoMaskSettings
 from weakclip.modeling import ModelSettings, WeakCLIP, mixed_logits
 from weakclip.modeling.train import WeakCLIPLoss
 from weakclip.pipeline import run_stage

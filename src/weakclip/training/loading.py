@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import signal
 import threading
+import traceback
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -116,7 +117,10 @@ def _from_living_workers(loader: DataLoader[Any]) -> Iterator[Any]:
                 return
             yield batch
     finally:
-        _end(batches, workers or _new_children(others))
+        batches = None  # the last that is known of it: with it, torch ends its workers and forgets them
+        for worker in workers or _new_children(others):  # no other signal ends one that hangs
+            worker.kill()
+            worker.join()
         _on_child(handler)
 
 
@@ -132,26 +136,22 @@ def _new_children(others: Sequence[BaseProcess]) -> list[BaseProcess]:
     return [child for child in multiprocessing.active_children() if child not in others]
 
 
-def _end(batches: Iterator[Any] | None, workers: Sequence[BaseProcess]) -> None:
-    """End the workers. No signal but SIGKILL does, and where an error's traceback keeps `batches`, torch does not:
-    the program would wait for them for ever when it ends itself."""
-    if workers and batches is not None:
-        batches._shutdown_workers()  # type: ignore[attr-defined]
-    for worker in workers:
-        worker.kill()
-        worker.join()
-
-
 @contextlib.contextmanager
 def _deaths_in_words(workers: Sequence[BaseProcess], count: int) -> Iterator[None]:
     """A `RunError` where torch says that a data worker has died, and where its broken connection shows it first.
+
+    The frames that an error comes from are emptied, for torch's hold the iterator, and while one is held its workers
+    live, or are mourned by every other loader.
 
     A process closes its connections before the system counts it as dead. Between the two, torch passes on what reading
     from the connection has raised: an end of file, a reset, or its own error about what is missing.
     """
     try:
         yield
-    except (EOFError, OSError, RuntimeError) as error:
+    except BaseException as error:
+        _empty_frames(error)
+        if not isinstance(error, EOFError | OSError | RuntimeError):
+            raise
         found = first_line(error) if str(error).startswith("DataLoader worker (pid") else _death(workers)
         if not found:
             raise
@@ -159,6 +159,13 @@ def _deaths_in_words(workers: Sequence[BaseProcess], count: int) -> Iterator[Non
             f"a process that loads data has died ({found}); where memory or /dev/shm is short, "
             f"lower workers ({count}); the same command goes on from the last checkpoint"
         ) from None
+
+
+def _empty_frames(error: BaseException | None) -> None:
+    """Let go what the frames of an error hold, and those of the errors that led to it; frames at work are left."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _death(workers: Sequence[BaseProcess]) -> str:

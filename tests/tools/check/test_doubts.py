@@ -109,3 +109,20 @@ def test_a_verified_mask_is_a_label(tmp_path: Path) -> None:
     check = check_data(FolderData(root=str(root), val_split=None, verified=str(tmp_path / "drawn")))
     assert check.findings == () and check.splits[0].untagged == ("2",)
     assert check.splits[0].images_of_classes()["cat"][0] == 2
+
+
+def test_saliency_maps_that_are_missing_are_told(
+    tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of some images a warning; of all of them, or a folder that is not there, a finding."""
+    root, maps = photos(tmp_path / "photos", cat=10), tmp_path / "maps"
+    words = ("data", "check", root, "--set", f"pseudo_masks.saliency.folder={maps}")
+    assert call(*words) == 1
+    assert f"{Kind.BESIDE}: 1" in (said := capsys.readouterr().out) and f"{maps}: no such folder; expected" in said
+    (maps / "cat").mkdir(parents=True)
+    assert call(*words) == 1
+    assert "maps of none of the 10 images; expected cat/0.png" in capsys.readouterr().out
+    for number in range(8):
+        shutil.copy(root / f"cat/{number}.png", maps / "cat")
+    assert call(*words) == 0
+    assert f"warning: {maps}: no saliency map of 2 of 10 images (cat/8, cat/9); their" in capsys.readouterr().out

@@ -20,7 +20,7 @@ from weakclip.errors import ConfigError, WeightsError
 from weakclip.inference.windows import BatchLimit
 from weakclip.seeds.base import CAM
 from weakclip.seeds.mctformer.model import Localization, MCTformer
-from weakclip.store.ranges import check_range
+from weakclip.store.ranges import SCALES, check_range
 
 _BACKGROUND_POWER = 1.9
 """`(1 - x)^1.9 = x` at 0.39, the constant score that the released code gives the background (psa/infer_aff.py)."""
@@ -33,7 +33,7 @@ class MCTformerCAMSettings:
     """How `MCTformerCAM` makes its maps; the defaults are those of the released code.
 
     Args:
-        scales: factors on the image's sides; the maps of all of them, and of the mirrored images, are summed.
+        scales: factors on the image's sides, 0.1…100; the maps of all of them, and of the mirrored images, are summed.
         attention_layers: how many of the last layers' class-to-patch attentions are averaged; 12 are all of DeiT-S.
 
     Raises:
@@ -44,8 +44,9 @@ class MCTformerCAMSettings:
     attention_layers: int = 12
 
     def __post_init__(self) -> None:
-        if not self.scales or min(self.scales) <= 0:
-            raise ConfigError(f"scales: one or more factors above 0 expected; found {list(self.scales)}")
+        if not self.scales:
+            raise ConfigError("scales: one or more expected; found none")
+        check_range(self, "scales", **SCALES)
         check_range(self, "attention_layers", least=1)
 
 

@@ -35,6 +35,7 @@ class Kind(StrEnum):
     SAME_CONTENT = "same image under two names"
     NO_MASK = "image without a mask in a split with masks"
     SHARED = "image of another split too"
+    BESIDE = "proposals or saliency maps that cannot be used"
 
     @property
     def advice(self) -> str:
@@ -54,6 +55,7 @@ ADVICE = {
     Kind.NO_LABEL: "add the label: no mask is made of a class that the labels do not name",
     Kind.SAME_CONTENT: "keep one of the two, with the labels of both",
     Kind.NO_MASK: "put the mask there, or leave it so: the image is then not scored",
+    Kind.BESIDE: "correct pseudo_masks.proposals.folder or pseudo_masks.saliency.folder, or make the files",
     Kind.SHARED: "take it out of one of the two lists; a score on images of the training says nothing",
 }
 

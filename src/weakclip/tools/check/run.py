@@ -16,6 +16,9 @@ from rich.table import Table
 from weakclip.config import DataSettings
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.faults import Fault, LabelError, mistake_line, same_mistakes
+from weakclip.errors import DataError
+from weakclip.inference.mask_writing import images_without
+from weakclip.inference.pseudo_masks import PseudoMaskSettings
 from weakclip.pipeline.data import open_split, verified_folders
 from weakclip.pipeline.verdicts import ReviewedImages
 from weakclip.pipeline.verified import VerifiedMasks
@@ -49,7 +52,9 @@ class DataCheck:
     warnings: tuple[str, ...] = ()
 
 
-def check_data(settings: DataSettings, splits: Sequence[str] = ()) -> DataCheck:
+def check_data(
+    settings: DataSettings, splits: Sequence[str] = (), *, masks: PseudoMaskSettings | None = None
+) -> DataCheck:
     """Check splits of the data that a configuration names, whole: its limits for quick tries are passed over.
 
     Where labels or lists have mistakes, all of those are found, and the images of that split are not read.
@@ -57,6 +62,7 @@ def check_data(settings: DataSettings, splits: Sequence[str] = ()) -> DataCheck:
     Args:
         settings: which data, and where they lie.
         splits: names of splits; the configuration's own where left out.
+        masks: what masks are made with: whose proposals and saliency maps of the training images are looked for, too.
 
     Raises:
         DataError: data that cannot be opened at all: no such folder or list, images that are missing.
@@ -68,7 +74,20 @@ def check_data(settings: DataSettings, splits: Sequence[str] = ()) -> DataCheck:
     findings = [*mistakes, *(finding for check in checks for finding in check.findings)]
     for first, second in itertools.combinations(checks, 2):
         findings += shared_images(first, second)
-    return DataCheck(checks, tuple(findings), tuple(doubts(checks, settings)))
+    warnings = list(doubts(checks, settings))
+    for each in datasets:
+        if masks is not None and each.split == settings.train_split:
+            lacking, unusable = _beside(masks, each)
+            warnings, findings = [*warnings, *lacking], [*findings, *unusable]
+    return DataCheck(checks, tuple(findings), tuple(warnings))
+
+
+def _beside(masks: PseudoMaskSettings, dataset: ImageLabelDataset) -> tuple[list[str], list[Finding]]:
+    """Sentences on images without proposals or saliency map, and a finding where these are of no image."""
+    try:
+        return images_without(masks, dataset.names), []
+    except DataError as error:
+        return [], [Finding(Kind.BESIDE, dataset.split, "", str(error))]
 
 
 def _open(settings: DataSettings, splits: Sequence[str]) -> tuple[list[ImageLabelDataset], list[Finding]]:

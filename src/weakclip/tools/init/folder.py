@@ -19,6 +19,7 @@ from weakclip.datasets.class_files import CLASS_FILE
 from weakclip.datasets.image_folder import ImageFolder
 from weakclip.errors import ConfigError
 from weakclip.store.files import write_text
+from weakclip.store.ranges import SCALES
 from weakclip.tools.init.val_split import choose_val
 
 if TYPE_CHECKING:  # a wrong path is told before torch is imported
@@ -111,7 +112,7 @@ def plan_init(survey: FolderSurvey, clip: str = DEFAULT_CLIP) -> InitPlan:
     return InitPlan(
         demo=demo,
         longest_side=longest_side,
-        scale=max(1.0, math.floor(10 * enlarge) / 10),
+        scale=min(max(1.0, math.floor(10 * enlarge) / 10), SCALES["most"]),
         crop=crop,
         crop_reason=f"for images with a shorter side of about {shorter} pixels; {native} to {largest_crop} suit CLIP",
         stride=crop * 2 // 3,

@@ -16,7 +16,7 @@ from weakclip.clip import Encoder
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.inference.evaluation import Scores, describe_crf, describe_scales, score_masks
-from weakclip.inference.pseudo_masks import write_pseudo_masks
+from weakclip.inference.mask_writing import write_pseudo_masks
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import TRAIN_DATA, RunContext, open_run
 from weakclip.pipeline.data import SomeImages, dataset_fingerprint, open_split

@@ -8,7 +8,8 @@ from pathlib import Path
 from weakclip.clip import Encoder
 from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, RunError
-from weakclip.inference.pseudo_masks import PseudoMaskSettings, write_pseudo_masks
+from weakclip.inference.mask_writing import write_pseudo_masks
+from weakclip.inference.pseudo_masks import PseudoMaskSettings
 from weakclip.pipeline.context import RunContext, open_run
 from weakclip.pipeline.data import dataset_fingerprint
 from weakclip.pipeline.given import Given

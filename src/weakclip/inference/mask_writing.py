@@ -1,0 +1,168 @@
+"""Pseudo masks of a data set, as files: read, predict, refine, write, and go on where a stopped run has left off."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weakclip.datasets.base import ImageLabelDataset, Sample
+from weakclip.datasets.images import write_mask, write_png
+from weakclip.inference.proposal_files import ProposalFiles
+from weakclip.inference.pseudo_masks import Judge, PseudoMaskSettings, RefinedMask, possible_classes, refine_mask
+from weakclip.inference.region_judge import RegionJudge
+from weakclip.inference.saliency import SaliencyMaps
+from weakclip.inference.windows import LogitsFunction, OutOfMemoryRetry, predict_batch, resized_images
+from weakclip.store.jobs import Again, Steps, work_through
+from weakclip.store.layout import CONFIDENCE, MASKS
+from weakclip.store.threads import in_threads
+from weakclip.store.untrusted_text import some
+
+logger = logging.getLogger("weakclip")
+
+READERS = 2
+"""Threads that read images ahead of the network, each two: a network on a GPU takes less time than one reader."""
+
+
+MaskObserver = Callable[[Sample, RefinedMask], None]
+"""Told of every mask before it is written, from several threads."""
+
+
+def write_pseudo_masks(
+    logits_of: LogitsFunction,
+    dataset: ImageLabelDataset,
+    folder: Path | str,
+    settings: PseudoMaskSettings,
+    *,
+    device: str | torch.device = "cpu",
+    description: str = "pseudo masks",
+    observe: MaskObserver | None = None,
+    judge: RegionJudge | None = None,
+) -> int:
+    """Write `masks/NAME.png` (palette), and `confidence/NAME.png` if asked for, for every image of a data set.
+
+    Images that have their files already are passed over, so that a stopped run goes on; a mask that is there stays.
+    The network predicts an image while threads read the next ones and do the dense CRFs of those before; never more
+    than a few images are in memory.
+
+    Args:
+        logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 to logits `(B, K, h', w')`.
+        dataset: images and labels; its pixel labels are not read.
+        folder: where to.
+        settings: inference, restriction and dense CRF.
+        device: where the network is.
+        description: shown before the progress bar.
+        observe: told of every mask that is written in this call.
+        judge: of `settings.region_bank`.
+
+    Returns:
+        How many images this process predicted in this call.
+
+    Raises:
+        DataError: an image or its proposals cannot be read, and the masks before it are kept; or none has proposals.
+    """
+    folder = Path(folder)
+    steps = mask_steps(logits_of, dataset, folder, settings, device=device, observe=observe, judge=judge)
+    return work_on_masks(steps, dataset, folder, settings, description=description)
+
+
+def images_without(settings: PseudoMaskSettings, names: Sequence[str]) -> list[str]:
+    """Lines on the images that lack proposals or a saliency map where the others have some.
+
+    Args:
+        settings: what masks are made with; proposals that a network draws are there for all images.
+        names: of the images.
+
+    Raises:
+        DataError: no such folder or file, or nothing in it of any of the images.
+    """
+    proposals, saliency = settings.proposals, settings.saliency
+    given: dict[str, ProposalFiles | SaliencyMaps] = {}
+    if proposals is not None and proposals.folder is not None:
+        given[f"{proposals.folder}: no proposals"] = ProposalFiles(proposals.folder)
+    if saliency is not None:
+        given[f"{saliency.folder}: no saliency map"] = SaliencyMaps(saliency.folder)
+    return [
+        f"{nothing} of {len(without):,} of {len(names):,} images ({some(without)}); their masks are made without"
+        for nothing, files in given.items()
+        if (without := files.missing(names))
+    ]
+
+
+def work_on_masks(
+    steps: Steps[int, Any],
+    dataset: ImageLabelDataset,
+    folder: Path,
+    settings: PseudoMaskSettings,
+    *,
+    description: str = "pseudo masks",
+    again: Again | None = None,
+) -> int:
+    """`write_pseudo_masks` with the steps of `mask_steps`; `again` makes them in other processes, as `work_through` has
+    it."""
+    names = dataset.names
+    parts = (MASKS, CONFIDENCE) if settings.confidence else (MASKS,)
+    for line in images_without(settings, names):
+        logger.warning(line)
+    return work_through(
+        range(len(dataset)),
+        is_done=lambda index: all((folder / part / f"{names[index]}.png").is_file() for part in parts),
+        make=steps.make,
+        finish=steps.finish,
+        description=description,
+        name_of=names.__getitem__,
+        again=again,
+    )
+
+
+def mask_steps(
+    logits_of: LogitsFunction,
+    dataset: ImageLabelDataset,
+    folder: Path,
+    settings: PseudoMaskSettings,
+    *,
+    device: str | torch.device = "cpu",
+    observe: MaskObserver | None = None,
+    judge: RegionJudge | None = None,
+) -> Steps[int, tuple[Sample, np.ndarray, Judge | None]]:
+    """From positions in a data set to the files of their images; arguments as for `write_pseudo_masks`."""
+    assert (judge is None) == (settings.region_bank is None), "pseudo_masks.region_bank asks for a judge"
+    proposals = None if settings.proposals is None else ProposalFiles(settings.proposals.files)
+    maps = None if settings.saliency is None else SaliencyMaps(settings.saliency.folder)
+
+    def finish(predicted: tuple[Sample, np.ndarray, Judge | None]) -> None:
+        sample, probs, judged = predicted
+        regions = [] if proposals is None else proposals.of_sample(dataset, sample)
+        salient = None if maps is None else maps.of_sample(dataset, sample)
+        refined = refine_mask(
+            probs, sample, settings, regions, only_possible=True, judge=judged, saliency=salient, device=device
+        )
+        if settings.confidence:
+            write_png(folder / CONFIDENCE / f"{sample.name}.png", np.rint(refined.confidence * 255).astype(np.uint8))
+        path = folder / MASKS / f"{sample.name}.png"
+        if path.is_file():  # of a call that did not ask for confidence
+            return
+        if observe is not None:
+            observe(sample, refined)
+        write_mask(path, refined.mask, dataset.class_set.palette)
+
+    network = OutOfMemoryRetry(logits_of)
+
+    def read(index: int) -> tuple[Sample, list[Tensor]]:
+        sample = dataset[index]
+        return sample, resized_images(sample.image, settings.inference, device=device)
+
+    def predicted(indices: Sequence[int]) -> Iterator[tuple[Sample, np.ndarray, Judge | None]]:
+        for sample, resized in in_threads(read, indices, threads=READERS):
+            classes, how = possible_classes(sample, settings), settings.inference
+            (probs,) = predict_batch(network, [sample.image], how, device=device, classes=classes, resized=[resized])
+            judged = None if judge is None else functools.partial(judge.judge, sample, judge.features(sample))
+            yield sample, probs, judged
+
+    return Steps(predicted, finish)
