@@ -186,24 +186,28 @@ def _embed(
     offsets, weights, num_terms, column = target.offsets, target.weights, target.num_terms, target.column
     num_pixels, num_points, size = points.num_pixels, points.num_points, constant(sides)
     block_codes, slots = np.empty(size * BLOCK, np.int64), np.empty(size * BLOCK, np.int64)
-    shares = np.empty(size * BLOCK, np.float32)
+    shares, guesses = np.empty(size * BLOCK, np.float32), np.empty(size * BLOCK, np.int32)
     distances, origins = np.empty(size * BLOCK, np.float32), np.empty(size * BLOCK, np.float32)
     block = Block(distances, origins, np.empty(size * BLOCK, np.float32), block_codes, slots, shares)
     while start < num_points and 5 * (count + size * BLOCK) <= 3 * len(table):
         _embed_block(points, scale, start, block, sides)
         _vertices_of_block(block, strides, table, sides)
+        for lane in range(size * BLOCK):  # no branch that could be guessed wrong: the loads overlap
+            put(guesses, lane, item(table, item(slots, lane)))
         for pixel in range(start, min(start + BLOCK, num_points)):
             for r in range(size):
                 lane = r * BLOCK + pixel - start
                 code = item(block_codes, lane)
-                slot = find_slot(table, codes, code, item(slots, lane))
-                vertex = np.intp(item(table, slot))
-                if vertex < 0:
-                    vertex = np.intp(count)
-                    put(codes, vertex, code)
-                    put(ones, vertex, np.float32(0.0))
-                    put(table, slot, np.int32(vertex))
-                    count += 1
+                vertex = np.intp(item(guesses, lane))
+                if vertex < 0 or item(codes, vertex) != code:
+                    slot = find_slot(table, codes, code, item(slots, lane))
+                    vertex = np.intp(item(table, slot))
+                    if vertex < 0:
+                        vertex = np.intp(count)
+                        put(codes, vertex, code)
+                        put(ones, vertex, np.float32(0.0))
+                        put(table, slot, np.int32(vertex))
+                        count += 1
                 if pixel == num_pixels:  # the phantom: its vertices are there, and empty
                     continue
                 weight = item(shares, lane)
