@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from weakclip.crf.cpu.grid import blur_grid
 from weakclip.crf.cpu.jit import inner_jit, jit
 from weakclip.crf.cpu.rows import fill_planes
 from weakclip.crf.cpu.simd import broadcast, constant, item, item_pair, load, put, size_of, store
@@ -99,11 +100,15 @@ def clear(values: F32) -> None:
 
 @jit
 def blur(values: F32, lattice: Lattice, narrow: Size, width: Int) -> None:
-    """Blur one lattice with (½, 1, ½) along all its chains in turn, in place.
+    """Blur one lattice with (½, 1, ½) along all its axes in turn, in place.
 
-    Labels are taken 16 at a time, and what is left of `width` at once: `narrow`, from `size_of`, is that many.
+    Along chains, labels are taken 16 at a time, and what is left of `width` at once: `narrow`, from `size_of`, is that
+    many.
     """
-    _, first_vertex, chain_vertices, chain_groups = lattice
+    num_vertices, first_vertex, chain_vertices, chain_groups, columns = lattice
+    if len(columns) > 0:
+        rows = num_vertices // len(columns)
+        blur_grid(values, first_vertex * constant(width), columns, rows, narrow, width)
     rest, begin = constant(width) % 16, 0
     for group in range(len(chain_groups)):
         length, number = chain_groups[group]
