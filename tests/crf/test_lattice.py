@@ -84,6 +84,40 @@ def test_chains_hold_each_vertex_once_an_axis(make_image: Callable[..., np.ndarr
     assert np.bincount(lattice.chain_vertices).max() <= 6
 
 
+@pytest.mark.parametrize("width", [4, 8, 24, 40])
+def test_the_blur_of_a_row_is_that_of_each_label(width: int, make_image: Callable[..., np.ndarray]) -> None:
+    lattice, _ = _built(make_image(*SIZE), BILATERAL)
+    table = np.random.default_rng(0).random((lattice.num_vertices, width), np.float32)
+    values, labels = table.flatten(), table.T.copy()
+    cpu_filter.blur(values, tuple(lattice), simd.size_of(min(width, 8)), width)
+    for label in labels:
+        cpu_filter.blur(label, tuple(lattice), simd.size_of(1), 1)
+    np.testing.assert_array_equal(values.reshape(-1, width), labels.T)
+
+
+@pytest.mark.parametrize("sxy", [1.0, 1.15, 1.3])
+def test_a_grid_is_blurred_as_its_chains(sxy: float, make_image: Callable[..., np.ndarray]) -> None:
+    grid, grid_terms = cpu_field._spatial_lattice(*SIZE, (sxy, sxy))
+    chained, terms = _built(make_image(*SIZE), Kernel(sxy=sxy, weight=1))
+    assert len(grid.columns)
+    place = np.empty(chained.num_vertices, np.int64)  # in the grid, of each vertex
+    place[terms.offsets.reshape(-1, 3)[cpu_field.tile_order(*SIZE)].ravel()] = grid_terms.offsets
+    table = np.random.default_rng(0).random((chained.num_vertices, 8), np.float32)
+    on_grid = np.zeros((grid.num_vertices, 8), np.float32)
+    on_grid[place] = table
+    for lattice, values in ((chained, table), (grid, on_grid)):
+        cpu_filter.blur(values.reshape(-1), tuple(lattice), simd.size_of(8), 8)
+    np.testing.assert_array_equal(on_grid[place], table)
+    assert not np.delete(on_grid, place, axis=0).any()
+
+
+@pytest.mark.parametrize("sxy", [0.05, 3.0])
+def test_gaps_or_few_vertices_keep_the_chains(sxy: float) -> None:
+    lattice, _ = cpu_field._spatial_lattice(*SIZE, (sxy, sxy))
+    assert len(lattice.columns) == 0
+    assert len(lattice.chain_vertices) > 0
+
+
 def test_the_wide_codes_find_the_same_lattice(make_image: Callable[..., np.ndarray]) -> None:
     narrow, narrow_terms = _built(make_image(*SIZE), BILATERAL)
     wide, wide_terms = _built(make_image(*SIZE), BILATERAL, spans=(1e5,) * 5)

@@ -17,6 +17,7 @@ HASH = np.int64(-7046029254386353131)
 """2⁶⁴ / golden ratio, odd, as a signed number: what codes are multiplied by."""
 HASH_SHIFT = np.int64(29)
 """How far the product is moved to the right before its last bits say where to look in a table."""
+_AHEAD = 64  # vertices that are looked up at once
 
 
 @inner_jit
@@ -85,12 +86,18 @@ def _link(codes: I64, table: I32, count: Int, step: Int, following: I32, has_pre
     """Along one axis, every vertex's next, `count` where there is none, and whether a vertex has one before it."""
     for vertex in range(count + 1):  # the last one takes the marks of vertices without a next
         put(has_previous, vertex, np.uint8(0))
-    for vertex in range(count):
-        code = item(codes, vertex) + step
-        found = item(table, find_slot(table, codes, code, home(code, table)))
-        found = found if found >= 0 else np.int32(count)
-        put(following, vertex, found)
-        put(has_previous, np.intp(found), np.uint8(1))
+    guesses = np.empty(_AHEAD, np.int32)
+    for start in range(0, count, _AHEAD):
+        stop = min(start + _AHEAD, count)
+        for vertex in range(start, stop):  # no branch that could be guessed wrong: the loads overlap
+            put(guesses, vertex - start, item(table, home(item(codes, vertex) + step, table)))
+        for vertex in range(start, stop):
+            code, found = item(codes, vertex) + step, item(guesses, vertex - start)
+            if found >= 0 and item(codes, np.intp(found)) != code:
+                found = item(table, find_slot(table, codes, code, home(code, table)))
+            found = found if found >= 0 else np.int32(count)
+            put(following, vertex, found)
+            put(has_previous, np.intp(found), np.uint8(1))
 
 
 @inner_jit

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from weakclip.crf.cpu.filter import blur
+from weakclip.crf.cpu.grid import as_grid
 from weakclip.crf.cpu.lattice import BLOCK, build_lattice
 from weakclip.crf.cpu.rows import copy_terms, fill_features
 from weakclip.crf.cpu.simd import size_of
@@ -142,6 +143,15 @@ def _spatial_lattice(height: int, width: int, widths: tuple[float, float]) -> tu
         terms = PixelTerms(np.empty(length, np.uint32), np.empty(length, np.float32), size_of(3))
         features = _features(Kernel(sxy=widths, weight=1.0), np.empty((height, width, 0), np.uint8))
         target = Target(*terms[:2], num_terms=3, column=0, first_vertex=0, width=1, strength=np.float32(1.0))
-        return _copy(build_lattice(*features, target)), terms
+        codes = np.empty(3 * (height * width + 1), np.int64)
+        lattice = build_lattice(*features, target, codes)
+        count = lattice.num_vertices
+        # With few vertices the blur costs little, and those in the order of the pixels are read and written faster.
+        grid = as_grid(codes[:count], features[1]) if 2 * count > height * width else None
+        if grid is None:
+            return _copy(lattice), terms
+        places, columns, rows = grid
+        terms = terms._replace(offsets=places.astype(np.uint32)[terms.offsets])
+        return Lattice(len(columns) * rows, 0, np.empty(0, np.int32), np.empty((0, 2), np.int64), columns), terms
 
     return cache.get(("spatial lattice", height, width, widths), make)

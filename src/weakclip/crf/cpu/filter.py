@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from weakclip.crf.cpu.grid import blur_grid
 from weakclip.crf.cpu.jit import inner_jit, jit
 from weakclip.crf.cpu.rows import fill_planes
 from weakclip.crf.cpu.simd import broadcast, constant, item, item_pair, load, put, size_of, store
@@ -20,7 +21,8 @@ from weakclip.crf.cpu.vector_math import add, divide, exp, multiply, multiply_ad
 
 _ZERO = np.float32(0.0)
 _CHUNK = 64  # pixels whose messages stay in the first cache; a multiple of 4
-_16 = size_of(16)
+_RING = 4  # room for the pixels that are under way; a power of two
+_8, _16 = size_of(8), size_of(16)
 
 
 @jit
@@ -99,18 +101,26 @@ def clear(values: F32) -> None:
 
 @jit
 def blur(values: F32, lattice: Lattice, narrow: Size, width: Int) -> None:
-    """Blur one lattice with (½, 1, ½) along all its chains in turn, in place.
+    """Blur one lattice with (½, 1, ½) along all its axes in turn, in place.
 
-    Labels are taken 16 at a time, and what is left of `width` at once: `narrow`, from `size_of`, is that many.
+    Along chains, labels are taken 16 at a time, the last 24 at once where 8 would be left; `narrow`, from `size_of`, is
+    for rows of 4 or 8.
     """
-    _, first_vertex, chain_vertices, chain_groups = lattice
+    num_vertices, first_vertex, chain_vertices, chain_groups, columns = lattice
+    if len(columns) > 0:
+        rows = num_vertices // len(columns)
+        blur_grid(values, first_vertex * constant(width), columns, rows, narrow, width)
     rest, begin = constant(width) % 16, 0
+    if constant(width) > 16 and rest == 8:
+        rest = 24
     for group in range(len(chain_groups)):
         length, number = chain_groups[group]
         for start in range(begin, begin + number * length, length):
             for k in range(0, constant(width) - rest, 16):
                 _blur_chain(values, first_vertex, chain_vertices, start, length, k, width, _16)
-            if rest > 0:
+            if rest == 24:
+                _blur_chain_24(values, first_vertex, chain_vertices, start, length, constant(width) - 24, width)
+            elif rest > 0:
                 _blur_chain(values, first_vertex, chain_vertices, start, length, constant(width) - rest, width, narrow)
         begin += length * number
 
@@ -131,6 +141,28 @@ def _blur_chain(
         following = load(values, next_at, lanes)
         store(values, at, multiply_add(half, add(previous, following), current))
     store(values, next_at, multiply_add(half, current, following))
+
+
+@inner_jit
+def _blur_chain_24(
+    values: F32, first_vertex: Int, chain_vertices: I32, start: Int, length: Int, k: Int, width: Int
+) -> None:
+    """`_blur_chain` for 24 labels as vectors of 16 and 8: LLVM keeps one of 24 in memory from step to step."""
+    half, half_8 = broadcast(np.float32(0.5), _16), broadcast(np.float32(0.5), _8)
+    at = (first_vertex + np.intp(item(chain_vertices, start))) * constant(width) + k
+    next_at = (first_vertex + np.intp(item(chain_vertices, start + 1))) * constant(width) + k
+    current, following = load(values, at, _16), load(values, next_at, _16)
+    current_8, following_8 = load(values, at + 16, _8), load(values, next_at + 16, _8)
+    store(values, at, multiply_add(half, following, current))
+    store(values, at + 16, multiply_add(half_8, following_8, current_8))
+    for position in range(start + 2, start + length):
+        previous, current, previous_8, current_8, at = current, following, current_8, following_8, next_at
+        next_at = (first_vertex + np.intp(item(chain_vertices, position))) * constant(width) + k
+        following, following_8 = load(values, next_at, _16), load(values, next_at + 16, _8)
+        store(values, at, multiply_add(half, add(previous, following), current))
+        store(values, at + 16, multiply_add(half_8, add(previous_8, following_8), current_8))
+    store(values, next_at, multiply_add(half, current, following))
+    store(values, next_at + 16, multiply_add(half_8, current_8, following_8))
 
 
 @jit
@@ -175,6 +207,10 @@ def mean_field(
             blur(values, lattices[index], narrow, width)
         last = iteration == iterations - 1
         clear(following)
+        if 8 < width <= constant(lanes) and not last:
+            check += _update_rows(values, following, terms, probs, repeated, messages, lanes)
+            values, following = following, values
+            continue
         for start in range(0, number, _CHUNK):
             count = min(_CHUNK, number - start)
             slice_rows(values, terms, start, count, messages, 0, shape)
@@ -185,6 +221,36 @@ def mean_field(
                 splat_rows(following, terms, start, count, messages, 0, shape)
         values, following = following, values
     return check == _ZERO
+
+
+@inner_jit
+def _update_rows(
+    values: F32, following: F32, terms: PixelTerms, probs: F32, counts: F32, messages: F32, lanes: Size
+) -> Float:
+    """Slice `values`, softmax, splat to `following`, for rows of one wide vector; returns as `_softmax`.
+
+    Three pixels are under way: while one is read, the exponentials of the one before it and the stores of the one
+    before that keep other parts of the processor busy. With rows of few labels the chunks of `mean_field` are faster.
+    """
+    offsets, weights, size = terms
+    number, width = len(offsets) // constant(size), constant(lanes)
+    factors, check = np.empty(_RING, np.float32), _ZERO
+    for pixel in range(-2, number):
+        reading, at = pixel + 2, (pixel + 2) % _RING * width
+        if reading < number:
+            store(messages, at, _message(values, offsets, weights, reading * constant(size), 0, lanes, size))
+        middle, at = pixel + 1, (pixel + 1) % _RING * width
+        if (middle >= 0) & (middle < number):
+            unnormalised = multiply(load(probs, middle * width, lanes), exp(load(messages, at, lanes)))
+            store(messages, at, unnormalised)
+            total = sum_lanes(multiply(load(counts, 0, lanes), unnormalised))
+            check += total * _ZERO  # infinity · 0 is NaN
+            put(factors, middle % _RING, np.float32(1.0) / total)
+        if pixel >= 0:
+            factor = broadcast(item(factors, pixel % _RING), lanes)
+            marginals = multiply(factor, load(messages, pixel % _RING * width, lanes))
+            _splat_vector(following, offsets, weights, pixel * constant(size), 0, marginals, lanes, size)
+    return check
 
 
 @inner_jit

@@ -41,6 +41,7 @@ from weakclip.crf.features import has_phantom, key_strides, lattice_scale, neigh
 BLOCK = 8
 """Pixels that are embedded at once; features are padded to a multiple of it."""
 _BLOCK, _1 = size_of(BLOCK), size_of(1)
+_NO_COLUMNS = np.empty((0, 2), np.int64)
 
 
 @lru_cache(maxsize=64)
@@ -49,7 +50,7 @@ def _axes(spans: tuple[float, ...]) -> Axes:
     return Axes(lattice_scale(len(spans)), strides, neighbour_steps(strides))
 
 
-def build_lattice(features: F32, spans: tuple[float, ...], target: Target) -> Lattice:
+def build_lattice(features: F32, spans: tuple[float, ...], target: Target, codes: I64 | None = None) -> Lattice:
     """Find the lattice of N points; its chains lie in the thread's workspace.
 
     Args:
@@ -58,6 +59,7 @@ def build_lattice(features: F32, spans: tuple[float, ...], target: Target) -> La
         target: gets, from its column on, the d + 1 vertices of each point's simplex as offsets in the table of values,
             and their weights: barycentric coordinates times `√(strength / norm)`, norm being the filter's response
             to ones.
+        codes: `((d + 1) · (N + 1),)`, gets each vertex's code where somebody asks for it.
 
     Returns:
         The lattice.
@@ -66,7 +68,7 @@ def build_lattice(features: F32, spans: tuple[float, ...], target: Target) -> La
     num_points = num_pixels + has_phantom(num_pixels)
     most = num_points * size
     vertices = Vertices(
-        workspace.take("codes", (most,), np.int64, instead_of="next values"),
+        workspace.take("codes", (most,), np.int64, instead_of="next values") if codes is None else codes,
         workspace.take("ones", (most,), np.float32),
         workspace.take("table", (1 << max(12, (num_pixels - 1).bit_length()),), np.int32),
     )
@@ -76,7 +78,7 @@ def build_lattice(features: F32, spans: tuple[float, ...], target: Target) -> La
     points = Points(features.ravel(), features.shape[1], num_pixels, num_points)
     groups = (tuple(points), tuple(_axes(spans)), tuple(target), tuple(vertices))
     count, length, num_groups = _build(*groups, chain_vertices, chain_groups, size_of(size))
-    return Lattice(count, target.first_vertex, chain_vertices[:length], chain_groups[:num_groups].copy())
+    return Lattice(count, target.first_vertex, chain_vertices[:length], chain_groups[:num_groups].copy(), _NO_COLUMNS)
 
 
 @jit
@@ -97,7 +99,7 @@ def _build(
         fill_table(table, codes, count)
     length, num_groups = find_chains(codes, table, count, lattice_axes.steps, chain_vertices, chain_groups)
     # A filter of ones gives the norm: they were splatted while the pixels were embedded, and `normalise` slices them.
-    blur(ones, Lattice(count, 0, chain_vertices, chain_groups[:num_groups]), _1, 1)
+    blur(ones, Lattice(count, 0, chain_vertices, chain_groups[:num_groups], chain_groups[:0]), _1, 1)
     normalise(ones, to, sides)
     return count, length, num_groups
 
@@ -186,24 +188,28 @@ def _embed(
     offsets, weights, num_terms, column = target.offsets, target.weights, target.num_terms, target.column
     num_pixels, num_points, size = points.num_pixels, points.num_points, constant(sides)
     block_codes, slots = np.empty(size * BLOCK, np.int64), np.empty(size * BLOCK, np.int64)
-    shares = np.empty(size * BLOCK, np.float32)
+    shares, guesses = np.empty(size * BLOCK, np.float32), np.empty(size * BLOCK, np.int32)
     distances, origins = np.empty(size * BLOCK, np.float32), np.empty(size * BLOCK, np.float32)
     block = Block(distances, origins, np.empty(size * BLOCK, np.float32), block_codes, slots, shares)
     while start < num_points and 5 * (count + size * BLOCK) <= 3 * len(table):
         _embed_block(points, scale, start, block, sides)
         _vertices_of_block(block, strides, table, sides)
+        for lane in range(size * BLOCK):  # no branch that could be guessed wrong: the loads overlap
+            put(guesses, lane, item(table, item(slots, lane)))
         for pixel in range(start, min(start + BLOCK, num_points)):
             for r in range(size):
                 lane = r * BLOCK + pixel - start
                 code = item(block_codes, lane)
-                slot = find_slot(table, codes, code, item(slots, lane))
-                vertex = np.intp(item(table, slot))
-                if vertex < 0:
-                    vertex = np.intp(count)
-                    put(codes, vertex, code)
-                    put(ones, vertex, np.float32(0.0))
-                    put(table, slot, np.int32(vertex))
-                    count += 1
+                vertex = np.intp(item(guesses, lane))
+                if vertex < 0 or item(codes, vertex) != code:
+                    slot = find_slot(table, codes, code, item(slots, lane))
+                    vertex = np.intp(item(table, slot))
+                    if vertex < 0:
+                        vertex = np.intp(count)
+                        put(codes, vertex, code)
+                        put(ones, vertex, np.float32(0.0))
+                        put(table, slot, np.int32(vertex))
+                        count += 1
                 if pixel == num_pixels:  # the phantom: its vertices are there, and empty
                     continue
                 weight = item(shares, lane)

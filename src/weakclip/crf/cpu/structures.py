@@ -48,12 +48,15 @@ class Lattice(NamedTuple):
             ascending length. A vertex without a neighbour along an axis is in no run of that axis: the blur leaves
             it as it is.
         chain_groups: `(G, 2)`, `(length, number of runs)` for the runs of equal length that follow each other.
+        columns: `(C, 2)`, of a grid, which has no chains: the first row of each column and the one after its last, of
+            `V / C` rows (see `grid`). Empty for others.
     """
 
     num_vertices: int
     first_vertex: int
     chain_vertices: I32
     chain_groups: I64
+    columns: I64
 
 
 class RowShape(NamedTuple):

@@ -156,25 +156,25 @@ def lowest_lane(typing_context: Context, vector: NumbaType) -> Typing:
 _F = np.float32
 _HIGHEST = _F(89.0)
 _LOG2_E = _F(1.44269504088896341)
-_LN2_HIGH, _LN2_LOW = _F(-0.693359375), _F(2.12194440e-4)  # together −ln 2; the first has few bits: n·it is exact
+_LN2 = _F(0.69314718055994531)
 _SHIFT = _F(1.5 * 2**23 + 127)  # a number added to it is rounded to a whole one, and ends in the bits of an exponent
-_C6, _C5, _C4 = _F(0.0013933732407167554), _F(0.008363235741853714), _F(0.041666463017463684)
-_C3, _C2 = _F(0.16666576266288757), _F(0.5)
+_C5, _C4 = _F(0.008312520571053028), _F(0.04189015552401543)
+_C3, _C2 = _F(0.16667114198207855), _F(0.499992311000824)
 
 
 @inner_jit
 def exp(x: Lanes) -> Lanes:
-    """Exponential of each lane to about 1e-7, for x ≥ −87; infinity above 88.4.
+    """Exponential of each lane to about 2e-7 in 0…20 and 4e-7 elsewhere, for x ≥ −87; infinity above 88.4.
 
-    `exp(x) = 2ⁿ · exp(r)` with `|r| ≤ ln 2 / 2`; there a polynomial through the Chebyshev nodes of
-    `(exp(r) − 1 − r) / r²` leaves 1e-8.
+    `exp(x) = 2ⁿ · exp(r)` with `|r| ≤ ln 2 / 2`. There the polynomial, which Lawson's algorithm has fitted, has a
+    relative error of 1.05e-7: hardly more than the rounding of a float32. One constant for ln 2 is enough where
+    `n · ln 2` is not rounded before it is subtracted; processors without a fused `a·b + c` reach 1e-6 in 0…20.
     """
     bounded = minimum(x, like(x, _HIGHEST))
     shifted = multiply_add(bounded, like(x, _LOG2_E), like(x, _SHIFT))
     n = subtract(shifted, like(x, _SHIFT))
-    r = multiply_add(n, like(x, _LN2_LOW), multiply_add(n, like(x, _LN2_HIGH), bounded))
-    y = multiply_add(r, like(x, _C6), like(x, _C5))
-    y = multiply_add(r, y, like(x, _C4))
+    r = multiply_add(n, like(x, -_LN2), bounded)
+    y = multiply_add(r, like(x, _C5), like(x, _C4))
     y = multiply_add(r, y, like(x, _C3))
     y = multiply_add(r, y, like(x, _C2))
     y = multiply_add(r, y, like(x, _F(1.0)))
