@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,6 @@ from weakclip.store.jobs import Again, Steps, work_through
 from weakclip.store.keys import MORE_OUTPUT
 from weakclip.store.layout import CONFIDENCE, MASKS
 from weakclip.store.ranges import check_range
-from weakclip.store.threads import in_threads
-
-READERS = 2
-"""Threads that read images ahead of the network, each two: a network on a GPU takes less time than one reader."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +218,7 @@ def write_pseudo_masks(
 
 
 def work_on_masks(
-    steps: Steps[int, Any],
+    steps: Steps[int, Any, Any],
     dataset: ImageLabelDataset,
     folder: Path,
     settings: PseudoMaskSettings,
@@ -241,7 +237,7 @@ def work_on_masks(
     return work_through(
         range(len(dataset)),
         is_done=lambda index: all((folder / part / f"{names[index]}.png").is_file() for part in parts),
-        make=steps.make,
+        make=steps.made,
         finish=steps.finish,
         description=description,
         name_of=names.__getitem__,
@@ -258,7 +254,7 @@ def mask_steps(
     device: str | torch.device = "cpu",
     observe: MaskObserver | None = None,
     judge: RegionJudge | None = None,
-) -> Steps[int, tuple[Sample, np.ndarray, Judge | None]]:
+) -> Steps[int, tuple[Sample, list[Tensor]], tuple[Sample, np.ndarray, Judge | None]]:
     """From positions in a data set to the files of their images; arguments as for `write_pseudo_masks`."""
     assert (judge is None) == (settings.region_bank is None), "pseudo_masks.region_bank asks for a judge"
     proposals = None if settings.proposals is None else ProposalFiles(settings.proposals.files)
@@ -286,11 +282,11 @@ def mask_steps(
         sample = dataset[index]
         return sample, resized_images(sample.image, settings.inference, device=device)
 
-    def predicted(indices: Sequence[int]) -> Iterator[tuple[Sample, np.ndarray, Judge | None]]:
-        for sample, resized in in_threads(read, indices, threads=READERS):
+    def predicted(images: Iterable[tuple[Sample, list[Tensor]]]) -> Iterator[tuple[Sample, np.ndarray, Judge | None]]:
+        for sample, resized in images:
             classes, how = possible_classes(sample, settings), settings.inference
             (probs,) = predict_batch(network, [sample.image], how, device=device, classes=classes, resized=[resized])
             judged = None if judge is None else functools.partial(judge.judge, sample, judge.features(sample))
             yield sample, probs, judged
 
-    return Steps(predicted, finish)
+    return Steps(read, predicted, finish)

@@ -1,10 +1,12 @@
 """Ray Data as an engine: the work on many items streams through processes of one machine or of a cluster.
 
 Actors make what a network makes, each with a network of its own, loaded once; others do the rest and write the files.
-Ray holds the first back while the second are behind, starts more of those that are short, and does again what was lost
-with a process. Only numbers come back. All of them need the run's files under the same paths.
+Where the first sit on accelerators, tasks on the cores read the images for them; on cores they read for themselves,
+for images that are passed on cost the same cores more. Ray holds back those that are ahead, starts more of those that
+are short, and does again what was lost with a process. Only numbers come back. All of them need the run's files under
+the same paths.
 
-Source: `ray.data.Dataset.map_batches` with classes (actor pools), Ray 2.60.
+Source: `ray.data.Dataset.map_batches` with functions (tasks) and classes (actor pools), Ray 2.60.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import contextlib
 import importlib.util
 import logging
 import os
+import pickle
 import signal
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,9 +33,11 @@ from weakclip.store.outputs import url_open
 from weakclip.store.share import Share, sharing
 
 CHUNK = 64
-"""Items that an actor is given at once: what a lost process costs at most, beside those that wait for it."""
+"""Items that a process is given at once: what a lost one costs at most, beside those that wait for it."""
+TOGETHER = 8
+"""Items that stay together from a reading task to an actor, so that it can cut its batches from more than one."""
 CPUS = 0.75
-"""Cores that an actor asks for, or half of all where that is less: two cores get two actors, and no third one."""
+"""Cores that a process asks for, or its part of all where that is less: two cores get two actors, and no third one."""
 BLOCK = 2**24
 """Bytes that have been made before they are passed on to be finished."""
 PATIENCE = 3600.0
@@ -62,6 +67,32 @@ class _Worker(Share):
         return path.with_name(f"{path.stem}.{self.name}-of-ray{path.suffix}")
 
 
+def _settle(folder: str) -> None:
+    """What every process of Ray's does first."""
+    os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # as Ray limits the threads of torch
+    with contextlib.suppress(OSError):  # on another machine, where absolute paths are asked for
+        os.chdir(folder)
+
+
+@lru_cache(maxsize=1)
+def _reading(again: bytes, folder: str) -> Steps[Any, Any, Any]:
+    """The steps in a process that reads, made once for all of its tasks."""
+    _settle(folder)
+    return pickle.loads(again)("cpu")
+
+
+def _read(batch: dict[str, np.ndarray], again: bytes, folder: str) -> Iterator[dict[str, np.ndarray]]:
+    """A task: reads items, a row for some of them; the first error ends it."""
+    with sharing(_Worker()):
+        (items,) = (chunk.value for chunk in batch["item"])
+        try:
+            for first in range(0, len(items), TOGETHER):
+                read = [_reading(again, folder).read(item) for item in items[first : first + TOGETHER]]
+                yield {"read": _column(_Boxed(read))}
+        except Exception as error:
+            yield {"read": _column(_told(error))}
+
+
 class _Actor:
     """A process of one kind. The steps are made at the first item, so that an error of theirs is one of the work."""
 
@@ -70,26 +101,28 @@ class _Actor:
 
         self.again, self.device = again, device
         self.share = _Worker(name=ray.get_runtime_context().get_actor_id() or "")
-        os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # as Ray limits the threads of torch
-        with contextlib.suppress(OSError):  # on another machine, where absolute paths are asked for
-            os.chdir(folder)
+        _settle(folder)
 
     @cached_property
-    def steps(self) -> Steps[Any, Any]:
+    def steps(self) -> Steps[Any, Any, Any]:
         return self.again(self.device)
 
 
 class _Maker(_Actor):
-    """Makes what is to be finished, item by item."""
+    """Makes what is to be finished, item by item, from what has been read, or from items that it reads."""
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         with sharing(self.share):
-            for chunk in batch["item"]:
-                try:
-                    for made in self.steps.make(chunk.value):
-                        yield {"made": _column(_Boxed(made))}
-                except Exception as error:
-                    yield {"made": _column(_told(error))}
+            try:
+                for made in self._made(batch):
+                    yield {"made": _column(_Boxed(made))}
+            except Exception as error:
+                yield {"made": _column(_told(error))}
+
+    def _made(self, batch: dict[str, np.ndarray]) -> Iterable[Any]:
+        if "read" in batch:
+            return self.steps.make(_opened(batch["read"]))
+        return self.steps.made([item for chunk in batch["item"] for item in chunk.value])
 
 
 class _Finisher(_Actor):
@@ -107,6 +140,14 @@ class _Finisher(_Actor):
                 except Exception as found:
                     error = error or _told(found)
         return {"done": np.array([done]), "error": _column(_Boxed(error))}
+
+
+def _opened(rows: np.ndarray) -> Iterator[Any]:
+    """What was read, one at a time; an error is raised when its turn has come."""
+    for row in rows:
+        if isinstance(row, Exception):
+            raise row
+        yield from row.value
 
 
 def _column(value: object) -> np.ndarray:
@@ -194,27 +235,27 @@ def _stream(device: str, items: Sequence[Any], again: Again) -> Iterator[object]
     _set_up(DataContext.get_current())
     resources = ray.cluster_resources()
     accelerators = 0 if device == "cpu" else int(resources.get("GPU", 0))
-    cpus = min(CPUS, resources.get("CPU", 1) / 2)
+    cpus = min(CPUS, int(1000 * resources.get("CPU", 1) / (3 if accelerators else 2)) / 1000)
     chunks = [_Boxed(list(items[first : first + CHUNK])) for first in range(0, len(items), CHUNK)]
     makers = ActorPoolStrategy(min_size=1, initial_size=max(1, min(accelerators, len(chunks))))
     here, gpus = os.getcwd(), 1 if accelerators else None
-    rows = (
-        from_items(chunks, override_num_blocks=len(chunks))
-        .map_batches(
-            _Maker,
-            fn_constructor_args=(again, "auto" if accelerators else "cpu", here),
-            batch_size=1,
-            compute=makers,
-            num_cpus=cpus,
-            num_gpus=gpus,
-        )
-        .map_batches(
-            _Finisher,
-            fn_constructor_args=(again, "cpu", here),
-            batch_size=None,
-            compute=ActorPoolStrategy(min_size=1),
-            num_cpus=cpus,
-        )
+    rows = from_items(chunks, override_num_blocks=len(chunks))
+    if accelerators:
+        pickled = ray.cloudpickle.dumps(again)
+        rows = rows.map_batches(_read, fn_args=(pickled, here), batch_size=1, num_cpus=cpus)
+    rows = rows.map_batches(
+        _Maker,
+        fn_constructor_args=(again, "auto" if accelerators else "cpu", here),
+        batch_size=None,
+        compute=makers,
+        num_cpus=cpus,
+        num_gpus=gpus,
+    ).map_batches(
+        _Finisher,
+        fn_constructor_args=(again, "cpu", here),
+        batch_size=None,
+        compute=ActorPoolStrategy(min_size=1),
+        num_cpus=cpus,
     )
     batches: Any = iter(rows.iter_batches(batch_size=None, prefetch_batches=0))
     try:
