@@ -1,10 +1,9 @@
 """Ray Data as an engine: the work on many items streams through processes of one machine or of a cluster.
 
-Actors make what a network makes, each with a network of its own, loaded once; others do the rest and write the files.
-Where the first sit on accelerators, tasks on the cores read the images for them; on cores they read for themselves,
-for images that are passed on cost the same cores more. Ray holds back those that are ahead, starts more of those that
-are short, and does again what was lost with a process. Only numbers come back. All of them need the run's files under
-the same paths.
+Actors make what a network makes, each with a network of its own, loaded once; tasks on the cores do the rest and write
+the files. Where the actors sit on accelerators, other tasks read for them; on cores they read for themselves, as what
+is passed on costs the same cores more. Ray holds back those that are ahead, starts more of those that are short, and
+does again what was lost with a process. Only numbers come back. All of them need the run's files under the same paths.
 
 Source: `ray.data.Dataset.map_batches` with functions (tasks) and classes (actor pools), Ray 2.60.
 """
@@ -18,9 +17,9 @@ import os
 import pickle
 import signal
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,7 +36,7 @@ CHUNK = 64
 TOGETHER = 8
 """Items that stay together from a reading task to an actor, so that it can cut its batches from more than one."""
 CPUS = 0.75
-"""Cores that a process asks for, or its part of all where that is less: two cores get two actors, and no third one."""
+"""Cores that a process asks for, or its part of all where that is less: two cores get an actor and a task."""
 BLOCK = 2**24
 """Bytes that have been made before they are passed on to be finished."""
 PATIENCE = 3600.0
@@ -67,79 +66,66 @@ class _Worker(Share):
         return path.with_name(f"{path.stem}.{self.name}-of-ray{path.suffix}")
 
 
-def _settle(folder: str) -> None:
-    """What every process of Ray's does first."""
+@lru_cache(maxsize=1)
+def _steps(again: bytes, device: str, folder: str) -> Steps[Any, Any, Any]:
+    """The steps in this process, made at its first item: an error of theirs is one of the work."""
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # as Ray limits the threads of torch
     with contextlib.suppress(OSError):  # on another machine, where absolute paths are asked for
         os.chdir(folder)
+    return pickle.loads(again)(device)
 
 
-@lru_cache(maxsize=1)
-def _reading(again: bytes, folder: str) -> Steps[Any, Any, Any]:
-    """The steps in a process that reads, made once for all of its tasks."""
-    _settle(folder)
-    return pickle.loads(again)("cpu")
+def _share() -> _Worker:
+    import ray
+
+    return _Worker(name=ray.get_runtime_context().get_worker_id())
 
 
 def _read(batch: dict[str, np.ndarray], again: bytes, folder: str) -> Iterator[dict[str, np.ndarray]]:
     """A task: reads items, a row for some of them; the first error ends it."""
-    with sharing(_Worker()):
-        (items,) = (chunk.value for chunk in batch["item"])
+    items = _items(batch)
+    with sharing(_share()):
         try:
             for first in range(0, len(items), TOGETHER):
-                read = [_reading(again, folder).read(item) for item in items[first : first + TOGETHER]]
+                read = [_steps(again, "cpu", folder).read(item) for item in items[first : first + TOGETHER]]
                 yield {"read": _column(_Boxed(read))}
         except Exception as error:
             yield {"read": _column(_told(error))}
 
 
-class _Actor:
-    """A process of one kind. The steps are made at the first item, so that an error of theirs is one of the work."""
+class _Maker:
+    """An actor: makes what is to be finished, item by item, from what has been read or from items that it reads."""
 
-    def __init__(self, again: Again, device: str, folder: str) -> None:
-        import ray
-
-        self.again, self.device = again, device
-        self.share = _Worker(name=ray.get_runtime_context().get_actor_id() or "")
-        _settle(folder)
-
-    @cached_property
-    def steps(self) -> Steps[Any, Any, Any]:
-        return self.again(self.device)
-
-
-class _Maker(_Actor):
-    """Makes what is to be finished, item by item, from what has been read, or from items that it reads."""
+    def __init__(self, again: bytes, device: str, folder: str) -> None:
+        self.how = again, device, folder
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        with sharing(self.share):
+        with sharing(_share()):
             try:
-                for made in self._made(batch):
+                steps = _steps(*self.how)
+                for made in steps.make(_opened(batch["read"])) if "read" in batch else steps.made(_items(batch)):
                     yield {"made": _column(_Boxed(made))}
             except Exception as error:
                 yield {"made": _column(_told(error))}
 
-    def _made(self, batch: dict[str, np.ndarray]) -> Iterable[Any]:
-        if "read" in batch:
-            return self.steps.make(_opened(batch["read"]))
-        return self.steps.made([item for chunk in batch["item"] for item in chunk.value])
+
+def _finish(batch: dict[str, np.ndarray], again: bytes, folder: str) -> dict[str, np.ndarray]:
+    """A task: finishes items; a row says how many, and the error that ended the work on one."""
+    done, error = 0, None
+    with sharing(_share()):
+        for made in batch["made"]:
+            try:
+                if isinstance(made, Exception):
+                    raise made
+                _steps(again, "cpu", folder).finish(made.value)
+                done += 1
+            except Exception as found:
+                error = error or _told(found)
+    return {"done": np.array([done]), "error": _column(_Boxed(error))}
 
 
-class _Finisher(_Actor):
-    """Finishes items; a row says how many, and the error that ended the work on one."""
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        done, error = 0, None
-        with sharing(self.share):
-            for made in batch["made"]:
-                try:
-                    if isinstance(made, Exception):
-                        raise made
-                    self.steps.finish(made.value)
-                    done += 1
-                except Exception as found:
-                    error = error or _told(found)
-        return {"done": np.array([done]), "error": _column(_Boxed(error))}
+def _items(batch: dict[str, np.ndarray]) -> list[Any]:
+    return [item for chunk in batch["item"] for item in chunk.value]
 
 
 def _opened(rows: np.ndarray) -> Iterator[Any]:
@@ -233,30 +219,24 @@ def _stream(device: str, items: Sequence[Any], again: Again) -> Iterator[object]
             f"--engine ray: {url_open()}: a cluster writes to a folder that its machines share; give that"
         )
     _set_up(DataContext.get_current())
-    resources = ray.cluster_resources()
+    resources, own = ray.cluster_resources(), ray.cloudpickle.dumps(again)
     accelerators = 0 if device == "cpu" else int(resources.get("GPU", 0))
-    cpus = min(CPUS, int(1000 * resources.get("CPU", 1) / (3 if accelerators else 2)) / 1000)
+    cores, here = resources.get("CPU", 1), os.getcwd()
+    cpus = min(CPUS, int(1000 * cores / (3 if accelerators else 2)) / 1000)
     chunks = [_Boxed(list(items[first : first + CHUNK])) for first in range(0, len(items), CHUNK)]
-    makers = ActorPoolStrategy(min_size=1, initial_size=max(1, min(accelerators, len(chunks))))
-    here, gpus = os.getcwd(), 1 if accelerators else None
+    most = max(1, int(cores / cpus) - (2 if accelerators else 1))
+    begin = max(1, min(accelerators, len(chunks), most))
     rows = from_items(chunks, override_num_blocks=len(chunks))
     if accelerators:
-        pickled = ray.cloudpickle.dumps(again)
-        rows = rows.map_batches(_read, fn_args=(pickled, here), batch_size=1, num_cpus=cpus)
+        rows = rows.map_batches(_read, fn_args=(own, here), batch_size=1, num_cpus=cpus)
     rows = rows.map_batches(
         _Maker,
-        fn_constructor_args=(again, "auto" if accelerators else "cpu", here),
+        fn_constructor_args=(own, "auto" if accelerators else "cpu", here),
         batch_size=None,
-        compute=makers,
+        compute=ActorPoolStrategy(min_size=1, max_size=most, initial_size=begin),
         num_cpus=cpus,
-        num_gpus=gpus,
-    ).map_batches(
-        _Finisher,
-        fn_constructor_args=(again, "cpu", here),
-        batch_size=None,
-        compute=ActorPoolStrategy(min_size=1),
-        num_cpus=cpus,
-    )
+        num_gpus=1 if accelerators else None,
+    ).map_batches(_finish, fn_args=(own, here), batch_size=None, num_cpus=cpus)
     batches: Any = iter(rows.iter_batches(batch_size=None, prefetch_batches=0))
     try:
         with contextlib.closing(batches):
