@@ -34,7 +34,7 @@ from weakclip.store.share import Share, sharing
 CHUNK = 64
 """Items that a process is given at once: what a lost one costs at most, beside those that wait for it."""
 TOGETHER = 8
-"""Items that stay together from a reading task to an actor, so that it can cut its batches from more than one."""
+"""Items that a reading task passes on at once, and an actor cuts its batches from."""
 CPUS = 0.75
 """Cores that a process asks for, or its part of all where that is less: two cores get an actor and a task."""
 BLOCK = 2**24
@@ -94,7 +94,7 @@ def _read(batch: dict[str, np.ndarray], again: bytes, folder: str) -> Iterator[d
 
 
 class _Maker:
-    """An actor: makes what is to be finished, item by item, from what has been read or from items that it reads."""
+    """An actor: makes what is to be finished, one by one, of what has been read or of items that it reads itself."""
 
     def __init__(self, again: bytes, device: str, folder: str) -> None:
         self.how = again, device, folder
@@ -232,7 +232,7 @@ def _stream(device: str, items: Sequence[Any], again: Again) -> Iterator[object]
     rows = rows.map_batches(
         _Maker,
         fn_constructor_args=(own, "auto" if accelerators else "cpu", here),
-        batch_size=None,
+        batch_size=1,
         compute=ActorPoolStrategy(min_size=1, max_size=most, initial_size=begin),
         num_cpus=cpus,
         num_gpus=1 if accelerators else None,
