@@ -45,6 +45,9 @@ def _draw(dataset: ImageLabelDataset, folder: Path, source: str, device: str) ->
     def path_of(index: int) -> Path:
         return folder / f"{dataset.names[index]}.json"
 
+    def read(index: int) -> tuple[int, np.ndarray]:
+        return index, whole_image(dataset, index)
+
     def drawn(images: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[int, list[np.ndarray]]]:
         network = load_proposal_network(source, device=device)
         return ((index, network.regions(image)) for index, image in images)
@@ -52,7 +55,7 @@ def _draw(dataset: ImageLabelDataset, folder: Path, source: str, device: str) ->
     def write(found: tuple[int, list[np.ndarray]]) -> None:
         write_regions(path_of(found[0]), found[1])
 
-    steps = Steps(lambda index: (index, whole_image(dataset, index)), drawn, write)
+    steps = Steps(read, drawn, write)
     work_through(
         range(len(dataset)),
         is_done=lambda index: path_of(index).is_file(),

@@ -48,6 +48,9 @@ def region_judge(
     dataset, features = context.train, _features(context, settings)
     paths = [folder / REGIONS / f"{name}.npy" for name in dataset.names]
 
+    def read(index: int) -> tuple[int, Sample]:
+        return index, dataset[index]
+
     def described(images: Iterable[tuple[int, Sample]]) -> Iterator[tuple[int, np.ndarray]]:
         return ((index, features(sample)) for index, sample in images)
 
@@ -56,7 +59,7 @@ def region_judge(
         with atomic_write(paths[made[0]]) as file:
             np.save(file, np.column_stack([regions.classes.astype(np.float32), regions.vectors]))
 
-    steps = Steps(lambda index: (index, dataset[index]), described, finish)
+    steps = Steps(read, described, finish)
     with current().as_one():  # every mask asks the regions of all images
         work_through(
             range(len(dataset)),

@@ -87,7 +87,9 @@ def seed_steps(context: RunContext, view: SeedsView, folder: Path) -> Steps[int,
             maker()  # also without images left: trainings are done by all processes together
         for batch in _batches(dataset, images, lambda: 1 if drawn else maker().batch_size):
             by_hand = all(sample.name in verified for sample, wanted in batch if wanted)
-            rest = [None] * len(batch) if by_hand else maker().masks([sample for sample, _ in batch])
+            rest: Iterable[Callable[[], SeedMasks] | None] = itertools.repeat(None, len(batch))
+            if not by_hand:
+                rest = maker().masks([sample for sample, _ in batch])
             for (sample, wanted), masks_of in zip(batch, rest, strict=True):
                 if wanted:
                     yield sample, None if sample.name in verified else masks_of
