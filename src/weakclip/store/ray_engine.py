@@ -14,7 +14,6 @@ import contextlib
 import importlib.util
 import logging
 import os
-import pickle
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
@@ -67,12 +66,20 @@ class _Worker(Share):
 
 
 @lru_cache(maxsize=1)
-def _steps(again: bytes, device: str, folder: str) -> Steps[Any, Any, Any]:
-    """The steps in this process, made at its first item: an error of theirs is one of the work."""
+def _steps(again: _Boxed, device: str, folder: str) -> Steps[Any, Any, Any]:
+    """The steps in this process, made at its first item: an error of theirs is one of the work.
+
+    Args:
+        again: a reference to what makes them, which may be large, and is fetched once.
+        device: of the process.
+        folder: where the command runs.
+    """
+    import ray
+
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # as Ray limits the threads of torch
     with contextlib.suppress(OSError):  # on another machine, where absolute paths are asked for
         os.chdir(folder)
-    return pickle.loads(again)(device)
+    return ray.get(again.value)(device)
 
 
 def _share() -> _Worker:
@@ -81,7 +88,7 @@ def _share() -> _Worker:
     return _Worker(name=ray.get_runtime_context().get_worker_id())
 
 
-def _read(batch: dict[str, np.ndarray], again: bytes, folder: str) -> Iterator[dict[str, np.ndarray]]:
+def _read(batch: dict[str, np.ndarray], again: _Boxed, folder: str) -> Iterator[dict[str, np.ndarray]]:
     """A task: reads items, a row for some of them; the first error ends it."""
     items = _items(batch)
     with sharing(_share()):
@@ -96,7 +103,7 @@ def _read(batch: dict[str, np.ndarray], again: bytes, folder: str) -> Iterator[d
 class _Maker:
     """An actor: makes what is to be finished, one by one, of what has been read or of items that it reads itself."""
 
-    def __init__(self, again: bytes, device: str, folder: str) -> None:
+    def __init__(self, again: _Boxed, device: str, folder: str) -> None:
         self.how = again, device, folder
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
@@ -109,7 +116,7 @@ class _Maker:
                 yield {"made": _column(_told(error))}
 
 
-def _finish(batch: dict[str, np.ndarray], again: bytes, folder: str) -> dict[str, np.ndarray]:
+def _finish(batch: dict[str, np.ndarray], again: _Boxed, folder: str) -> dict[str, np.ndarray]:
     """A task: finishes items; a row says how many, and the error that ended the work on one."""
     done, error = 0, None
     with sharing(_share()):
@@ -129,7 +136,7 @@ def _items(batch: dict[str, np.ndarray]) -> list[Any]:
 
 
 def _opened(rows: np.ndarray) -> Iterator[Any]:
-    """What was read, one at a time; an error is raised when its turn has come."""
+    """The items that were read, one at a time; an error is raised when its turn has come."""
     for row in rows:
         if isinstance(row, Exception):
             raise row
@@ -219,7 +226,7 @@ def _stream(device: str, items: Sequence[Any], again: Again) -> Iterator[object]
             f"--engine ray: {url_open()}: a cluster writes to a folder that its machines share; give that"
         )
     _set_up(DataContext.get_current())
-    resources, own = ray.cluster_resources(), ray.cloudpickle.dumps(again)
+    resources, own = ray.cluster_resources(), _Boxed(ray.put(again))
     accelerators = 0 if device == "cpu" else int(resources.get("GPU", 0))
     cores, here = resources.get("CPU", 1), os.getcwd()
     cpus = min(CPUS, int(1000 * cores / (3 if accelerators else 2)) / 1000)
