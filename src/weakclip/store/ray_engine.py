@@ -233,7 +233,7 @@ def _stream(device: str, items: Sequence[Any], again: Again) -> Iterator[object]
     chunks = [_Boxed(list(items[first : first + CHUNK])) for first in range(0, len(items), CHUNK)]
     most = max(1, int(cores / cpus) - (2 if accelerators else 1))
     begin = max(1, min(accelerators, len(chunks), most))
-    rows = from_items(chunks, override_num_blocks=len(chunks))
+    rows: Any = from_items(chunks, override_num_blocks=len(chunks))
     if accelerators:
         rows = rows.map_batches(_read, fn_args=(own, here), batch_size=1, num_cpus=cpus)
     rows = rows.map_batches(
