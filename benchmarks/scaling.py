@@ -1,10 +1,10 @@
-"""How much faster two processes are than one, each on a core of its own, and how near `weakclip plan` comes to both.
+"""How much faster two and four processes are than one, and how near `weakclip plan` comes to each.
 
     python benchmarks/scaling.py --out runs/scaling
 
-The demo, shortened, is run by one process on one core and by two on two cores, in turn, each time in a new folder. The
-seconds of a stage are those of the run's manifest. The rates for the plan are measured first, on one core. Where this
-program may use one core only, the plan is held against one process.
+The demo, shortened, is run by one process on one core, by two on two cores and by four on four cores, or on as many as
+this program may use, in turn, each time in a new folder. The seconds of a stage are those of the run's manifest. The
+rates for the plan are measured first, on one core. Where there is one core only, the plan is held against one process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from weakclip.store.files import write_json
 from weakclip.study.cost import machine
 
 STAGES = ("seeds", "train", "pseudo_masks", "evaluate")
-COUNTS = (1, 2)
+COUNTS = (1, 2, 4)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,14 +41,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     for setting in (*(f"{key}={value}" for key, value in sizes.items()), *arguments.set):
         words += ["--set", setting]
     cores = sorted(os.sched_getaffinity(0))
-    counts = [count for count in COUNTS if count <= len(cores)]
+    counts = COUNTS if len(cores) > 1 else COUNTS[:1]
     rates = ["--rates", str(arguments.out / "rates.json")]
     arguments.out.mkdir(parents=True, exist_ok=True)
     weakclip(cores[-1:], "plan", *words, *rates, "--measure")
-    planned = {
-        count: seconds_of(json.loads(weakclip(cores[-1:], "plan", *words, *rates, "--gpus", str(count), "--json")))
-        for count in counts
-    }
+    planned = dict[int, dict[str, float]]()
+    for count in counts:
+        means = ["--gpus", str(count), "--cores", str(min(count, len(cores)) / count)]
+        planned[count] = seconds_of(json.loads(weakclip(cores[-1:], "plan", *words, *rates, *means, "--json")))
     measured: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
     for _ in range(arguments.pairs):
         for count in counts:
@@ -81,7 +81,7 @@ def seconds_of(plan: dict[str, Any]) -> dict[str, float]:
 def rows(
     measured: dict[int, list[dict[str, float]]], planned: dict[int, dict[str, float]]
 ) -> list[dict[str, str | float]]:
-    """Of each stage, the median of the pairs' ratios, and medians of seconds beside what the plan says."""
+    """Of each stage, medians of seconds beside what the plan says, and the median of the ratios to one process."""
     found = []
     for stage in STAGES:
         row: dict[str, str | float] = {"stage": stage}
@@ -90,23 +90,23 @@ def rows(
                 seconds, plan = median(each[stage] for each in runs), planned[count][stage]
                 row |= {f"seconds_{count}": round(seconds, 2), f"planned_{count}": round(plan, 2)}
                 row[f"error_{count}"] = round(100 * (plan / seconds - 1), 1)
-        if len(measured) > 1 and measured[COUNTS[-1]]:
-            row["speedup"] = round(
-                median(one[stage] / two[stage] for one, two in zip(*measured.values(), strict=False)), 2
-            )
+                pairs = zip(measured[1], runs, strict=False)
+                row[f"speedup_{count}"] = round(median(one[stage] / more[stage] for one, more in pairs), 2)
         found.append(row)
     return found
 
 
 def table(rows: Sequence[dict[str, str | float]]) -> str:
     counts = [count for count in COUNTS if f"seconds_{count}" in rows[0]]
-    heads = ["stage", *(head for count in counts for head in (f"{count} process(es), s", "plan, s")), "times faster"]
+    heads = ["stage", *(head for count in counts for head in (f"{count} process(es), s", "planned"))]
+    heads += [f"times faster with {count}" for count in counts[1:]]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
         cells = [row["stage"]]
         for count in counts:
             cells += [row[f"seconds_{count}"], f"{row[f'planned_{count}']} ({row[f'error_{count}']:+} %)"]
-        lines.append(f"| {' | '.join(map(str, [*cells, row.get('speedup', '–')]))} |")
+        cells += [row[f"speedup_{count}"] for count in counts[1:]]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 

@@ -1,4 +1,7 @@
-"""Ray Data as an engine, on a cluster of two CPUs in processes of this machine: the files of one process."""
+"""Ray Data as an engine, on a cluster of two CPUs in processes of this machine: the files of one process.
+
+The cluster is told of an accelerator that is not there: makers on "auto" take it, and compute on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +43,7 @@ def cluster() -> Iterator[None]:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         cloudpickle.register_pickle_by_value(sys.modules[__name__])
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        ray.init("local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
         yield
         ray.shutdown()
 
@@ -49,8 +52,9 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def numbers_in(folder: Path, deadly: Collection[int], device: str) -> Steps[int, int]:
-    """Work whose result is a file a number; -1 cannot be made. A process dies of a deadly number, the first time."""
+def numbers_in(folder: Path, deadly: Collection[int], device: str) -> Steps[int, Any, Any]:
+    """Work whose result is a file a number, which names the processes; -1 cannot be read. A process dies of a
+    deadly number, the first time."""
 
     def meet(number: int, kind: str) -> None:
         met = folder / f"met-{number}-{kind}"
@@ -58,28 +62,33 @@ def numbers_in(folder: Path, deadly: Collection[int], device: str) -> Steps[int,
             met.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def make(numbers: Sequence[int]) -> Iterator[int]:
-        for number in numbers:
-            meet(number, "make")
-            if number < 0:
-                raise BrokenFileError(f"{number}: below 0")
-            yield number
+    def read(number: int) -> tuple[int, str]:
+        meet(number, "read")
+        if number == -1:
+            raise BrokenFileError(f"{number}: below 0")
+        return number, str(os.getpid())
 
-    def finish(number: int) -> None:
+    def make(numbers: Iterable[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+        for number, reader in numbers:
+            meet(number, "make")
+            yield number, [reader, str(os.getpid()), device]
+
+    def finish(made: tuple[int, list[str]]) -> None:
+        number, words = made
         meet(number, "finish")
         with atomic_write(folder / f"{number}.txt", "w") as file:
-            file.write(device)
+            file.write(" ".join([*words, str(os.getpid())]))
 
-    return Steps(make, finish)
+    return Steps(read, make, finish)
 
 
 def work_on(numbers: Sequence[int], folder: Path, deadly: Collection[int] = ()) -> int:
     steps = numbers_in(folder, (), "here")
-    with on_ray("cpu"):
+    with on_ray("auto"):
         return work_through(
             numbers,
             is_done=lambda number: (folder / f"{number}.txt").is_file(),
-            make=steps.make,
+            make=steps.made,
             finish=steps.finish,
             description="numbers",
             again=partial(numbers_in, folder, deadly),
@@ -90,13 +99,15 @@ def work_on(numbers: Sequence[int], folder: Path, deadly: Collection[int] = ()) 
 def test_a_killed_process_costs_a_retry_and_what_is_done_stays(tmp_path: Path) -> None:
     kept = tmp_path / "5.txt"
     kept.write_text("of an earlier call")
-    assert work_on(range(200), tmp_path, deadly=(5, 70)) == 199
-    assert {path.name for path in tmp_path.glob("met-*")} == {"met-70-make", "met-70-finish"}
+    assert work_on(range(100), tmp_path, deadly=(5, 70)) == 99
+    assert {path.name for path in tmp_path.glob("met-*")} == {f"met-70-{part}" for part in ("read", "make", "finish")}
     assert kept.read_text() == "of an earlier call"
-    assert [(tmp_path / f"{number}.txt").read_text() for number in (0, 70, 199)] == ["cpu"] * 3
-    assert len(list(tmp_path.glob("*.txt"))) == 200
+    assert len(list(tmp_path.glob("*.txt"))) == 100
+    for number in (0, 70, 99):
+        reader, maker, device, finisher = (tmp_path / f"{number}.txt").read_text().split()
+        assert device == "auto" and maker not in (reader, finisher)
     with pytest.raises(BrokenFileError, match=r"^-1: below 0$"):
-        work_on([*range(200), -1], tmp_path)
+        work_on([*range(100), -1], tmp_path)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -117,7 +128,7 @@ def test_stages_end_with_the_files_of_one_process(
     for path in (*sorted(parts[0].iterdir())[1:], *parts[2:]):
         path.unlink()
     shutil.rmtree(parts[1])
-    assert call("pseudo-masks", config_file, "--out", out, "--engine", "ray") == 0
+    assert call("pseudo-masks", config_file, "--out", out, "--engine", "ray", "--set", "device=auto") == 0
     assert kept.stat().st_mtime_ns == before
     for part in ("masks", "strips"):
         assert files(out / "3_pseudo_masks" / part) == files(ran / "3_pseudo_masks" / part)

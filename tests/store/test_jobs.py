@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from weakclip.errors import ConfigError, RunError
+from weakclip.errors import BrokenFileError, ConfigError, RunError
 from weakclip.store.files import atomic_write
-from weakclip.store.jobs import work_through
+from weakclip.store.jobs import Steps, work_through
 from weakclip.store.lines import LineLog, read_lines
 from weakclip.store.share import Merge, Shard, sharing
 
@@ -137,6 +137,27 @@ def test_making_is_in_the_calling_thread_and_never_far_ahead(tmp_path: Path) -> 
     many = [str(number) for number in range(500)]
     assert work_through(many, is_done=lambda _: False, make=make, finish=finish, description="many") == 500
     assert most < 100
+
+
+def test_threads_read_ahead_and_an_error_waits_for_its_turn() -> None:
+    here, readers, made, finished = threading.get_ident(), set[int](), list[int](), list[int]()
+
+    def read(number: int) -> int:
+        readers.add(threading.get_ident())
+        if number == 7:
+            raise BrokenFileError("torn")
+        return number
+
+    def make(numbers: Iterable[int]) -> Iterator[int]:
+        for number in numbers:
+            assert threading.get_ident() == here
+            made.append(number)
+            yield number
+
+    steps = Steps(read, make, finished.append)
+    with pytest.raises(BrokenFileError, match="torn"):
+        work_through(range(20), is_done=lambda _: False, make=steps.made, finish=steps.finish, description="numbers")
+    assert made == sorted(finished) == list(range(7)) and here not in readers
 
 
 def test_lines_are_ordered_in_the_end_and_the_last_of_two_counts(tmp_path: Path) -> None:

@@ -178,7 +178,9 @@ def plan(
     *,
     images: Annotated[float | None, typer.Option(min=1, help="Training images, as 1e9; else the data set's.")] = None,
     gpus: Annotated[int, typer.Option(min=1, help="Devices; of rates of a CPU, processes.")] = 1,
-    cores: Annotated[int | None, typer.Option(min=1, help="Cores of each; else those that were measured with.")] = None,
+    cores: Annotated[
+        float | None, typer.Option(help="Cores of each, 0.5 where two share one; else those that were measured with.")
+    ] = None,
     rates: Annotated[Path, typer.Option(help="The file of rates.")] = Path("rates.json"),
     measure: Annotated[bool, typer.Option("--measure", help="Measure the rates here first, and write them.")] = False,
     set_: Set = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,9 @@ from weakclip.inference.saliency import SaliencyMaps
 from weakclip.inference.windows import LogitsFunction, OutOfMemoryRetry, predict_batch, resized_images
 from weakclip.store.jobs import Again, Steps, work_through
 from weakclip.store.layout import CONFIDENCE, MASKS
-from weakclip.store.threads import in_threads
 from weakclip.store.untrusted_text import some
 
 logger = logging.getLogger("weakclip")
-
-READERS = 2
-"""Threads that read images ahead of the network, each two: a network on a GPU takes less time than one reader."""
-
 
 MaskObserver = Callable[[Sample, RefinedMask], None]
 """Told of every mask before it is written, from several threads."""
@@ -96,7 +91,7 @@ def images_without(settings: PseudoMaskSettings, names: Sequence[str]) -> list[s
 
 
 def work_on_masks(
-    steps: Steps[int, Any],
+    steps: Steps[int, Any, Any],
     dataset: ImageLabelDataset,
     folder: Path,
     settings: PseudoMaskSettings,
@@ -113,7 +108,7 @@ def work_on_masks(
     return work_through(
         range(len(dataset)),
         is_done=lambda index: all((folder / part / f"{names[index]}.png").is_file() for part in parts),
-        make=steps.make,
+        make=steps.made,
         finish=steps.finish,
         description=description,
         name_of=names.__getitem__,
@@ -130,7 +125,7 @@ def mask_steps(
     device: str | torch.device = "cpu",
     observe: MaskObserver | None = None,
     judge: RegionJudge | None = None,
-) -> Steps[int, tuple[Sample, np.ndarray, Judge | None]]:
+) -> Steps[int, tuple[Sample, list[Tensor]], tuple[Sample, np.ndarray, Judge | None]]:
     """From positions in a data set to the files of their images; arguments as for `write_pseudo_masks`."""
     assert (judge is None) == (settings.region_bank is None), "pseudo_masks.region_bank asks for a judge"
     proposals = None if settings.proposals is None else ProposalFiles(settings.proposals.files)
@@ -158,11 +153,11 @@ def mask_steps(
         sample = dataset[index]
         return sample, resized_images(sample.image, settings.inference, device=device)
 
-    def predicted(indices: Sequence[int]) -> Iterator[tuple[Sample, np.ndarray, Judge | None]]:
-        for sample, resized in in_threads(read, indices, threads=READERS):
+    def predicted(images: Iterable[tuple[Sample, list[Tensor]]]) -> Iterator[tuple[Sample, np.ndarray, Judge | None]]:
+        for sample, resized in images:
             classes, how = possible_classes(sample, settings), settings.inference
             (probs,) = predict_batch(network, [sample.image], how, device=device, classes=classes, resized=[resized])
             judged = None if judge is None else functools.partial(judge.judge, sample, judge.features(sample))
             yield sample, probs, judged
 
-    return Steps(predicted, finish)
+    return Steps(read, predicted, finish)

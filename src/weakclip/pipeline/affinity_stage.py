@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from weakclip.config import CAMSeeds
@@ -14,7 +14,7 @@ from weakclip.seeds import AffinityRefiner, SeedMasks, SeedMethod, affinity_labe
 from weakclip.seeds.affinitynet.storage import load_affinitynet
 from weakclip.seeds.affinitynet.train import WEIGHTS_FILE, AffinitySettings, train_affinity
 from weakclip.seeds.cam_files import read_cam, write_cam
-from weakclip.store.jobs import work_through
+from weakclip.store.jobs import Steps, work_through
 from weakclip.store.share import current
 
 CAMS, LABELS, AFFINITYNET = "cams", "affinity_labels", "affinitynet"
@@ -58,10 +58,9 @@ def _write_labels(
     in nothing."""
     dataset = context.train
 
-    def mapped(left: Sequence[int]) -> Iterator[Sample]:
+    def mapped(samples: Iterable[Sample]) -> Iterator[Sample]:
         method = make_method()  # also without images left: a training is done by all processes together
-        for index in left:
-            sample = dataset[index]
+        for sample in samples:
             path = folder / CAMS / f"{sample.name}.png"
             if sample.labels and not path.is_file():
                 write_cam(path, sample, method.cam(sample))
@@ -71,10 +70,11 @@ def _write_labels(
         label = affinity_label(sample, read_cam(folder / CAMS / f"{sample.name}.png", sample), settings.labels)
         write_mask(folder / LABELS / f"{sample.name}.png", label, dataset.class_set.palette)
 
+    steps = Steps(dataset.__getitem__, mapped, finish)
     work_through(
         range(len(dataset)),
         is_done=lambda index: (folder / LABELS / f"{dataset.names[index]}.png").is_file(),
-        make=mapped,
-        finish=finish,
+        make=steps.made,
+        finish=steps.finish,
         description="class activation maps",
     )

@@ -79,7 +79,7 @@ class RunContext:
         config = dataclasses.replace(self.config, device=device)
         return RunContext(config, self.out, given=self.given, trusted=self.trusted)
 
-    def again(self, steps: Callable[[RunContext, Any, Path], Steps[Any, Any]], view: Any, folder: Path) -> Again:
+    def again(self, steps: Callable[[RunContext, Any, Path], Steps[Any, Any, Any]], view: Any, folder: Path) -> Again:
         """The steps of a stage as another process makes them, for `work_through`."""
         return functools.partial(_steps_on, self.on(self.config.device), steps, view, folder)
 
@@ -245,8 +245,12 @@ class RunContext:
 
 
 def _steps_on(
-    context: RunContext, steps: Callable[[RunContext, Any, Path], Steps[Any, Any]], view: Any, folder: Path, device: str
-) -> Steps[Any, Any]:
+    context: RunContext,
+    steps: Callable[[RunContext, Any, Path], Steps[Any, Any, Any]],
+    view: Any,
+    folder: Path,
+    device: str,
+) -> Steps[Any, Any, Any]:
     return steps(context.on(device), view, folder)
 
 

@@ -62,7 +62,7 @@ def make_pseudo_masks(context: RunContext, view: MasksView, folder: Path) -> Non
     current().once(close)
 
 
-def _mask_steps(context: RunContext, view: MasksView, folder: Path) -> Steps[Any, Any]:
+def _mask_steps(context: RunContext, view: MasksView, folder: Path) -> Steps[Any, Any, Any]:
     """The work of `make_pseudo_masks` on an image, in any process."""
     settings, seeds = view.pseudo_masks, context.folder("seeds") / SEED_MASKS
     return mask_steps(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from weakclip.inference.pseudo_masks import PseudoMaskSettings
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import digest_of
 from weakclip.store.files import write_text
-from weakclip.store.jobs import work_through
+from weakclip.store.jobs import Steps, work_through
 
 FOLDER = "proposals"
 """In a run folder: for each network and state of the images a folder of `NAME.json`."""
@@ -45,22 +45,34 @@ def _draw(dataset: ImageLabelDataset, folder: Path, source: str, device: str) ->
     def path_of(index: int) -> Path:
         return folder / f"{dataset.names[index]}.json"
 
-    def drawn(indices: Sequence[int]) -> Iterator[tuple[int, list[np.ndarray]]]:
+    def read(index: int) -> tuple[int, np.ndarray]:
+        return index, whole_image(dataset, index)
+
+    def drawn(images: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[int, list[np.ndarray]]]:
         network = load_proposal_network(source, device=device)
-        for index in indices:
-            file = dataset.image_file(index)
-            yield index, network.regions(dataset.image(index) if file is None else read_rgb(file))
+        return ((index, network.regions(image)) for index, image in images)
 
     def write(found: tuple[int, list[np.ndarray]]) -> None:
-        index, regions = found
-        entries = [{"size": [*each.shape], "counts": pack_runs(encode_runs(each))} for each in regions]
-        write_text(path_of(index), json.dumps([{"segmentation": each} for each in entries]))
+        write_regions(path_of(found[0]), found[1])
 
+    steps = Steps(read, drawn, write)
     work_through(
         range(len(dataset)),
         is_done=lambda index: path_of(index).is_file(),
-        make=drawn,
-        finish=write,
+        make=steps.made,
+        finish=steps.finish,
         description="proposals",
         name_of=lambda index: dataset.names[index],
     )
+
+
+def whole_image(dataset: ImageLabelDataset, index: int) -> np.ndarray:
+    """The image that proposals are drawn on, `(H, W, 3)` uint8, of its file's size."""
+    file = dataset.image_file(index)
+    return dataset.image(index) if file is None else read_rgb(file)
+
+
+def write_regions(path: Path, regions: Sequence[np.ndarray]) -> None:
+    """Write the regions of an image, `(H, W)` bool each."""
+    entries = [{"size": [*each.shape], "counts": pack_runs(encode_runs(each))} for each in regions]
+    write_text(path, json.dumps([{"segmentation": each} for each in entries]))

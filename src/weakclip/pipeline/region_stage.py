@@ -6,7 +6,7 @@ sure, so that a mask depends on no other mask, and shards and a stopped run end 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from weakclip.pipeline.context import RunContext
 from weakclip.seeds.refinement import image_tensor
 from weakclip.seeds.second_encoder import load_second_encoder
 from weakclip.store.files import atomic_write
-from weakclip.store.jobs import work_through
+from weakclip.store.jobs import Steps, work_through
 from weakclip.store.share import current
 from weakclip.store.untrusted_npy import read_npy
 
@@ -48,20 +48,24 @@ def region_judge(
     dataset, features = context.train, _features(context, settings)
     paths = [folder / REGIONS / f"{name}.npy" for name in dataset.names]
 
-    def described(left: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        return ((index, features(dataset[index])) for index in left)
+    def read(index: int) -> tuple[int, Sample]:
+        return index, dataset[index]
+
+    def described(images: Iterable[tuple[int, Sample]]) -> Iterator[tuple[int, np.ndarray]]:
+        return ((index, features(sample)) for index, sample in images)
 
     def finish(made: tuple[int, np.ndarray]) -> None:
         regions = pool_regions(read_mask(seeds / f"{dataset.names[made[0]]}.png"), made[1])
         with atomic_write(paths[made[0]]) as file:
             np.save(file, np.column_stack([regions.classes.astype(np.float32), regions.vectors]))
 
+    steps = Steps(read, described, finish)
     with current().as_one():  # every mask asks the regions of all images
         work_through(
             range(len(dataset)),
             is_done=lambda index: paths[index].is_file(),
-            make=described,
-            finish=finish,
+            make=steps.made,
+            finish=steps.finish,
             description="regions",
             name_of=dataset.names.__getitem__,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,6 @@ from weakclip.store.jobs import Steps, work_through
 from weakclip.store.layout import DENSE, LOG, SEED_MASKS
 from weakclip.store.lines import LineLog, read_lines
 from weakclip.store.share import current
-from weakclip.store.threads import in_threads
 
 SHARES = ("foreground", "background", "undecided")
 """Of the pixels of a seed mask; they sum to 1."""
@@ -54,7 +54,7 @@ def make_seeds(context: RunContext, view: SeedsView, folder: Path) -> None:
     work_through(
         range(len(dataset)),
         is_done=lambda index: _is_done(folder, dataset.names[index]),
-        make=steps.make,
+        make=steps.made,
         finish=steps.finish,
         description="seeds",
         name_of=dataset.names.__getitem__,
@@ -73,21 +73,26 @@ MadeSeeds = tuple[Sample, Callable[[], SeedMasks] | None]
 """A sample with the rest of the work on it; None where its seeds are its verified mask."""
 
 
-def seed_steps(context: RunContext, view: SeedsView, folder: Path) -> Steps[int, MadeSeeds]:
+def seed_steps(context: RunContext, view: SeedsView, folder: Path) -> Steps[int, tuple[int, Sample], MadeSeeds]:
     """From positions in the training split to the files of their images."""
     dataset, log, palette = context.train, LineLog(folder / LOG), context.train.class_set.palette
     verified, maker = context.verified, functools.cache(lambda: seed_maker(context, view, folder))
+    drawn = all(name in verified for name in dataset.names)
 
-    def made(left: Sequence[int]) -> Iterator[MadeSeeds]:
-        drawn = all(name in verified for name in dataset.names)
-        learns = view.seeds.is_random  # also without images left: trainings are done by all processes together
-        made_by = None if drawn or not (left or learns) else maker()
-        for index in left:
-            if dataset.names[index] in verified:
-                yield dataset[index], None
-        others = [index for index in left if dataset.names[index] not in verified]
-        if made_by is not None:
-            yield from _made(dataset, others, made_by)
+    def read(index: int) -> tuple[int, Sample]:
+        return index, dataset[index]
+
+    def made(images: Iterable[tuple[int, Sample]]) -> Iterator[MadeSeeds]:
+        if view.seeds.is_random and not drawn:
+            maker()  # also without images left: trainings are done by all processes together
+        for batch in _batches(dataset, images, lambda: 1 if drawn else maker().batch_size):
+            by_hand = all(sample.name in verified for sample, wanted in batch if wanted)
+            rest: Iterable[Callable[[], SeedMasks] | None] = itertools.repeat(None, len(batch))
+            if not by_hand:
+                rest = maker().masks([sample for sample, _ in batch])
+            for (sample, wanted), masks_of in zip(batch, rest, strict=True):
+                if wanted:
+                    yield sample, None if sample.name in verified else masks_of
 
     def finish(made: MadeSeeds) -> None:
         sample, masks_of = made
@@ -96,22 +101,21 @@ def seed_steps(context: RunContext, view: SeedsView, folder: Path) -> Steps[int,
         write_mask(folder / SEED_MASKS / f"{sample.name}.png", masks.seed, palette)
         write_mask(folder / DENSE / f"{sample.name}.png", masks.dense, palette)
 
-    return Steps(made, finish)
+    return Steps(read, made, finish)
 
 
-def _made(dataset: ImageLabelDataset, left: Sequence[int], maker: SeedMaker) -> Iterator[MadeSeeds]:
-    """The rest of the work on each sample that is left, when its maps are there.
+def _batches(
+    dataset: ImageLabelDataset, images: Iterable[tuple[int, Sample]], size_of: Callable[[], int]
+) -> Iterator[list[tuple[Sample, bool]]]:
+    """Batches of samples, and which of them were asked for.
 
-    Batches are cut from all of this process's share: a run that goes on has the same ones as one that nobody disturbed.
+    They are cut from all of this process's share: a run that goes on has the same ones as one that nobody disturbed.
     """
-    own, size, wanted = current().positions(len(dataset)), maker.batch_size, set(left)
-    cut = (own[first : first + size] for first in range(0, len(own), size))
-    batches = [batch for batch in cut if not wanted.isdisjoint(batch)]
-    read = in_threads(lambda batch: [dataset[index] for index in batch], batches, threads=1)
-    for batch, samples in zip(batches, read, strict=True):
-        for index, sample, masks_of in zip(batch, samples, maker.masks(samples), strict=True):
-            if index in wanted:
-                yield sample, masks_of
+    own = current().positions(len(dataset))
+    for number, found in itertools.groupby(images, lambda each: own.index(each[0]) // size_of()):
+        left, size = dict(found), size_of()
+        batch = own[number * size : (number + 1) * size]
+        yield [(left.get(index) or dataset[index], index in left) for index in batch]
 
 
 def seed_maker(context: RunContext, view: SeedsView, folder: Path) -> SeedMaker:

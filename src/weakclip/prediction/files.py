@@ -28,7 +28,6 @@ from weakclip.store.layout import ERRORS
 from weakclip.store.lines import LineLog
 from weakclip.store.progress import track
 from weakclip.store.share import Shard, current
-from weakclip.store.threads import in_threads
 from weakclip.store.untrusted_text import is_plain
 
 Labels = Mapping[InputImage, Sequence[str]] | None
@@ -136,9 +135,10 @@ def predict_files(
         return work(predictor).run(images, None if load is None else partial(_steps, work, load))
 
 
-def _steps(work_of: Callable[[Predictor], _Work], load: Callable[[str], Predictor], device: str) -> Steps[Any, Any]:
-    work = work_of(load(device))
-    return Steps(work.predicted, work.write)
+def _steps(
+    work_of: Callable[[Predictor], _Work], load: Callable[[str], Predictor], device: str
+) -> Steps[Any, Any, Any]:
+    return work_of(load(device)).steps()
 
 
 class _Work:
@@ -158,7 +158,7 @@ class _Work:
         work_through(
             images,
             is_done=done.__contains__,
-            make=self.predicted,
+            make=self.steps().made,
             finish=self.write,
             description="predicting",
             bytes_of=lambda each: each[2].nbytes,
@@ -193,21 +193,27 @@ class _Work:
         """The classes of an image; None where all may be drawn."""
         return None if self.labels is None else self.labels.get(image, ())
 
-    def predicted(self, todo: Sequence[InputImage]) -> Iterator[tuple[InputImage, np.ndarray, np.ndarray]]:
+    def steps(self) -> Steps[InputImage, tuple[InputImage, np.ndarray | DataError], Any]:
+        """The parts of the work on an image; as many threads read as there are cores, for photos are large."""
+        return Steps(self.read, self.predicted, self.write, readers=None)
+
+    def predicted(
+        self, images: Iterable[tuple[InputImage, np.ndarray | DataError]]
+    ) -> Iterator[tuple[InputImage, np.ndarray, np.ndarray]]:
         """Each image that can be read, with its pixels and probabilities.
 
         On a CPU, where a batch gains nothing, images go one by one: their bits do not depend on those beside them.
         """
-        read = self._readable(in_threads(self._read, todo))
         together = (
             1 if torch.device(self.predictor.device).type == "cpu" else self.predictor.settings.inference.batch_size
         )
-        for batch in equal_sizes(read, together):
+        for batch in equal_sizes(self._readable(images), together):
             probs = self.predictor.probabilities([pixels for _, pixels in batch])
             for image, pixels in batch:
                 yield image, pixels, probs.pop(0)  # kept here, they would lie beside those of the next batch
 
-    def _read(self, image: InputImage) -> tuple[InputImage, np.ndarray | DataError]:
+    def read(self, image: InputImage) -> tuple[InputImage, np.ndarray | DataError]:
+        """The pixels of an image, or why it has no prediction."""
         other = self.folder.other_image(image)
         try:
             if not is_plain(str(image.path)):

@@ -13,23 +13,35 @@ from weakclip.store.share import current
 from weakclip.store.threads import in_threads
 
 Item = TypeVar("Item")
+Read = TypeVar("Read")
 Made = TypeVar("Made")
+
+READERS = 2
+"""Threads that read ahead of the network: one on a GPU takes less time for an image than one reader."""
 
 
 @dataclass(frozen=True)
-class Steps(Generic[Item, Made]):
-    """The two halves of some work, as `work_through` takes them.
+class Steps(Generic[Item, Read, Made]):
+    """The three parts of some work. `work_through` takes the first two as one.
 
     Args:
-        make: from several items to what `finish` takes, one at a time, in their order.
+        read: from an item to what `make` takes: its file, decoded and prepared on the cores.
+        make: from what has been read, in the order of the items, to what `finish` takes, one at a time.
         finish: the rest of the work on one item, with its files.
+        readers: threads that read ahead of `make`; None for one a core.
     """
 
-    make: Callable[[Sequence[Item]], Iterable[Made]]
+    read: Callable[[Item], Read]
+    make: Callable[[Iterable[Read]], Iterable[Made]]
     finish: Callable[[Made], None]
+    readers: int | None = READERS
+
+    def made(self, items: Sequence[Item]) -> Iterable[Made]:
+        """From several items to what `finish` takes: threads read ahead of `make`."""
+        return self.make(in_threads(self.read, items, threads=self.readers))
 
 
-Again = Callable[[str], Steps[Any, Any]]
+Again = Callable[[str], Steps[Any, Any, Any]]
 """Makes the steps of some work once more in another process, from the torch device that process has; can be pickled."""
 
 Engine = Callable[[Sequence[Any], Again], Iterator[object]]

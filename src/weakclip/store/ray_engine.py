@@ -1,10 +1,11 @@
 """Ray Data as an engine: the work on many items streams through processes of one machine or of a cluster.
 
-Actors make what a network makes, each with a network of its own, loaded once; others do the rest and write the files.
-Ray holds the first back while the second are behind, starts more of those that are short, and does again what was lost
-with a process. Only numbers come back. All of them need the run's files under the same paths.
+Actors make what a network makes, each with a network of its own, loaded once; tasks on the cores do the rest and write
+the files. Where the actors sit on accelerators, other tasks read for them; on cores they read for themselves, as what
+is passed on costs the same cores more. Ray holds back those that are ahead, starts more of those that are short, and
+does again what was lost with a process. Only numbers come back. All of them need the run's files under the same paths.
 
-Source: `ray.data.Dataset.map_batches` with classes (actor pools), Ray 2.60.
+Source: `ray.data.Dataset.map_batches` with functions (tasks) and classes (actor pools), Ray 2.60.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import signal
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,9 +31,11 @@ from weakclip.store.outputs import url_open
 from weakclip.store.share import Share, sharing
 
 CHUNK = 64
-"""Items that an actor is given at once: what a lost process costs at most, beside those that wait for it."""
+"""Items that a process is given at once: what a lost one costs at most, beside those that wait for it."""
+TOGETHER = 8
+"""Items that a reading task passes on at once, and an actor cuts its batches from."""
 CPUS = 0.75
-"""Cores that an actor asks for, or half of all where that is less: two cores get two actors, and no third one."""
+"""Cores that a process asks for, or its part of all where that is less: two cores get an actor and a task."""
 BLOCK = 2**24
 """Bytes that have been made before they are passed on to be finished."""
 PATIENCE = 3600.0
@@ -62,51 +65,82 @@ class _Worker(Share):
         return path.with_name(f"{path.stem}.{self.name}-of-ray{path.suffix}")
 
 
-class _Actor:
-    """A process of one kind. The steps are made at the first item, so that an error of theirs is one of the work."""
+@lru_cache(maxsize=1)
+def _steps(again: _Boxed, device: str, folder: str) -> Steps[Any, Any, Any]:
+    """The steps in this process, made at its first item: an error of theirs is one of the work.
 
-    def __init__(self, again: Again, device: str, folder: str) -> None:
-        import ray
+    Args:
+        again: a reference to what makes them, which may be large, and is fetched once.
+        device: of the process.
+        folder: where the command runs.
+    """
+    import ray
 
-        self.again, self.device = again, device
-        self.share = _Worker(name=ray.get_runtime_context().get_actor_id() or "")
-        os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # as Ray limits the threads of torch
-        with contextlib.suppress(OSError):  # on another machine, where absolute paths are asked for
-            os.chdir(folder)
-
-    @cached_property
-    def steps(self) -> Steps[Any, Any]:
-        return self.again(self.device)
+    os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # as Ray limits the threads of torch
+    with contextlib.suppress(OSError):  # on another machine, where absolute paths are asked for
+        os.chdir(folder)
+    return ray.get(again.value)(device)
 
 
-class _Maker(_Actor):
-    """Makes what is to be finished, item by item."""
+def _share() -> _Worker:
+    import ray
+
+    return _Worker(name=ray.get_runtime_context().get_worker_id())
+
+
+def _read(batch: dict[str, np.ndarray], again: _Boxed, folder: str) -> Iterator[dict[str, np.ndarray]]:
+    """A task: reads items, a row for some of them; the first error ends it."""
+    items = _items(batch)
+    with sharing(_share()):
+        try:
+            for first in range(0, len(items), TOGETHER):
+                read = [_steps(again, "cpu", folder).read(item) for item in items[first : first + TOGETHER]]
+                yield {"read": _column(_Boxed(read))}
+        except Exception as error:
+            yield {"read": _column(_told(error))}
+
+
+class _Maker:
+    """An actor: makes what is to be finished, one by one, of what has been read or of items that it reads itself."""
+
+    def __init__(self, again: _Boxed, device: str, folder: str) -> None:
+        self.how = again, device, folder
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        with sharing(self.share):
-            for chunk in batch["item"]:
-                try:
-                    for made in self.steps.make(chunk.value):
-                        yield {"made": _column(_Boxed(made))}
-                except Exception as error:
-                    yield {"made": _column(_told(error))}
+        with sharing(_share()):
+            try:
+                steps = _steps(*self.how)
+                for made in steps.make(_opened(batch["read"])) if "read" in batch else steps.made(_items(batch)):
+                    yield {"made": _column(_Boxed(made))}
+            except Exception as error:
+                yield {"made": _column(_told(error))}
 
 
-class _Finisher(_Actor):
-    """Finishes items; a row says how many, and the error that ended the work on one."""
+def _finish(batch: dict[str, np.ndarray], again: _Boxed, folder: str) -> dict[str, np.ndarray]:
+    """A task: finishes items; a row says how many, and the error that ended the work on one."""
+    done, error = 0, None
+    with sharing(_share()):
+        for made in batch["made"]:
+            try:
+                if isinstance(made, Exception):
+                    raise made
+                _steps(again, "cpu", folder).finish(made.value)
+                done += 1
+            except Exception as found:
+                error = error or _told(found)
+    return {"done": np.array([done]), "error": _column(_Boxed(error))}
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        done, error = 0, None
-        with sharing(self.share):
-            for made in batch["made"]:
-                try:
-                    if isinstance(made, Exception):
-                        raise made
-                    self.steps.finish(made.value)
-                    done += 1
-                except Exception as found:
-                    error = error or _told(found)
-        return {"done": np.array([done]), "error": _column(_Boxed(error))}
+
+def _items(batch: dict[str, np.ndarray]) -> list[Any]:
+    return [item for chunk in batch["item"] for item in chunk.value]
+
+
+def _opened(rows: np.ndarray) -> Iterator[Any]:
+    """The items that were read, one at a time; an error is raised when its turn has come."""
+    for row in rows:
+        if isinstance(row, Exception):
+            raise row
+        yield from row.value
 
 
 def _column(value: object) -> np.ndarray:
@@ -192,30 +226,24 @@ def _stream(device: str, items: Sequence[Any], again: Again) -> Iterator[object]
             f"--engine ray: {url_open()}: a cluster writes to a folder that its machines share; give that"
         )
     _set_up(DataContext.get_current())
-    resources = ray.cluster_resources()
+    resources, own = ray.cluster_resources(), _Boxed(ray.put(again))
     accelerators = 0 if device == "cpu" else int(resources.get("GPU", 0))
-    cpus = min(CPUS, resources.get("CPU", 1) / 2)
+    cores, here = resources.get("CPU", 1), os.getcwd()
+    cpus = min(CPUS, int(1000 * cores / (3 if accelerators else 2)) / 1000)
     chunks = [_Boxed(list(items[first : first + CHUNK])) for first in range(0, len(items), CHUNK)]
-    makers = ActorPoolStrategy(min_size=1, initial_size=max(1, min(accelerators, len(chunks))))
-    here, gpus = os.getcwd(), 1 if accelerators else None
-    rows = (
-        from_items(chunks, override_num_blocks=len(chunks))
-        .map_batches(
-            _Maker,
-            fn_constructor_args=(again, "auto" if accelerators else "cpu", here),
-            batch_size=1,
-            compute=makers,
-            num_cpus=cpus,
-            num_gpus=gpus,
-        )
-        .map_batches(
-            _Finisher,
-            fn_constructor_args=(again, "cpu", here),
-            batch_size=None,
-            compute=ActorPoolStrategy(min_size=1),
-            num_cpus=cpus,
-        )
-    )
+    most = max(1, int(cores / cpus) - (2 if accelerators else 1))
+    begin = max(1, min(accelerators, len(chunks), most))
+    rows: Any = from_items(chunks, override_num_blocks=len(chunks))
+    if accelerators:
+        rows = rows.map_batches(_read, fn_args=(own, here), batch_size=1, num_cpus=cpus)
+    rows = rows.map_batches(
+        _Maker,
+        fn_constructor_args=(own, "auto" if accelerators else "cpu", here),
+        batch_size=1,
+        compute=ActorPoolStrategy(min_size=1, max_size=most, initial_size=begin),
+        num_cpus=cpus,
+        num_gpus=1 if accelerators else None,
+    ).map_batches(_finish, fn_args=(own, here), batch_size=None, num_cpus=cpus)
     batches: Any = iter(rows.iter_batches(batch_size=None, prefetch_batches=0))
     try:
         with contextlib.closing(batches):

@@ -1,10 +1,10 @@
 """How long a run takes on a number of devices, what it stores and reads, and which part of it is the slowest.
 
 The stages that share images take `images / devices` times the cost of one. On a CPU, all parts of an image share the
-cores. On an accelerator, the network works beside the CRF and the files, and the slower of the two counts. A training
-takes `steps * (step + image * batch / devices)`, with the numbers of a process that has companions where there are
-several; its processes exchange their gradients in a ring, each of them `2 (devices - 1) / devices` times the gradients'
-bytes (Patarasuk and Yuan, 2009).
+cores, and more processes than cores are no faster. On an accelerator, the network works beside decoding, the CRF and
+the files, and the slower of the two counts. A training takes `steps * (step + image * batch / devices)`, with the
+numbers of a process that has companions where there are several; its processes exchange their gradients in a ring, each
+of them `2 (devices - 1) / devices` times the gradients' bytes (Patarasuk and Yuan, 2009).
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ class Means:
     Args:
         images: to be trained on.
         gpus: devices, one a process; where rates are those of a CPU, processes.
-        cores: of each process.
+        cores: of each process; a part of one where processes share it.
     """
 
     images: int
     gpus: int = 1
-    cores: int = 1
+    cores: float = 1
 
     def __post_init__(self) -> None:
-        for name in ("images", "gpus", "cores"):
+        for name in ("images", "gpus"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name}: 1 or more expected; found {getattr(self, name)}")
+        if not self.cores > 0:
+            raise ConfigError(f"--cores: above 0 expected; found {self.cores:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +112,12 @@ def make_plan(config: RunConfig, rates: Rates, means: Means) -> Plan:
     retrained = config.retrain.model is not None
     images, val = means.images, rates.val_images
     scored = [_Images(val, part) for part in ("evaluate", "retrained")[: 1 + retrained]] if val else []
+    drawn = [_Images(images, "proposals", files=("proposal",))] if "proposals.network" in rates.seconds else []
+    masks = _Images(images, "masks", files=("mask", "strip", "confidence"))
     stages = [
         _shared("seeds", rates, means, [_Images(images, "seeds", files=("mask", "mask"))]),
         _training("train", rates, means, config.train),
-        _shared("pseudo_masks", rates, means, [_Images(images, "masks", files=("mask", "strip", "confidence"))]),
+        _shared("pseudo_masks", rates, means, [*drawn, masks]),
         *([_training("retrain", rates, means, config.retrain.train)] if retrained else []),
         _shared("evaluate", rates, means, [_Images(images, "compare", files=("mask", "strip"), decoded=2), *scored]),
     ]
@@ -144,21 +148,21 @@ def _shared(stage: str, rates: Rates, means: Means, work: Sequence[_Images]) -> 
         return sum(each.count * second.get(f"{each.part}.{part}", 0.0) for each in work)
 
     decode = sum(each.count * each.decoded for each in work) * second["decode"]
-    network, crf, files, refine = total("network"), total("crf"), total("write"), total("refine")
+    network, crf, files, refine = total("network"), total("crf"), total("write") + total("regions"), total("refine")
     on_cpu = rates.device == "cpu"
     on_cores = decode + crf + files + (network + refine if on_cpu else 0.0)
-    device = 0.0 if on_cpu else decode + network + refine  # images are decoded in the thread that feeds the device
+    device = 0.0 if on_cpu else network + refine
     seconds = max(device, on_cores / means.cores) / means.gpus
-    parts = {"decoding": decode, "the network": network, "the dense CRF": crf, "PAR": refine, "writing files": files}
+    parts = {"decoding": decode, "the network": network, "the dense CRF": crf, "PAR": refine, "files": files}
     slowest = max(parts, key=parts.__getitem__)
     if on_cpu:
         waits = (
             f"all parts share the cores; {slowest} takes {100 * parts[slowest] / max(on_cores, 1e-12):.0f} % of them"
         )
     elif device < on_cores / means.cores:
-        waits = f"the device waits for {means.cores} cores ({100 * crf / on_cores:.0f} % dense CRF)"
+        waits = f"the device waits for {means.cores:g} cores ({100 * crf / on_cores:.0f} % dense CRF)"
     else:
-        waits = f"the cores wait for the device ({100 * (network + refine) / device:.0f} % network, the rest decoding)"
+        waits = "the cores wait for the device"
     stored = sum(each.count * blocks(rates.bytes.get(file, 0.0)) for each in work for file in each.files)
     read = rates.bytes.get("image")
     return StagePlan(

@@ -17,7 +17,7 @@ HEAD = ("stage", "devices", "time", "device hours", "core hours", "of it CRF", "
 
 
 def planned(
-    config: RunConfig, path: Path, *, images: float | None, gpus: int, cores: int | None, measure: bool
+    config: RunConfig, path: Path, *, images: float | None, gpus: int, cores: float | None, measure: bool
 ) -> Plan:
     """The plan of a run.
 
@@ -26,7 +26,7 @@ def planned(
         path: the file of rates.
         images: to train on; None for those of the configuration that was measured.
         gpus: devices.
-        cores: of each; None for those that were measured with.
+        cores: of each, also a part of one; None for those that were measured with.
         measure: whether the rates are measured first, and written to `path`.
 
     Raises:
@@ -38,7 +38,8 @@ def planned(
         measure_rates(config).write(path)
     rates = read_rates(path)
     rates.check(config, path)
-    means = Means(images=round(images or rates.train_images), gpus=gpus, cores=cores or max(1, rates.cores))
+    cores = max(1, rates.cores) if cores is None else cores
+    means = Means(images=round(images or rates.train_images), gpus=gpus, cores=cores)
     return make_plan(config, rates, means)
 
 
@@ -54,7 +55,7 @@ def plan_lines(plan: Plan) -> list[str]:
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     hours = sum(stage.device_hours or 0.0 for stage in plan.stages)
     means = plan.means
-    lines.append(f"{means.images:,} images, {means.gpus:,} × {plan.device} with {means.cores} cores each")
+    lines.append(f"{means.images:,} images, {means.gpus:,} × {plan.device} with {means.cores:g} cores each")
     lines.append(f"in all: {_time(plan.seconds)}, {hours:,.1f} device hours")
     for stage in plan.stages:
         if stage.cores_needed > means.cores:

@@ -25,6 +25,8 @@ from weakclip.config import CAMSeeds, RunConfig
 from weakclip.crf import PARParams, Refinement
 from weakclip.datasets import Sample
 from weakclip.datasets.images import write_mask, write_png
+from weakclip.inference.proposal_files import ProposalFiles
+from weakclip.inference.proposal_networks import load_proposal_network
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, possible_classes, refine_mask
 from weakclip.inference.windows import LogitsFunction, OutOfMemoryRetry, predict_probs
 from weakclip.pipeline.context import RunContext
@@ -32,6 +34,8 @@ from weakclip.pipeline.data import file_dataset
 from weakclip.pipeline.given import Given
 from weakclip.pipeline.mask_records import MaskRecorder
 from weakclip.pipeline.networks import load_network
+from weakclip.pipeline.proposal_files import FOLDER as PROPOSALS
+from weakclip.pipeline.proposal_files import whole_image, write_regions
 from weakclip.pipeline.seed_stage import SeedMaker, seed_maker
 from weakclip.pipeline.views import EvaluateView, SeedsView
 from weakclip.store.layout import CONFIDENCE, DENSE, MASKS, SEED_MASKS, strip_path
@@ -96,8 +100,14 @@ class _Measuring:
         works[0](everything)
         self._training("train", time_weakclip, self.folder / "seeds" / SEED_MASKS)
         logits_of = self._network("train")
-        works.append(self._masks("masks", logits_of, self.config.pseudo_masks, record=True))
-        works[1](everything)
+        settings = self.config.pseudo_masks
+        if settings.proposals is not None and settings.proposals.segmenter is not None:
+            works.append(self._proposals(settings.proposals.segmenter))
+            works[-1](everything)
+            drawn = dataclasses.replace(settings.proposals, folder=str(self.folder / PROPOSALS), segmenter=None)
+            settings = dataclasses.replace(settings, proposals=drawn)
+        works.append(self._masks("masks", logits_of, settings, record=True))
+        works[-1](everything)
         one_pass = dataclasses.replace(self.config.pseudo_masks.inference, scales=(1.0,), flip=False)
         compared = PseudoMaskSettings(inference=one_pass, crf=None, restrict_to_labels=False)
         works.append(self._masks("compare", logits_of, compared, record=True))
@@ -202,6 +212,19 @@ class _Measuring:
         share = self.config.pseudo_masks.match_share
         return OutOfMemoryRetry(load_network(self.context, self.folder / stage / LAST, match_share=share))
 
+    def _proposals(self, source: str) -> Work:
+        network = load_proposal_network(source, device=self.context.device)
+
+        def work(positions: Sequence[int]) -> None:
+            for index in positions:
+                image = whole_image(self.few, index)
+                with self._clock("proposals.network", index, device=True):
+                    regions = network.regions(image)
+                with self._clock("proposals.write", index):
+                    write_regions(self.folder / PROPOSALS / f"{self.few.names[index]}.json", regions)
+
+        return work
+
     def _masks(self, part: str, logits_of: LogitsFunction, settings: PseudoMaskSettings, *, record: bool) -> Work:
         """Prediction, CRF and files of each image, as a stage writes them.
 
@@ -214,14 +237,19 @@ class _Measuring:
         folder, seeds = self.folder / part, self.folder / "seeds"
         recorder = MaskRecorder(self.few, seeds=seeds / SEED_MASKS, dense=seeds / DENSE, folder=folder)
         how, device, refining = settings.inference, self.context.device, _part_of(settings.crf)
+        proposals = None if settings.proposals is None else ProposalFiles(settings.proposals.files)
 
         def work(positions: Sequence[int]) -> None:
             for index, sample in ((index, self.few[index]) for index in positions):
                 classes = possible_classes(sample, settings)
                 with self._clock(f"{part}.network", index, device=True):
                     probs = predict_probs(logits_of, sample.image, how, device=device, classes=classes)
+                regions = list[np.ndarray]()
+                if proposals is not None:
+                    with self._clock(f"{part}.regions", index):
+                        regions = proposals.of_sample(self.few, sample)
                 with self._clock(f"{part}.{refining}", index, device=refining == "refine"):
-                    refined = refine_mask(probs, sample, settings, only_possible=True, device=device)
+                    refined = refine_mask(probs, sample, settings, regions, only_possible=True, device=device)
                 with self._clock(f"{part}.write", index):
                     write_mask(folder / MASKS / f"{sample.name}.png", refined.mask, self.few.class_set.palette)
                     if settings.confidence:
@@ -239,6 +267,8 @@ class _Measuring:
             self.bytes["image"] = _mean([stored[0].image_path(position) for position in stored[1]])
         self.bytes["mask"] = _mean([masks / MASKS / f"{name}.png" for name in names])
         self.bytes["strip"] = _mean([strip_path(masks, name) for name in names])
+        if "proposals.write" in self.seconds:
+            self.bytes["proposal"] = _mean([self.folder / PROPOSALS / f"{name}.json" for name in names])
         if self.config.pseudo_masks.confidence:
             self.bytes["confidence"] = _mean([masks / CONFIDENCE / f"{name}.png" for name in names])
 
