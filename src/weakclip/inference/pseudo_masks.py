@@ -14,8 +14,8 @@ from torch import Tensor
 
 from weakclip.crf import VOC_CRF, Refinement, refine
 from weakclip.datasets.base import ImageLabelDataset, Sample
-from weakclip.datasets.images import write_mask, write_png
-from weakclip.inference.label_probabilities import label_probabilities
+from weakclip.datasets.images import read_mask, write_mask, write_png
+from weakclip.inference.label_probabilities import label_probabilities, with_seeds
 from weakclip.inference.mask_statistics import ByClass
 from weakclip.inference.proposal_files import ProposalFiles
 from weakclip.inference.proposals import ProposalSettings, snap
@@ -49,6 +49,7 @@ class PseudoMaskSettings:
             an image without labels becomes background.
         match_share: share of WeakCLIP's match map in its probabilities, 0…1; see `mixed_logits`. Networks that have no
             match map are not asked for it.
+        seed_share: share of the dense seeds, where a run has made some, in the probabilities; see `with_seeds`.
         keep_foreground: whether the probability of the classes that are ruled out goes to the image's own classes, by
             their shares; otherwise it is dropped, and the background gains as much as they do.
         balance: power of a class's mean over the image by which its probabilities are divided, 0 for none; see
@@ -69,6 +70,7 @@ class PseudoMaskSettings:
     crf: Refinement | None = VOC_CRF
     restrict_to_labels: bool = True
     match_share: float = 0.0
+    seed_share: float = 0.0
     keep_foreground: bool = False
     balance: float = 0.0
     temperature: float = 1.0
@@ -80,7 +82,7 @@ class PseudoMaskSettings:
     confidence: bool = field(default=False, metadata=MORE_OUTPUT)
 
     def __post_init__(self) -> None:
-        check_range(self, "match_share", least=0, most=1)
+        check_range(self, "match_share", "seed_share", least=0, most=1)
         check_range(self, "step", least=1)
         check_range(self, "balance", least=0)
         check_range(self, "temperature", above=0)
@@ -106,7 +108,6 @@ class RefinedMask:
 
 
 Judge = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ByClass]]
-
 MaskObserver = Callable[[Sample, RefinedMask], None]
 """Told of every mask before it is written, from several threads."""
 
@@ -192,7 +193,6 @@ def write_pseudo_masks(
     device: str | torch.device = "cpu",
     description: str = "pseudo masks",
     observe: MaskObserver | None = None,
-    judge: RegionJudge | None = None,
 ) -> int:
     """Write `masks/NAME.png` (palette), and `confidence/NAME.png` if asked for, for every image of a data set.
 
@@ -208,7 +208,6 @@ def write_pseudo_masks(
         device: where the network is.
         description: shown before the progress bar.
         observe: told of every mask that is written in this call.
-        judge: of `settings.region_bank`.
 
     Returns:
         How many images this process predicted in this call.
@@ -216,9 +215,8 @@ def write_pseudo_masks(
     Raises:
         DataError: an image or its proposals cannot be read, and the masks before it are kept; or none has proposals.
     """
-    folder = Path(folder)
-    steps = mask_steps(logits_of, dataset, folder, settings, device=device, observe=observe, judge=judge)
-    return work_on_masks(steps, dataset, folder, settings, description=description)
+    steps = mask_steps(logits_of, dataset, Path(folder), settings, device=device, observe=observe)
+    return work_on_masks(steps, dataset, Path(folder), settings, description=description)
 
 
 def work_on_masks(
@@ -258,9 +256,12 @@ def mask_steps(
     device: str | torch.device = "cpu",
     observe: MaskObserver | None = None,
     judge: RegionJudge | None = None,
+    seeds: Path | None = None,
 ) -> Steps[int, tuple[Sample, np.ndarray, Judge | None]]:
-    """From positions in a data set to the files of their images; arguments as for `write_pseudo_masks`."""
+    """From positions in a data set to the files of their images; arguments as for `write_pseudo_masks`, with the judge
+    of `settings.region_bank` and the folder of the dense seeds of `settings.seed_share`."""
     assert (judge is None) == (settings.region_bank is None), "pseudo_masks.region_bank asks for a judge"
+    assert seeds or not settings.seed_share, "pseudo_masks.seed_share asks for seeds"
     proposals = None if settings.proposals is None else ProposalFiles(settings.proposals.files)
     maps = None if settings.saliency is None else SaliencyMaps(settings.saliency.folder)
 
@@ -290,6 +291,9 @@ def mask_steps(
         for sample, resized in in_threads(read, indices, threads=READERS):
             classes, how = possible_classes(sample, settings), settings.inference
             (probs,) = predict_batch(network, [sample.image], how, device=device, classes=classes, resized=[resized])
+            if seeds is not None and settings.seed_share:
+                dense = read_mask(seeds / f"{sample.name}.png")
+                probs = with_seeds(probs, dense, classes or range(len(probs)), settings.seed_share)
             judged = None if judge is None else functools.partial(judge.judge, sample, judge.features(sample))
             yield sample, probs, judged
 
