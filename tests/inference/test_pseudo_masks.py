@@ -12,11 +12,11 @@ from torch import Tensor
 
 from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.classes import ClassSet
-from weakclip.datasets.images import read_mask
+from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import ConfigError, DataError
 from weakclip.inference import pseudo_masks
-from weakclip.inference.label_probabilities import label_probabilities
-from weakclip.inference.mask_writing import write_pseudo_masks
+from weakclip.inference.label_probabilities import label_probabilities, with_seeds
+from weakclip.inference.mask_writing import mask_steps, write_pseudo_masks
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, RefinedMask, pseudo_mask, refine_mask
 from weakclip.inference.windows import InferenceSettings
 
@@ -104,6 +104,35 @@ def test_balance_gives_a_class_that_the_network_hardly_sees_the_place_where_it_s
     assert (mask[:, 4] == 3).all() and (mask[:, :4] == 1).all()
     anyone = dataclasses.replace(settings, restrict_to_labels=False)  # who is there is not known then
     assert np.array_equal(pseudo_mask(probs, SAMPLE, anyone)[0], probs.argmax(axis=0))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_seeds_get_their_share_of_the_probabilities(share: float):
+    probs = np.random.default_rng(0).dirichlet(np.ones(4), size=20).T.reshape(4, 4, 5).astype(np.float32)
+    seeds = np.random.default_rng(1).choice(np.array([0, 1, 3, 255], dtype=np.uint8), size=(4, 5))
+    mixed = with_seeds(probs, seeds, range(4), share)
+    for (row, column), seed in np.ndenumerate(seeds):
+        expected = (1 - share) * probs[:, row, column]
+        expected[seed : seed + 1] += share  # nothing for 255, which is no class
+        np.testing.assert_allclose(mixed[:, row, column], expected, rtol=1e-6)
+    assert mixed.dtype == np.float32
+    np.testing.assert_array_equal(with_seeds(probs[[0, 3]], seeds, [0, 3], share), mixed[[0, 3]])
+
+
+@pytest.mark.parametrize("restrict", [True, False])
+def test_masks_ask_for_the_seeds_that_have_a_share(tmp_path: Path, restrict: bool):
+    dataset, settings = Stripes(), dataclasses.replace(PLAIN, restrict_to_labels=restrict, seed_share=0.9)
+    with pytest.raises(AssertionError, match="seed_share"):
+        mask_steps(colors, dataset, tmp_path, settings)
+    for index, name in enumerate(dataset.names):
+        seed = np.zeros(dataset.size(index), dtype=np.uint8)
+        seed[:5] = 1
+        write_mask(tmp_path / f"dense/{name}.png", seed, dataset.class_set.palette)
+    steps = mask_steps(colors, dataset, tmp_path, settings, seeds=tmp_path / "dense")
+    for predicted in steps.made(range(len(dataset))):
+        steps.finish(predicted)
+    for name in dataset.names:
+        assert (tmp_path / f"masks/{name}.png").read_bytes() == (tmp_path / f"dense/{name}.png").read_bytes()
 
 
 @pytest.mark.parametrize("balance", [0.5, 1.0, 2.0])

@@ -18,7 +18,7 @@ from weakclip.crf import COCO_CRF, VOC_CRF, CRFParams
 from weakclip.datasets import FolderDataset, ScenesDataset
 from weakclip.datasets.images import write_mask
 from weakclip.errors import ConfigError, DataError, RunError, WeightsError
-from weakclip.inference.label_probabilities import label_probabilities
+from weakclip.inference.label_probabilities import label_probabilities, with_seeds
 from weakclip.inference.pseudo_masks import pseudo_mask
 from weakclip.inference.windows import predict_probs
 from weakclip.modeling import build_weakclip, mixed_logits, save_weakclip
@@ -181,7 +181,10 @@ def test_run_gives_probabilities_that_are_kept(clip_folder: Path, tmp_path: Path
     )
     save_weakclip(model, tmp_path / "run/2_train")
     inference = "pseudo_masks.inference={scales: [1.0], flip: false, crop: 64, stride: 64}"
-    config = load_config("demo", [*OVERRIDES, f"clip.source={clip_folder}", inference])
+    seeded = "pseudo_masks.seed_share=0.3"
+    config = load_config("demo", [*OVERRIDES, f"clip.source={clip_folder}", inference, seeded])
+    for index, name in enumerate(SCENES.names):
+        write_mask(tmp_path / f"run/1_seeds/dense/{name}.png", SCENES.mask(index), SCENES.class_set.palette)
     study = study_crf(config, tmp_path / "study", run=tmp_path / "run", candidates=5)
     files = sorted((tmp_path / "study/probabilities").iterdir())
     assert [path.stem for path in files] == sorted(SCENES.names)
@@ -195,6 +198,7 @@ def test_run_gives_probabilities_that_are_kept(clip_folder: Path, tmp_path: Path
     whole = predict_probs(
         lambda images: mixed_logits(model(images), how.match_share), SCENES.image(0), how.inference, device="cpu"
     )
+    whole = with_seeds(whole, SCENES.mask(0), range(len(whole)), 0.3)
     expected = label_probabilities(whole, kept, keep_foreground=True, balance=how.balance)
     np.testing.assert_allclose(probs[kept].astype(np.float32), expected, atol=2e-3)
     times = [path.stat().st_mtime_ns for path in files]

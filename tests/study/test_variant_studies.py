@@ -293,10 +293,14 @@ def test_another_trunk_of_affinitynet_is_another_study(config: RunConfig, tmp_pa
 def test_what_corrects_the_masks_is_left_out_in_turn_and_trains_nothing(config: RunConfig) -> None:
     proposals, bank = ProposalSettings(folder="regions"), RegionBankSettings(neighbours=5)
     maps = SaliencySettings(folder="maps")
-    masks = dataclasses.replace(config.pseudo_masks, proposals=proposals, saliency=maps, region_bank=bank)
+    masks = dataclasses.replace(
+        config.pseudo_masks, seed_share=0.1, proposals=proposals, saliency=maps, region_bank=bank
+    )
     rows = {each.name: each for each in mask_variants(dataclasses.replace(config, pseudo_masks=masks))}
-    assert [*rows] == ["without_proposals", "without_saliency", "without_region_bank"]
+    names = ["seeds_in_the_masks", "proposals", "saliency", "region_bank"]
+    assert [*rows] == [f"without_{name}" for name in names]
     assert {each.trained_as for each in rows.values()} == {"everything"}
+    assert rows["without_seeds_in_the_masks"].config.pseudo_masks == dataclasses.replace(masks, seed_share=0.0)
     left = rows["without_proposals"].config.pseudo_masks
     assert left.proposals is None and left.region_bank == bank
     assert rows["without_region_bank"].config.pseudo_masks.proposals == proposals

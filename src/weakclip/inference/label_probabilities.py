@@ -2,7 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+
+def with_seeds(probs: np.ndarray, seeds: np.ndarray, classes: Sequence[int], share: float) -> np.ndarray:
+    """Probabilities in which the seeds have a share: `(1 - s) P_k + s [seeds = k]`.
+
+    A network learns from many images what a class looks like, while the seeds of one image come from its own maps: the
+    two make different mistakes.
+
+    Args:
+        probs: `(n, H, W)` float.
+        seeds: `(H, W)`, the class of every pixel; any other number adds to no class.
+        classes: the `n` classes of the rows.
+        share: `s`, 0…1.
+
+    Returns:
+        `(n, H, W)`, of the dtype of `probs`.
+
+    >>> probs = np.array([0.4, 0.6]).reshape(2, 1, 1)
+    >>> with_seeds(probs, np.array([[7]]), [0, 7], 0.5)[:, 0, 0].round(2).tolist()
+    [0.2, 0.8]
+    """
+    seeded = seeds == np.asarray(classes).reshape(-1, 1, 1)
+    mixed: np.ndarray = (1 - probs.dtype.type(share)) * probs + seeded * probs.dtype.type(share)
+    return mixed
 
 
 def label_probabilities(

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from weakclip.datasets.base import ImageLabelDataset, Sample
-from weakclip.datasets.images import write_mask, write_png
+from weakclip.datasets.images import read_mask, write_mask, write_png
+from weakclip.inference.label_probabilities import with_seeds
 from weakclip.inference.proposal_files import ProposalFiles
 from weakclip.inference.pseudo_masks import Judge, PseudoMaskSettings, RefinedMask, possible_classes, refine_mask
 from weakclip.inference.region_judge import RegionJudge
@@ -38,7 +39,6 @@ def write_pseudo_masks(
     device: str | torch.device = "cpu",
     description: str = "pseudo masks",
     observe: MaskObserver | None = None,
-    judge: RegionJudge | None = None,
 ) -> int:
     """Write `masks/NAME.png` (palette), and `confidence/NAME.png` if asked for, for every image of a data set.
 
@@ -54,7 +54,6 @@ def write_pseudo_masks(
         device: where the network is.
         description: shown before the progress bar.
         observe: told of every mask that is written in this call.
-        judge: of `settings.region_bank`.
 
     Returns:
         How many images this process predicted in this call.
@@ -62,9 +61,8 @@ def write_pseudo_masks(
     Raises:
         DataError: an image or its proposals cannot be read, and the masks before it are kept; or none has proposals.
     """
-    folder = Path(folder)
-    steps = mask_steps(logits_of, dataset, folder, settings, device=device, observe=observe, judge=judge)
-    return work_on_masks(steps, dataset, folder, settings, description=description)
+    steps = mask_steps(logits_of, dataset, Path(folder), settings, device=device, observe=observe)
+    return work_on_masks(steps, dataset, Path(folder), settings, description=description)
 
 
 def images_without(settings: PseudoMaskSettings, names: Sequence[str]) -> list[str]:
@@ -125,9 +123,12 @@ def mask_steps(
     device: str | torch.device = "cpu",
     observe: MaskObserver | None = None,
     judge: RegionJudge | None = None,
+    seeds: Path | None = None,
 ) -> Steps[int, tuple[Sample, list[Tensor]], tuple[Sample, np.ndarray, Judge | None]]:
-    """From positions in a data set to the files of their images; arguments as for `write_pseudo_masks`."""
+    """From positions in a data set to the files of their images; arguments as for `write_pseudo_masks`, with the judge
+    of `settings.region_bank` and the folder of the dense seeds of `settings.seed_share`."""
     assert (judge is None) == (settings.region_bank is None), "pseudo_masks.region_bank asks for a judge"
+    assert seeds or not settings.seed_share, "pseudo_masks.seed_share asks for seeds"
     proposals = None if settings.proposals is None else ProposalFiles(settings.proposals.files)
     maps = None if settings.saliency is None else SaliencyMaps(settings.saliency.folder)
 
@@ -157,6 +158,9 @@ def mask_steps(
         for sample, resized in images:
             classes, how = possible_classes(sample, settings), settings.inference
             (probs,) = predict_batch(network, [sample.image], how, device=device, classes=classes, resized=[resized])
+            if seeds is not None and settings.seed_share:
+                dense = read_mask(seeds / f"{sample.name}.png")
+                probs = with_seeds(probs, dense, classes or range(len(probs)), settings.seed_share)
             judged = None if judge is None else functools.partial(judge.judge, sample, judge.features(sample))
             yield sample, probs, judged
 

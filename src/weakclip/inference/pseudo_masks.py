@@ -31,6 +31,7 @@ class PseudoMaskSettings:
             an image without labels becomes background.
         match_share: share of WeakCLIP's match map in its probabilities, 0…1; see `mixed_logits`. Networks that have no
             match map are not asked for it.
+        seed_share: share of the dense seeds, where a run has made some, in the probabilities; see `with_seeds`.
         keep_foreground: whether the probability of the classes that are ruled out goes to the image's own classes, by
             their shares; otherwise it is dropped, and the background gains as much as they do.
         balance: power of a class's mean over the image by which its probabilities are divided, 0 for none; see
@@ -51,6 +52,7 @@ class PseudoMaskSettings:
     crf: Refinement | None = VOC_CRF
     restrict_to_labels: bool = True
     match_share: float = 0.0
+    seed_share: float = 0.0
     keep_foreground: bool = False
     balance: float = 0.0
     temperature: float = 1.0
@@ -62,7 +64,7 @@ class PseudoMaskSettings:
     confidence: bool = field(default=False, metadata=MORE_OUTPUT)
 
     def __post_init__(self) -> None:
-        check_range(self, "match_share", least=0, most=1)
+        check_range(self, "match_share", "seed_share", least=0, most=1)
         check_range(self, "step", least=1)
         check_range(self, "balance", least=0)
         check_range(self, "temperature", above=0)

@@ -64,7 +64,7 @@ def make_pseudo_masks(context: RunContext, view: MasksView, folder: Path) -> Non
 
 def _mask_steps(context: RunContext, view: MasksView, folder: Path) -> Steps[Any, Any, Any]:
     """The work of `make_pseudo_masks` on an image, in any process."""
-    settings, seeds = view.pseudo_masks, context.folder("seeds") / SEED_MASKS
+    settings, seeds = view.pseudo_masks, context.folder("seeds")
     return mask_steps(
         _weakclip(context, view),
         context.train,
@@ -72,7 +72,8 @@ def _mask_steps(context: RunContext, view: MasksView, folder: Path) -> Steps[Any
         settings,
         device=context.device,
         observe=_recorder(context, folder).add,
-        judge=region_judge(context, settings.region_bank, seeds, folder),
+        judge=region_judge(context, settings.region_bank, seeds / SEED_MASKS, folder),
+        seeds=seeds / DENSE,
     )
 
 

@@ -137,7 +137,7 @@ def prediction_settings(config: RunConfig, network: Network) -> PseudoMaskSettin
 
 def _prediction(weakclip: PseudoMaskSettings, retrained: EvaluateSettings | None) -> PseudoMaskSettings:
     if retrained is None:
-        no_labels = dataclasses.replace(weakclip, restrict_to_labels=False, confidence=False)
+        no_labels = dataclasses.replace(weakclip, restrict_to_labels=False, seed_share=0.0, confidence=False)
         return dataclasses.replace(no_labels, saliency=None, proposals=None, region_bank=None)
     return PseudoMaskSettings(
         inference=retrained.inference,

@@ -8,6 +8,7 @@
 | text guidance | a decoder that does not see the match map (`UnguidedDecoder`); the matching loss stays |
 | boundary loss, matching loss | nothing: the term is not in the sum |
 | CRF of the masks | nothing: the likeliest class at every pixel; the training is that of "everything" |
+| seeds in the masks | nothing, where the configuration has a share of them; the training is that of "everything" |
 | proposals | nothing, where the configuration has any; the training is that of "everything" |
 | saliency | nothing, where the configuration has any maps; the training is that of "everything" |
 | region bank | nothing; where the configuration has none, its row is one with a bank of the frozen encoder's regions |
@@ -106,9 +107,12 @@ def seed_variants(config: RunConfig) -> list[Variant]:
 
 
 def mask_variants(config: RunConfig) -> list[Variant]:
-    """The whole method's masks without proposals, saliency maps or region bank, or with a bank where it has none."""
+    """The whole method's masks without seeds in them, proposals, saliency maps or region bank, or with a bank where it
+    has none."""
     masks = config.pseudo_masks
-    found = {} if masks.proposals is None else {"without_proposals": replace(masks, proposals=None)}
+    found = {"without_seeds_in_the_masks": replace(masks, seed_share=0.0)} if masks.seed_share else {}
+    if masks.proposals is not None:
+        found["without_proposals"] = replace(masks, proposals=None)
     if masks.saliency is not None:
         found["without_saliency"] = replace(masks, saliency=None)
     if masks.region_bank is None:

@@ -10,14 +10,16 @@ import numpy as np
 
 from weakclip.crf.files import read_probs
 from weakclip.datasets import ImageLabelDataset, Sample
+from weakclip.datasets.images import read_mask
 from weakclip.errors import DataError, WeightsError
-from weakclip.inference.label_probabilities import label_probabilities
+from weakclip.inference.label_probabilities import label_probabilities, with_seeds
 from weakclip.inference.pseudo_masks import PseudoMaskSettings
 from weakclip.inference.windows import OutOfMemoryRetry, predict_probs
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext
 from weakclip.store.files import atomic_write
 from weakclip.store.jobs import work_through
+from weakclip.store.layout import DENSE
 from weakclip.store.untrusted_npy import find_arrays
 from weakclip.training.snapshots import SNAPSHOTS
 
@@ -119,7 +121,11 @@ def write_probabilities(context: RunContext, folder: Path, indices: Sequence[int
     def predicted(left: Sequence[int]) -> Iterator[tuple[Sample, np.ndarray]]:
         for index in left:
             sample = dataset[index]
-            yield sample, predict_probs(network, sample.image, settings.inference, device=context.device)
+            probs = predict_probs(network, sample.image, settings.inference, device=context.device)
+            if settings.seed_share:
+                dense = read_mask(context.folder("seeds") / DENSE / f"{sample.name}.png")
+                probs = with_seeds(probs, dense, range(len(probs)), settings.seed_share)
+            yield sample, probs
 
     def finish(made: tuple[Sample, np.ndarray]) -> None:
         sample, probs = made

@@ -23,7 +23,7 @@ from weakclip.config import AnySeeds, RunConfig
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import ConfigError, DataError
 from weakclip.inference.evaluation import score_masks
-from weakclip.inference.mask_writing import write_pseudo_masks
+from weakclip.inference.mask_writing import mask_steps, work_on_masks
 from weakclip.inference.pseudo_masks import PseudoMaskSettings
 from weakclip.modeling import ModelSettings, WeakCLIP, mixed_logits
 from weakclip.modeling.train import WeakCLIPLoss
@@ -170,14 +170,16 @@ def score_of_masks(
         seeds: folder of the stage of the seeds.
         regions: gets the regions of a bank.
     """
-    write_pseudo_masks(
+    steps = mask_steps(
         lambda images: mixed_logits(model(images), settings.match_share),
         context.train,
         folder,
         settings,
         device=context.device,
         judge=region_judge(context, settings.region_bank, seeds / SEED_MASKS, regions),
+        seeds=seeds / DENSE,
     )
+    work_on_masks(steps, context.train, folder, settings)
     return score_masks(folder / MASKS, context.train, subject="pseudo masks")[0].mean_iou
 
 

@@ -154,7 +154,7 @@ def _images(context: RunContext, split: str | None) -> ImageLabelDataset:
 def _predicted(context: RunContext, dataset: ImageLabelDataset, labels: bool) -> Path:
     """The folder of masks of a split with the other use of labels than the run's own."""
     made = context.config.pseudo_masks
-    settings = dataclasses.replace(made, restrict_to_labels=labels, confidence=False, region_bank=None)
+    settings = dataclasses.replace(made, restrict_to_labels=labels, seed_share=0.0, confidence=False, region_bank=None)
     trained = str(read_records(context.out).get("train", {}).get("key"))
     key = ResultKey(
         settings=flat(settings, "pseudo_masks"), inputs={"train": trained, "images": dataset_fingerprint(dataset)}

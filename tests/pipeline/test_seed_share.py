@@ -1,0 +1,35 @@
+"""A run in whose masks the seeds have a share: they are read by the masks, and by no network that sees other images."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from weakclip.config import RunConfig, load_config
+from weakclip.pipeline import run_pipeline
+from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.planning import stage_keys
+
+
+def with_share(config: RunConfig, share: float) -> RunConfig:
+    return dataclasses.replace(config, pseudo_masks=dataclasses.replace(config.pseudo_masks, seed_share=share))
+
+
+def test_only_the_masks_hear_the_seeds(config_file: Path, ran: Path, tmp_path: Path) -> None:
+    """With nothing but the seeds in the probabilities, and no CRF behind, the masks are the seeds."""
+    config = load_config(config_file, ["pseudo_masks.crf=null"])
+    out = tmp_path / "out"
+    scores = {score.subject: score.mean_iou for score in run_pipeline(with_share(config, 1.0), out).scores}
+    masks = {path.name: path.read_bytes() for path in (out / "3_pseudo_masks/masks").iterdir()}
+    assert masks == {path.name: path.read_bytes() for path in (out / "1_seeds/dense").iterdir()}
+    assert masks != {path.name: path.read_bytes() for path in (ran / "3_pseudo_masks/masks").iterdir()}
+    assert scores["seeds"] == scores["pseudo masks"]
+
+
+def test_a_share_changes_the_key_of_the_masks_and_of_what_follows(config_file: Path, ran: Path) -> None:
+    config = load_config(config_file)
+    wanted = ["retrain", "evaluate"]
+    before, after = (stage_keys(RunContext(with_share(config, share), ran), wanted) for share in (0.0, 0.1))
+    changed = {name for name, key in before.items() if key.digest != after[name].digest}
+    assert changed >= {"pseudo_masks", "retrain", "evaluate"}
+    assert not changed & {"seeds", "train"}
