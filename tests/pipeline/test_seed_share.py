@@ -8,7 +8,7 @@ from pathlib import Path
 from weakclip.config import RunConfig, load_config
 from weakclip.pipeline import run_pipeline
 from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.planning import stage_keys
+from weakclip.pipeline.plan import stage_keys
 
 
 def with_share(config: RunConfig, share: float) -> RunConfig:
