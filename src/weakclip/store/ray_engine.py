@@ -1,9 +1,9 @@
 """Ray Data as an engine: the work on many items streams through processes of one machine or of a cluster.
 
 Actors make what a network makes, each with a network of its own, loaded once; tasks on the cores do the rest and write
-the files. Where the actors sit on accelerators, other tasks read for them; on cores they read for themselves, as what
-is passed on costs the same cores more. Ray holds back those that are ahead, starts more of those that are short, and
-does again what was lost with a process. Only numbers come back. All of them need the run's files under the same paths.
+the files. Where the actors sit on accelerators, other tasks read for them; on cores they read for themselves, and no
+image is passed on. Ray holds back those that are ahead, starts more of those that are short, and does again what was
+lost with a process. Only numbers come back. All of them need the run's files under the same paths.
 
 Source: `ray.data.Dataset.map_batches` with functions (tasks) and classes (actor pools), Ray 2.60.
 """
