@@ -111,7 +111,7 @@ def test_seeds_get_their_share_of_the_probabilities(share: float):
     probs = np.random.default_rng(0).dirichlet(np.ones(4), size=20).T.reshape(4, 4, 5).astype(np.float32)
     seeds = np.random.default_rng(1).choice(np.array([0, 1, 3, 255], dtype=np.uint8), size=(4, 5))
     mixed = with_seeds(probs, seeds, range(4), share)
-    for (row, column), seed in np.ndenumerate(seeds):
+    for (row, column), seed in np.ndenumerate(seeds.astype(int)):
         expected = (1 - share) * probs[:, row, column]
         expected[seed : seed + 1] += share  # nothing for 255, which is no class
         np.testing.assert_allclose(mixed[:, row, column], expected, rtol=1e-6)

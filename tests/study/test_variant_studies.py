@@ -118,7 +118,7 @@ def test_finished_variants_are_not_made_again_and_more_can_be_asked_for(
     assert more.results[2].trained_parameters == first.results[1].trained_parameters + 2 * 24
 
 
-@pytest.mark.parametrize("where", ["fit", "write_pseudo_masks", "score_masks"])
+@pytest.mark.parametrize("where", ["fit", "work_on_masks", "score_masks"])
 def test_killed_study_ends_with_the_same_numbers(
     config: RunConfig, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
