@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import yaml
 
@@ -212,6 +213,7 @@ def test_a_cluster_makes_no_results_for_a_url(tmp_path: Path, monkeypatch: pytes
         mirrored("memory://of-ray/x") as folder,
     ):
         work_on([1], folder)
+    fsspec.filesystem("memory").store.clear()
 
 
 def test_without_ray_the_line_says_how_to_install_it(

@@ -107,15 +107,27 @@ def seed_steps(context: RunContext, view: SeedsView, folder: Path) -> Steps[int,
 def _batches(
     dataset: ImageLabelDataset, images: Iterable[tuple[int, Sample]], size_of: Callable[[], int]
 ) -> Iterator[list[tuple[Sample, bool]]]:
-    """Batches of samples, and which of them were asked for.
+    """Batches of samples, and which of them were asked for; each comes as soon as its last image is there.
 
     They are cut from all of this process's share: a run that goes on has the same ones as one that nobody disturbed.
     """
-    own = current().positions(len(dataset))
-    for number, found in itertools.groupby(images, lambda each: own.index(each[0]) // size_of()):
-        left, size = dict(found), size_of()
-        batch = own[number * size : (number + 1) * size]
-        yield [(left.get(index) or dataset[index], index in left) for index in batch]
+    own, left = current().positions(len(dataset)), dict[int, Sample]()
+
+    def batch(number: int) -> list[tuple[Sample, bool]]:
+        positions, read = own[number * size_of() : (number + 1) * size_of()], left.copy()
+        left.clear()
+        return [(read.get(index) or dataset[index], index in read) for index in positions]
+
+    number = 0
+    for index, sample in images:
+        before, (number, place) = number, divmod(own.index(index), size_of())
+        if left and number != before:
+            yield batch(before)
+        left[index] = sample
+        if place == size_of() - 1:
+            yield batch(number)
+    if left:
+        yield batch(number)
 
 
 def seed_maker(context: RunContext, view: SeedsView, folder: Path) -> SeedMaker:
