@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from weakclip.config import RunConfig, load_config
-from weakclip.pipeline import run_pipeline
+from weakclip.errors import RunError
+from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.plan import stage_keys
 
@@ -33,3 +36,13 @@ def test_a_share_changes_the_key_of_the_masks_and_of_what_follows(config_file: P
     changed = {name for name, key in before.items() if key.digest != after[name].digest}
     assert changed >= {"pseudo_masks", "retrain", "evaluate"}
     assert not changed & {"seeds", "train"}
+    assert not any("seed_share" in name for key in before.values() for name in key.settings), "earlier runs stay done"
+
+
+def test_masks_with_a_share_are_made_of_the_seeds_of_their_key(config_file: Path, ran: Path) -> None:
+    """The training is that of the settings, while the seeds have been made anew with others."""
+    run_stage(load_config(config_file, ["seeds.masks.background_power=2"]), ran, "seeds", redo=True)
+    config = load_config(config_file)
+    with pytest.raises(RunError, match="pseudo_masks needs seeds, which was made with other settings"):
+        run_stage(with_share(config, 0.5), ran, "pseudo_masks", redo=True)
+    assert run_stage(config, ran, "pseudo_masks").ran == ()

@@ -50,7 +50,7 @@ def write_pseudo_masks(
         logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 to logits `(B, K, h', w')`.
         dataset: images and labels; its pixel labels are not read.
         folder: where to.
-        settings: inference, restriction and dense CRF.
+        settings: inference, restriction and dense CRF; `seed_share` and `region_bank`, which want a run, are off.
         device: where the network is.
         description: shown before the progress bar.
         observe: told of every mask that is written in this call.

@@ -16,7 +16,7 @@ from weakclip.inference.proposals import ProposalSettings, snap
 from weakclip.inference.region_judge import RegionBankSettings
 from weakclip.inference.saliency import SaliencySettings, with_saliency
 from weakclip.inference.windows import InferenceSettings
-from weakclip.store.keys import MORE_OUTPUT
+from weakclip.store.keys import ADDED, MORE_OUTPUT
 from weakclip.store.ranges import check_range
 
 
@@ -52,7 +52,7 @@ class PseudoMaskSettings:
     crf: Refinement | None = VOC_CRF
     restrict_to_labels: bool = True
     match_share: float = 0.0
-    seed_share: float = 0.0
+    seed_share: float = field(default=0.0, metadata=ADDED)
     keep_foreground: bool = False
     balance: float = 0.0
     temperature: float = 1.0

@@ -113,8 +113,9 @@ def merge_shards(out: Path | str) -> ShardResult:
         records = [_record(path) for path in (context.folder(stage) / SHARDS).glob("*.json")]
         count = max((shards for shards, _ in records), default=1)
         plan = make_plan(context, (stage,), redo=False)
-        if plan.state(stage) != "unfinished":
-            why = "; ".join(plan.manifest.differences(stage, plan.keys[stage])) or "the stage is done"
+        if (state := plan.state(stage)) != "unfinished":
+            changes = plan.keys[stage].differences(plan.manifest.records.get(stage, {}))  # since the shards began
+            why = "the stage is done" if state == "done" else "; ".join(changes)
             raise RunError(f"{folder}: the shards of {STAGE_FOLDERS[stage]} cannot be merged: {why}; run them again")
         with sharing(Merge(shards=count)):
             plan.run(stage)

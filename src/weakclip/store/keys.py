@@ -1,7 +1,8 @@
 """The key of a result: settings, inputs, and the version of the code.
 
 A result is used again only under the very same key. Settings are dataclasses; a field's metadata says when it is not
-part of the key: `NO_EFFECT` changes how a result is made, `MORE_OUTPUT` what is written beside it.
+part of the key: `NO_EFFECT` changes how a result is made, `MORE_OUTPUT` what is written beside it; `ADDED` is part of
+the key only where it is not at its default.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 NO_EFFECT: Mapping[str, str] = MappingProxyType({"weakclip": "no effect"})
 """Metadata of a setting that changes how a result is made, or whether there is one, but not the result."""
+ADDED: Mapping[str, str] = MappingProxyType({"weakclip": "added"})
+"""Metadata of a setting that runs of an earlier version lack: at its default it is left out, so that they stay done."""
 MORE_OUTPUT: Mapping[str, str] = MappingProxyType({"weakclip": "more output"})
 """Metadata of a setting that asks for more files beside a result that it does not change."""
 
@@ -73,7 +76,7 @@ def plain(value: Any) -> Any:
 
 
 def flat(value: Any, prefix: str) -> dict[str, Any]:
-    """All settings by their key paths.
+    """All settings by their key paths, but for `ADDED` ones at their defaults.
 
     >>> from weakclip.config import ClipSettings
     >>> flat(ClipSettings(source="demo"), "clip")
@@ -102,8 +105,12 @@ def _leaves(value: Any, path: str, effect: str | None = None) -> Iterator[tuple[
         yield path, plain(value), effect
         return
     for entry in dataclasses.fields(value):
-        own = effect or entry.metadata.get("weakclip")
-        yield from _leaves(getattr(value, entry.name), f"{path}.{entry.name}".removeprefix("."), own)
+        part, own = getattr(value, entry.name), effect or entry.metadata.get("weakclip")
+        if own == ADDED["weakclip"]:
+            if part == entry.default:
+                continue
+            own = None
+        yield from _leaves(part, f"{path}.{entry.name}".removeprefix("."), own)
 
 
 def _canonical(value: Any) -> Any:

@@ -47,7 +47,7 @@ def check_range(
     kinds = {field.name: str(field.type) for field in dataclasses.fields(settings)}
     for name in names:
         value = getattr(settings, name)
-        numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+        numbers = value if isinstance(value, tuple | list) else () if value is None else (value,)
         for number in numbers:
             if not math.isfinite(number):
                 raise ConfigError(f"{name}: a finite number expected; found {number}")

@@ -163,7 +163,9 @@ def _deaths_in_words(workers: Sequence[BaseProcess], count: int) -> Iterator[Non
 
 def _empty_frames(error: BaseException | None) -> None:
     """Let go what the frames of an error hold, and those of the errors that led to it; frames at work are left."""
-    while error is not None:
+    met = set[int]()
+    while error is not None and id(error) not in met:  # an error may be its own cause
+        met.add(id(error))
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
 
