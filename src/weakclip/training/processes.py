@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -54,12 +55,14 @@ class Processes(Share):
             share_batch_norms(model)
         else:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return DistributedDataParallel(
-            model,
-            device_ids=None if on_cpu else [self.device.index],
-            broadcast_buffers=False,  # those of shared batch norms are the same in all processes
-            gradient_as_bucket_view=True,  # no copies of what is sent
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch 2.13, whose new name is not known to older ones
+            return DistributedDataParallel(
+                model,
+                device_ids=None if on_cpu else [self.device.index],
+                broadcast_buffers=False,  # those of shared batch norms are the same in all processes
+                gradient_as_bucket_view=True,  # no copies of what is sent
+            )
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set in any process. Every process must ask."""
