@@ -33,7 +33,7 @@ from weakclip.store.share import Share, sharing
 CHUNK = 64
 """Items that a process is given at once: what a lost one costs at most, beside those that wait for it."""
 TOGETHER = 8
-"""Items that a reading task passes on at once, and an actor cuts its batches from."""
+"""Items that a reading task passes on at once."""
 CPUS = 0.75
 """Cores that a process asks for, or its part of all where that is less: two cores get an actor and a task."""
 BLOCK = 2**24
@@ -239,7 +239,7 @@ def _stream(device: str, items: Sequence[Any], again: Again) -> Iterator[object]
     rows = rows.map_batches(
         _Maker,
         fn_constructor_args=(own, "auto" if accelerators else "cpu", here),
-        batch_size=1,
+        batch_size=CHUNK // TOGETHER if accelerators else 1,
         compute=ActorPoolStrategy(min_size=1, max_size=most, initial_size=begin),
         num_cpus=cpus,
         num_gpus=1 if accelerators else None,
