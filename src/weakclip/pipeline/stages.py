@@ -204,8 +204,9 @@ STAGES = {
 def stages_of(config: RunConfig) -> dict[str, Stage]:
     """The stages that a configuration has, by their names and in their order.
 
-    The seed stage reads what its method reads. The masks are made of the seeds, too, where those have a share in them.
-    Without a network to retrain there is no such stage. WeakCLIP's own upper bound repeats the stages that train it.
+    The seed stage reads what its method reads. The masks are made of the seeds, too, where those have a share in them
+    or fill a bank. Without a network to retrain there is no such stage. WeakCLIP's own upper bound repeats the stages
+    that train it.
     """
     stages, model = dict(STAGES), config.retrain.model
     clip = ("CLIP weights",) if config.seeds.reads_clip else ()
@@ -216,7 +217,8 @@ def stages_of(config: RunConfig) -> dict[str, Stage]:
     drawn: tuple[str, ...] = ("proposals",) if config.pseudo_masks.proposals is not None else ()
     drawn += ("saliency maps",) if config.pseudo_masks.saliency is not None else ()
     second = ("region bank encoder",) if isinstance(bank, RegionBankSettings) and bank.encoder else ()
-    upstream: tuple[str, ...] = ("seeds", *masks.upstream) if config.pseudo_masks.seed_share else masks.upstream
+    reads_seeds = config.pseudo_masks.seed_share or bank is not None
+    upstream: tuple[str, ...] = ("seeds", *masks.upstream) if reads_seeds else masks.upstream
     stages["pseudo_masks"] = dataclasses.replace(masks, data=(*masks.data, *drawn, *second), upstream=upstream)
     if model is None:
         del stages["retrain"]

@@ -141,7 +141,7 @@ def _deaths_in_words(workers: Sequence[BaseProcess], count: int) -> Iterator[Non
     """A `RunError` where torch says that a data worker has died, and where its broken connection shows it first.
 
     The frames that an error comes from are emptied, for torch's hold the iterator, and while one is held its workers
-    live, or are mourned by every other loader.
+    live, or every other loader reports their death.
 
     A process closes its connections before the system counts it as dead. Between the two, torch passes on what reading
     from the connection has raised: an end of file, a reset, or its own error about what is missing.
