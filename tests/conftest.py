@@ -83,9 +83,19 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
+@pytest.fixture(autouse=True)
+def _log_levels() -> Iterator[None]:
+    """The levels that a command sets end with the test: what a later one finds in the log depends on no other."""
+    loggers = [logging.getLogger(name) for name in ("weakclip", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
-    """The command line in this process: `call("run", "demo", …)` is its exit code. Its log levels end with the test."""
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The command line in this process: `call("run", "demo", …)` is its exit code."""
     from weakclip import cli
 
     def run(*arguments: str | Path) -> int:
@@ -96,11 +106,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
             return int(stop.code or 0)
         return 0
 
-    loggers = [logging.getLogger(name) for name in ("weakclip", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    yield run
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+    return run
 
 
 @pytest.fixture(scope="session")

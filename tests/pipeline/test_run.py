@@ -246,6 +246,7 @@ def test_a_result_that_is_taken_back_is_said(
     third = load_config(config_file, ["seeds.masks.background_power=3"])
     with pytest.raises(RunError, match=r"made with other settings \(.*null → 3\.0\); run `weakclip seeds --redo`"):
         run_stage(third, ran, "train")
+    caplog.clear()
     with caplog.at_level(logging.INFO, "weakclip"):
         assert run_pipeline(config, ran).ran == ()
     assert "seeds: its previous result has these settings; the one that was begun since makes way" in caplog.text
