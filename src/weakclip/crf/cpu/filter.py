@@ -20,6 +20,7 @@ from weakclip.crf.cpu.structures import F32, I32, U32, Float, Int, Lanes, Lattic
 from weakclip.crf.cpu.vector_math import add, divide, exp, multiply, multiply_add, sum_groups, sum_lanes
 
 _ZERO = np.float32(0.0)
+_FIRST = np.intp(0)  # for a plain 0, numba would compile what is called a second time
 _CHUNK = 64  # pixels whose messages stay in the first cache; a multiple of 4
 _RING = 4  # room for the pixels that are under way; a power of two
 _8, _16 = size_of(8), size_of(16)
@@ -213,12 +214,12 @@ def mean_field(
             continue
         for start in range(0, number, _CHUNK):
             count = min(_CHUNK, number - start)
-            slice_rows(values, terms, start, count, messages, 0, shape)
+            slice_rows(values, terms, start, count, messages, _FIRST, shape)
             check += _softmax(probs, start * width, count, repeated, messages, narrow, width // len(narrow))
             if last:
-                fill_planes(messages, 0, start, count, marginals, width)
+                fill_planes(messages, _FIRST, start, count, marginals, width)
             else:
-                splat_rows(following, terms, start, count, messages, 0, shape)
+                splat_rows(following, terms, start, count, messages, _FIRST, shape)
         values, following = following, values
     return check == _ZERO
 
@@ -238,7 +239,7 @@ def _update_rows(
     for pixel in range(-2, number):
         reading, at = pixel + 2, (pixel + 2) % _RING * width
         if reading < number:
-            store(messages, at, _message(values, offsets, weights, reading * constant(size), 0, lanes, size))
+            store(messages, at, _message(values, offsets, weights, reading * constant(size), _FIRST, lanes, size))
         middle, at = pixel + 1, (pixel + 1) % _RING * width
         if (middle >= 0) & (middle < number):
             unnormalised = multiply(load(probs, middle * width, lanes), exp(load(messages, at, lanes)))
@@ -249,7 +250,7 @@ def _update_rows(
         if pixel >= 0:
             factor = broadcast(item(factors, pixel % _RING), lanes)
             marginals = multiply(factor, load(messages, pixel % _RING * width, lanes))
-            _splat_vector(following, offsets, weights, pixel * constant(size), 0, marginals, lanes, size)
+            _splat_vector(following, offsets, weights, pixel * constant(size), _FIRST, marginals, lanes, size)
     return check
 
 

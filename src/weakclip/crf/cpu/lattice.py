@@ -89,7 +89,7 @@ def _build(
     # From Python they come as plain tuples, without names.
     given, lattice_axes, to, found = Points(*points), Axes(*axes), Target(*target), Vertices(*vertices)
     codes, ones, table = found
-    fill_table(table, codes, 0)
+    fill_table(table, codes, np.intp(0))
     start, count = np.int64(0), np.int64(0)
     while True:
         start, count = _embed(given, lattice_axes, to, Vertices(codes, ones, table), start, count, sides)
