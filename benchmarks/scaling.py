@@ -4,7 +4,7 @@
 
 The demo, shortened, is run by one process on one core, by two on two cores and by four on four cores, or on as many as
 this program may use, in turn, each time in a new folder. The seconds of a stage are those of the run's manifest. The
-rates for the plan are measured first, on one core. Where there is one core only, the plan is held against one process.
+rates for the plan are measured first, on as many. Where there is one core only, the plan is held against one process.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = COUNTS if len(cores) > 1 else COUNTS[:1]
     rates = ["--rates", str(arguments.out / "rates.json")]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    weakclip(cores[-1:], "plan", *words, *rates, "--measure")
+    weakclip(cores[-max(counts) :], "plan", *words, *rates, "--measure")
     planned = dict[int, dict[str, float]]()
     for count in counts:
         means = ["--gpus", str(count), "--cores", str(min(count, len(cores)) / count)]

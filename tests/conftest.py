@@ -18,6 +18,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
 import numpy as np
 import pytest
 import torch
+import typer.main
+import typer.testing
 from PIL import Image
 from squares import Squares
 from transformers import CLIPConfig, CLIPModel
@@ -58,6 +60,15 @@ def no_power_cut() -> Iterator[None]:
     """Files of tests outlive killed processes, and no loss of power: nothing waits for the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_command_line() -> Iterator[None]:
+    """typer reads the signatures of all commands once, and not at each of hundreds of calls."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
+        patch.setattr(typer.testing, "_get_command", typer.main.get_command)
         yield
 
 

@@ -1,7 +1,8 @@
 """Times the steps of a training: those of one process, and those of one of two that share each batch.
 
 What a process has to do in every step whatever its part of the batch, such as encoding the class names, and what it has
-to do for its companions (batch norms over all parts, exchanging gradients) shows in the second only.
+to do for its companions (batch norms over all parts, exchanging gradients) shows in the second only. So does what they
+cost each other by what they share (memory, the cores of a processor that are two threads of one): theirs is wall time.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from weakclip.pipeline.data import SomeImages
 from weakclip.pipeline.given import Given
 from weakclip.segmenters.train import WEAKCLIP, retrain
 from weakclip.store.share import sharing
+from weakclip.store.threads import usable_cores
 from weakclip.training.dataset import TrainingPairs
 from weakclip.training.launch import launch
 from weakclip.training.processes import open_processes
@@ -97,8 +99,8 @@ def time_steps(
         fit: a training with some settings, in a folder.
         settings: of the training.
         folder: for the trainings; the last one with the whole batch stays in `folder/last`.
-        device: of the training; its clock is taken.
-        processes: that share each batch; all of them call this.
+        device: of the training; its clock is taken for one process.
+        processes: that share each batch; all of them call this. The wall's clock is taken for several.
 
     Returns:
         Seconds by the number of images that this process has of the batch; and the last training's result.
@@ -106,7 +108,8 @@ def time_steps(
     Raises:
         RunError: no two steps had finite losses.
     """
-    now, whole = clock_of(device), max(1, settings.batch_size // processes)
+    now = clock_of(device) if processes == 1 else time.perf_counter
+    whole = max(1, settings.batch_size // processes)
     workers = 0 if torch.device(device).type == "cpu" else settings.workers
     short = dataclasses.replace(
         settings, steps=1 + STEPS, warmup_steps=0, checkpoint_every=NEVER, keep_every=None, log_every=NEVER,
@@ -153,7 +156,7 @@ def step_and_image(seconds: dict[int, float]) -> tuple[float, float]:
 
 def shared_steps(config: RunConfig, folder: Path) -> dict[str, float]:
     """Rates of the steps of one of two processes, `train.shared.step` and so on; nothing where accelerators are too
-    few for two.
+    few for two. Where both share one core, half of their time is that of a process with a core of its own.
 
     Raises:
         WeakCLIPError: as the trainings.
@@ -161,7 +164,9 @@ def shared_steps(config: RunConfig, folder: Path) -> dict[str, float]:
     on_cpu = torch.device(RunContext(config, folder).device).type == "cpu"
     if not on_cpu and torch.accelerator.device_count() < COMPANIONS:
         return {}
-    return launch(functools.partial(_take_part, config, folder), COMPANIONS, preload=__name__)
+    rates: dict[str, float] = launch(functools.partial(_take_part, config, folder), COMPANIONS, preload=__name__)
+    share = min(1.0, usable_cores() / COMPANIONS) if on_cpu else 1.0
+    return {part: seconds * share for part, seconds in rates.items()}
 
 
 def _take_part(config: RunConfig, folder: Path) -> dict[str, float]:
