@@ -18,6 +18,8 @@ DEPENDENCY_TESTS = tests/test_packaging.py tests/config/test_config.py tests/cli
 REFERENCE = $(addprefix weakclip.,config.reading config.sections datasets.base datasets.classes datasets.images datasets.kinds inference.metrics \
 	inference.pseudo_masks pipeline report seeds.base seeds.kinds segmenters.segmenter store.files store.layout)
 TESTS ?=
+# Whole jobs are for `make test-whole`, what takes minutes for `make test-slow`.
+MARKS ?= not slow and not whole
 WORKERS ?= auto
 # The tests start many processes of the package: its modules are compiled once, whatever the shell says.
 unexport PYTHONDONTWRITEBYTECODE
@@ -30,7 +32,7 @@ run_stamp = $(VENV)/.installed-run-$(pinned)
 test_stamp = $(VENV)/.installed-test-$(pinned)
 dev_stamp = $(VENV)/.installed-dev-$(pinned)
 
-.PHONY: bench demo demo-full test test-oldest test-slow lint docs release-check clean help
+.PHONY: bench demo demo-full test test-whole test-oldest test-slow lint docs release-check clean help
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
@@ -42,11 +44,14 @@ demo: $(run_stamp)  ## the whole job on the embedded data set, CPU only
 demo-full: $(run_stamp)  ## the demo, and the same network trained on the true masks as its upper bound
 	$(VENV)/bin/weakclip run demo --full --out $(OUT)
 
-test: $(test_stamp)  ## the test suite: no network, no GPU
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" $(TESTS)
+test: $(test_stamp)  ## the tests: no network, no GPU
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "$(MARKS)" $(TESTS)
+
+test-whole:  ## whole jobs: commands that are killed, browsers, clusters, stores, benchmarks, the documents' walks
+	$(MAKE) test MARKS="whole and not slow"
 
 test-oldest:  ## the tests that meet the dependencies, with the oldest versions that pyproject.toml allows
-	$(MAKE) test VENV=$(VENV)-oldest PYTHON=$(OLDEST_PYTHON) CONSTRAINTS=constraints-oldest.txt TESTS="$(DEPENDENCY_TESTS)"
+	$(MAKE) test VENV=$(VENV)-oldest PYTHON=$(OLDEST_PYTHON) CONSTRAINTS=constraints-oldest.txt TESTS="$(DEPENDENCY_TESTS)" MARKS="not slow"
 
 test-slow: $(test_stamp)  ## the tests that take minutes
 	$(VENV)/bin/python -m pytest -m slow

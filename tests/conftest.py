@@ -30,7 +30,29 @@ from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import write_mask
 
 DEFAULT_FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
+WHOLE_JOBS = (
+    # commands that are killed, that find the disk full, or that share their work
+    "pipeline/test_devices.py", "pipeline/test_disk.py", "pipeline/test_kill.py",
+    # browsers, Ray, a store on the net
+    "pipeline/test_cloud.py", "pipeline/test_cloud_out.py", "pipeline/test_ray.py",
+    "report/test_browser.py", "review/test_browser.py",
+    # many runs, one after the other
+    "study/test_cost_study.py", "study/test_plan.py", "study/test_variant_studies.py",
+    # what the documents tell the reader to do
+    "test_contributing.py", "test_data_page.py", "test_examples.py", "test_folders_walk.py", "test_predict_page.py",
+    "test_tutorial.py",
+    # programs beside the package, its demo CLIP on all images, random input
+    "benchmarks/", "clip/test_demo.py", "fuzz/", "scripts/",
+)  # fmt: skip
+"""What `make test-whole` runs and `make test` does not: half of the time, and a twentieth of the tests."""
 _connect = socket.socket.connect
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` is looked at
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if f"/{item.path.as_posix()}".rpartition("/tests/")[2].startswith(WHOLE_JOBS):
+            item.add_marker("whole")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

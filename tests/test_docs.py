@@ -173,6 +173,7 @@ def per_class(record: dict[str, Any]) -> list[tuple[str, str]]:
     return [(label, f"{precision:.3f}") for label, precision in record["per_class"].items()]
 
 
+@pytest.mark.whole
 def test_the_api_reference_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("pdoc", reason="the extra docs is not installed")
     recipe = subprocess.run(["make", "-n", "docs"], capture_output=True, text=True, check=True, cwd=ROOT).stdout

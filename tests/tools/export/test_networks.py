@@ -65,7 +65,13 @@ def test_bins_average_as_adaptive_pooling_does(size: tuple[int, int], bins: int 
     assert torch.allclose(bin_averages(features, bins), nn.AdaptiveAvgPool2d(bins)(features), atol=1e-6)
 
 
-@pytest.mark.parametrize("build", [small, *(pytest.param(net, marks=pytest.mark.slow) for net in (segformer, deeplab))])
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(small, marks=pytest.mark.whole),
+        *(pytest.param(net, marks=pytest.mark.slow) for net in (segformer, deeplab)),
+    ],
+)
 def test_onnx_gives_the_logits_of_pytorch_at_any_size(build: Callable[[], Segmenter], tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
