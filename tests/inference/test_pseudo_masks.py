@@ -129,7 +129,7 @@ def test_masks_ask_for_the_seeds_that_have_a_share(tmp_path: Path, restrict: boo
         seed[:5] = 1
         write_mask(tmp_path / f"dense/{name}.png", seed, dataset.class_set.palette)
     steps = mask_steps(colors, dataset, tmp_path, settings, seeds=tmp_path / "dense")
-    for predicted in steps.made(range(len(dataset))):
+    for predicted in steps.from_items(range(len(dataset))):
         steps.finish(predicted)
     for name in dataset.names:
         assert (tmp_path / f"masks/{name}.png").read_bytes() == (tmp_path / f"dense/{name}.png").read_bytes()

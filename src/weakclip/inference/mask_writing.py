@@ -106,7 +106,7 @@ def work_on_masks(
     return work_through(
         range(len(dataset)),
         is_done=lambda index: all((folder / part / f"{names[index]}.png").is_file() for part in parts),
-        make=steps.made,
+        make=steps.from_items,
         finish=steps.finish,
         description=description,
         name_of=names.__getitem__,
