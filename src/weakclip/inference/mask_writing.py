@@ -14,6 +14,7 @@ from torch import Tensor
 
 from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.images import read_mask, write_mask, write_png
+from weakclip.errors import ConfigError
 from weakclip.inference.label_probabilities import with_seeds
 from weakclip.inference.proposal_files import ProposalFiles
 from weakclip.inference.pseudo_masks import Judge, PseudoMaskSettings, RefinedMask, possible_classes, refine_mask
@@ -39,6 +40,7 @@ def write_pseudo_masks(
     device: str | torch.device = "cpu",
     description: str = "pseudo masks",
     observe: MaskObserver | None = None,
+    seeds: Path | None = None,
 ) -> int:
     """Write `masks/NAME.png` (palette), and `confidence/NAME.png` if asked for, for every image of a data set.
 
@@ -50,18 +52,21 @@ def write_pseudo_masks(
         logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 to logits `(B, K, h', w')`.
         dataset: images and labels; its pixel labels are not read.
         folder: where to.
-        settings: inference, restriction and dense CRF; `seed_share` and `region_bank`, which want a run, are off.
+        settings: inference, restriction and dense CRF; `region_bank` and the segmenter of `proposals`, which want a
+            run, are off.
         device: where the network is.
         description: shown before the progress bar.
         observe: told of every mask that is written in this call.
+        seeds: folder of the dense seeds, `NAME.png`, that `settings.seed_share` asks for.
 
     Returns:
         How many images this process predicted in this call.
 
     Raises:
+        ConfigError: settings that ask for seeds which are not given, or for parts of a run.
         DataError: an image or its proposals cannot be read, and the masks before it are kept; or none has proposals.
     """
-    steps = mask_steps(logits_of, dataset, Path(folder), settings, device=device, observe=observe)
+    steps = mask_steps(logits_of, dataset, Path(folder), settings, device=device, observe=observe, seeds=seeds)
     return work_on_masks(steps, dataset, Path(folder), settings, description=description)
 
 
@@ -126,9 +131,8 @@ def mask_steps(
     seeds: Path | None = None,
 ) -> Steps[int, tuple[Sample, list[Tensor]], tuple[Sample, np.ndarray, Judge | None]]:
     """From positions in a data set to the files of their images; arguments as for `write_pseudo_masks`, with the judge
-    of `settings.region_bank` and the folder of the dense seeds of `settings.seed_share`."""
-    assert (judge is None) == (settings.region_bank is None), "pseudo_masks.region_bank asks for a judge"
-    assert seeds or not settings.seed_share, "pseudo_masks.seed_share asks for seeds"
+    of `settings.region_bank`."""
+    _check_given(settings, judge, seeds)
     proposals = None if settings.proposals is None else ProposalFiles(settings.proposals.files)
     maps = None if settings.saliency is None else SaliencyMaps(settings.saliency.folder)
 
@@ -165,3 +169,18 @@ def mask_steps(
             yield sample, probs, judged
 
     return Steps(read, predicted, finish)
+
+
+def _check_given(settings: PseudoMaskSettings, judge: RegionJudge | None, seeds: Path | None) -> None:
+    """Raise a `ConfigError` where settings ask for what is not given."""
+    if settings.seed_share and seeds is None:
+        raise ConfigError(
+            f"pseudo_masks.seed_share: {settings.seed_share} found, but no seeds; give their folder, or set it to 0"
+        )
+    if settings.region_bank is not None and judge is None:
+        raise ConfigError("pseudo_masks.region_bank: settings found, but no run that fills the bank; set it to null")
+    if settings.proposals is not None and settings.proposals.folder is None:
+        raise ConfigError(
+            f"pseudo_masks.proposals: segmenter {settings.proposals.segmenter} found, but no run that it draws for; "
+            "give a folder of proposals"
+        )
