@@ -30,6 +30,9 @@ logger = logging.getLogger("weakclip")
 MaskObserver = Callable[[Sample, RefinedMask], None]
 """Told of every mask before it is written, from several threads."""
 
+_Read = tuple[Sample, list[Tensor], np.ndarray | None]
+"""A sample, its image at every scale, and its dense seeds where they have a share."""
+
 
 def write_pseudo_masks(
     logits_of: LogitsFunction,
@@ -129,7 +132,7 @@ def mask_steps(
     observe: MaskObserver | None = None,
     judge: RegionJudge | None = None,
     seeds: Path | None = None,
-) -> Steps[int, tuple[Sample, list[Tensor]], tuple[Sample, np.ndarray, Judge | None]]:
+) -> Steps[int, _Read, tuple[Sample, np.ndarray, Judge | None]]:
     """From positions in a data set to the files of their images; arguments as for `write_pseudo_masks`, with the judge
     of `settings.region_bank`."""
     _check_given(settings, judge, seeds)
@@ -154,16 +157,16 @@ def mask_steps(
 
     network = OutOfMemoryRetry(logits_of)
 
-    def read(index: int) -> tuple[Sample, list[Tensor]]:
+    def read(index: int) -> _Read:
         sample = dataset[index]
-        return sample, resized_images(sample.image, settings.inference, device=device)
+        dense = read_mask(seeds / f"{sample.name}.png") if seeds is not None and settings.seed_share else None
+        return sample, resized_images(sample.image, settings.inference, device=device), dense
 
-    def predicted(images: Iterable[tuple[Sample, list[Tensor]]]) -> Iterator[tuple[Sample, np.ndarray, Judge | None]]:
-        for sample, resized in images:
+    def predicted(images: Iterable[_Read]) -> Iterator[tuple[Sample, np.ndarray, Judge | None]]:
+        for sample, resized, dense in images:
             classes, how = possible_classes(sample, settings), settings.inference
             (probs,) = predict_batch(network, [sample.image], how, device=device, classes=classes, resized=[resized])
-            if seeds is not None and settings.seed_share:
-                dense = read_mask(seeds / f"{sample.name}.png")
+            if dense is not None:
                 probs = with_seeds(probs, dense, classes or range(len(probs)), settings.seed_share)
             judged = None if judge is None else functools.partial(judge.judge, sample, judge.features(sample))
             yield sample, probs, judged
