@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,31 +74,49 @@ def write_pseudo_masks(
     return work_on_masks(steps, dataset, Path(folder), settings, description=description)
 
 
-def images_without(settings: PseudoMaskSettings, names: Sequence[str]) -> list[str]:
-    """Lines on the images that lack proposals or a saliency map where the others have some.
+class GivenFiles:
+    """The proposals and saliency maps that masks are made with, opened once.
 
     Args:
-        settings: what masks are made with; proposals that a network draws are there for all images.
-        names: of the images.
+        settings: what masks are made with; proposals that a network draws are there for all images, and not looked for.
 
     Raises:
-        DataError: no such folder or file, or nothing in it of any of the images.
+        DataError: no such folder or file.
     """
-    proposals, saliency = settings.proposals, settings.saliency
-    given: dict[str, ProposalFiles | SaliencyMaps] = {}
-    if proposals is not None and proposals.folder is not None:
-        given[f"{proposals.folder}: no proposals"] = ProposalFiles(proposals.folder)
-    if saliency is not None:
-        given[f"{saliency.folder}: no saliency map"] = SaliencyMaps(saliency.folder)
-    return [
-        f"{nothing} of {len(without):,} of {len(names):,} images ({some(without)}); their masks are made without"
-        for nothing, files in given.items()
-        if (without := files.missing(names))
-    ]
+
+    def __init__(self, settings: PseudoMaskSettings) -> None:
+        proposals, saliency = settings.proposals, settings.saliency
+        folder = None if proposals is None else proposals.folder
+        self.proposals = None if folder is None else ProposalFiles(folder)
+        self.maps = None if saliency is None else SaliencyMaps(saliency.folder)
+
+    def lacking(self, names: Sequence[str]) -> list[str]:
+        """Lines on the images that lack proposals or a saliency map where the others have some.
+
+        Raises:
+            DataError: none of the images has any.
+        """
+        given: dict[str, ProposalFiles | SaliencyMaps] = {}
+        if self.proposals is not None:
+            given[f"{self.proposals.path}: no proposals"] = self.proposals
+        if self.maps is not None:
+            given[f"{self.maps.folder}: no saliency map"] = self.maps
+        return [
+            f"{nothing} of {len(without):,} of {len(names):,} images ({some(without)}); their masks are made without"
+            for nothing, files in given.items()
+            if (without := files.missing(names))
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSteps(Steps[int, Any, Any]):
+    """The steps from positions in a data set to masks, with the files that they read."""
+
+    files: GivenFiles
 
 
 def work_on_masks(
-    steps: Steps[int, Any, Any],
+    steps: MaskSteps,
     dataset: ImageLabelDataset,
     folder: Path,
     settings: PseudoMaskSettings,
@@ -109,7 +128,7 @@ def work_on_masks(
     it."""
     names = dataset.names
     parts = (MASKS, CONFIDENCE) if settings.confidence else (MASKS,)
-    for line in images_without(settings, names):
+    for line in steps.files.lacking(names):
         logger.warning(line)
     return work_through(
         range(len(dataset)),
@@ -132,17 +151,16 @@ def mask_steps(
     observe: MaskObserver | None = None,
     judge: RegionJudge | None = None,
     seeds: Path | None = None,
-) -> Steps[int, _Read, tuple[Sample, np.ndarray, Judge | None]]:
+) -> MaskSteps:
     """From positions in a data set to the files of their images; arguments as for `write_pseudo_masks`, with the judge
     of `settings.region_bank`."""
     _check_given(settings, judge, seeds)
-    proposals = None if settings.proposals is None else ProposalFiles(settings.proposals.files)
-    maps = None if settings.saliency is None else SaliencyMaps(settings.saliency.folder)
+    files = GivenFiles(settings)
 
     def finish(predicted: tuple[Sample, np.ndarray, Judge | None]) -> None:
         sample, probs, judged = predicted
-        regions = [] if proposals is None else proposals.of_sample(dataset, sample)
-        salient = None if maps is None else maps.of_sample(dataset, sample)
+        regions = [] if files.proposals is None else files.proposals.of_sample(dataset, sample)
+        salient = None if files.maps is None else files.maps.of_sample(dataset, sample)
         refined = refine_mask(
             probs, sample, settings, regions, only_possible=True, judge=judged, saliency=salient, device=device
         )
@@ -171,7 +189,7 @@ def mask_steps(
             judged = None if judge is None else functools.partial(judge.judge, sample, judge.features(sample))
             yield sample, probs, judged
 
-    return Steps(read, predicted, finish)
+    return MaskSteps(read, predicted, finish, files=files)
 
 
 def _check_given(settings: PseudoMaskSettings, judge: RegionJudge | None, seeds: Path | None) -> None:
