@@ -5,7 +5,8 @@
 Regions are drawn for the first training images and written as `NAME.png`; then the run's WeakCLIP predicts them with
 `pseudo_masks.proposals`. "True" are the connected parts of the true mask, "shifted" the same, grown or shrunk by 1 or 2
 pixels and moved by up to 2, "superpixels" SLIC (Achanta et al., PAMI 2012), "random" the cells of random points, which
-know nothing of the image. Scores are mIoU in per cent. What is there already is not made again.
+know nothing of the image. Scores are mIoU in per cent. What is there already is not made again. The run's seeds keep
+their share in the masks (`pseudo_masks.seed_share`); its region bank (`pseudo_masks.region_bank`) is left out.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import open_run
 from weakclip.pipeline.data import SomeImages
 from weakclip.store.files import write_json
-from weakclip.store.layout import MASKS
+from weakclip.store.layout import DENSE, MASKS
 
 Drawer = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 """From image and true mask to `(H, W)` region numbers, 0 for none."""
@@ -122,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--agreement", type=float, action="append")
     arguments = parser.parse_args(argv)
     context = open_run(arguments.run)
-    settings = context.config.pseudo_masks
+    settings = dataclasses.replace(context.config.pseudo_masks, region_bank=None)
     dataset = SomeImages(context.train, range(arguments.images))
     truths = {name: context.train.mask(index) for index, name in enumerate(dataset.names)}
     model = load_weakclip(context.folder("train"), clip=context.clip)
@@ -131,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return mixed_logits(model(images), settings.match_share)
 
     def score(folder: Path, proposals: ProposalSettings | None) -> float:
-        write_pseudo_masks(network, dataset, folder, dataclasses.replace(settings, proposals=proposals))
+        how, seeds = dataclasses.replace(settings, proposals=proposals), context.folder("seeds") / DENSE
+        write_pseudo_masks(network, dataset, folder, how, seeds=seeds)
         matrix = ConfusionMatrix(dataset.class_set.num_classes)
         for name, truth in truths.items():
             matrix.update(read_mask(folder / MASKS / f"{name}.png"), truth)

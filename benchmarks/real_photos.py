@@ -5,7 +5,8 @@
 The image-level labels of the training photos fit the stand-in's projection, and the stages of a run do the rest, with
 the recipe of `folder` at a size for two CPU cores. No pixel label is read before all masks are written: the run works
 on a folder without masks. What is there already is not made again: a stopped call goes on. The scores are not those of
-CLIP, and not the VOC figure.
+CLIP, and not the VOC figure. `pseudo_masks.seed_share` is 0 in masks that are made without labels, which seeds know;
+`pseudo_masks.region_bank` counts in the run only, not in the masks that are scored beside it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from weakclip.pipeline import run_stage
 from weakclip.pipeline.data import SomeImages
 from weakclip.seeds import seed_masks
 from weakclip.store.files import write_json
-from weakclip.store.layout import MASKS, STAGE_FOLDERS
+from weakclip.store.layout import DENSE, MASKS, STAGE_FOLDERS
 from weakclip.store.manifest import Manifest
 from weakclip.store.progress import track
 
@@ -148,16 +149,19 @@ def run_one(config: RunConfig, encoder: StandIn, out: Path, seed: int, *, salien
         dataset = whole if split == "val" else SomeImages(whole, range(0, len(whole), EVERY))
         folder = run / "scored" / split
         _write_seeds(config, encoder, dataset, folder, with_crf=split == "val")
-        without = dataclasses.replace(config.pseudo_masks, crf=None)
-        unknown = dataclasses.replace(config.pseudo_masks, restrict_to_labels=False)
+        seeds = folder / "seeds" / MASKS if split == "val" else run / STAGE_FOLDERS["seeds"] / DENSE
+        known = dataclasses.replace(config.pseudo_masks, region_bank=None)
+        without = dataclasses.replace(known, crf=None)
+        unknown = dataclasses.replace(known, restrict_to_labels=False, seed_share=0.0)
         wanted = {"weakclip": without, "masks_no_labels": unknown}
         if split == "val":
-            wanted |= {"masks": config.pseudo_masks, "weakclip_no_labels": dataclasses.replace(unknown, crf=None)}
+            wanted |= {"masks": known, "weakclip_no_labels": dataclasses.replace(unknown, crf=None)}
         if saliency:
             maps = SaliencySettings(folder=str(saliency))
-            wanted["masks_with_saliency"] = dataclasses.replace(config.pseudo_masks, saliency=maps)
+            wanted["masks_with_saliency"] = dataclasses.replace(known, saliency=maps)
         for name, settings in wanted.items():
-            write_pseudo_masks(network, dataset, folder / name, settings, description=f"{name}, {split}")
+            note = f"{name}, {split}"
+            write_pseudo_masks(network, dataset, folder / name, settings, description=note, seeds=seeds)
     return run
 
 

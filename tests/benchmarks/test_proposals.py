@@ -30,9 +30,10 @@ def test_a_superpixel_does_not_cross_a_strong_edge() -> None:
 
 
 def test_every_kind_is_scored(tiny_settings: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = tmp_path / "run"
+    ran, settings = tmp_path / "run", tiny_settings()
+    settings["pseudo_masks"] |= {"seed_share": 0.3, "region_bank": {}}
     for stage in ("seeds", "train"):
-        run_stage(parse_config(tiny_settings(), origin="tiny"), ran, stage)
+        run_stage(parse_config(settings, origin="tiny"), ran, stage)
     benchmark.main([str(ran), "--out", str(tmp_path / "out"), "--images", "2", "--agreement", "0.6"])
     scores = json.loads((tmp_path / "out/proposals.json").read_text())
     assert list(scores) == ["none", *benchmark.KINDS]

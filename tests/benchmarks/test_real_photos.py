@@ -63,6 +63,7 @@ def arguments(root: Path, tmp_path: Path, benchmark: ModuleType) -> list[str]:
         write_png(tmp_path / "maps" / f"{name}.png", map_)
     given["saliency"] = tmp_path / "maps"
     settings = ("augment.crop_size=64", "pseudo_masks.inference.crop=64", "pseudo_masks.inference.stride=64")
+    settings += ("pseudo_masks.seed_share=0.1",)
     small = ["--limit-steps", "1", *(part for setting in settings for part in ("--set", setting))]
     return [*(part for name, value in given.items() for part in (f"--{name}", str(value))), *small]
 

@@ -18,7 +18,8 @@ from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_mask
 from weakclip.errors import ConfigError, DataError, RunError
-from weakclip.inference.mask_writing import images_without, write_pseudo_masks
+from weakclip.inference import proposal_files
+from weakclip.inference.mask_writing import GivenFiles, write_pseudo_masks
 from weakclip.inference.proposal_files import ProposalFiles
 from weakclip.inference.proposals import ProposalSettings, snap
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, refine_mask
@@ -151,8 +152,10 @@ def test_proposals_of_no_image_are_an_error(tmp_path: Path):
         ProposalFiles(results(tmp_path)).missing(["b"])
 
 
-def test_proposals_are_of_the_size_of_the_image_s_file(tmp_path: Path):
-    """A run that reads images smaller resizes the regions, too."""
+def test_proposals_are_of_the_size_of_the_image_s_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A run that reads images smaller resizes the regions, too. A file of results is read once."""
+    times, read_list = [], proposal_files.stream_list
+    monkeypatch.setattr(proposal_files, "stream_list", lambda file: times.append(file.name) or read_list(file))
 
     class Reduced(ImageLabelDataset):
         def __init__(self) -> None:
@@ -177,18 +180,19 @@ def test_proposals_are_of_the_size_of_the_image_s_file(tmp_path: Path):
 
     one_pass = InferenceSettings(scales=(1.0,), flip=False, crop=4, stride=4, fit_crop=False)
     how = PseudoMaskSettings(inference=one_pass, crf=None)
-    proposals = ProposalSettings(folder=str(sam(tmp_path)), agreement=0.7)
+    proposals = ProposalSettings(folder=str(results(tmp_path)), agreement=0.7)
     write_pseudo_masks(network, Reduced(), tmp_path / "out", dataclasses.replace(how, proposals=proposals))
+    assert times == [proposals.folder]
     assert (read_mask(tmp_path / "out/masks/a.png") == np.array([[1, 1, 0, 0]] * 3)).all()
 
 
 def test_images_without_proposals_are_counted_and_have_no_regions(tmp_path: Path):
     assert ProposalFiles(sam(tmp_path)).regions("b", SIZE) == []
     settings = PseudoMaskSettings(proposals=ProposalSettings(folder=str(tmp_path)))
-    assert images_without(settings, ["b", "a", "c"]) == [
+    assert GivenFiles(settings).lacking(["b", "a", "c"]) == [
         f"{tmp_path}: no proposals of 2 of 3 images (b, c); their masks are made without"
     ]
-    assert images_without(settings, ["a"]) == images_without(PseudoMaskSettings(), ["b"]) == []
+    assert GivenFiles(settings).lacking(["a"]) == GivenFiles(PseudoMaskSettings()).lacking(["b"]) == []
 
 
 BROKEN = {

@@ -14,9 +14,9 @@ from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import ConfigError, DataError
-from weakclip.inference import pseudo_masks
+from weakclip.inference import mask_writing, pseudo_masks
 from weakclip.inference.label_probabilities import label_probabilities, with_seeds
-from weakclip.inference.mask_writing import mask_steps, write_pseudo_masks
+from weakclip.inference.mask_writing import write_pseudo_masks
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, RefinedMask, pseudo_mask, refine_mask
 from weakclip.inference.windows import InferenceSettings
 
@@ -120,17 +120,18 @@ def test_seeds_get_their_share_of_the_probabilities(share: float):
 
 
 @pytest.mark.parametrize("restrict", [True, False])
-def test_masks_ask_for_the_seeds_that_have_a_share(tmp_path: Path, restrict: bool):
+def test_masks_ask_for_the_seeds_that_have_a_share(tmp_path: Path, restrict: bool, monkeypatch: pytest.MonkeyPatch):
     dataset, settings = Stripes(), dataclasses.replace(PLAIN, restrict_to_labels=restrict, seed_share=0.9)
-    with pytest.raises(AssertionError, match="seed_share"):
-        mask_steps(colors, dataset, tmp_path, settings)
+    with pytest.raises(ConfigError, match=r"pseudo_masks\.seed_share: 0\.9 found, but no seeds; give their folder"):
+        write_pseudo_masks(colors, dataset, tmp_path, settings)
     for index, name in enumerate(dataset.names):
         seed = np.zeros(dataset.size(index), dtype=np.uint8)
         seed[:5] = 1
         write_mask(tmp_path / f"dense/{name}.png", seed, dataset.class_set.palette)
-    steps = mask_steps(colors, dataset, tmp_path, settings, seeds=tmp_path / "dense")
-    for predicted in steps.made(range(len(dataset))):
-        steps.finish(predicted)
+    readers, here = set[int](), threading.get_ident()
+    monkeypatch.setattr(mask_writing, "read_mask", lambda path: readers.add(threading.get_ident()) or read_mask(path))
+    write_pseudo_masks(colors, dataset, tmp_path, settings, seeds=tmp_path / "dense")
+    assert readers and here not in readers, "the network waits for no file"
     for name in dataset.names:
         assert (tmp_path / f"masks/{name}.png").read_bytes() == (tmp_path / f"dense/{name}.png").read_bytes()
 

@@ -89,7 +89,7 @@ def work_on(numbers: Sequence[int], folder: Path, deadly: Collection[int] = ()) 
         return work_through(
             numbers,
             is_done=lambda number: (folder / f"{number}.txt").is_file(),
-            make=steps.made,
+            make=steps.from_items,
             finish=steps.finish,
             description="numbers",
             again=partial(numbers_in, folder, deadly),

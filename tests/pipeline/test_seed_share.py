@@ -46,3 +46,12 @@ def test_masks_with_a_share_are_made_of_the_seeds_of_their_key(config_file: Path
     with pytest.raises(RunError, match="pseudo_masks needs seeds, which was made with other settings"):
         run_stage(with_share(config, 0.5), ran, "pseudo_masks", redo=True)
     assert run_stage(config, ran, "pseudo_masks").ran == ()
+
+
+@pytest.mark.parametrize("asked", [[], ["pseudo_masks.seed_share=0.1"], ["pseudo_masks.region_bank={}"]])
+def test_masks_are_keyed_by_the_seeds_that_they_read(config_file: Path, tmp_path: Path, asked: list[str]) -> None:
+    """All masks are keyed by the training, which is keyed by the seeds; those that read seeds by the seeds, too."""
+    configs = (load_config(config_file, [*asked, f"seeds.masks.background_power={power}"]) for power in (1, 2))
+    one, two = (stage_keys(RunContext(config, tmp_path), ["pseudo_masks"])["pseudo_masks"].inputs for config in configs)
+    assert one.keys() == two.keys()
+    assert {name for name in one if one[name] != two[name]} == ({"seeds", "train"} if asked else {"train"})

@@ -156,7 +156,9 @@ def test_threads_read_ahead_and_an_error_waits_for_its_turn() -> None:
 
     steps = Steps(read, make, finished.append)
     with pytest.raises(BrokenFileError, match="torn"):
-        work_through(range(20), is_done=lambda _: False, make=steps.made, finish=steps.finish, description="numbers")
+        work_through(
+            range(20), is_done=lambda _: False, make=steps.from_items, finish=steps.finish, description="numbers"
+        )
     assert made == sorted(finished) == list(range(7)) and here not in readers
 
 

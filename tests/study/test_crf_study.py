@@ -219,6 +219,17 @@ def test_run_without_a_fitting_weakclip_is_refused(config: RunConfig, tmp_path: 
     assert not (tmp_path / "study").exists()
 
 
+def test_seeds_of_another_split_are_missed_before_anything_is_predicted(tmp_path: Path) -> None:
+    write_mask(tmp_path / "run/1_seeds/dense/train_000002.png", SCENES.mask(2), SCENES.class_set.palette)
+    (tmp_path / "run/2_train").mkdir()
+    (tmp_path / "run/2_train/model.safetensors").touch()
+    config = load_config("demo", [*OVERRIDES, "pseudo_masks.seed_share=0.3"])
+    said = r"pseudo_masks\.seed_share: 0\.3 asks .*1_seeds/dense has none of 5 of 6 images .*: set data\.train_split to"
+    with pytest.raises(DataError, match=said):
+        study_crf(config, tmp_path / "study", run=tmp_path / "run")
+    assert not (tmp_path / "study").exists()
+
+
 def test_command_prints_yaml_for_a_configuration(
     call: Callable[..., int], capsys: pytest.CaptureFixture[str], probs: Path, tmp_path: Path
 ) -> None:

@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     from weakclip.report import chosen
 
 
-def _checked(check: Callable[[Any], object]) -> Callable[[typer.Context, Any], Any]:
+def _checked(check: Callable[[Any], object]) -> Callable[[typer.Context, typer.CallbackParam, Any], Any]:
     """A callback that checks the value of an argument, if there is one; of a path, `~` is the home."""
 
-    def callback(context: typer.Context, value: Any) -> Any:
+    def callback(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
         if value is not None and not context.resilient_parsing:  # which is completion in the shell
             with errors_printed(json=bool(context.params.get("json"))):
-                check(value := paths.path_given(value))
+                check(value := paths.path_given(value, parameter.opts[0]))
         return value
 
     return callback

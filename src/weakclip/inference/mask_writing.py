@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.images import read_mask, write_mask, write_png
+from weakclip.errors import ConfigError
 from weakclip.inference.label_probabilities import with_seeds
 from weakclip.inference.proposal_files import ProposalFiles
 from weakclip.inference.pseudo_masks import Judge, PseudoMaskSettings, RefinedMask, possible_classes, refine_mask
@@ -29,6 +31,9 @@ logger = logging.getLogger("weakclip")
 MaskObserver = Callable[[Sample, RefinedMask], None]
 """Told of every mask before it is written, from several threads."""
 
+_Read = tuple[Sample, list[Tensor], np.ndarray | None]
+"""A sample, its image at every scale, and its dense seeds where they have a share."""
+
 
 def write_pseudo_masks(
     logits_of: LogitsFunction,
@@ -39,6 +44,7 @@ def write_pseudo_masks(
     device: str | torch.device = "cpu",
     description: str = "pseudo masks",
     observe: MaskObserver | None = None,
+    seeds: Path | None = None,
 ) -> int:
     """Write `masks/NAME.png` (palette), and `confidence/NAME.png` if asked for, for every image of a data set.
 
@@ -50,46 +56,67 @@ def write_pseudo_masks(
         logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 to logits `(B, K, h', w')`.
         dataset: images and labels; its pixel labels are not read.
         folder: where to.
-        settings: inference, restriction and dense CRF; `seed_share` and `region_bank`, which want a run, are off.
+        settings: inference, restriction and dense CRF; `region_bank` and the segmenter of `proposals`, which want a
+            run, are off.
         device: where the network is.
         description: shown before the progress bar.
         observe: told of every mask that is written in this call.
+        seeds: folder of the dense seeds, `NAME.png`, that `settings.seed_share` asks for.
 
     Returns:
         How many images this process predicted in this call.
 
     Raises:
+        ConfigError: settings that ask for seeds which are not given, or for parts of a run.
         DataError: an image or its proposals cannot be read, and the masks before it are kept; or none has proposals.
     """
-    steps = mask_steps(logits_of, dataset, Path(folder), settings, device=device, observe=observe)
+    steps = mask_steps(logits_of, dataset, Path(folder), settings, device=device, observe=observe, seeds=seeds)
     return work_on_masks(steps, dataset, Path(folder), settings, description=description)
 
 
-def images_without(settings: PseudoMaskSettings, names: Sequence[str]) -> list[str]:
-    """Lines on the images that lack proposals or a saliency map where the others have some.
+class GivenFiles:
+    """The proposals and saliency maps that masks are made with, opened once.
 
     Args:
-        settings: what masks are made with; proposals that a network draws are there for all images.
-        names: of the images.
+        settings: what masks are made with; proposals that a network draws are there for all images, and not looked for.
 
     Raises:
-        DataError: no such folder or file, or nothing in it of any of the images.
+        DataError: no such folder or file.
     """
-    proposals, saliency = settings.proposals, settings.saliency
-    given: dict[str, ProposalFiles | SaliencyMaps] = {}
-    if proposals is not None and proposals.folder is not None:
-        given[f"{proposals.folder}: no proposals"] = ProposalFiles(proposals.folder)
-    if saliency is not None:
-        given[f"{saliency.folder}: no saliency map"] = SaliencyMaps(saliency.folder)
-    return [
-        f"{nothing} of {len(without):,} of {len(names):,} images ({some(without)}); their masks are made without"
-        for nothing, files in given.items()
-        if (without := files.missing(names))
-    ]
+
+    def __init__(self, settings: PseudoMaskSettings) -> None:
+        proposals, saliency = settings.proposals, settings.saliency
+        folder = None if proposals is None else proposals.folder
+        self.proposals = None if folder is None else ProposalFiles(folder)
+        self.maps = None if saliency is None else SaliencyMaps(saliency.folder)
+
+    def lacking(self, names: Sequence[str]) -> list[str]:
+        """Lines on the images that lack proposals or a saliency map where the others have some.
+
+        Raises:
+            DataError: none of the images has any.
+        """
+        given: dict[str, ProposalFiles | SaliencyMaps] = {}
+        if self.proposals is not None:
+            given[f"{self.proposals.path}: no proposals"] = self.proposals
+        if self.maps is not None:
+            given[f"{self.maps.folder}: no saliency map"] = self.maps
+        return [
+            f"{nothing} of {len(without):,} of {len(names):,} images ({some(without)}); their masks are made without"
+            for nothing, files in given.items()
+            if (without := files.missing(names))
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSteps(Steps[int, Any, Any]):
+    """The steps from positions in a data set to masks, with the files that they read."""
+
+    files: GivenFiles
 
 
 def work_on_masks(
-    steps: Steps[int, Any, Any],
+    steps: MaskSteps,
     dataset: ImageLabelDataset,
     folder: Path,
     settings: PseudoMaskSettings,
@@ -101,12 +128,12 @@ def work_on_masks(
     it."""
     names = dataset.names
     parts = (MASKS, CONFIDENCE) if settings.confidence else (MASKS,)
-    for line in images_without(settings, names):
+    for line in steps.files.lacking(names):
         logger.warning(line)
     return work_through(
         range(len(dataset)),
         is_done=lambda index: all((folder / part / f"{names[index]}.png").is_file() for part in parts),
-        make=steps.made,
+        make=steps.from_items,
         finish=steps.finish,
         description=description,
         name_of=names.__getitem__,
@@ -124,18 +151,16 @@ def mask_steps(
     observe: MaskObserver | None = None,
     judge: RegionJudge | None = None,
     seeds: Path | None = None,
-) -> Steps[int, tuple[Sample, list[Tensor]], tuple[Sample, np.ndarray, Judge | None]]:
+) -> MaskSteps:
     """From positions in a data set to the files of their images; arguments as for `write_pseudo_masks`, with the judge
-    of `settings.region_bank` and the folder of the dense seeds of `settings.seed_share`."""
-    assert (judge is None) == (settings.region_bank is None), "pseudo_masks.region_bank asks for a judge"
-    assert seeds or not settings.seed_share, "pseudo_masks.seed_share asks for seeds"
-    proposals = None if settings.proposals is None else ProposalFiles(settings.proposals.files)
-    maps = None if settings.saliency is None else SaliencyMaps(settings.saliency.folder)
+    of `settings.region_bank`."""
+    _check_given(settings, judge, seeds)
+    files = GivenFiles(settings)
 
     def finish(predicted: tuple[Sample, np.ndarray, Judge | None]) -> None:
         sample, probs, judged = predicted
-        regions = [] if proposals is None else proposals.of_sample(dataset, sample)
-        salient = None if maps is None else maps.of_sample(dataset, sample)
+        regions = [] if files.proposals is None else files.proposals.of_sample(dataset, sample)
+        salient = None if files.maps is None else files.maps.of_sample(dataset, sample)
         refined = refine_mask(
             probs, sample, settings, regions, only_possible=True, judge=judged, saliency=salient, device=device
         )
@@ -150,18 +175,33 @@ def mask_steps(
 
     network = OutOfMemoryRetry(logits_of)
 
-    def read(index: int) -> tuple[Sample, list[Tensor]]:
+    def read(index: int) -> _Read:
         sample = dataset[index]
-        return sample, resized_images(sample.image, settings.inference, device=device)
+        dense = read_mask(seeds / f"{sample.name}.png") if seeds is not None and settings.seed_share else None
+        return sample, resized_images(sample.image, settings.inference, device=device), dense
 
-    def predicted(images: Iterable[tuple[Sample, list[Tensor]]]) -> Iterator[tuple[Sample, np.ndarray, Judge | None]]:
-        for sample, resized in images:
+    def predicted(images: Iterable[_Read]) -> Iterator[tuple[Sample, np.ndarray, Judge | None]]:
+        for sample, resized, dense in images:
             classes, how = possible_classes(sample, settings), settings.inference
             (probs,) = predict_batch(network, [sample.image], how, device=device, classes=classes, resized=[resized])
-            if seeds is not None and settings.seed_share:
-                dense = read_mask(seeds / f"{sample.name}.png")
+            if dense is not None:
                 probs = with_seeds(probs, dense, classes or range(len(probs)), settings.seed_share)
             judged = None if judge is None else functools.partial(judge.judge, sample, judge.features(sample))
             yield sample, probs, judged
 
-    return Steps(read, predicted, finish)
+    return MaskSteps(read, predicted, finish, files=files)
+
+
+def _check_given(settings: PseudoMaskSettings, judge: RegionJudge | None, seeds: Path | None) -> None:
+    """Raise a `ConfigError` where settings ask for what is not given."""
+    if settings.seed_share and seeds is None:
+        raise ConfigError(
+            f"pseudo_masks.seed_share: {settings.seed_share} found, but no seeds; give their folder, or set it to 0"
+        )
+    if settings.region_bank is not None and judge is None:
+        raise ConfigError("pseudo_masks.region_bank: settings found, but no run that fills the bank; set it to null")
+    if settings.proposals is not None and settings.proposals.folder is None:
+        raise ConfigError(
+            f"pseudo_masks.proposals: segmenter {settings.proposals.segmenter} found, but no run that it draws for; "
+            "give a folder of proposals"
+        )

@@ -32,12 +32,6 @@ class ProposalSettings:
         if not 0.5 <= self.agreement <= 1:
             raise ConfigError(f"proposals: an agreement of 0.5 to 1 expected; found {self.agreement}")
 
-    @property
-    def files(self) -> str:
-        """The folder or file. A segmenter has drawn its proposals into one before they are read."""
-        assert self.folder is not None
-        return self.folder
-
 
 def snap(rows: np.ndarray, regions: Iterable[np.ndarray], agreement: float) -> np.ndarray:
     """The most probable class of each pixel, corrected by regions that agree on one class.

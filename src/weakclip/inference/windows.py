@@ -125,8 +125,6 @@ class InferenceSettings:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        if not self.scales:
-            raise ConfigError("scales: one or more expected; found none")
         check_range(self, "scales", **SCALES)
         if not 0 < self.stride <= self.crop:
             raise ConfigError(f"inference: stride is 1 to crop ({self.crop}); found {self.stride}")

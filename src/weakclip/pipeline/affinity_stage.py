@@ -74,7 +74,7 @@ def _write_labels(
     work_through(
         range(len(dataset)),
         is_done=lambda index: (folder / LABELS / f"{dataset.names[index]}.png").is_file(),
-        make=steps.made,
+        make=steps.from_items,
         finish=steps.finish,
         description="class activation maps",
     )

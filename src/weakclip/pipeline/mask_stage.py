@@ -14,7 +14,7 @@ from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import write_mask, write_png
 from weakclip.inference.evaluation import describe_crf, describe_scales
 from weakclip.inference.mask_statistics import STATISTICS, read_statistics
-from weakclip.inference.mask_writing import mask_steps, work_on_masks
+from weakclip.inference.mask_writing import MaskSteps, mask_steps, work_on_masks
 from weakclip.inference.windows import LogitsFunction
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext
@@ -25,7 +25,6 @@ from weakclip.pipeline.region_stage import region_judge
 from weakclip.pipeline.views import MasksView
 from weakclip.report.worse_masks import change_record, seed_change, warning
 from weakclip.store.files import append_json, write_json
-from weakclip.store.jobs import Steps
 from weakclip.store.layout import CONFIDENCE, DENSE, LOG, MASKS, SEED_MASKS
 from weakclip.store.share import current
 
@@ -62,7 +61,7 @@ def make_pseudo_masks(context: RunContext, view: MasksView, folder: Path) -> Non
     current().once(close)
 
 
-def _mask_steps(context: RunContext, view: MasksView, folder: Path) -> Steps[Any, Any, Any]:
+def _mask_steps(context: RunContext, view: MasksView, folder: Path) -> MaskSteps:
     """The work of `make_pseudo_masks` on an image, in any process."""
     settings, seeds = view.pseudo_masks, context.folder("seeds")
     return mask_steps(

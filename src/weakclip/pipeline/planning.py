@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from weakclip.config import dump_config
 from weakclip.errors import ConfigError, DataError, RunError
-from weakclip.inference.mask_writing import images_without
+from weakclip.inference.mask_writing import GivenFiles
 from weakclip.pipeline.bad_files import Screening, drop_screening, find_bad_files, save_screening
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.plan import Plan
@@ -119,7 +119,7 @@ def _refuse_to_replace(plan: Plan, wanted: Sequence[str]) -> None:
 def _tell_images_without(plan: Plan, wanted: Sequence[str]) -> None:
     """Look for proposals and saliency maps hours before the masks; where those come at once, they look themselves."""
     if "pseudo_masks" in wanted and plan.state("train") != "done":
-        for line in images_without(plan.context.config.pseudo_masks, plan.context.train.names):
+        for line in GivenFiles(plan.context.config.pseudo_masks).lacking(plan.context.train.names):
             logger.warning(line)
 
 

@@ -48,18 +48,18 @@ def _draw(dataset: ImageLabelDataset, folder: Path, source: str, device: str) ->
     def read(index: int) -> tuple[int, np.ndarray]:
         return index, whole_image(dataset, index)
 
-    def drawn(images: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[int, list[np.ndarray]]]:
+    def regions_of(images: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[int, list[np.ndarray]]]:
         network = load_proposal_network(source, device=device)
         return ((index, network.regions(image)) for index, image in images)
 
     def write(found: tuple[int, list[np.ndarray]]) -> None:
         write_regions(path_of(found[0]), found[1])
 
-    steps = Steps(read, drawn, write)
+    steps = Steps(read, regions_of, write)
     work_through(
         range(len(dataset)),
         is_done=lambda index: path_of(index).is_file(),
-        make=steps.made,
+        make=steps.from_items,
         finish=steps.finish,
         description="proposals",
         name_of=lambda index: dataset.names[index],

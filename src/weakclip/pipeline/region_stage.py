@@ -64,7 +64,7 @@ def region_judge(
         work_through(
             range(len(dataset)),
             is_done=lambda index: paths[index].is_file(),
-            make=steps.made,
+            make=steps.from_items,
             finish=steps.finish,
             description="regions",
             name_of=dataset.names.__getitem__,

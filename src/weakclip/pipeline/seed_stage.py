@@ -54,7 +54,7 @@ def make_seeds(context: RunContext, view: SeedsView, folder: Path) -> None:
     work_through(
         range(len(dataset)),
         is_done=lambda index: _is_done(folder, dataset.names[index]),
-        make=steps.made,
+        make=steps.from_items,
         finish=steps.finish,
         description="seeds",
         name_of=dataset.names.__getitem__,

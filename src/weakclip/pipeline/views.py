@@ -136,7 +136,7 @@ def prediction_settings(config: RunConfig, network: Network) -> PseudoMaskSettin
 
 
 def _prediction(weakclip: PseudoMaskSettings, retrained: EvaluateSettings | None) -> PseudoMaskSettings:
-    if retrained is None:
+    if retrained is None:  # the seeds, which have a share or fill the bank, know the labels
         no_labels = dataclasses.replace(weakclip, restrict_to_labels=False, seed_share=0.0, confidence=False)
         return dataclasses.replace(no_labels, saliency=None, proposals=None, region_bank=None)
     return PseudoMaskSettings(

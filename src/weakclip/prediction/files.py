@@ -158,7 +158,7 @@ class _Work:
         work_through(
             images,
             is_done=done.__contains__,
-            make=self.steps().made,
+            make=self.steps().from_items,
             finish=self.write,
             description="predicting",
             bytes_of=lambda each: each[2].nbytes,

@@ -83,9 +83,8 @@ class PatchTextSettings:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        for name, each in (("attention", self.attentions), ("scale", self.scales)):
-            if not each:
-                raise ConfigError(f"{name}: one or more expected; found none")
+        if not self.attentions:
+            raise ConfigError("attention: one or more expected; found none")
         if not self.prompt_templates:
             raise ConfigError("prompt_templates: one sentence or more expected; found none")
         for template in self.prompt_templates:

@@ -69,11 +69,19 @@ def was_url(path: Path | str) -> bool:
     return re.match(r"[a-z0-9+.-]{2,}:/+[^/]", str(path)) is not None
 
 
-def refuse_url(path: Path) -> None:
-    """Raise a `ConfigError` that names the URL which a path was made of, if it was."""
+def refuse_url(path: Path, name: str = "") -> None:
+    """Raise a `ConfigError` that names the URL which a path was made of, if it was, and the option that it is given to.
+
+    Args:
+        path: a path, or what `Path` makes of a URL.
+        name: of the option or argument, where there is one.
+    """
     if was_url(path):
         url = re.sub(":/+", "://", str(path), count=1)
-        raise ConfigError(f"{url}: a URL; only a run's --out may be one: give a file or folder of this machine")
+        raise ConfigError(
+            f"{name and f'{name}: '}{url}: a URL found, a file or folder of this machine expected; give a path, and "
+            "copy from or to the URL (only a run's --out may be a URL)"
+        )
 
 
 def _is_about(error: OSError, path: Path) -> bool:

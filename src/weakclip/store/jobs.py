@@ -36,7 +36,7 @@ class Steps(Generic[Item, Read, Made]):
     finish: Callable[[Made], None]
     readers: int | None = READERS
 
-    def made(self, items: Sequence[Item]) -> Iterable[Made]:
+    def from_items(self, items: Sequence[Item]) -> Iterable[Made]:
         """From several items to what `finish` takes: threads read ahead of `make`."""
         return self.make(in_threads(self.read, items, threads=self.readers))
 

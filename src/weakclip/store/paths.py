@@ -15,15 +15,19 @@ from weakclip.store.files import expand_home, refuse_url, writing
 from weakclip.store.layout import CONFIG
 
 
-def path_given(value: Any) -> Any:
+def path_given(value: Any, name: str) -> Any:
     """A value of the command line; of a path, `~` is the home, and what was a URL is refused.
+
+    Args:
+        value: the value.
+        name: of its option, with dashes, or of its argument.
 
     Raises:
         ConfigError: a URL, of which `Path` has kept one slash.
     """
     if not isinstance(value, Path):
         return value
-    refuse_url(value)
+    refuse_url(value, name if name.startswith("-") else name.upper())
     return expand_home(value)
 
 

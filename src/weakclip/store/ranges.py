@@ -22,7 +22,9 @@ def check_range(
     most: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Raise a `ConfigError` where a setting lies outside of a range, or one of several in it. One that is None passes.
+    """Raise a `ConfigError` where a setting, or one of several in it, lies outside of a range; or where it has none.
+
+    A setting that is None passes.
 
     Args:
         settings: a dataclass.
@@ -48,6 +50,8 @@ def check_range(
     for name in names:
         value = getattr(settings, name)
         numbers = value if isinstance(value, tuple | list) else () if value is None else (value,)
+        if value is not None and not numbers:
+            raise ConfigError(f"{name}: one or more expected; found none")
         for number in numbers:
             if not math.isfinite(number):
                 raise ConfigError(f"{name}: a finite number expected; found {number}")

@@ -110,7 +110,7 @@ class _Maker:
         with sharing(_share()):
             try:
                 steps = _steps(*self.how)
-                for made in steps.make(_opened(batch["read"])) if "read" in batch else steps.made(_items(batch)):
+                for made in steps.make(_opened(batch["read"])) if "read" in batch else steps.from_items(_items(batch)):
                     yield {"made": _column(_Boxed(made))}
             except Exception as error:
                 yield {"made": _column(_told(error))}

@@ -23,7 +23,7 @@ from weakclip.store.progress import track
 from weakclip.store.threads import in_threads
 from weakclip.study.halving import rung_sizes, successive_halving
 from weakclip.study.pages import describe_rung, write_pages
-from weakclip.study.probabilities import ProbabilityFolder, weights_fingerprint, write_probabilities
+from weakclip.study.probabilities import ProbabilityFolder, check_seeds, weights_fingerprint, write_probabilities
 from weakclip.study.record import Candidate, CRFStudy, finished_rungs, save, study_folder, with_rung
 
 logger = logging.getLogger("weakclip")
@@ -67,7 +67,7 @@ def study_crf(
     Raises:
         ConfigError: not exactly one of `run` and `probs`, or PAR in place of the dense CRF.
         RunError: `out` holds something else, or another process works there.
-        DataError: no true masks, or probabilities that are missing or do not fit.
+        DataError: no true masks, no seeds that are to have a share, or probabilities that are missing or do not fit.
         WeightsError: a run without a fitting WeakCLIP.
     """
     if (run is None) == (probs is None):
@@ -86,6 +86,8 @@ def study_crf(
         kernel_rng, image_rng = np.random.default_rng(config.seed).spawn(2)
         tried = crf_candidates(own, candidates, kernel_rng)
         order = image_rng.permutation(_with_masks(dataset)).tolist()
+        if given is None:
+            check_seeds(context, order)
         study = CRFStudy(
             folder=out, split=dataset.split, images=len(order), candidates=tried, rungs=finished_rungs(out)
         )

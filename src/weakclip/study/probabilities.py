@@ -21,6 +21,7 @@ from weakclip.store.files import atomic_write
 from weakclip.store.jobs import work_through
 from weakclip.store.layout import DENSE
 from weakclip.store.untrusted_npy import find_arrays
+from weakclip.store.untrusted_text import some
 from weakclip.training.snapshots import SNAPSHOTS
 
 
@@ -93,6 +94,18 @@ def weights_fingerprint(context: RunContext) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
     except OSError:
         raise WeightsError(f"{path}: no such file; give a run folder in which `weakclip train` is done") from None
+
+
+def check_seeds(context: RunContext, indices: Sequence[int]) -> None:
+    """Raise a `DataError` where dense seeds are to have a share in the probabilities of images that have none."""
+    share, folder = context.config.pseudo_masks.seed_share, context.folder("seeds") / DENSE
+    names = [context.train.names[index] for index in indices]
+    without = [name for name in names if share and not (folder / f"{name}.png").is_file()]
+    if without:
+        raise DataError(
+            f"pseudo_masks.seed_share: {share} asks for dense seeds; {folder} has none of {len(without):,} of "
+            f"{len(names):,} images ({some(without)}): set data.train_split to that of the run, or this to 0"
+        )
 
 
 def write_probabilities(context: RunContext, folder: Path, indices: Sequence[int]) -> None:

@@ -25,7 +25,7 @@ from weakclip.config import CAMSeeds, RunConfig
 from weakclip.crf import PARParams, Refinement
 from weakclip.datasets import Sample
 from weakclip.datasets.images import write_mask, write_png
-from weakclip.inference.proposal_files import ProposalFiles
+from weakclip.inference.mask_writing import GivenFiles
 from weakclip.inference.proposal_networks import load_proposal_network
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, possible_classes, refine_mask
 from weakclip.inference.windows import LogitsFunction, OutOfMemoryRetry, predict_probs
@@ -237,7 +237,7 @@ class _Measuring:
         folder, seeds = self.folder / part, self.folder / "seeds"
         recorder = MaskRecorder(self.few, seeds=seeds / SEED_MASKS, dense=seeds / DENSE, folder=folder)
         how, device, refining = settings.inference, self.context.device, _part_of(settings.crf)
-        proposals = None if settings.proposals is None else ProposalFiles(settings.proposals.files)
+        proposals = GivenFiles(settings).proposals
 
         def work(positions: Sequence[int]) -> None:
             for index, sample in ((index, self.few[index]) for index in positions):

@@ -126,6 +126,18 @@ def test_masks_without_labels_are_predicted_anew_and_kept(run: Path) -> None:
     assert not (run / "scored/train_labels").exists()
 
 
+def test_masks_without_labels_are_made_without_the_seeds_that_know_them(
+    run: Path, config_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    again, said = Path(shutil.copytree(run, tmp_path / "run")), "seeds know the image-level labels"
+    plain = score_run(again, "masks", split="train", labels=False)
+    assert said not in caplog.text
+    config = load_config(config_file, ["pseudo_masks.seed_share=0.5", "pseudo_masks.region_bank={}"])
+    run_stage(config, again, "pseudo_masks", redo=True)
+    assert score_run(again, "masks", split="train", labels=False) == plain
+    assert f"train: masks are made without pseudo_masks.seed_share and pseudo_masks.region_bank: {said}" in caplog.text
+
+
 def test_the_command_says_all_that_a_comparison_needs(
     run: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import ClassSet
-from weakclip.errors import ConfigError, WeightsError
+from weakclip.errors import WeightsError
 from weakclip.inference.windows import BatchLimit
 from weakclip.seeds.base import CAM
 from weakclip.seeds.mctformer.model import Localization, MCTformer
@@ -44,8 +44,6 @@ class MCTformerCAMSettings:
     attention_layers: int = 12
 
     def __post_init__(self) -> None:
-        if not self.scales:
-            raise ConfigError("scales: one or more expected; found none")
         check_range(self, "scales", **SCALES)
         check_range(self, "attention_layers", least=1)
 

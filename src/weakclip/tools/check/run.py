@@ -17,7 +17,7 @@ from weakclip.config import DataSettings
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.faults import Fault, LabelError, mistake_line, same_mistakes
 from weakclip.errors import DataError
-from weakclip.inference.mask_writing import images_without
+from weakclip.inference.mask_writing import GivenFiles
 from weakclip.inference.pseudo_masks import PseudoMaskSettings
 from weakclip.pipeline.data import open_split, verified_folders
 from weakclip.pipeline.verdicts import ReviewedImages
@@ -85,7 +85,7 @@ def check_data(
 def _beside(masks: PseudoMaskSettings, dataset: ImageLabelDataset) -> tuple[list[str], list[Finding]]:
     """Sentences on images without proposals or saliency map, and a finding where these are of no image."""
     try:
-        return images_without(masks, dataset.names), []
+        return GivenFiles(masks).lacking(dataset.names), []
     except DataError as error:
         return [], [Finding(Kind.BESIDE, dataset.split, "", str(error))]
 

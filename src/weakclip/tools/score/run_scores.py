@@ -154,6 +154,9 @@ def _images(context: RunContext, split: str | None) -> ImageLabelDataset:
 def _predicted(context: RunContext, dataset: ImageLabelDataset, labels: bool) -> Path:
     """The folder of masks of a split with the other use of labels than the run's own."""
     made = context.config.pseudo_masks
+    left_out = {"seed_share": bool(made.seed_share), "region_bank": made.region_bank is not None}
+    if said := " and ".join(f"pseudo_masks.{name}" for name, is_set in left_out.items() if is_set):
+        logger.warning("%s: masks are made without %s: seeds know the image-level labels", dataset.split, said)
     settings = dataclasses.replace(made, restrict_to_labels=labels, seed_share=0.0, confidence=False, region_bank=None)
     trained = str(read_records(context.out).get("train", {}).get("key"))
     key = ResultKey(
