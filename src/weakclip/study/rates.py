@@ -32,8 +32,9 @@ class Rates:
         seconds: part → seconds. `decode`, `*.crf`, `*.write`, `*.regions` (reading its proposals) and `checkpoint`: of
             one core, an image (a checkpoint); `*.network`: of the device, an image; `*.step` and `*.image`: of the
             device, a training step and each image of its batch; `*.shared.step` and `*.shared.image`: the same in one
-            of two processes, for each image of its part, with all that it does for the other and all waiting; `*.refine`: PAR on the
-            device, in place of `*.crf`. Where the device is a CPU, its seconds are those of one core, too.
+            of two processes, for each image of its part, with all that it does for the other and waits for it;
+            `*.refine`: PAR on the device, in place of `*.crf`. Where the device is a CPU, its seconds are those of one
+            core, too.
         bytes: part → bytes on disk: `image`, the file of an image; `mask`; `strip`; `proposal`; `*.checkpoint`;
             `*.gradients`.
         unknown: stage → why it has no rate.
