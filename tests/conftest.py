@@ -31,13 +31,15 @@ from weakclip.datasets.images import write_mask
 
 DEFAULT_FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
 WHOLE_JOBS = (
-    # commands that are killed, that find the disk full, or that share their work
-    "pipeline/test_devices.py", "pipeline/test_disk.py", "pipeline/test_kill.py",
+    # commands and workers that are killed, that find the disk full, or that share their work
+    "pipeline/test_devices.py", "pipeline/test_disk.py", "pipeline/test_kill.py", "pipeline/test_shards.py",
+    "prediction/test_shards.py", "training/test_workers.py",
     # browsers, Ray, a store on the net
     "pipeline/test_cloud.py", "pipeline/test_cloud_out.py", "pipeline/test_ray.py",
     "report/test_browser.py", "review/test_browser.py",
     # many runs, one after the other
-    "study/test_cost_study.py", "study/test_plan.py", "study/test_variant_studies.py",
+    "pipeline/test_families.py", "pipeline/test_region_bank.py", "study/test_cost_study.py", "study/test_plan.py",
+    "study/test_variant_studies.py",
     # what the documents tell the reader to do
     "test_contributing.py", "test_data_page.py", "test_examples.py", "test_folders_walk.py", "test_predict_page.py",
     "test_tutorial.py",

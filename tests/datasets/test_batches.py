@@ -95,7 +95,7 @@ def test_pickling_keeps_it(dataset: ImageLabelDataset) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.whole)])
 def test_workers_give_the_same_batches(dataset: ImageLabelDataset, context: str) -> None:
     collate = functools.partial(collate_samples, num_classes=dataset.class_set.num_classes)
 

@@ -181,6 +181,7 @@ def test_the_command_tags_scenes_and_init_takes_its_table(
     assert call("data", "check", "scenes.yaml") == 0
 
 
+@pytest.mark.whole
 def test_two_processes_write_the_table_of_one(
     make_scenes: Callable[[int], Path], call: Callable[..., int], tmp_path: Path
 ) -> None:
