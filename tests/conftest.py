@@ -38,8 +38,8 @@ WHOLE_JOBS = (
     "pipeline/test_cloud.py", "pipeline/test_cloud_out.py", "pipeline/test_ray.py",
     "report/test_browser.py", "review/test_browser.py",
     # many runs, one after the other
-    "pipeline/test_families.py", "pipeline/test_region_bank.py", "study/test_cost_study.py", "study/test_plan.py",
-    "study/test_variant_studies.py",
+    "pipeline/test_affinity_seeds.py", "pipeline/test_families.py", "pipeline/test_region_bank.py",
+    "pipeline/test_snapshots.py", "study/test_cost_study.py", "study/test_plan.py", "study/test_variant_studies.py",
     # what the documents tell the reader to do
     "test_contributing.py", "test_data_page.py", "test_examples.py", "test_folders_walk.py", "test_predict_page.py",
     "test_tutorial.py",
