@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         overrides = (*RECIPE, f"data.root={data}", f"seed={seed}", *given.set)
         config = load_config("folder", overrides)
         config = limit_training(config, given.limit_steps) if given.limit_steps else config
+        if given.saliency and config.pseudo_masks.region_bank:
+            raise SystemExit("--saliency: compared with masks without pseudo_masks.region_bank; leave one of them out")
         runs.append(run_one(config, encoder, given.out, seed, saliency=given.saliency))
     truth = {split: Truth(given.root, VOC12Dataset(data, split)) for split in ("train_aug", "val")}
     subjects = (*SUBJECTS, *(WITH_SALIENCY if given.saliency else ()))

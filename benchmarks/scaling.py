@@ -4,7 +4,8 @@
 
 The demo, shortened, is run by one process on one core, by two on two cores and by four on four cores, or on as many as
 this program may use, in turn, each time in a new folder. The seconds of a stage are those of the run's manifest. The
-rates for the plan are measured first, on as many. Where there is one core only, the plan is held against one process.
+rates for the plan are measured first, on all of these cores. Where there is one core only, the plan is held against one
+process.
 """
 
 from __future__ import annotations

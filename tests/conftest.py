@@ -39,14 +39,14 @@ WHOLE_JOBS = (
     "report/test_browser.py", "review/test_browser.py",
     # many runs, one after the other
     "pipeline/test_affinity_seeds.py", "pipeline/test_families.py", "pipeline/test_region_bank.py",
-    "pipeline/test_snapshots.py", "study/test_cost_study.py", "study/test_plan.py", "study/test_variant_studies.py",
+    "pipeline/test_snapshots.py", "study/test_cost_study.py", "study/test_variant_studies.py",
     # what the documents tell the reader to do
     "test_contributing.py", "test_data_page.py", "test_examples.py", "test_folders_walk.py", "test_predict_page.py",
     "test_tutorial.py",
     # programs beside the package, its demo CLIP on all images, random input
     "benchmarks/", "clip/test_demo.py", "fuzz/", "scripts/",
 )  # fmt: skip
-"""What `make test-whole` runs and `make test` does not: half of the time, and a twentieth of the tests."""
+"""What `make test-whole` runs and `make test` does not."""
 _connect = socket.socket.connect
 
 
@@ -92,7 +92,7 @@ def one_command_line() -> Iterator[None]:
     """typer reads the signatures of all commands once, and not at each of hundreds of calls."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
-        patch.setattr(typer.testing, "_get_command", typer.main.get_command)
+        patch.setattr(typer.testing, "_get_command", typer.main.get_command, raising=False)
         yield
 
 
@@ -119,7 +119,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _log_levels() -> Iterator[None]:
+def log_levels() -> Iterator[None]:
     """The levels that a command sets end with the test: what a later one finds in the log depends on no other."""
     loggers = [logging.getLogger(name) for name in ("weakclip", "huggingface_hub")]
     levels = [logger.level for logger in loggers]

@@ -13,7 +13,7 @@ from torch import Tensor
 from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_mask, write_mask
-from weakclip.errors import ConfigError, DataError
+from weakclip.errors import BrokenFileError, ConfigError, DataError
 from weakclip.inference import mask_writing, pseudo_masks
 from weakclip.inference.label_probabilities import label_probabilities, with_seeds
 from weakclip.inference.mask_writing import write_pseudo_masks
@@ -130,10 +130,13 @@ def test_masks_ask_for_the_seeds_that_have_a_share(tmp_path: Path, restrict: boo
         write_mask(tmp_path / f"dense/{name}.png", seed, dataset.class_set.palette)
     readers, here = set[int](), threading.get_ident()
     monkeypatch.setattr(mask_writing, "read_mask", lambda path: readers.add(threading.get_ident()) or read_mask(path))
-    write_pseudo_masks(colors, dataset, tmp_path, settings, seeds=tmp_path / "dense")
+    write_pseudo_masks(colors, dataset, tmp_path, settings, seeds=str(tmp_path / "dense"))
     assert readers and here not in readers, "the network waits for no file"
     for name in dataset.names:
         assert (tmp_path / f"masks/{name}.png").read_bytes() == (tmp_path / f"dense/{name}.png").read_bytes()
+    write_mask(tmp_path / f"dense/{name}.png", seed[:, 1:], dataset.class_set.palette)
+    with pytest.raises(BrokenFileError, match=r"4\.png: \(20, 33\) found, the image's \(20, 34\) expected"):
+        write_pseudo_masks(colors, dataset, tmp_path / "again", settings, seeds=tmp_path / "dense")
 
 
 @pytest.mark.parametrize("balance", [0.5, 1.0, 2.0])

@@ -202,6 +202,10 @@ def test_run_gives_probabilities_that_are_kept(clip_folder: Path, tmp_path: Path
     expected = label_probabilities(whole, kept, keep_foreground=True, balance=how.balance)
     np.testing.assert_allclose(probs[kept].astype(np.float32), expected, atol=2e-3)
     times = [path.stat().st_mtime_ns for path in files]
+    dense = tmp_path / "run/1_seeds/dense"
+    dense.rename(tmp_path / "moved")  # nothing is missing that would read it
+    assert study_crf(config, tmp_path / "study", run=tmp_path / "run", candidates=5) == study
+    (tmp_path / "moved").rename(dense)
     files[1].unlink()
     assert study_crf(config, tmp_path / "study", run=tmp_path / "run", candidates=5) == study
     assert [path.stat().st_mtime_ns for path in files][2:] == times[2:]

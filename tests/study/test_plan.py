@@ -127,6 +127,7 @@ def test_what_has_no_rate_is_said_and_not_made_up(config: RunConfig, rates: Rate
         Means(images=1, gpus=0)
 
 
+@pytest.mark.whole
 def test_rates_are_measured_written_and_read_again(
     call: Callable[..., int],
     tiny_settings: Callable[..., dict[str, Any]],
@@ -164,6 +165,7 @@ def test_rates_are_measured_written_and_read_again(
     assert "rates.json: no file of rates" in capsys.readouterr().err
 
 
+@pytest.mark.whole
 def test_seeds_that_are_learned_have_no_rate_and_a_network_that_proposes_has_one(
     call: Callable[..., int],
     tiny_settings: Callable[..., dict[str, Any]],

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from weakclip.datasets.base import ImageLabelDataset, Sample
 from weakclip.datasets.images import read_mask, write_mask, write_png
-from weakclip.errors import ConfigError
+from weakclip.errors import BrokenFileError, ConfigError
 from weakclip.inference.label_probabilities import with_seeds
 from weakclip.inference.proposal_files import ProposalFiles
 from weakclip.inference.pseudo_masks import Judge, PseudoMaskSettings, RefinedMask, possible_classes, refine_mask
@@ -44,7 +44,7 @@ def write_pseudo_masks(
     device: str | torch.device = "cpu",
     description: str = "pseudo masks",
     observe: MaskObserver | None = None,
-    seeds: Path | None = None,
+    seeds: Path | str | None = None,
 ) -> int:
     """Write `masks/NAME.png` (palette), and `confidence/NAME.png` if asked for, for every image of a data set.
 
@@ -68,9 +68,11 @@ def write_pseudo_masks(
 
     Raises:
         ConfigError: settings that ask for seeds which are not given, or for parts of a run.
-        DataError: an image or its proposals cannot be read, and the masks before it are kept; or none has proposals.
+        DataError: an image, its seed or its proposals cannot be read, and the masks before it are kept; or none has
+            proposals.
     """
-    steps = mask_steps(logits_of, dataset, Path(folder), settings, device=device, observe=observe, seeds=seeds)
+    given = None if seeds is None else Path(seeds)
+    steps = mask_steps(logits_of, dataset, Path(folder), settings, device=device, observe=observe, seeds=given)
     return work_on_masks(steps, dataset, Path(folder), settings, description=description)
 
 
@@ -177,7 +179,7 @@ def mask_steps(
 
     def read(index: int) -> _Read:
         sample = dataset[index]
-        dense = read_mask(seeds / f"{sample.name}.png") if seeds is not None and settings.seed_share else None
+        dense = None if seeds is None or not settings.seed_share else _dense_seed(seeds, sample)
         return sample, resized_images(sample.image, settings.inference, device=device), dense
 
     def predicted(images: Iterable[_Read]) -> Iterator[tuple[Sample, np.ndarray, Judge | None]]:
@@ -190,6 +192,14 @@ def mask_steps(
             yield sample, probs, judged
 
     return MaskSteps(read, predicted, finish, files=files)
+
+
+def _dense_seed(folder: Path, sample: Sample) -> np.ndarray:
+    path, expected = folder / f"{sample.name}.png", sample.image.shape[:2]
+    dense = read_mask(path)
+    if dense.shape != expected:
+        raise BrokenFileError(f"{path}: {dense.shape} found, the image's {expected} expected; make the seed again")
+    return dense
 
 
 def _check_given(settings: PseudoMaskSettings, judge: RegionJudge | None, seeds: Path | None) -> None:

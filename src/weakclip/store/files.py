@@ -80,7 +80,7 @@ def refuse_url(path: Path, name: str = "") -> None:
         url = re.sub(":/+", "://", str(path), count=1)
         raise ConfigError(
             f"{name and f'{name}: '}{url}: a URL found, a file or folder of this machine expected; give a path, and "
-            "copy from or to the URL (only a run's --out may be a URL)"
+            "copy from or to the URL"
         )
 
 

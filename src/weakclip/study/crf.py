@@ -87,7 +87,7 @@ def study_crf(
         tried = crf_candidates(own, candidates, kernel_rng)
         order = image_rng.permutation(_with_masks(dataset)).tolist()
         if given is None:
-            check_seeds(context, order)
+            check_seeds(context, out / PROBABILITIES, order)
         study = CRFStudy(
             folder=out, split=dataset.split, images=len(order), candidates=tried, rungs=finished_rungs(out)
         )

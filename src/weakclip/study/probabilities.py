@@ -96,10 +96,16 @@ def weights_fingerprint(context: RunContext) -> str:
         raise WeightsError(f"{path}: no such file; give a run folder in which `weakclip train` is done") from None
 
 
-def check_seeds(context: RunContext, indices: Sequence[int]) -> None:
-    """Raise a `DataError` where dense seeds are to have a share in the probabilities of images that have none."""
+def check_seeds(context: RunContext, made: Path, indices: Sequence[int]) -> None:
+    """Raise a `DataError` where an image lacks the dense seeds that are to have a share in its probabilities.
+
+    Args:
+        context: the run.
+        made: folder of the probabilities; those that are there need no seeds.
+        indices: of the images.
+    """
     share, folder = context.config.pseudo_masks.seed_share, context.folder("seeds") / DENSE
-    names = [context.train.names[index] for index in indices]
+    names = [name for name in (context.train.names[index] for index in indices) if find_arrays(made, name) is None]
     without = [name for name in names if share and not (folder / f"{name}.png").is_file()]
     if without:
         raise DataError(

@@ -99,8 +99,9 @@ def time_steps(
         fit: a training with some settings, in a folder.
         settings: of the training.
         folder: for the trainings; the last one with the whole batch stays in `folder/last`.
-        device: of the training; its clock is taken for one process.
-        processes: that share each batch; all of them call this. The wall's clock is taken for several.
+        device: of the training.
+        processes: that share each batch; all of them call this. With one, the device's clock is taken, with several the
+            wall's.
 
     Returns:
         Seconds by the number of images that this process has of the batch; and the last training's result.
@@ -156,7 +157,7 @@ def step_and_image(seconds: dict[int, float]) -> tuple[float, float]:
 
 def shared_steps(config: RunConfig, folder: Path) -> dict[str, float]:
     """Rates of the steps of one of two processes, `train.shared.step` and so on; nothing where accelerators are too
-    few for two. Where both share one core, half of their time is that of a process with a core of its own.
+    few for two.
 
     Raises:
         WeakCLIPError: as the trainings.
@@ -164,13 +165,28 @@ def shared_steps(config: RunConfig, folder: Path) -> dict[str, float]:
     on_cpu = torch.device(RunContext(config, folder).device).type == "cpu"
     if not on_cpu and torch.accelerator.device_count() < COMPANIONS:
         return {}
-    rates: dict[str, float] = launch(functools.partial(_take_part, config, folder), COMPANIONS, preload=__name__)
-    share = min(1.0, usable_cores() / COMPANIONS) if on_cpu else 1.0
-    return {part: seconds * share for part, seconds in rates.items()}
+    cores = usable_cores() if on_cpu else None
+    return launch(functools.partial(_take_part, config, folder, cores), COMPANIONS, preload=__name__)
 
 
-def _take_part(config: RunConfig, folder: Path) -> dict[str, float]:
-    """The work of each process; `launch` returns the result of the first one."""
+def seconds_of_one_core(wall: float, threads: int, cores: int) -> float:
+    """Seconds of one core that one of two processes takes in a time of the wall's clock.
+
+    Args:
+        wall: seconds.
+        threads: of each process.
+        cores: that both have.
+
+    >>> seconds_of_one_core(3.0, threads=1, cores=2), seconds_of_one_core(3.0, threads=1, cores=1)
+    (3.0, 1.5)
+    >>> seconds_of_one_core(3.0, threads=8, cores=16)
+    24.0
+    """
+    return wall * min(threads, cores / COMPANIONS)
+
+
+def _take_part(config: RunConfig, folder: Path, cores: int | None) -> dict[str, float]:
+    """The work of each process; `launch` returns the result of the first one. On a CPU they share the `cores`."""
     whole = RunContext(config, folder, trusted=True)
     processes = open_processes(whole.device)
     with sharing(processes):
@@ -182,6 +198,9 @@ def _take_part(config: RunConfig, folder: Path) -> dict[str, float]:
         for stage, timed in trainings.items():
             own = folder / f"{stage}_{processes.rank}"
             seconds, _ = timed(context, masks, own, processes=processes.count)
+            if cores is not None:
+                threads = torch.get_num_threads()
+                seconds = {part: seconds_of_one_core(wall, threads, cores) for part, wall in seconds.items()}
             step, image = step_and_image(seconds)
             rates |= {f"{stage}.shared.step": step, f"{stage}.shared.image": image}
     return rates

@@ -18,7 +18,7 @@ from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.inference.evaluation import score_masks
-from weakclip.pipeline import run_stage
+from weakclip.pipeline import proposal_files, run_stage
 from weakclip.pipeline.context import open_run
 from weakclip.tools.score.run_scores import score_run
 
@@ -135,7 +135,34 @@ def test_masks_without_labels_are_made_without_the_seeds_that_know_them(
     config = load_config(config_file, ["pseudo_masks.seed_share=0.5", "pseudo_masks.region_bank={}"])
     run_stage(config, again, "pseudo_masks", redo=True)
     assert score_run(again, "masks", split="train", labels=False) == plain
-    assert f"train: masks are made without pseudo_masks.seed_share and pseudo_masks.region_bank: {said}" in caplog.text
+    assert f"train: masks are made without pseudo_masks.seed_share: {said}" in caplog.text
+    assert "train: masks are made without pseudo_masks.region_bank: the stage of the masks fills it" in caplog.text
+
+
+def test_masks_with_labels_keep_the_share_of_the_seeds(run: Path, config_file: Path, tmp_path: Path) -> None:
+    """With nothing but the seeds in the probabilities, and no CRF behind, the masks are the seeds."""
+    again = Path(shutil.copytree(run, tmp_path / "run"))
+    how = ["pseudo_masks.seed_share=1.0", "pseudo_masks.crf=null", "pseudo_masks.restrict_to_labels=false"]
+    run_stage(load_config(config_file, how), again, "pseudo_masks", redo=True)
+    assert score_run(again, "masks", split="train", labels=True).labels
+    for name in NAMES[:2]:
+        made = again / f"scored/train_labels/masks/{name}.png"
+        assert made.read_bytes() == (again / f"1_seeds/dense/{name}.png").read_bytes()
+
+
+def test_regions_that_a_network_draws_for_the_run_are_those_of_the_score(
+    run: Path, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Network:
+        def regions(self, image: np.ndarray) -> list[np.ndarray]:
+            return [np.ones(image.shape[:2], bool)]
+
+    monkeypatch.setattr(proposal_files, "load_proposal_network", lambda source, device: Network())
+    again = Path(shutil.copytree(run, tmp_path / "run"))
+    config = load_config(config_file, ["pseudo_masks.proposals={segmenter: facebook/sam2.1-hiera-small}"])
+    run_stage(config, again, "pseudo_masks", redo=True)
+    assert not score_run(again, "masks", split="train", labels=False).labels
+    assert len(list((again / "proposals").rglob("*.json"))) == 5
 
 
 def test_the_command_says_all_that_a_comparison_needs(

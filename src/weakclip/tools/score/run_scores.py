@@ -21,6 +21,7 @@ from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import TRAIN_DATA, RunContext, open_run
 from weakclip.pipeline.data import SomeImages, dataset_fingerprint, open_split
 from weakclip.pipeline.given import Given
+from weakclip.pipeline.proposal_files import with_proposals
 from weakclip.pipeline.stages import stages_of
 from weakclip.pipeline.views import EvaluateView
 from weakclip.store.keyed_folder import keyed_folder
@@ -154,10 +155,16 @@ def _images(context: RunContext, split: str | None) -> ImageLabelDataset:
 def _predicted(context: RunContext, dataset: ImageLabelDataset, labels: bool) -> Path:
     """The folder of masks of a split with the other use of labels than the run's own."""
     made = context.config.pseudo_masks
-    left_out = {"seed_share": bool(made.seed_share), "region_bank": made.region_bank is not None}
-    if said := " and ".join(f"pseudo_masks.{name}" for name, is_set in left_out.items() if is_set):
-        logger.warning("%s: masks are made without %s: seeds know the image-level labels", dataset.split, said)
-    settings = dataclasses.replace(made, restrict_to_labels=labels, seed_share=0.0, confidence=False, region_bank=None)
+    left_out = {
+        "seed_share: seeds know the image-level labels": made.seed_share and not labels,
+        "region_bank: the stage of the masks fills it": made.region_bank,
+    }
+    for setting in (setting for setting, is_set in left_out.items() if is_set):
+        logger.warning("%s: masks are made without pseudo_masks.%s", dataset.split, setting)
+    share = made.seed_share if labels else 0.0
+    settings = dataclasses.replace(
+        made, restrict_to_labels=labels, seed_share=share, confidence=False, region_bank=None
+    )
     trained = str(read_records(context.out).get("train", {}).get("key"))
     key = ResultKey(
         settings=flat(settings, "pseudo_masks"), inputs={"train": trained, "images": dataset_fingerprint(dataset)}
@@ -170,8 +177,9 @@ def _predicted(context: RunContext, dataset: ImageLabelDataset, labels: bool) ->
             lambda images: mixed_logits(model(images), settings.match_share),
             dataset,
             folder,
-            settings,
+            with_proposals(context, settings),
             device=context.device,
             description=f"predicting {dataset.split}",
+            seeds=context.folder("seeds") / DENSE,
         )
     return folder
