@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model
@@ -23,7 +24,7 @@ from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.inference.proposals import ProposalSettings
 from weakclip.inference.region_judge import RegionBankSettings
 from weakclip.inference.saliency import SaliencySettings
-from weakclip.pipeline import run_stage
+from weakclip.pipeline import proposal_files, run_stage
 from weakclip.pipeline.context import RunContext
 from weakclip.seeds.affinitynet.train import AffinitySettings
 from weakclip.study import VariantStudy, study_parts, study_prompts, study_temperature
@@ -84,7 +85,16 @@ def test_temperature_study_writes_its_pages_and_shares_the_seeds(config: RunConf
     assert all(0 <= entry["mean_iou"] <= 1 for entry in record["results"])
 
 
-def test_masks_of_a_variant_are_those_of_a_run(config: RunConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("proposals", [None, ProposalSettings(segmenter="facebook/sam2.1-hiera-small", agreement=0.5)])
+def test_masks_of_a_variant_are_those_of_a_run(
+    config: RunConfig, tmp_path: Path, proposals: ProposalSettings | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Network:
+        def regions(self, image: np.ndarray) -> list[np.ndarray]:
+            return [np.broadcast_to(np.arange(image.shape[1]) < image.shape[1] // 2, image.shape[:2])]
+
+    monkeypatch.setattr(proposal_files, "load_proposal_network", lambda source, device: Network())
+    config = dataclasses.replace(config, pseudo_masks=dataclasses.replace(config.pseudo_masks, proposals=proposals))
     whole = engine.Variant(name="everything", config=config)
     engine.study_variants(config, tmp_path / "study", "masks", [whole], seeds=1)
     for stage in ("seeds", "train", "pseudo_masks"):
