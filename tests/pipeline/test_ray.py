@@ -80,7 +80,7 @@ def numbers_in(folder: Path, deadly: Collection[int], device: str) -> Steps[int,
         with atomic_write(folder / f"{number}.txt", "w") as file:
             file.write(" ".join([*words, str(os.getpid())]))
 
-    return Steps(read, make, finish)
+    return Steps(read, make, finish, "cpu")
 
 
 def work_on(numbers: Sequence[int], folder: Path, deadly: Collection[int] = ()) -> int:

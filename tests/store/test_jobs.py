@@ -7,12 +7,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from weakclip.errors import BrokenFileError, ConfigError, RunError
+from weakclip.store import jobs
 from weakclip.store.files import atomic_write
 from weakclip.store.jobs import Steps, work_through
 from weakclip.store.lines import LineLog, read_lines
 from weakclip.store.share import Merge, Shard, sharing
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    """As many of torch's own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    assert torch.get_num_threads() == 4
+    torch.set_num_threads(before)
+
 
 NAMES = [f"image{number}" for number in range(12)]
 
@@ -139,7 +152,9 @@ def test_making_is_in_the_calling_thread_and_never_far_ahead(tmp_path: Path) -> 
     assert most < 100
 
 
-def test_threads_read_ahead_and_an_error_waits_for_its_turn() -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.usefixtures("four_threads")
+def test_threads_read_ahead_and_an_error_waits_for_its_turn(device: str) -> None:
     here, readers, made, finished = threading.get_ident(), set[int](), list[int](), list[int]()
 
     def read(number: int) -> int:
@@ -150,16 +165,47 @@ def test_threads_read_ahead_and_an_error_waits_for_its_turn() -> None:
 
     def make(numbers: Iterable[int]) -> Iterator[int]:
         for number in numbers:
-            assert threading.get_ident() == here
+            assert (threading.get_ident() == here) == (device == "cuda")
             made.append(number)
             yield number
 
-    steps = Steps(read, make, finished.append)
+    steps = Steps(read, make, finished.append, device)
     with pytest.raises(BrokenFileError, match="torn"):
         work_through(
             range(20), is_done=lambda _: False, make=steps.from_items, finish=steps.finish, description="numbers"
         )
-    assert made == sorted(finished) == list(range(7)) and here not in readers
+    assert sorted(made) == sorted(finished) == list(range(7)) and here not in readers
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_on_a_cpu_several_are_made_at_once_with_a_part_of_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits for the other. Those that belong together come together, and what is learned is learned first."""
+    monkeypatch.setattr(jobs, "AT_ONCE", 2)
+    meet, calls = threading.Barrier(2, timeout=60), list[tuple[list[int], int]]()
+
+    def make(numbers: Iterable[int]) -> Iterator[int]:
+        found = list(numbers)
+        calls.append((found, torch.get_num_threads()))
+        if found:
+            meet.wait()
+        yield from reversed(found)
+
+    steps = Steps(int, make, print, "cpu", together=lambda number: number // 3)
+    assert list(steps.from_items([0, 1, 2, 4, 6, 7, 8, 9])) == [2, 1, 0, 4, 8, 7, 6, 9]
+    assert calls[0] == ([], 4)
+    assert sorted(calls[1:]) == [([0, 1, 2], 2), ([4], 2), ([6, 7, 8], 2), ([9], 2)]
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_an_accelerator_makes_one_after_the_other() -> None:
+    calls = list[list[int]]()
+
+    def make(numbers: Iterable[int]) -> Iterator[int]:
+        calls.append(list(numbers))
+        yield from calls[-1]
+
+    steps = Steps(int, make, print, "cuda")
+    assert list(steps.from_items([1, 2, 3])) == [1, 2, 3] and calls == [[1, 2, 3]]
 
 
 def test_lines_are_ordered_in_the_end_and_the_last_of_two_counts(tmp_path: Path) -> None:

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from weakclip.errors import RunError
+from weakclip.inference import windows
 from weakclip.inference.windows import InferenceSettings, predict_probs
+from weakclip.training import loop
 from weakclip.training.loop import fit
 from weakclip.training.precision import float32_as
 from weakclip.training.settings import TrainSettings
 
 SETTINGS = TrainSettings(steps=2, batch_size=2, warmup_steps=0, max_bad_steps=1)
+GPU = torch.device("cuda")
 EXPECTED = {"fp32": (False, False), "tf32": (True, True), "bf16": (False, True), "auto": (False, True)}
 
 
@@ -35,6 +38,13 @@ def default() -> Iterator[None]:
     yield
     assert switches() == (False, True)
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture(autouse=True)
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work is done on the CPU; the switches are told that it is a GPU."""
+    for place in (windows, loop):
+        monkeypatch.setattr(place, "float32_as", lambda precision, _: float32_as(precision, GPU))
 
 
 class Numbers:
@@ -104,12 +114,19 @@ def test_inference_sets_them_around_the_network(precision: Any) -> None:
 
 
 def test_what_was_set_before_is_set_again() -> None:
-    with float32_as("tf32"):
-        with float32_as("fp32"):
+    with float32_as("tf32", GPU):
+        with float32_as("fp32", GPU):
             assert switches() == (False, False)
-        with float32_as("bf16"):
+        with float32_as("bf16", GPU):
             assert switches() == (True, True)
         assert switches() == (True, True)
+
+
+@pytest.mark.parametrize("precision", EXPECTED)
+def test_nothing_is_set_on_a_cpu(precision: str) -> None:
+    before = switches()
+    with float32_as(precision, torch.device("cpu")):
+        assert switches() == before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with TF32")
@@ -118,7 +135,7 @@ def test_products_on_a_gpu_round_where_they_may() -> None:
     exact, device = factors[0] @ factors[1], torch.device(torch.accelerator.current_accelerator() or "cpu")
 
     def error(precision: str) -> float:
-        with float32_as(precision):
+        with float32_as(precision, device):
             product = factors[0].float().to(device) @ factors[1].float().to(device)
         return float((product.double().cpu() - exact).abs().max())
 

@@ -8,6 +8,7 @@ computed from the same numbers, bit for bit.
 from __future__ import annotations
 
 import copy
+import threading
 from typing import TypeVar
 
 import torch
@@ -34,10 +35,14 @@ def state_of(tensor: torch.Tensor) -> tuple[int, int, int]:
 
 
 class CastWeights:
-    """Keeps one copy of a frozen network with cast weights, and makes it anew when the weights change."""
+    """Keeps one copy of a frozen network with cast weights, and makes it anew when the weights change.
+
+    Several threads may ask at once.
+    """
 
     def __init__(self) -> None:
         self._made: tuple[tuple[object, ...], nn.Module] | None = None
+        self._making = threading.Lock()
 
     def under_autocast(self, network: Network, device: torch.device) -> Network:
         """`network`, or under autocast on the device the one with cast weights."""
@@ -58,13 +63,14 @@ class CastWeights:
             for parameter in module.parameters(recurse=False)
         ]
         state = (dtype, *map(state_of, weights))
-        if self._made is None or self._made[0] != state:
-            self._made = None  # its memory first
-            kept = [*network.parameters(), *network.buffers()]
-            shared: dict[int, object] = {id(each): each for each in kept}
-            shared |= {id(each): nn.Parameter(each.to(dtype), requires_grad=False) for each in weights}
-            self._made = (state, copy.deepcopy(network, shared))
-        found = self._made[1]
+        with self._making:
+            if self._made is None or self._made[0] != state:
+                self._made = None  # its memory first
+                kept = [*network.parameters(), *network.buffers()]
+                shared: dict[int, object] = {id(each): each for each in kept}
+                shared |= {id(each): nn.Parameter(each.to(dtype), requires_grad=False) for each in weights}
+                self._made = (state, copy.deepcopy(network, shared))
+            found = self._made[1]
         assert isinstance(found, type(network))
         return found
 

@@ -21,7 +21,13 @@ from weakclip.inference.proposal_files import ProposalFiles
 from weakclip.inference.pseudo_masks import Judge, PseudoMaskSettings, RefinedMask, possible_classes, refine_mask
 from weakclip.inference.region_judge import RegionJudge
 from weakclip.inference.saliency import SaliencyMaps
-from weakclip.inference.windows import LogitsFunction, OutOfMemoryRetry, predict_batch, resized_images
+from weakclip.inference.windows import (
+    LogitsFunction,
+    OutOfMemoryRetry,
+    predict_batch,
+    probabilities_bytes,
+    resized_images,
+)
 from weakclip.store.jobs import Again, Steps, work_through
 from weakclip.store.layout import CONFIDENCE, MASKS
 from weakclip.store.untrusted_text import some
@@ -53,7 +59,8 @@ def write_pseudo_masks(
     than a few images are in memory.
 
     Args:
-        logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 to logits `(B, K, h', w')`.
+        logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 to logits `(B, K, h', w')`. On a CPU several
+            threads call it at once.
         dataset: images and labels; its pixel labels are not read.
         folder: where to.
         settings: inference, restriction and dense CRF; `region_bank` and the segmenter of `proposals`, which want a
@@ -191,7 +198,10 @@ def mask_steps(
             judged = None if judge is None else functools.partial(judge.judge, sample, judge.features(sample))
             yield sample, probs, judged
 
-    return MaskSteps(read, predicted, finish, files=files)
+    def bytes_of(read: _Read) -> int:
+        return probabilities_bytes(read[0].image, dataset.class_set.num_classes)
+
+    return MaskSteps(read, predicted, finish, device, bytes_of=bytes_of, files=files)
 
 
 def _dense_seed(folder: Path, sample: Sample) -> np.ndarray:

@@ -202,6 +202,15 @@ def predict_batch(
         return [one.cpu().numpy() for one in wanted]
 
 
+def probabilities_bytes(image: np.ndarray, classes: int) -> int:
+    """About what `predict_probs` takes in memory at the size of an image `(H, W, 3)`: sums, logits and probabilities.
+
+    >>> probabilities_bytes(np.zeros((375, 500, 3), np.uint8), classes=21)
+    47250000
+    """
+    return 3 * 4 * classes * image.shape[0] * image.shape[1]
+
+
 def resized_images(
     image: np.ndarray, settings: InferenceSettings, *, device: torch.device | str = "cpu"
 ) -> list[Tensor]:
@@ -253,7 +262,7 @@ def stitched_logits(
     step = settings.batch_size
     dtype = autocast_dtype(settings.precision, pixels.device)
     half = torch.autocast(pixels.device.type, dtype) if dtype else contextlib.nullcontext()
-    with half, float32_as(settings.precision):
+    with half, float32_as(settings.precision, pixels.device):
         batches = [logits_of(torch.stack(windows[first : first + step])) for first in range(0, len(windows), step)]
     logits = torch.cat(batches).float()
     coarse = logits.shape[2:]

@@ -16,6 +16,7 @@ from weakclip.seeds.affinitynet.train import WEIGHTS_FILE, AffinitySettings, tra
 from weakclip.seeds.cam_files import read_cam, write_cam
 from weakclip.store.jobs import Steps, work_through
 from weakclip.store.share import current
+from weakclip.store.threads import once
 
 CAMS, LABELS, AFFINITYNET = "cams", "affinity_labels", "affinitynet"
 """Folders in the stage's folder: class activation maps, what AffinityNet learns from, and its training."""
@@ -56,21 +57,21 @@ def _write_labels(
 ) -> None:
     """`cams/NAME.png` and `affinity_labels/NAME.png`; maps are used as they are read back, so that a resume differs
     in nothing."""
-    dataset = context.train
+    dataset, method = context.train, once(make_method)
 
     def mapped(samples: Iterable[Sample]) -> Iterator[Sample]:
-        method = make_method()  # also without images left: a training is done by all processes together
+        method()  # also without images left: a training is done by all processes together
         for sample in samples:
             path = folder / CAMS / f"{sample.name}.png"
             if sample.labels and not path.is_file():
-                write_cam(path, sample, method.cam(sample))
+                write_cam(path, sample, method().cam(sample))
             yield sample
 
     def finish(sample: Sample) -> None:
         label = affinity_label(sample, read_cam(folder / CAMS / f"{sample.name}.png", sample), settings.labels)
         write_mask(folder / LABELS / f"{sample.name}.png", label, dataset.class_set.palette)
 
-    steps = Steps(dataset.__getitem__, mapped, finish)
+    steps = Steps(dataset.__getitem__, mapped, finish, context.device)
     work_through(
         range(len(dataset)),
         is_done=lambda index: (folder / LABELS / f"{dataset.names[index]}.png").is_file(),

@@ -59,7 +59,7 @@ def region_judge(
         with atomic_write(paths[made[0]]) as file:
             np.save(file, np.column_stack([regions.classes.astype(np.float32), regions.vectors]))
 
-    steps = Steps(read, described, finish)
+    steps = Steps(read, described, finish, context.device)
     with current().as_one():  # every mask asks the regions of all images
         work_through(
             range(len(dataset)),

@@ -26,6 +26,7 @@ from weakclip.store.jobs import Steps, work_through
 from weakclip.store.layout import DENSE, LOG, SEED_MASKS
 from weakclip.store.lines import LineLog, read_lines
 from weakclip.store.share import current
+from weakclip.store.threads import once
 
 SHARES = ("foreground", "background", "undecided")
 """Of the pixels of a seed mask; they sum to 1."""
@@ -76,7 +77,7 @@ MadeSeeds = tuple[Sample, Callable[[], SeedMasks] | None]
 def seed_steps(context: RunContext, view: SeedsView, folder: Path) -> Steps[int, tuple[int, Sample], MadeSeeds]:
     """From positions in the training split to the files of their images."""
     dataset, log, palette = context.train, LineLog(folder / LOG), context.train.class_set.palette
-    verified, maker = context.verified, functools.cache(lambda: seed_maker(context, view, folder))
+    verified, maker = context.verified, once(lambda: seed_maker(context, view, folder))
     drawn = all(name in verified for name in dataset.names)
 
     def read(index: int) -> tuple[int, Sample]:
@@ -101,7 +102,10 @@ def seed_steps(context: RunContext, view: SeedsView, folder: Path) -> Steps[int,
         write_mask(folder / SEED_MASKS / f"{sample.name}.png", masks.seed, palette)
         write_mask(folder / DENSE / f"{sample.name}.png", masks.dense, palette)
 
-    return Steps(read, made, finish)
+    def batch_of(image: tuple[int, Sample]) -> int:
+        return current().positions(len(dataset)).index(image[0]) // (1 if drawn else maker().batch_size)
+
+    return Steps(read, made, finish, context.device, together=batch_of)
 
 
 def _batches(

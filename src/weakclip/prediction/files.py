@@ -18,6 +18,7 @@ from weakclip.datasets.base import check_name
 from weakclip.datasets.images import read_mask, read_rgb, write_mask
 from weakclip.datasets.looks import overlay, screen_palette
 from weakclip.errors import ConfigError, DataError
+from weakclip.inference.windows import probabilities_bytes
 from weakclip.prediction.folder import PredictionFolder, error_line, error_name
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction, Predictor
@@ -195,7 +196,8 @@ class _Work:
 
     def steps(self) -> Steps[InputImage, tuple[InputImage, np.ndarray | DataError], Any]:
         """The parts of the work on an image; as many threads read as there are cores, for photos are large."""
-        return Steps(self.read, self.predicted, self.write, readers=None)
+        device = self.predictor.device
+        return Steps(self.read, self.predicted, self.write, device, readers=None, bytes_of=self._bytes)
 
     def predicted(
         self, images: Iterable[tuple[InputImage, np.ndarray | DataError]]
@@ -211,6 +213,10 @@ class _Work:
             probs = self.predictor.probabilities([pixels for _, pixels in batch])
             for image, pixels in batch:
                 yield image, pixels, probs.pop(0)  # kept here, they would lie beside those of the next batch
+
+    def _bytes(self, read: tuple[InputImage, np.ndarray | DataError]) -> int:
+        pixels = read[1]
+        return 0 if isinstance(pixels, DataError) else probabilities_bytes(pixels, self.predictor.class_set.num_classes)
 
     def read(self, image: InputImage) -> tuple[InputImage, np.ndarray | DataError]:
         """The pixels of an image, or why it has no prediction."""

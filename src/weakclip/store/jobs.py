@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+import torch
 
 from weakclip.store.events import Meter
 from weakclip.store.progress import track
@@ -20,25 +23,73 @@ READERS = 2
 """Threads that read ahead of the network: one on a GPU takes less time for an image than one reader."""
 
 
+AT_ONCE = 8
+"""Items that are made at once at most, each in a thread of its own: each takes memory."""
+
+
 @dataclass(frozen=True)
 class Steps(Generic[Item, Read, Made]):
     """The three parts of some work. `work_through` takes the first two as one.
 
     Args:
         read: from an item to what `make` takes: its file, decoded and prepared on the cores.
-        make: from what has been read, in the order of the items, to what `finish` takes, one at a time.
+        make: from what has been read, in the order of the items, to what `finish` takes, one at a time. On a CPU it is
+            called in several threads at once.
         finish: the rest of the work on one item, with its files.
+        device: where `make` works.
         readers: threads that read ahead of `make`; None for one a core.
+        together: equal for those that have been read in a row and that one call of `make` must get; None where it may
+            get them one by one.
+        bytes_of: about what `make` takes in memory for one that has been read; see `in_threads`.
     """
 
     read: Callable[[Item], Read]
     make: Callable[[Iterable[Read]], Iterable[Made]]
     finish: Callable[[Made], None]
+    device: str | torch.device
     readers: int | None = READERS
+    together: Callable[[Read], object] | None = None
+    bytes_of: Callable[[Read], int] | None = None
 
-    def from_items(self, items: Sequence[Item]) -> Iterable[Made]:
-        """From several items to what `finish` takes: threads read ahead of `make`."""
-        return self.make(in_threads(self.read, items, threads=self.readers))
+    def from_items(self, items: Sequence[Item]) -> Iterator[Made]:
+        """From several items to what `finish` takes: threads read ahead of `make`.
+
+        On a CPU several calls of `make` run at once, with fewer of torch's threads each: cores that share the products
+        of one image wait for each other at every one of them.
+        """
+        read = in_threads(self.read, items, threads=self.readers)
+        threads = torch.get_num_threads()
+        at_once = min(threads, AT_ONCE) if torch.device(self.device).type == "cpu" else 1
+        if at_once == 1:
+            yield from self.make(read)
+            return
+        yield from self.make(())  # what is learned from all items is learned first, by all threads
+        with _torch_threads(threads // at_once):
+            yield from itertools.chain.from_iterable(
+                in_threads(self._made, self._groups(read), bytes_of=self._bytes, threads=at_once)
+            )
+
+    def _groups(self, read: Iterable[Read]) -> Iterator[list[Read]]:
+        if self.together is None:
+            return ([each] for each in read)
+        return (list(group) for _, group in itertools.groupby(read, self.together))
+
+    def _made(self, group: list[Read]) -> list[Made]:
+        return list(self.make(group))
+
+    def _bytes(self, group: list[Read]) -> int:
+        return sum(map(self.bytes_of, group)) if self.bytes_of else 0
+
+
+@contextlib.contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    """Within it, a thread that is started takes so many of torch's own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 Again = Callable[[str], Steps[Any, Any, Any]]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -44,7 +46,7 @@ def in_threads(
         threads: how many; None for one a core.
 
     Raises:
-        Exception: what `work` raised on an item, when its turn has come.
+        Exception: what `work` raised on an item, or what taking an item raised, when its turn has come.
 
     >>> list(in_threads(abs, [-1, 2, -3]))
     [1, 2, 3]
@@ -53,14 +55,47 @@ def in_threads(
     pending: deque[tuple[Future[Result], int]] = deque()
     taken = 0
     with ThreadPoolExecutor(threads) as pool:
-        for item in items:
-            size = bytes_of(item) if bytes_of else 0
-            pending.append((pool.submit(work, item), size))
-            del item  # else it stays while the next one is made
-            taken += size
+        for submitted in _submitted(pool, work, items, bytes_of):
+            pending.append(submitted)
+            taken += submitted[1]
             while len(pending) > 2 * threads or (taken > ROOM and pending):
                 future, size = pending.popleft()
                 yield future.result()
                 taken -= size
         while pending:
             yield pending.popleft()[0].result()
+
+
+def _submitted(
+    pool: ThreadPoolExecutor,
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    bytes_of: Callable[[Item], int] | None,
+) -> Iterator[tuple[Future[Result], int]]:
+    """The work on each item and what the item takes in memory; an error of the items themselves comes as the last."""
+    try:
+        for item in items:
+            size = bytes_of(item) if bytes_of else 0
+            submitted = pool.submit(work, item)
+            del item  # else it stays while the next one is made
+            yield submitted, size
+    except Exception as error:
+        broken = Future[Result]()
+        broken.set_exception(error)
+        yield broken, 0
+
+
+def once(make: Callable[[], Result]) -> Callable[[], Result]:
+    """The function that makes its result when it is first asked, and the others that ask wait for it.
+
+    >>> numbers = once(iter([1, 2]).__next__)
+    >>> numbers(), numbers()
+    (1, 1)
+    """
+    lock, made = threading.RLock(), cache(make)
+
+    def asked() -> Result:
+        with lock:
+            return made()
+
+    return asked

@@ -93,7 +93,7 @@ def fit(
     first, started = run.step, time.perf_counter()
     wrapped.train()
     loaded = load_batches(dataset, settings, processes, start=first, seed=seed, repeats=repeats)
-    with contextlib.closing(loaded) as batches, float32_as(settings.precision):
+    with contextlib.closing(loaded) as batches, float32_as(settings.precision, processes.device):
         shown = track(batches, description, total=settings.steps, done=first) if processes.is_main else batches
         meter = Meter(description, ("data", "steps"), settings.batch_size)
         _take_steps(run, wrapped, loss_fn, shown, meter)

@@ -18,13 +18,14 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 @contextlib.contextmanager
-def float32_as(precision: str) -> Iterator[None]:
+def float32_as(precision: str, device: torch.device) -> Iterator[None]:
     """Float32 products on GPUs as `precision` says: "tf32" lets them round their factors to 10 bits, "fp32" does not.
 
     torch's own default lets convolutions round, and matrices not; "auto" and "bf16" leave it as it is. A CPU has no
-    such arithmetic, and "tf32" is float32 there. What was set before is set again at the end.
+    such arithmetic, and "tf32" is float32 there: nothing is set, for several threads may predict at once. What was set
+    before is set again at the end.
     """
-    if precision not in ("fp32", "tf32"):
+    if precision not in ("fp32", "tf32") or device.type == "cpu":
         yield
         return
     matrices, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
