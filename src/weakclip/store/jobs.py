@@ -58,13 +58,12 @@ class Steps(Generic[Item, Read, Made]):
         of one image wait for each other at every one of them.
         """
         read = in_threads(self.read, items, threads=self.readers)
-        threads = torch.get_num_threads()
-        at_once = min(threads, AT_ONCE) if torch.device(self.device).type == "cpu" else 1
+        at_once, threads = made_at_once(self.device)
         if at_once == 1:
             yield from self.make(read)
             return
         yield from self.make(())  # what is learned from all items is learned first, by all threads
-        with _torch_threads(threads // at_once):
+        with torch_threads(threads):
             yield from itertools.chain.from_iterable(
                 in_threads(self._made, self._groups(read), bytes_of=self._bytes, threads=at_once)
             )
@@ -81,9 +80,20 @@ class Steps(Generic[Item, Read, Made]):
         return sum(map(self.bytes_of, group)) if self.bytes_of else 0
 
 
+def made_at_once(device: str | torch.device) -> tuple[int, int]:
+    """How many items are made at once on a device, and how many of torch's threads each of them gets.
+
+    >>> made_at_once("cuda")[0]
+    1
+    """
+    threads = torch.get_num_threads()
+    at_once = min(threads, AT_ONCE) if torch.device(device).type == "cpu" else 1
+    return at_once, threads // at_once
+
+
 @contextlib.contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    """Within it, a thread that is started takes so many of torch's own."""
+def torch_threads(count: int) -> Iterator[None]:
+    """Within it, this thread and those that are started take so many of torch's own each."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -38,6 +38,7 @@ from weakclip.pipeline.proposal_files import FOLDER as PROPOSALS
 from weakclip.pipeline.proposal_files import whole_image, write_regions
 from weakclip.pipeline.seed_stage import SeedMaker, seed_maker
 from weakclip.pipeline.views import EvaluateView, SeedsView
+from weakclip.store.jobs import made_at_once, torch_threads
 from weakclip.store.layout import CONFIDENCE, DENSE, MASKS, SEED_MASKS, strip_path
 from weakclip.store.threads import usable_cores
 from weakclip.store.trees import AnyPath, stamp_of
@@ -148,11 +149,12 @@ class _Measuring:
             work(range(1))
         self.times.clear()
         started = time.perf_counter()
-        for _ in range(ROUNDS):
-            for work in works:
-                work(range(len(self.few)))
-            if time.perf_counter() - started > ENOUGH:
-                break
+        with torch_threads(made_at_once(self.context.device)[1]):  # as in a run
+            for _ in range(ROUNDS):
+                for work in works:
+                    work(range(len(self.few)))
+                if time.perf_counter() - started > ENOUGH:
+                    break
         for part, by_image in self.times.items():
             self.seconds[part] = sum(map(median, by_image.values())) / len(self.few)
 
