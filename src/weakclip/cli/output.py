@@ -104,12 +104,13 @@ def answer_study(work: Callable[[], VariantStudy], *, json: bool) -> None:
 
 def answer_tagging(work: Callable[[], Tagging | None], table: Path, folder: Path, *, json: bool) -> None:
     """As `answer`, for a table of labels; None of a shard."""
-    from weakclip.tools.tag.table import tagging_lines
 
     def record(made: Tagging | None) -> dict[str, Any]:
         return {"file": table, **({key: value for key, value in asdict(made).items() if key != "path"} if made else {})}
 
     def lines(made: Tagging | None) -> list[str]:
+        from weakclip.tools.tag.table import tagging_lines
+
         for line in made.unread[:SHOWN] if made else ():
             typer.echo(f"left out: {line}", err=True)
         if made and len(made.unread) > SHOWN:
@@ -178,7 +179,7 @@ def _run_lines(result: RunResult) -> list[str]:
 
 
 def warning_lines(warnings: Sequence[str]) -> list[str]:
-    """What a run warns of."""
+    """The warnings of a run."""
     return [f"warning: {one_line(line)}" for line in warnings]
 
 
