@@ -129,7 +129,7 @@ def test_what_is_compared_is_the_finished_result_that_would_make_way(tmp_path: P
 
 def test_a_finished_result_stays_one_while_files_are_added(tmp_path: Path) -> None:
     manifest = finished(tmp_path / "run")
-    manifest.start("seeds", KEY, {"seeds.confidence": True})
+    manifest.start("seeds", KEY)
     assert Manifest.open(tmp_path / "run").replaces_a_result("seeds", OTHER)
 
 
@@ -180,7 +180,7 @@ def test_more_output_is_no_other_result(tmp_path: Path) -> None:
     manifest = finished(run)
     assert manifest.state("seeds", KEY, {"seeds.confidence": False}) == "done"
     assert manifest.state("seeds", KEY, {"seeds.confidence": True}) == "unfinished"
-    manifest.start("seeds", KEY, {"seeds.confidence": True})
+    manifest.start("seeds", KEY)
     assert content(run) == {"1_seeds/mask.png": "work"}
     manifest.finish("seeds", 1.0, {"seeds.confidence": True})
     assert Manifest.open(run).state("seeds", KEY, {"seeds.confidence": True}) == "done"
