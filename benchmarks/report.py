@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from weakclip.datasets import ScenesDataset
-from weakclip.inference.mask_statistics import STATISTICS, StatisticsLog, class_means, compare_masks
+from weakclip.inference.mask_statistics import STATISTICS, class_means, compare_masks, statistics_line
 from weakclip.pipeline.pictures import class_entries, write_strip
 from weakclip.report import write_report
 from weakclip.store.files import write_json
 from weakclip.store.layout import CAPTIONS, MANIFEST, STAGE_FOLDERS, STRIPS, strip_path
+from weakclip.store.lines import LineLog
 from weakclip.store.manifest import FORMAT
 from weakclip.store.progress import track
 
@@ -50,7 +51,7 @@ def fabricate(out: Path, count: int) -> None:
     """A run folder of `count` images, as the stages leave it, without checkpoints and full-size masks."""
     dataset = ScenesDataset("train", count=count)
     folders = {stage: out / STAGE_FOLDERS[stage] for stage in ("pseudo_masks", "evaluate")}
-    logs = {stage: StatisticsLog(folder / STATISTICS) for stage, folder in folders.items()}
+    logs = {stage: LineLog(folder / STATISTICS) for stage, folder in folders.items()}
     for index in track(range(count), "making up a run", total=count):
         if dataset.names[index] not in logs["evaluate"]:
             _fabricate_image(dataset, index, folders, logs)
@@ -64,9 +65,7 @@ def fabricate(out: Path, count: int) -> None:
     write_json(out / MANIFEST, {"format": FORMAT, "stages": stages})
 
 
-def _fabricate_image(
-    dataset: ScenesDataset, index: int, folders: dict[str, Path], logs: dict[str, StatisticsLog]
-) -> None:
+def _fabricate_image(dataset: ScenesDataset, index: int, folders: dict[str, Path], logs: dict[str, LineLog]) -> None:
     rng = np.random.default_rng(index)
     sample, truth = dataset[index], dataset.mask(index)
     masks = {"mask": variation(truth, sample.labels, rng, 3), "seed": variation(truth, sample.labels, rng, 8)}
@@ -84,8 +83,8 @@ def _fabricate_image(
         ("evaluate", (masks["prediction"], masks["truth"])),
     ):
         write_strip(strip_path(folders[stage], sample.name), sample.image, shown, dataset.class_set)
-    logs["pseudo_masks"].add(made)
-    logs["evaluate"].add(compare_masks(sample.name, sample.labels, masks))
+    logs["pseudo_masks"].add(statistics_line(made))
+    logs["evaluate"].add(statistics_line(compare_masks(sample.name, sample.labels, masks)))
 
 
 def openings(page: Path, repeats: int) -> dict[str, list[float]]:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from weakclip.cli.app import app
+from weakclip.cli import app
 from weakclip.datasets import coco, voc
 from weakclip.datasets.classes import COCO14, VOC12
 from weakclip.segmenters.segmenter import SMALL, build_segmenter, save_segmenter

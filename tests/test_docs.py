@@ -16,7 +16,7 @@ import typer.main
 import yaml
 
 import weakclip
-from weakclip.cli.app import app
+from weakclip.cli import app
 from weakclip.config import load_config, shipped_configs
 from weakclip.training.launch import count_processes
 

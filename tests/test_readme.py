@@ -22,7 +22,7 @@ def blocks(language: str, page: str = README) -> list[str]:
 
 def test_the_commands_for_own_images_run(tmp_path, monkeypatch, clip_folder):
     """In the README's order, with a tiny CLIP and two steps in place of the download and the training."""
-    from weakclip.cli.app import app
+    from weakclip.cli import app
 
     for place in ("my_images/images", "photos"):
         folder = tmp_path / place
@@ -59,7 +59,7 @@ def test_the_commands_for_own_images_run(tmp_path, monkeypatch, clip_folder):
 
 
 def test_the_crf_command_runs(tmp_path, monkeypatch):
-    from weakclip.cli.app import app
+    from weakclip.cli import app
 
     (command,) = re.findall(r"^weakclip crf .*$", "\n".join(blocks("sh")), re.MULTILINE)
     Image.new("RGB", (12, 9), (200, 30, 30)).save(tmp_path / "photo.jpg")
@@ -80,7 +80,7 @@ def test_python_blocks_run(block, capsys):
 def test_study_commands_of_the_docs_exist():
     import typer.main
 
-    from weakclip.cli.tools import study
+    from weakclip.cli.prepare import study
 
     page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
     lines = [line.split() for block in blocks("sh", page) for line in block.splitlines()]

@@ -9,7 +9,7 @@ from typing import Any
 import typer.main
 import yaml
 
-from weakclip.cli.app import app
+from weakclip.cli import app
 
 PAGE = Path(__file__).parents[1] / "docs/scale.md"
 CONTAINER = {

@@ -13,8 +13,8 @@ import yaml
 
 import weakclip.study
 import weakclip.study.numbers
-from weakclip.cli import output
-from weakclip.cli.app import STAGES, app
+from weakclip.cli import app, output
+from weakclip.cli.run import STAGES
 from weakclip.config import load_config, parse_config
 from weakclip.crf import VOC_CRF
 from weakclip.errors import ConfigError

@@ -16,7 +16,7 @@ from weakclip.config import RunConfig, load_config, shipped_configs
 from weakclip.config.building import dataclasses_in
 from weakclip.store.keys import flat
 
-PROGRAM = "from weakclip.cli.app import app; app(prog_name='weakclip')"
+PROGRAM = "from weakclip.cli import app; app(prog_name='weakclip')"
 
 
 def complete(words: str, *options: str) -> subprocess.CompletedProcess[str]:

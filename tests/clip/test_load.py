@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 import gzip
 import json
-import pickle
 import runpy
 import shutil
 import warnings
-import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -278,26 +276,6 @@ def test_a_torchscript_archive_is_read_without_running_it(tmp_path):
         assert torch.equal(state[name], value), name
 
 
-class _Evil:
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return open, (self.target, "w")
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_pickle_runs_nothing(tmp_path, folder):
-    trace = tmp_path / "trace"
-    torch.save({"visual.proj": _Evil(str(trace))}, tmp_path / "evil.pt")
-    (tmp_path / "raw.pt").write_bytes(pickle.dumps(_Evil(str(trace))))
-    for name in ("evil.pt", "raw.pt"):
-        with pytest.raises(WeightsError, match="read safely") as caught:
-            load_clip(tmp_path / name, vocabulary=folder)
-        one_line(caught)
-    assert not trace.exists()
-
-
 def test_missing_weights_are_one_line(tmp_path):
     for source in (tmp_path / "none", tmp_path / "none.pt", "./none", "nobody/no-such-clip"):
         with pytest.raises(WeightsError) as caught:
@@ -358,18 +336,6 @@ def test_a_missing_vocabulary_says_how_to_get_one(openai_model, folder, tmp_path
 def test_tapped_layers_out_of_range(folder):
     with pytest.raises(WeightsError, match="counted from 1 to 4"):
         load_clip(folder, tap_layers=(1, 5))
-
-
-def test_a_hostile_torchscript_archive_runs_nothing(tmp_path, folder):
-    trace, path = tmp_path / "trace", tmp_path / "hostile.pt"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("clip/data.pkl", pickle.dumps(_Evil(str(trace)), protocol=2))
-        archive.writestr("clip/constants.pkl", pickle.dumps(()))
-        archive.writestr("clip/code/__torch__.py", "open('anything', 'w')")
-    with pytest.raises(WeightsError, match="refused to load") as caught:
-        load_clip(path, vocabulary=folder)
-    one_line(caught)
-    assert not trace.exists()
 
 
 def test_a_vocabulary_comes_from_a_folder_that_holds_openais_list(openai_model, tmp_path):

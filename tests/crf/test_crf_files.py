@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weakclip.cli.tools import Preset
+from weakclip.cli.exchange import Preset
 from weakclip.config import dump_config, load_config, load_crf
 from weakclip.crf import COCO_CRF, VOC_CRF, CRFParams, Kernel, dense_crf
 from weakclip.crf.files import crf_file, read_probs

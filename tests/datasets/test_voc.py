@@ -101,25 +101,6 @@ def test_cls_labels_made_from_the_annotations_are_what_the_annotations_say(devki
     assert [VOC12Dataset(devkit, "train").labels(i) for i in range(2)] == before
 
 
-class Hostile:
-    """Its pickle writes a file when it is loaded."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = str(trace)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return open, (self.trace, "w")
-
-
-def test_a_hostile_cls_labels_npy_is_refused_and_runs_nothing(devkit: Path, tmp_path: Path) -> None:
-    for content in ({"2007_000001": Hostile(tmp_path / "trace")}, Hostile(tmp_path / "trace")):
-        np.save(devkit / "cls_labels.npy", content)
-        with pytest.raises(DataError, match=r"cls_labels\.npy: .*refused to load") as caught:
-            VOC12Dataset(devkit, "train")
-        assert "\n" not in str(caught.value)
-        assert not (tmp_path / "trace").exists()
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

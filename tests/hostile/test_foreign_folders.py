@@ -18,12 +18,12 @@ from review_case import make_review_run
 
 from weakclip.datasets.classes import ClassSet
 from weakclip.errors import DataError, RunError, StorageError, WeakCLIPError
-from weakclip.inference.mask_statistics import ImageStatistics, StatisticsLog
 from weakclip.prediction import find_images, predict_files
 from weakclip.prediction.predictor import Predictor, PredictSettings
 from weakclip.report import render_report
 from weakclip.review.folder import Request, ReviewFolder
 from weakclip.store.files import append_bytes, append_json
+from weakclip.store.lines import LineLog
 from weakclip.store.lock import LOCK, FolderLock
 
 pytestmark = pytest.mark.timeout(60)
@@ -83,9 +83,7 @@ def test_marks_and_figures_are_written_through_no_link(tmp_path: Path, mine: Pat
     with pytest.raises(OSError, match="symbolic links"):
         ReviewFolder(run).add(Request(image=0, mark="good"))
     with pytest.raises(StorageError, match="a link lies in its place"):
-        StatisticsLog(run / "3_pseudo_masks/images.jsonl").add(
-            ImageStatistics(name="a", size=(1, 1), labels=(), shares={})
-        )
+        LineLog(run / "3_pseudo_masks/images.jsonl").add({"name": "a"})
     assert mine.read_text() == MINE
 
 

@@ -53,6 +53,10 @@ def object_array(path: Path, harm: Harm) -> None:
     np.save(path, np.array({"photo": harm}, dtype=object), allow_pickle=True)
 
 
+def array_of_one_object(path: Path, harm: Harm) -> None:
+    np.save(path, harm, allow_pickle=True)  # type: ignore[arg-type]
+
+
 def object_arrays(path: Path, harm: Harm) -> None:
     np.savez(path, probs=np.array({"photo": harm}, dtype=object))
 
@@ -77,6 +81,7 @@ def torchscript(path: Path, harm: Harm, part: str = "data.pkl") -> None:
 WRITERS: dict[str, Callable[[Path, Harm], None]] = {
     "pickle": raw_pickle,
     "object array": object_array,
+    "array of one object": array_of_one_object,
     "object arrays": object_arrays,
     "torch": torch_file,
     "old torch": old_torch_file,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,6 @@ import pytest
 
 from weakclip.errors import RunError
 from weakclip.inference.mask_statistics import (
-    ImageStatistics,
-    StatisticsLog,
     class_iou,
     class_kept,
     class_means,
@@ -22,18 +19,16 @@ from weakclip.inference.mask_statistics import (
     compare_masks,
     mean_over_classes,
     read_statistics,
+    statistics_line,
 )
 from weakclip.inference.metrics import ConfusionMatrix
+from weakclip.store.lines import LineLog
 
 
 def random_mask(seed: int, num_classes: int, size: tuple[int, int] = (17, 23), ignored: float = 0.0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     mask = rng.integers(0, num_classes, size).astype(np.uint8)
     return np.where(rng.random(size) < ignored, 255, mask).astype(np.uint8)
-
-
-def statistics(name: str, share: float = 0.5) -> ImageStatistics:
-    return ImageStatistics(name=name, size=(4, 6), labels=(1,), shares={0: 1 - share, 1: share})
 
 
 @pytest.mark.parametrize("num_classes", [2, 5, 21, 81])
@@ -101,54 +96,9 @@ def test_only_masks_that_are_there_are_compared() -> None:
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     masks = {kind: random_mask(seed, 3) for seed, kind in enumerate(("seed", "mask", "prediction", "truth"))}
     of = dataclasses.replace(compare_masks('a/"b"\u2028<é>', (1, 2), masks), confidence=0.25, crf_change=0.0)
-    log = StatisticsLog(tmp_path / "statistics.jsonl")
-    log.add(of)
+    log = LineLog(tmp_path / "statistics.jsonl")
+    log.add(statistics_line(of))
     assert list(read_statistics(log.path)) == [of]
-
-
-def test_lines_of_many_threads_end_in_the_order_of_the_split(tmp_path: Path) -> None:
-    names = [f"{index:03}" for index in range(80)]
-    log = StatisticsLog(tmp_path / "deep" / "statistics.jsonl")
-    threads = [
-        threading.Thread(target=lambda part=part: [log.add(statistics(name)) for name in names[part::4]])
-        for part in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    log.finish(names)
-    assert [of.name for of in read_statistics(log.path)] == names
-    assert log.path.read_bytes().count(b"\n") == len(names)
-
-
-def test_torn_line_is_passed_over_and_the_next_one_stands_alone(tmp_path: Path) -> None:
-    path = tmp_path / "statistics.jsonl"
-    StatisticsLog(path).add(statistics("a"))
-    whole = path.read_bytes()
-    path.write_bytes(whole + whole[: len(whole) // 2].replace(b'"a"', b'"b"'))
-    log = StatisticsLog(path)
-    assert "a" in log and "b" not in log
-    log.add(statistics("c"))
-    log.add(statistics("a", share=0.25))
-    log.finish(["c", "a"])
-    found = list(read_statistics(path))
-    assert [of.name for of in found] == ["c", "a"]
-    assert found[1].shares[1] == 0.25
-
-
-def test_stopped_and_continued_file_is_the_undisturbed_one(tmp_path: Path) -> None:
-    names = [f"{index}" for index in range(10)]
-    whole = StatisticsLog(tmp_path / "whole.jsonl")
-    for name in names:
-        whole.add(statistics(name))
-    whole.finish(names)
-    for name in reversed(names):
-        StatisticsLog(tmp_path / "parts.jsonl").add(statistics(name))
-    parts = StatisticsLog(tmp_path / "parts.jsonl")
-    assert all(name in parts for name in names)
-    parts.finish(names)
-    assert parts.path.read_bytes() == whole.path.read_bytes()
 
 
 def test_lines_of_another_version_are_one_clear_line(tmp_path: Path) -> None:

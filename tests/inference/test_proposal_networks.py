@@ -15,11 +15,10 @@ from torch import Tensor
 
 import weakclip
 from weakclip.config import parse_config
-from weakclip.errors import ConfigError, WeightsError
+from weakclip.errors import WeightsError
 from weakclip.inference import proposal_networks
 from weakclip.inference.proposal_files import ProposalFiles
 from weakclip.inference.proposal_networks import IMAGENET, ProposalNetwork, boxes_of, load_proposal_network
-from weakclip.inference.proposals import ProposalSettings
 from weakclip.pipeline import proposal_files
 from weakclip.pipeline.context import open_run
 
@@ -193,9 +192,3 @@ def test_a_run_has_them_drawn_once(
         assert made.proposals is not None and made.proposals.segmenter is None
         assert ProposalFiles(str(made.proposals.folder)).regions(context.train.names[0], context.train.size(0))
     assert len(drawn) == len(files) + 1
-
-
-def test_either_files_or_a_network() -> None:
-    for given in ({}, {"folder": "a", "segmenter": "b"}):
-        with pytest.raises(ConfigError, match="proposals: either a folder or a segmenter expected"):
-            ProposalSettings(**given)

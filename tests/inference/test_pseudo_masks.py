@@ -162,14 +162,6 @@ def test_a_temperature_softens_what_the_dense_crf_is_told_and_changes_no_winner(
     np.testing.assert_allclose(confidence, expected[1] / expected.sum(), rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"temperature": 0.0}, {"balance": -1.0}, {"match_share": 1.5}, {"match_share": -0.1}]
-)
-def test_settings_out_of_range_are_refused(wrong: dict[str, float]):
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        PseudoMaskSettings(**wrong)
-
-
 def test_without_restriction_any_class_may_win():
     settings = dataclasses.replace(PLAIN, restrict_to_labels=False)
     mask, confidence = pseudo_mask(_probs(0.1, 0.2, 0.6, 0.1), SAMPLE, settings)

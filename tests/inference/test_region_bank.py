@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from weakclip.datasets.base import Sample
-from weakclip.errors import ConfigError
 from weakclip.inference import region_bank, region_search
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, refine_mask
 from weakclip.inference.region_bank import (
@@ -252,10 +251,3 @@ def test_the_judge_corrects_the_mask_its_confidence_and_notes_the_tags() -> None
         assert (refined.mask[:, :8] == 0).all() and (refined.mask[:, 8:] == shown).all()
         assert refined.confidence[:, 8:].mean() == pytest.approx(1.0 if shown == 1 else 0.2, abs=0.01)
         assert refined.votes == {2: 1.0, **{label: 0.0 for label in labels if label != 2}}
-
-
-def test_settings_out_of_range_are_one_line() -> None:
-    with pytest.raises(ConfigError, match="1 or more neighbours"):
-        RegionBankSettings(neighbours=0)
-    with pytest.raises(ConfigError, match=r"an agreement of 0\.5 or more"):
-        RegionBankSettings(agreement=0.4)

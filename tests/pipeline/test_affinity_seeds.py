@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from folders import bytes_in
 
 import weakclip.pipeline.affinity_stage as stage
 import weakclip.seeds.affinitynet.train as training
@@ -44,7 +45,7 @@ def parse(settings: dict[str, Any], **seeds: Any) -> RunConfig:
 
 
 def made(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in (*out.rglob("*.png"), out / WEIGHTS)}
+    return {**bytes_in(out, "**/*.png"), **bytes_in(out, WEIGHTS)}
 
 
 def test_the_stage_refines_its_seeds_without_a_pixel_label(
@@ -61,12 +62,8 @@ def test_the_stage_refines_its_seeds_without_a_pixel_label(
     folders = {path.name for path in (tmp_path / "refined/1_seeds").iterdir() if path.is_dir()}
     assert folders == {"cams", "affinity_labels", "affinitynet", "masks", "dense"}
     assert not (tmp_path / "plain/1_seeds/cams").exists()
-    refined, plain = (made_dense(tmp_path / name) for name in ("refined", "plain"))
+    refined, plain = (bytes_in(tmp_path / name / "1_seeds/dense") for name in ("refined", "plain"))
     assert refined.keys() == plain.keys() and refined != plain
-
-
-def made_dense(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (out / "1_seeds/dense").rglob("*.png")}
 
 
 def test_stage_stopped_in_each_part_ends_the_same(
@@ -110,7 +107,7 @@ def test_imported_maps_are_refined(settings: dict[str, Any], tmp_path: Path) -> 
         maps = {str(label - 1): rng.random((64, 64)).astype(np.float32) for label in dataset.labels(index)}
         np.savez(tmp_path / f"cams/{name}.npz", **maps)
     run_stage(parse(settings, method="imported_cams", folder=str(tmp_path / "cams")), tmp_path / "run", "seeds")
-    assert len(made_dense(tmp_path / "run")) == 6
+    assert len(bytes_in(tmp_path / "run/1_seeds/dense")) == 6
 
 
 def test_maps_of_mctformer_are_refined(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -121,7 +118,7 @@ def test_maps_of_mctformer_are_refined(settings: dict[str, Any], tmp_path: Path)
         "cams": {"scales": [1.0]},
     }
     run_stage(parse(settings, method="mctformer", mctformer=mctformer), tmp_path, "seeds")
-    assert len(made_dense(tmp_path)) == 6
+    assert len(bytes_in(tmp_path / "1_seeds/dense")) == 6
     assert (tmp_path / "1_seeds/mctformer").is_dir() and (tmp_path / WEIGHTS).is_file()
 
 

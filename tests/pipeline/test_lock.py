@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from folders import dead_process
 
 from weakclip.config import load_config
 from weakclip.errors import RunError
@@ -79,14 +80,6 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-
-
-def dead_process() -> int:
-    child = os.fork()
-    if not child:
-        os._exit(0)
-    os.waitpid(child, 0)
-    return child
 
 
 @pytest.mark.usefixtures("no_locks")

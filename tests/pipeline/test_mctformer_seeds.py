@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from folders import bytes_in
 
 import weakclip.seeds.mctformer.train as training
 from weakclip.config import RunConfig, limit_training, load_config, parse_config
@@ -42,7 +43,7 @@ def parse(settings: dict[str, Any], **mctformer: Any) -> RunConfig:
 
 
 def made(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in (*out.rglob("*.png"), out / WEIGHTS)}
+    return {**bytes_in(out, "**/*.png"), **bytes_in(out, WEIGHTS)}
 
 
 def test_the_stage_trains_and_then_writes_seeds_without_a_pixel_label(

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from folders import bytes_in, times_in
 
 from weakclip.config import RunConfig, load_config
 from weakclip.inference.mask_statistics import STATISTICS
@@ -21,18 +22,10 @@ def confident(config_file: Path) -> RunConfig:
     return load_config(config_file, ["pseudo_masks.confidence=true"])
 
 
-def times(folder: Path) -> dict[str, int]:
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.glob("[1-5]_*/**/*.*")}
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def test_confidence_maps_are_added_to_a_finished_run(config_file: Path, confident: RunConfig, ran: Path) -> None:
-    before, figures = times(ran), (ran / "3_pseudo_masks" / STATISTICS).read_bytes()
+    before, figures = times_in(ran), (ran / "3_pseudo_masks" / STATISTICS).read_bytes()
     assert run_pipeline(confident, ran).ran == ("pseudo_masks",)
-    touched = {name for name, time in times(ran).items() if before.get(name) != time}
+    touched = {name for name, time in times_in(ran).items() if before.get(name) != time}
     assert {name.split("/")[0] for name in touched} == {"3_pseudo_masks"}
     assert len([name for name in touched if name.startswith(CONFIDENCE)]) == 6
     assert not [name for name in touched if name.startswith((MASKS, "3_pseudo_masks/strips/train"))]
@@ -48,15 +41,15 @@ def test_confidence_maps_are_those_of_masks_that_are_made_with_them(
     shutil.rmtree(together / MASKS)
     for run in (ran, together):
         run_pipeline(confident, run)
-    assert content(ran / CONFIDENCE) == content(together / CONFIDENCE)
-    assert content(ran / MASKS) == content(together / MASKS)
+    assert bytes_in(ran / CONFIDENCE) == bytes_in(together / CONFIDENCE)
+    assert bytes_in(ran / MASKS) == bytes_in(together / MASKS)
 
 
 def test_pictures_are_added_to_a_finished_run(config_file: Path, ran: Path) -> None:
-    before, evaluated = times(ran), ran / "5_evaluate"
+    before, evaluated = times_in(ran), ran / "5_evaluate"
     figures, scores = (evaluated / STATISTICS).read_bytes(), (evaluated / "metrics.json").read_bytes()
     assert run_pipeline(load_config(config_file, ["evaluate.pictures=4"]), ran).ran == ("evaluate",)
-    touched = {name for name, time in times(ran).items() if before.get(name) != time}
+    touched = {name for name, time in times_in(ran).items() if before.get(name) != time}
     assert {name.split("/")[0] for name in touched} == {"5_evaluate"}
     assert not [name for name in touched if "/masks/" in name]
     assert [row["split"] for row in json.loads((evaluated / "pictures.json").read_text())["rows"]] == [

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from folders import bytes_in
 
 from weakclip.config import RunConfig, load_config, parse_config
 from weakclip.datasets import Sample
@@ -36,10 +37,6 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(PatchText, "batch_size", property(lambda self: 4))
     monkeypatch.setattr(PatchText, "cams", watched)
     return seen
-
-
-def made(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.png")}
 
 
 def test_the_stage_makes_seeds_without_a_pixel_label(
@@ -88,7 +85,7 @@ def test_a_stage_that_goes_on_has_the_same_batches(
     batches.clear()
     run_stage(config, tmp_path / "stopped", "seeds")
     assert batches == [list(names[:4]), list(names[4:])]
-    assert made(tmp_path / "stopped") == made(tmp_path / "whole")
+    assert bytes_in(tmp_path / "stopped", "**/*.png") == bytes_in(tmp_path / "whole", "**/*.png")
     for name, time_of in kept.items():
         assert (masks / f"masks/{name}.png").stat().st_mtime_ns == time_of
 

@@ -20,6 +20,7 @@ from typing import Any
 import fsspec
 import pytest
 import yaml
+from folders import bytes_in
 
 from weakclip.errors import BrokenFileError, ConfigError
 from weakclip.store.files import atomic_write
@@ -47,10 +48,6 @@ def cluster() -> Iterator[None]:
         ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
         yield
         ray.shutdown()
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def numbers_in(folder: Path, deadly: Collection[int], device: str) -> Steps[int, Any, Any]:
@@ -117,7 +114,7 @@ def test_stages_end_with_the_files_of_one_process(
 ) -> None:
     out = tmp_path / "out"
     assert call("seeds", config_file, "--out", out, "--engine", "ray") == 0
-    assert files(out / "1_seeds") == files(ran / "1_seeds")
+    assert bytes_in(out / "1_seeds") == bytes_in(ran / "1_seeds")
 
     shutil.copytree(ran, out, dirs_exist_ok=True)
     manifest = json.loads((out / "manifest.json").read_text())
@@ -132,7 +129,7 @@ def test_stages_end_with_the_files_of_one_process(
     assert call("pseudo-masks", config_file, "--out", out, "--engine", "ray", "--set", "device=auto") == 0
     assert kept.stat().st_mtime_ns == before
     for part in ("masks", "strips"):
-        assert files(out / "3_pseudo_masks" / part) == files(ran / "3_pseudo_masks" / part)
+        assert bytes_in(out / "3_pseudo_masks" / part) == bytes_in(ran / "3_pseudo_masks" / part)
     lines, expected = ((run / "3_pseudo_masks/statistics.jsonl").read_text().splitlines() for run in (out, ran))
     assert len(lines) == len(expected) and lines[1:] == expected[1:], "the kept mask's line has no network's figures"
 
@@ -148,7 +145,7 @@ def test_predictions_and_the_images_that_cannot_be_read_are_those_of_one_process
         for out, words in (("one", ()), ("ray", ("--engine", "ray")))
     ]
     assert codes == [1, 1]
-    assert files(tmp_path / "ray") == files(tmp_path / "one")
+    assert bytes_in(tmp_path / "ray") == bytes_in(tmp_path / "one")
 
 
 @pytest.mark.slow
@@ -186,7 +183,7 @@ def test_seeds_that_are_learned_are_learned_once(
     config.write_text(yaml.safe_dump({**tiny_settings(), "seeds": seeds[learned]}))
     assert call("seeds", config, "--out", tmp_path / "one") == 0
     assert call("seeds", config, "--out", tmp_path / "ray", "--engine", "ray") == 0
-    made = [files(tmp_path / out / "1_seeds") for out in ("one", "ray")]
+    made = [bytes_in(tmp_path / out / "1_seeds") for out in ("one", "ray")]
     assert [sum("tfevents" in name for name in each) for each in made] == [1, 1], "one training, no second start"
     one, other = ({name: each[name] for name in each if not TIMED.search(name)} for each in made)
     assert other == one

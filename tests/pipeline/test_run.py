@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from folders import times_in
 
 from weakclip import cli
 from weakclip.config import RunConfig, load_config
@@ -35,10 +36,6 @@ def results(folder: Path) -> dict[str, bytes]:
     """What a run is for: masks, weights, scores. Logs and manifests hold times."""
     kept = [*folder.rglob("*.png"), *folder.rglob("model.safetensors"), folder / "5_evaluate/metrics.json"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
-
-
-def times(folder: Path) -> dict[str, int]:
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.glob("[1-5]_*/**/*.*")}
 
 
 def test_every_stage_leaves_its_folder(ran: Path) -> None:
@@ -88,10 +85,10 @@ def test_report_shows_the_run(ran: Path) -> None:
 
 
 def test_second_run_does_nothing_and_says_so(config: RunConfig, ran: Path, caplog: pytest.LogCaptureFixture) -> None:
-    before = times(ran)
+    before = times_in(ran)
     with caplog.at_level(logging.INFO, "weakclip"):
         run_pipeline(config, ran)
-    assert times(ran) == before
+    assert times_in(ran) == before
     assert caplog.text.count("done already with the same settings and data; skipped") == len(MAIN)
 
 
@@ -133,10 +130,10 @@ def test_stopped_stage_keeps_the_images_that_it_has(config: RunConfig, ran: Path
     manifest["stages"]["seeds"]["done"] = False
     (ran / "manifest.json").write_text(json.dumps(manifest))
     lost = sorted((ran / "1_seeds/masks").iterdir())[0]
-    content, before = lost.read_bytes(), times(ran)
+    content, before = lost.read_bytes(), times_in(ran)
     lost.unlink()
     run_pipeline(config, ran)
-    changed = {name for name, time in times(ran).items() if before[name] != time}
+    changed = {name for name, time in times_in(ran).items() if before[name] != time}
     assert changed == {f"1_seeds/{part}/{lost.name}" for part in ("masks", "dense")} | {
         "1_seeds/files.json",
         "1_seeds/items.json",
@@ -177,41 +174,41 @@ def test_weights_and_masks_that_were_lost_are_made_again(config: RunConfig, ran:
 def test_changed_setting_redoes_its_stage_and_those_after(
     config_file: Path, ran: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before, changed_config = times(ran), load_config(config_file, ["pseudo_masks.restrict_to_labels=false"])
+    before, changed_config = times_in(ran), load_config(config_file, ["pseudo_masks.restrict_to_labels=false"])
     with pytest.raises(
         RunError, match=r"pseudo_masks \(pseudo_masks.restrict_to_labels: true → false\), retrain, .*--redo"
     ):
         run_pipeline(changed_config, ran)
-    assert times(ran) == before
+    assert times_in(ran) == before
     with caplog.at_level(logging.INFO, "weakclip"):
         run_pipeline(changed_config, ran, redo=True)
     assert "pseudo_masks: runs again, because pseudo_masks.restrict_to_labels: true → false" in caplog.text
     assert "retrain: runs again, because pseudo_masks is new" in caplog.text
     assert "evaluate: runs again, because pseudo_masks.restrict_to_labels: true → false; pseudo_masks" in caplog.text
-    changed = {name.split("/")[0] for name, time in times(ran).items() if before.get(name) != time}
+    changed = {name.split("/")[0] for name, time in times_in(ran).items() if before.get(name) != time}
     assert changed == {"3_pseudo_masks", "4_retrain", "5_evaluate"}
     assert "restrict_to_labels: false" in (ran / "config.yaml").read_text()
 
 
 def test_written_configuration_continues_the_run(ran: Path) -> None:
     """`config.yaml` in the run folder spells out every default, and is the same configuration."""
-    before = times(ran)
+    before = times_in(ran)
     run_pipeline(load_config(ran / "config.yaml"), ran)
-    assert times(ran) == before
+    assert times_in(ran) == before
 
 
 def test_setting_without_effect_redoes_nothing(config_file: Path, ran: Path) -> None:
-    before = times(ran)
+    before = times_in(ran)
     run_pipeline(load_config(config_file, ["train.log_every=2", "train.checkpoint_every=1"]), ran)
-    assert times(ran) == before
+    assert times_in(ran) == before
 
 
 def test_failing_stage_loses_nothing_that_is_done(config_file: Path, config: RunConfig, ran: Path) -> None:
-    before = times(ran)
+    before = times_in(ran)
     broken = load_config(config_file, ["retrain.model=./no/such/network"])
     with pytest.raises(WeightsError, match="no/such/network"):
         run_pipeline(broken, ran)
-    after = times(ran)
+    after = times_in(ran)
     assert all(after.get(name) == time for name, time in before.items() if not name.startswith("4_retrain"))
     assert run_pipeline(config, ran).scores
 
@@ -265,10 +262,10 @@ def test_a_setting_of_an_earlier_stage_is_named_though_a_later_one_is_asked_for(
 
 
 def test_full_run_adds_the_upper_bound_and_keeps_the_rest(config: RunConfig, ran: Path) -> None:
-    before = times(ran)
+    before = times_in(ran)
     scores = run_pipeline(config, ran, full=True).scores
     assert [score.subject for score in scores][-1] == "network (true masks)"
-    after = times(ran)
+    after = times_in(ran)
     assert all(after[name] == time for name, time in before.items())
     assert "the upper bound apart" in (ran / "report.html").read_text()
 

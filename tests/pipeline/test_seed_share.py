@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from folders import bytes_in
 
 from weakclip.config import RunConfig, load_config
 from weakclip.errors import RunError
@@ -23,9 +24,9 @@ def test_only_the_masks_hear_the_seeds(config_file: Path, ran: Path, tmp_path: P
     config = load_config(config_file, ["pseudo_masks.crf=null"])
     out = tmp_path / "out"
     scores = {score.subject: score.mean_iou for score in run_pipeline(with_share(config, 1.0), out).scores}
-    masks = {path.name: path.read_bytes() for path in (out / "3_pseudo_masks/masks").iterdir()}
-    assert masks == {path.name: path.read_bytes() for path in (out / "1_seeds/dense").iterdir()}
-    assert masks != {path.name: path.read_bytes() for path in (ran / "3_pseudo_masks/masks").iterdir()}
+    masks = bytes_in(out / "3_pseudo_masks/masks")
+    assert masks == bytes_in(out / "1_seeds/dense")
+    assert masks != bytes_in(ran / "3_pseudo_masks/masks")
     assert scores["seeds"] == scores["pseudo masks"]
 
 

@@ -11,6 +11,7 @@ import fsspec
 import pytest
 import yaml
 from damage import Commands
+from folders import bytes_in
 
 from weakclip.config import parse_config
 from weakclip.errors import ConfigError
@@ -19,10 +20,6 @@ from weakclip.store.lock import LOCK, START, FolderInUseError, FolderLock, at_wo
 from weakclip.store.share import Shard
 
 TIMES = ("seconds",)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def record(run: Path, stage: str) -> dict[str, Any]:
@@ -50,7 +47,7 @@ def test_shards_that_run_at_once_end_with_the_files_of_one_process(
     again = [start("seeds", shard) for shard in ("1/3", "0/3")]  # one that is there already, too
     assert [each.wait() for each in again] == [0, 0], [each.said() for each in again]
     assert commands.run("merge", out).code == 0
-    assert files(out / "1_seeds") == files(undisturbed / "1_seeds")
+    assert bytes_in(out / "1_seeds") == bytes_in(undisturbed / "1_seeds")
     assert record(out, "seeds") == record(undisturbed, "seeds")
 
     assert commands.run("train", kept_config, "--out", out).code == 0
@@ -58,7 +55,7 @@ def test_shards_that_run_at_once_end_with_the_files_of_one_process(
     assert [each.wait() for each in at_once] == [0, 0], [each.said() for each in at_once]
     done = commands.run("pseudo-masks", kept_config, "--out", out)  # one process takes over what shards have made
     assert done.code == 0, done.said()
-    assert files(out / "3_pseudo_masks") == files(undisturbed / "3_pseudo_masks")
+    assert bytes_in(out / "3_pseudo_masks") == bytes_in(undisturbed / "3_pseudo_masks")
     assert record(out, "pseudo_masks") == record(undisturbed, "pseudo_masks")
     nothing = commands.run("merge", out)
     assert nothing.code == 2
@@ -86,7 +83,7 @@ def test_the_first_shard_trains_and_the_others_find_it_done(
     assert call("merge", out) == 0
     assert call("seeds", config, "--out", tmp_path / "one") == 0
     for part in ("masks", "dense"):
-        assert files(out / "1_seeds" / part) == files(tmp_path / "one/1_seeds" / part)
+        assert bytes_in(out / "1_seeds" / part) == bytes_in(tmp_path / "one/1_seeds" / part)
 
 
 def test_shards_and_whole_runs_keep_out_of_each_others_way(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from folders import bytes_in
 
 from weakclip.config import load_config
 from weakclip.datasets import ScenesDataset
@@ -91,7 +92,7 @@ def test_a_kept_step_of_the_retrained_network_is_scored_and_taken(
     assert any((value != second.state_dict()[name]).any() for name, value in last.state_dict().items())
 
     def predictions() -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (out / "5_evaluate/retrained/masks_without_crf").iterdir()}
+        return bytes_in(out / "5_evaluate/retrained/masks_without_crf")
 
     fingerprint = find_model(out, network="retrained").fingerprint
     earlier = load_config(tmp_path / "config.yaml", ["evaluate.step=2"])
@@ -100,7 +101,7 @@ def test_a_kept_step_of_the_retrained_network_is_scored_and_taken(
     assert run_pipeline(earlier, out, redo=True).ran == ("evaluate",)
     plain = dataclasses.replace(prediction_settings(earlier, "retrained"), crf=None)
     write_pseudo_masks(second, ScenesDataset("val", size=64, count=3), tmp_path / "second", plain)
-    assert predictions() == {path.name: path.read_bytes() for path in (tmp_path / "second/masks").iterdir()}
+    assert predictions() == bytes_in(tmp_path / "second/masks")
     assert find_model(out, network="retrained").fingerprint != fingerprint
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64), dtype=np.uint8))
     with torch.no_grad():

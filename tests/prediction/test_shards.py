@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from folders import bytes_in
 
 
 @pytest.fixture
@@ -16,10 +17,6 @@ def predict(call: Callable[..., int], trained_run: Path, photos: Path, tmp_path:
         return call("predict", trained_run, photos, "--out", tmp_path / out, "--set", "device=cpu", *words)
 
     return run
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_shards_end_with_the_files_of_one_process(
@@ -35,15 +32,15 @@ def test_shards_end_with_the_files_of_one_process(
     assert [predict("out", *overlays, "--shard", shard) for shard in ("1/3", "0/3")] == [0, 0]
     assert call("merge", out) == 1
     assert "5 done before, 1 failed" in capsys.readouterr().out
-    assert files(out) == files(tmp_path / "one")
+    assert bytes_in(out) == bytes_in(tmp_path / "one")
     assert predict("out", "--also", "coco-masks") == predict("one", "--also", "coco-masks") == 1
-    assert files(out) == files(tmp_path / "one")
+    assert bytes_in(out) == bytes_in(tmp_path / "one")
 
 
 def test_two_processes_end_with_the_files_of_one(predict: Callable[..., int], tmp_path: Path) -> None:
     words = ("--also", "overlays", "--also", "coco-masks")
     assert predict("one", *words) == predict("two", *words, "--devices", "2") == 1
-    assert files(tmp_path / "two") == files(tmp_path / "one")
+    assert bytes_in(tmp_path / "two") == bytes_in(tmp_path / "one")
 
 
 def test_what_shards_do_not_make_is_said(

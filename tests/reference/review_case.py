@@ -14,10 +14,11 @@ from PIL import Image
 
 from weakclip.datasets.classes import VOC12
 from weakclip.datasets.images import write_mask
-from weakclip.inference.mask_statistics import STATISTICS, StatisticsLog, compare_masks
+from weakclip.inference.mask_statistics import STATISTICS, compare_masks, statistics_line
 from weakclip.review.folder import ReviewFolder
 from weakclip.review.serving import listening
 from weakclip.store.files import write_json
+from weakclip.store.lines import LineLog
 
 HOSTILE = "<script>window.broken = 1<script>"
 HOSTILE_CLASS = "<img src=x onerror=window.broken=1>"
@@ -65,10 +66,10 @@ def write_figures(run: Path, confidences: Mapping[str, float]) -> None:
     names = ("background", HOSTILE_CLASS, "cat", "dog")
     entries = [{"name": name, "color": color} for name, color in zip(names, VOC12.colors, strict=False)]
     write_json(folder / "metrics.json", {"classes": entries})
-    log = StatisticsLog(folder / STATISTICS)
+    log = LineLog(folder / STATISTICS)
     for name, confidence in confidences.items():
         figures = compare_masks(name, (), {"mask": np.zeros((16, 24), np.uint8)})
-        log.add(dataclasses.replace(figures, confidence=confidence))
+        log.add(statistics_line(dataclasses.replace(figures, confidence=confidence)))
 
 
 @contextlib.contextmanager

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from weakclip.datasets.images import write_jpeg, write_png
-from weakclip.inference.mask_statistics import STATISTICS, StatisticsLog, compare_masks
+from weakclip.inference.mask_statistics import STATISTICS, compare_masks, statistics_line
 from weakclip.store.files import write_json
 from weakclip.store.layout import CAPTIONS, STRIPS, strip_path
+from weakclip.store.lines import LineLog
 
 HOSTILE = '<script>alert("1")</script>'
 CLASSES = [
@@ -111,7 +112,7 @@ def add_images(run_folder: Path) -> None:
     stages = {"3_pseudo_masks": ["image", "seed", "pseudo mask"], "5_evaluate": ["prediction"]}
     for stage, captions in stages.items():
         folder = run_folder / stage
-        log = StatisticsLog(folder / STATISTICS)
+        log = LineLog(folder / STATISTICS)
         write_json(folder / STRIPS / CAPTIONS, captions)
         for index in range(COUNT):
             masks = masks_of(index)
@@ -122,7 +123,7 @@ def add_images(run_folder: Path) -> None:
                 figures = dataclasses.replace(
                     figures, confidence=0.9 - 0.002 * index, class_confidence={1: 0.8}, crf_change=0.001 * index
                 )
-            log.add(figures)
+            log.add(statistics_line(figures))
             colors = [[9, 9, 9], [250, 0, 0], [0, 250, 0]][: len(captions)]
             strip = np.concatenate([np.full((12, 16, 3), color, np.uint8) for color in colors], axis=1)
             write_jpeg(strip_path(folder, image_name(index)), strip)

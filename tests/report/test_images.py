@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from weakclip.errors import RunError
-from weakclip.inference.mask_statistics import STATISTICS, ImageStatistics, StatisticsLog
+from weakclip.inference.mask_statistics import STATISTICS, ImageStatistics, statistics_line
 from weakclip.report import read_images, render_report
 from weakclip.report.class_table import class_figures
 from weakclip.report.doubts import KINDS, UNUSUAL, area_scores, figures_of, reason, worst
 from weakclip.store.files import write_json
+from weakclip.store.lines import LineLog
 
 KIND = {kind.key: kind for kind in KINDS}
 
@@ -79,7 +80,7 @@ def test_a_run_whose_first_masks_are_being_made_has_a_report(images_folder: Path
 
 
 def test_class_beyond_the_run_is_one_clear_line(images_folder: Path) -> None:
-    StatisticsLog(images_folder / "3_pseudo_masks" / STATISTICS).add(image(0, 0.5, labels=(9,)))
+    LineLog(images_folder / "3_pseudo_masks" / STATISTICS).add(statistics_line(image(0, 0.5, labels=(9,))))
     with pytest.raises(RunError, match="0 has class 9, but the run 3"):
         read_images(images_folder)
 

@@ -17,7 +17,7 @@ import yaml
 from weakclip.clip import FrozenCLIP
 from weakclip.config import parse_config
 from weakclip.datasets.classes import ClassSet
-from weakclip.errors import ConfigError, DataError, RunError
+from weakclip.errors import DataError, RunError
 from weakclip.pipeline import run_stage
 from weakclip.pipeline.stages import stages_of
 from weakclip.seeds import PatchText, PatchTextSettings
@@ -198,9 +198,3 @@ def test_the_stage_is_made_anew_where_the_file_changes(
     unread = parse_config({**values, "seeds": {"method": "clip_gradcam"}}, origin="test")
     assert "class attributes" in stages_of(config)["seeds"].data
     assert "class attributes" not in stages_of(unread)["seeds"].data
-
-
-@pytest.mark.parametrize("wrong", [{"attribute_centers": 0}, {"attribute_centers": 2000}, {"attribute_scale": -1.0}])
-def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        PatchTextSettings(**wrong)

@@ -10,7 +10,7 @@ import pytest
 
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import IGNORE_INDEX
-from weakclip.errors import ConfigError, DataError
+from weakclip.errors import DataError
 from weakclip.seeds import CAM, SeedSettings, seed_masks
 from weakclip.seeds.base import seed_probabilities
 
@@ -101,11 +101,3 @@ def test_maps_that_do_not_fit_are_refused(sample, cam):
         seed_masks(sample, CAM(classes=cam.classes, maps=cam.maps[:, :5]), PLAIN)
     with pytest.raises(DataError, match="the labels are"):
         seed_masks(dataclasses.replace(sample, labels=(2,)), cam, PLAIN)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"background_power": -1.0}, {"foreground_confidence": 1.5}, {"background_confidence": -0.1}]
-)
-def test_settings_out_of_range(wrong):
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        SeedSettings(**wrong)

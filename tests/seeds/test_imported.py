@@ -108,23 +108,6 @@ def test_orders_and_types_of_arrays_survive(folder):
         np.testing.assert_array_equal(loaded["nested"][1][2], [0, 1])
 
 
-class _Evil:
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return open, (self.target, "w")
-
-
-def test_a_pickle_runs_nothing(folder, sample):
-    trace = folder / "trace"
-    np.save(folder / "sub/photo.npy", {0: _Evil(str(trace))})
-    assert not trace.exists()
-    with pytest.raises(DataError, match="refused to load"):
-        ImportedCAMs(folder, CLASSES).cam(sample)
-    assert not trace.exists()
-
-
 def test_values_are_brought_between_0_and_1(folder, sample, maps):
     np.save(folder / "sub/photo.npy", {0: maps[0] * 8 - 1, 2: maps[2]})
     cam = ImportedCAMs(folder, CLASSES).cam(sample)

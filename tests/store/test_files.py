@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from folders import dead_process
 
 from weakclip.errors import ConfigError, StorageError, WeakCLIPError
 from weakclip.store.files import (
@@ -38,14 +39,6 @@ def small_files() -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-
-
-def dead_process() -> int:
-    child = os.fork()
-    if not child:
-        os._exit(0)
-    os.waitpid(child, 0)
-    return child
 
 
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:

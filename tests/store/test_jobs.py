@@ -218,6 +218,22 @@ def test_lines_are_ordered_in_the_end_and_the_last_of_two_counts(tmp_path: Path)
     assert [entry["value"] for entry in read_lines(log.path)] == [1, 1, 1, 2, *[1] * 8]
 
 
+def test_lines_of_many_threads_end_in_their_order(tmp_path: Path) -> None:
+    names = [f"{index:03}" for index in range(80)]
+    log = LineLog(tmp_path / "deep" / "log.jsonl")
+    threads = [
+        threading.Thread(target=lambda part=part: [log.add({"name": name}) for name in names[part::4]])
+        for part in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.finish(names)
+    assert [entry["name"] for entry in read_lines(log.path)] == names
+    assert log.path.read_bytes().count(b"\n") == len(names)
+
+
 @pytest.mark.parametrize("cut", range(2, 24))
 def test_a_torn_line_is_passed_over_and_the_next_one_is_whole(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "log.jsonl"

@@ -12,6 +12,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from folders import bytes_in
 
 from weakclip.errors import ConfigError, RemoteError, RunError, StorageError
 from weakclip.store import mirror, outputs, remote
@@ -95,7 +96,7 @@ def check(files: dict[str, bytes]) -> None:
 
 def test_what_is_made_is_there_and_comes_back_on_another_machine(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
     command()
-    own = {path.relative_to(here()).as_posix(): path.read_bytes() for path in here().rglob("*") if path.is_file()}
+    own = bytes_in(here())
     assert own == there()
     check(there())
     monkeypatch.setattr(RemoteFolder, "put", lambda *_: pytest.fail("was sent again"))

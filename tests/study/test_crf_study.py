@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from folders import bytes_in
 
 import weakclip.study.crf as study_module
 from weakclip.clip import FrozenCLIP, load_clip
@@ -54,10 +55,6 @@ def config() -> RunConfig:
     return load_config("demo", [*OVERRIDES, BAD_CRF])
 
 
-def written(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
 def test_scores_are_those_of_the_pseudo_masks(config: RunConfig, probs: Path) -> None:
     from weakclip.inference.metrics import ConfusionMatrix
 
@@ -86,13 +83,13 @@ def test_study_beats_a_bad_crf_and_writes_its_pages(config: RunConfig, probs: Pa
     tree = ElementTree.parse(tmp_path / "study/study.svg")
     circles = [node for node in tree.iter() if node.tag.endswith("circle")]
     assert len(circles) == sum(len(rung.scores) for rung in study.rungs)
-    assert set(written(tmp_path / "study")) == {"study.json", "table.md", "study.svg", "best.yaml"}
+    assert set(bytes_in(tmp_path / "study", "*")) == {"study.json", "table.md", "study.svg", "best.yaml"}
 
 
 def test_same_seed_same_files_and_another_seed_other_kernels(config: RunConfig, probs: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         study_crf(config, tmp_path / name, probs=probs, candidates=7)
-    assert written(tmp_path / "a") == written(tmp_path / "b")
+    assert bytes_in(tmp_path / "a", "*") == bytes_in(tmp_path / "b", "*")
     first, second = (crf_candidates(None, 30, np.random.default_rng(seed)) for seed in (0, 1))
     assert {each.params for each in first} & {each.params for each in second} == {each.params for each in first[:4]}
     assert len({each.params for each in first}) == 30
@@ -115,11 +112,11 @@ def test_killed_study_goes_on_after_its_last_rung(
     monkeypatch.setattr(study_module, "score_crfs", counted)
     with pytest.raises(KeyboardInterrupt):
         study_crf(config, tmp_path / "study", probs=probs, candidates=10)
-    assert set(written(tmp_path / "study")) == {"study.json"}
+    assert set(bytes_in(tmp_path / "study", "*")) == {"study.json"}
     study_crf(config, tmp_path / "study", probs=probs, candidates=10)
     first, second, again, last = asked
     assert first == 10 > second == again > last
-    assert written(tmp_path / "study") == written(tmp_path / "whole")
+    assert bytes_in(tmp_path / "study", "*") == bytes_in(tmp_path / "whole", "*")
 
 
 def test_other_settings_and_foreign_folders_are_refused(config: RunConfig, probs: Path, tmp_path: Path) -> None:

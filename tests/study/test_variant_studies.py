@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from folders import bytes_in
 from transformers import Dinov2Config, Dinov2Model
 
 import weakclip.study.variants as engine
@@ -100,7 +101,7 @@ def test_masks_of_a_variant_are_those_of_a_run(
     for stage in ("seeds", "train", "pseudo_masks"):
         run_stage(config, tmp_path / "run", stage)
     folders = tmp_path / "study/variants/everything/seed_0/masks", tmp_path / "run/3_pseudo_masks/masks"
-    studied, made = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
+    studied, made = map(bytes_in, folders)
     assert config.pseudo_masks.match_share > 0 and studied == made
 
 

@@ -29,7 +29,7 @@ from weakclip.annotations.entries import (
 )
 from weakclip.annotations.forms import Format, starts_with
 from weakclip.datasets.classes import ClassSet
-from weakclip.datasets.regions import encode_runs, fill_polygon
+from weakclip.datasets.regions import decode_runs, encode_runs, fill_polygon
 from weakclip.errors import DataError
 from weakclip.store.files import atomic_write, write_text
 from weakclip.store.untrusted_text import refuse_doctype
@@ -135,12 +135,10 @@ def _pixels(shape: ElementTree.Element, size: tuple[int, int]) -> np.ndarray:
         return fill_polygon(np.array(corners), size)
     left, top, width, height = (int(shape.attrib[name]) for name in ("left", "top", "width", "height"))
     runs = [int(number) for number in shape.attrib["rle"].split(",")]
-    inside = np.arange(len(runs)) % 2 == 1
-    box = 0 <= left <= left + width <= size[1] and 0 <= top <= top + height <= size[0]
-    if not box or min(runs) < 0 or sum(runs) != width * height:
+    if not (0 <= left <= left + width <= size[1] and 0 <= top <= top + height <= size[0]):
         raise ValueError(f"a mask of {sum(runs)} pixels in a box of {width}x{height} at {left}, {top}")
     pixels = np.zeros(size, dtype=bool)
-    pixels[top : top + height, left : left + width] = np.repeat(inside, runs).reshape(height, width)
+    pixels[top : top + height, left : left + width] = decode_runs(runs, (height, width), order="C")
     return pixels
 
 

@@ -33,7 +33,7 @@ from weakclip.datasets.json_stream import stream_list
 from weakclip.datasets.regions import fill_polygon
 from weakclip.errors import DataError
 from weakclip.store.files import atomic_write, write_text
-from weakclip.store.untrusted_text import short
+from weakclip.store.untrusted_text import short, some
 
 logger = logging.getLogger("weakclip")
 
@@ -159,7 +159,7 @@ def read_label_studio(path: Path | str) -> Iterator[AnnotatedImage]:
     except ValueError as error:
         raise DataError(f"{path}: not a JSON list of Label Studio's tasks ({error})") from None
     if several:
-        names = ", ".join(map(shown, several[:3])) + (", …" if len(several) > 3 else "")
+        names = some([*map(shown, several)])
         logger.warning("%s: %d tasks have several annotations, of which the last counts: %s", path, len(several), names)
 
 

@@ -1,8 +1,7 @@
-"""The commands that bring what a run has made elsewhere, and back: predictions, exports, imports, archives."""
+"""The commands that exchange files with other programs: predictions, exports, imports, archives, dense CRF."""
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import asdict
 from enum import StrEnum
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weakclip.cli import output
 from weakclip.cli.options import (
     Devices,
     Engine,
@@ -24,24 +22,20 @@ from weakclip.cli.options import (
     Part,
     Root,
     Run,
-    ShardForm,
     are_inputs,
     encoder_of,
     is_file,
     is_model,
     is_run,
-    is_speaker,
     is_there,
     named,
     one_way,
     shared,
 )
-from weakclip.cli.output import answer, answer_predictions, answer_tagging, show_shard, show_verified
-from weakclip.store.files import expand_home
+from weakclip.cli.output import answer, answer_predictions, is_speaker
 
 if TYPE_CHECKING:
     from weakclip.prediction import PredictionSummary
-    from weakclip.tools.annotate import ImportResult
 
 export = typer.Typer(no_args_is_help=True, help="Bring what a run has made into the forms of other programs.")
 
@@ -49,15 +43,15 @@ SETTINGS = "inference.…, crf.…, match_share, keep_foreground, balance, tempe
 Product = StrEnum("Product", ["overlays", "coco-masks", "coco-polygons"])
 
 
-class Tool(StrEnum):
-    """Formats of annotation tools."""
+Tool = StrEnum("Tool", ["coco", "label-studio", "cvat", "yolo", "labelme", "fiftyone"])
+Preset = StrEnum("Preset", ["voc", "coco", "loss"])
 
-    COCO = "coco"
-    LABEL_STUDIO = "label-studio"
-    CVAT = "cvat"
-    YOLO = "yolo"
-    LABELME = "labelme"
-    FIFTYONE = "fiftyone"
+
+class ShardForm(StrEnum):
+    """Forms of the files of a data set."""
+
+    PARQUET = "parquet"
+    WEBDATASET = "webdataset"
 
 
 class ShapeKind(StrEnum):
@@ -82,7 +76,7 @@ def onnx(
         lambda: export_onnx(model, out, network=named(network), clip=encoder_of(clip)),
         json=json,
         record=lambda made: {"file": out, "opset": made.opset, "difference": made.difference},
-        show=lambda made: typer.echo(
+        lines=lambda made: (
             f"{out}: opset {made.opset}; differs from PyTorch by {made.difference:.1g} of the largest logit"
         ),
     )
@@ -99,7 +93,7 @@ def transformers(
         lambda: export_transformers(model, out, network=named(network)),
         json=json,
         record=lambda names: {"folder": out, "classes": names},
-        show=lambda names: typer.echo(f"{out}: {len(names)} classes: {', '.join(names)}"),
+        lines=lambda names: f"{out}: {len(names)} classes: {', '.join(names)}",
     )
 
 
@@ -118,7 +112,7 @@ def dataset(
         lambda: export_hf_dataset(run, out, root=root, form=form.value),
         json=json,
         record=asdict,
-        show=lambda made: typer.echo(f"{made.folder}: {made.images:,} images of {made.split}, {made.shards:,} files"),
+        lines=lambda made: f"{made.folder}: {made.images:,} images of {made.split}, {made.shards:,} files",
     )
 
 
@@ -152,11 +146,11 @@ def masks(
         ),
         json=json,
         record=lambda count: {"file": out, "format": tool.value, "images": count},
-        show=lambda count: typer.echo(f"{out}: {count:,} images"),
+        lines=lambda count: f"{out}: {count:,} images",
     )
 
 
-def import_command(
+def import_masks(
     source: Annotated[
         Path,
         typer.Argument(help="The annotation file, or a folder of YOLO, LabelMe, FiftyOne or masks.", callback=is_there),
@@ -171,40 +165,21 @@ def import_command(
 ) -> None:
     """Read masks that people corrected back in: verified masks of the run, which its next run keeps unchanged."""
     from weakclip.store.layout import VERIFIED
-    from weakclip.tools.annotate import verify_masks
+    from weakclip.tools.annotate import corrected, verify
 
-    if out is not None:
-        _import_seeds(source, run, out, json=json)
+    if out is None:
+        answer(
+            lambda: verify.verify_masks(source, run),
+            json=json,
+            record=lambda made: {"folder": run / VERIFIED, **asdict(made)},
+            lines=lambda made: verify.verified_lines(made, source, run),
+        )
         return
     answer(
-        lambda: verify_masks(source, run),
+        lambda: corrected.import_masks(source, run, out),
         json=json,
-        record=lambda made: {"folder": run / VERIFIED, **asdict(made)},
-        show=lambda made: show_verified(made, source, run),
-    )
-
-
-def _import_seeds(source: Path, run: Path, out: Path, *, json: bool) -> None:
-    """The masks of a file as seeds for `seeds.method: imported_masks`."""
-    from weakclip.store.marks import MARKS
-    from weakclip.tools.annotate import import_masks
-
-    settings = ["seeds.method=imported_masks", f"seeds.folder={out}"]
-    if (run / MARKS).is_file():
-        settings.append(f"data.marks={run / MARKS}")  # the labels that a review has corrected
-
-    def show(made: ImportResult) -> None:
-        typer.echo(f"{out}: {made.drawn:,} masks of {source}, {made.kept:,} as {run} had them")
-        output.show_foreign(made.foreign, source, run)
-        changes = [word for setting in settings for word in ("--set", setting)]
-        words = [str(run / "config.yaml"), *changes, "--out", f"runs/{out.name}"]
-        typer.echo(f"next: weakclip run {shlex.join(words)}")
-
-    answer(
-        lambda: import_masks(source, run, out),
-        json=json,
-        record=lambda made: {"folder": out, **asdict(made), "settings": settings},
-        show=show,
+        record=lambda made: {"folder": out, **asdict(made), "settings": corrected.import_settings(run, out)},
+        lines=lambda made: corrected.import_lines(made, source, run, out),
     )
 
 
@@ -225,7 +200,7 @@ def submit(
         lambda: make(run, out, split=split, root=root, network=named(network), clip=encoder_of(clip)),
         json=json,
         record=lambda count: {"file": out, "split": split, "masks": count},
-        show=lambda count: typer.echo(f"{out}: {count:,} masks of {split}, checked"),
+        lines=lambda count: f"{out}: {count:,} masks of {split}, checked",
     )
 
 
@@ -280,18 +255,25 @@ def predict(
     answer_predictions(work, json=json, shard=shard)
 
 
-def merge(
-    made: Annotated[str, typer.Argument(help="A run (folder or URL), a folder of predictions, a table of labels.")],
+def crf(
+    image: Annotated[Path, typer.Argument(help="An image file.", callback=is_file)],
+    probs: Annotated[Path, typer.Argument(help="Its label probabilities (K, H, W): .npy, or .npz.", callback=is_file)],
+    out: Annotated[Path, typer.Option(help=".npy for the marginals, .png for a palette mask of the likeliest labels.")],
+    *,
+    preset: Annotated[Preset | None, typer.Option(help="Published kernels; voc where nothing is given.")] = None,
+    params: Annotated[Path | None, typer.Option(help="A YAML file with the `crf:` section of a configuration.")] = None,
     json: Json = False,
 ) -> None:
-    """Complete what was made with --shard, when all shards are there: exit code 2 if an image is missing."""
-    from weakclip.pipeline.shards import merge_shards
-    from weakclip.prediction import request
-    from weakclip.tools.tag import table
+    """Sharpen the label probabilities of one image by the dense CRF."""
+    from weakclip.config import load_crf
+    from weakclip.crf.files import crf_file
+    from weakclip.crf.params import PRESETS
+    from weakclip.errors import ConfigError
 
-    if request.is_sharded(path := expand_home(made)):
-        answer_predictions(lambda: request.merge_predictions(path), json=json)
-    elif table.is_sharded(path):
-        answer_tagging(lambda: table.merge_labels(path), path, path.parent, json=json)
-    else:
-        answer(lambda: merge_shards(made), json=json, record=asdict, show=show_shard)
+    def work() -> Path:
+        if preset and params:
+            raise ConfigError("--preset and --params both name kernels; give one of them")
+        crf_file(image, probs, out, load_crf(params) if params else PRESETS[preset or "voc"])
+        return out
+
+    answer(work, json=json, record=lambda path: {"file": path}, lines=str)

@@ -1,37 +1,29 @@
-"""Arguments and options that several commands have, their checks, and how the work of a command ends.
+"""Arguments and options that several commands have, their checks, and what their values stand for.
 
 A wrong path is told while the command line is read, before anything heavy is imported.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json as json_format
-import logging
-import math
 import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weakclip.cli.output import Result, errors_printed, log_to_stderr
 from weakclip.config.keys import setting_keys
 from weakclip.config.shipped import config_path, shipped_configs
 from weakclip.datasets.image_folder import check_folder
-from weakclip.errors import ConfigError, WeakCLIPError
+from weakclip.errors import ConfigError
 from weakclip.store import paths
 from weakclip.store.files import expand_home
 from weakclip.store.layout import MANIFEST
 from weakclip.store.remote import is_url
-from weakclip.store.trees import StoredPath
-from weakclip.store.untrusted_text import one_line
 
 if TYPE_CHECKING:
     from weakclip.clip import Encoder
@@ -82,13 +74,6 @@ class NetworkName(StrEnum):
 
     WEAKCLIP = "weakclip"
     RETRAINED = "retrained"
-
-
-class ShardForm(StrEnum):
-    """Forms of the files of a data set."""
-
-    PARQUET = "parquet"
-    WEBDATASET = "webdataset"
 
 
 EngineName = StrEnum("EngineName", ["LOCAL", "RAY"])
@@ -151,14 +136,6 @@ Model = Annotated[
 ]
 Root = Annotated[str | None, typer.Option(help="Another folder of the data set than the run's own.")]
 
-Result = TypeVar("Result")
-
-SHOWN = 20
-"""Classes, and images to look at, that are named one by one."""
-
-TERMINATED = 128 + signal.SIGTERM
-"""The shell's exit code of a process that SIGTERM has ended."""
-
 
 def named(network: NetworkName | None) -> chosen.Network | None:
     """The plain value of `--network`."""
@@ -178,6 +155,16 @@ def load(source: str, overrides: Sequence[str] | None, limit_steps: int | None =
 
     config = load_config(source, overrides or ())
     return config if limit_steps is None else limit_training(config, limit_steps)
+
+
+def load_data(source: str, overrides: Sequence[str] | None) -> RunConfig:
+    """As `load`; a folder of images, or a URL, is the configuration `folder` with that root and its own splits."""
+    if not (is_url(source) or _is_folder(source)):
+        return load(source, overrides)
+    from weakclip.datasets import FolderDataset
+
+    val = "val" if "val" in FolderDataset.splits(source) else "null"
+    return load("folder", [f"data.root={json_format.dumps(source)}", f"data.val_split={val}", *(overrides or ())])
 
 
 def shared(devices: str, work: Callable[[], Result], device: str, engine: EngineName = EngineName.LOCAL) -> Result:
@@ -214,87 +201,3 @@ def one_way(shard: str, devices: str, engine: EngineName = EngineName.LOCAL) -> 
 def _heard(work: Callable[[], Result]) -> Result:
     log_to_stderr()
     return work()
-
-
-def log_to_stderr() -> None:
-    """Set up the messages of a command: lines on standard error."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("weakclip").setLevel(logging.INFO)
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # its retries; what failed is said in one line
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # one bar at a time, ours; transformers follows it too
-
-
-def load_data(source: str, overrides: Sequence[str] | None) -> RunConfig:
-    """As `load`; a folder of images, or a URL, is the configuration `folder` with that root and its own splits."""
-    if not (is_url(source) or _is_folder(source)):
-        return load(source, overrides)
-    from weakclip.datasets import FolderDataset
-
-    val = "val" if "val" in FolderDataset.splits(source) else "null"
-    return load("folder", [f"data.root={json_format.dumps(source)}", f"data.val_split={val}", *(overrides or ())])
-
-
-@contextlib.contextmanager
-def errors_printed(*, json: bool) -> Iterator[None]:
-    """With `json`, an error is an object on standard output before it goes on."""
-    try:
-        yield
-    except WeakCLIPError as error:
-        if json:
-            print_json({"error": {"type": type(error).__name__, "message": one_line(str(error))}})
-        raise
-
-
-def is_speaker() -> bool:
-    """Whether this process prints results; of those that torchrun started, one does."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """Print a JSON object; of the processes that torchrun started, one does."""
-    if is_speaker():
-        typer.echo(json_format.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    """Paths as text, NaN and infinity as null."""
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, Path | StoredPath):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def finished(work: Callable[[], Result]) -> Result:
-    """Do the work; Ctrl-C and SIGTERM end it in order, with one line."""
-    try:
-        with _ended_by_sigterm():
-            return work()
-    except KeyboardInterrupt:
-        typer.echo("weakclip: interrupted; the same command continues", err=True)
-        raise typer.Exit(130) from None
-    except EOFError as error:  # typer would take it for the end of its own input, and say "Aborted." and no more
-        raise RuntimeError("an end of file that nothing was prepared for") from error
-    except SystemExit as stop:
-        if stop.code == TERMINATED:
-            typer.echo("weakclip: terminated; the same command continues", err=True)
-        raise
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python allows signal handlers in the main thread only
-        return
-    previous = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """On SIGTERM: end as on Ctrl-C, with temporary files and the lock cleared away."""
-    raise SystemExit(TERMINATED)

@@ -1,35 +1,46 @@
-"""The answers of the commands: lines and tables for people, or with `--json` one object on standard output.
+"""How the work of a command runs, and how its result is printed: lines for people, or one JSON object (`--json`).
 
 Progress, messages, and the one line of an error go to standard error in either case. See docs/scripting.md.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json as json_format
+import logging
+import math
+import os
 import shlex
-from collections.abc import Callable, Sequence
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from weakclip.cli.options import SHOWN, errors_printed, finished, is_speaker, print_json
+from weakclip.errors import WeakCLIPError
 from weakclip.store.layout import ERRORS, STAGE_FOLDERS
 from weakclip.store.remote import folder_at
-from weakclip.store.untrusted_text import one_line, some
+from weakclip.store.trees import AnyPath, StoredPath
+from weakclip.store.untrusted_text import SHOWN, one_line
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from weakclip.pipeline import RunResult
     from weakclip.pipeline.shards import ShardResult
     from weakclip.prediction import PredictionSummary
-    from weakclip.store.trees import AnyPath
     from weakclip.study import VariantStudy
-    from weakclip.tools.annotate import VerifyResult
-    from weakclip.tools.check.run import DataCheck
-    from weakclip.tools.init.folder import InitFiles
     from weakclip.tools.tag.table import Tagging
 
 Result = TypeVar("Result")
+
+TERMINATED = 128 + signal.SIGTERM
+"""The shell's exit code of a process that SIGTERM has ended."""
 
 
 def answer(
@@ -37,7 +48,7 @@ def answer(
     *,
     json: bool,
     record: Callable[[Result], dict[str, Any]],
-    show: Callable[[Result], None],
+    lines: Callable[[Result], str | Sequence[str]],
 ) -> Result:
     """Do the work of a command and print its result.
 
@@ -45,7 +56,7 @@ def answer(
         work: all that may fail, the reading of the configuration too.
         json: whether a JSON object is asked for.
         record: from the result to that object.
-        show: prints the result for people.
+        lines: from the result to a line or lines for people.
 
     Raises:
         WeakCLIPError: what `work` raises; with `json`, `{"error": …}` is on standard output before.
@@ -55,13 +66,14 @@ def answer(
     if json:
         print_json(record(result))
     elif is_speaker():
-        show(result)
+        told = lines(result)
+        typer.echo(told if isinstance(told, str) else "\n".join(told))
     return result
 
 
 def answer_run(work: Callable[[], RunResult], *, json: bool) -> None:
     """As `answer`, for a run or a stage."""
-    answer(work, json=json, record=_run_record, show=_show_run)
+    answer(work, json=json, record=_run_record, lines=_run_lines)
 
 
 def answer_predictions(work: Callable[[], PredictionSummary], *, json: bool, shard: str = "") -> None:
@@ -71,12 +83,11 @@ def answer_predictions(work: Callable[[], PredictionSummary], *, json: bool, sha
         counts = {name: value for name, value in asdict(done).items() if name != "out"}
         return {"folder": done.out, **counts, "errors": done.out / ERRORS if done.failed and not shard else None}
 
-    def show(done: PredictionSummary) -> None:
-        typer.echo(f"{done.out}: {done.predicted:,} predicted, {done.kept:,} done before, {done.failed:,} failed")
-        if shard:
-            _show_merge(done.out)
+    def lines(done: PredictionSummary) -> list[str]:
+        counts = f"{done.predicted:,} predicted, {done.kept:,} done before, {done.failed:,} failed"
+        return [f"{done.out}: {counts}", *([_next_merge(done.out)] if shard else [])]
 
-    done = answer(work, json=json, record=record, show=show)
+    done = answer(work, json=json, record=record, lines=lines)
     if done.failed:
         where = "`weakclip merge`" if shard else done.out / ERRORS
         typer.echo(f"weakclip: {done.failed:,} images have no mask; {where} says why", err=True)
@@ -88,10 +99,38 @@ def answer_study(work: Callable[[], VariantStudy], *, json: bool) -> None:
     from weakclip.study.pages import TABLE
     from weakclip.study.variant_pages import variant_record, variant_table
 
-    def show(found: VariantStudy) -> None:
-        typer.echo(f"{variant_table(found)}\n{found.folder / TABLE}")
+    answer(work, json=json, record=variant_record, lines=lambda made: [variant_table(made), str(made.folder / TABLE)])
 
-    answer(work, json=json, record=variant_record, show=show)
+
+def answer_tagging(work: Callable[[], Tagging | None], table: Path, folder: Path, *, json: bool) -> None:
+    """As `answer`, for a table of labels; None of a shard."""
+
+    def record(made: Tagging | None) -> dict[str, Any]:
+        return {"file": table, **({key: value for key, value in asdict(made).items() if key != "path"} if made else {})}
+
+    def lines(made: Tagging | None) -> list[str]:
+        from weakclip.tools.tag.table import tagging_lines
+
+        for line in made.unread[:SHOWN] if made else ():
+            typer.echo(f"left out: {line}", err=True)
+        if made and len(made.unread) > SHOWN:
+            typer.echo(f"left out: {len(made.unread) - SHOWN:,} more that cannot be read", err=True)
+        return tagging_lines(made, folder) if made else [_next_merge(table)]
+
+    answer(work, json=json, record=record, lines=lines)
+
+
+def answer_shard(work: Callable[[], ShardResult], *, json: bool) -> None:
+    """As `answer`, for a shard of a stage, or a merge."""
+
+    def line(made: ShardResult) -> str:
+        return f"{made.folder}: {made.stage} is complete" if made.done else _next_merge(made.folder)
+
+    answer(work, json=json, record=asdict, lines=line)
+
+
+def _next_merge(made: Path | str) -> str:
+    return f"{made}: the shard is there; next, when all are there: weakclip merge {shlex.quote(str(made))}"
 
 
 def _run_record(result: RunResult) -> dict[str, Any]:
@@ -112,15 +151,14 @@ def _place(result: RunResult) -> AnyPath:
     return folder_at(result.url) if result.url else result.folder
 
 
-def _show_run(result: RunResult) -> None:
+def _run_lines(result: RunResult) -> list[str]:
     """The results table, and where the report is."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     from weakclip.report.figures import mean_known, percent
 
-    console = Console(highlight=False)
+    lines = []
     if result.scores:
         title = "Results in per cent, means over the classes"
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
@@ -132,137 +170,98 @@ def _show_run(result: RunResult) -> None:
             made = ("no" if how == "no" else "yes" for how in (score.crf, score.multi_scale))
             numbers = (score.mean_iou, mean_known(score.precision), mean_known(score.recall))
             table.add_row(score.subject, score.split, str(score.images), *made, *map(percent, numbers))
-        console.print(table)
+        lines.append(rendered(table))
     if result.chosen:
-        console.print(f"network: {result.chosen.line}", soft_wrap=True)
+        lines.append(f"network: {result.chosen.line}")
     if result.left_out:
-        console.print(f"left out: {result.left_out:,}; {_place(result) / ERRORS} lists them", soft_wrap=True)
-    show_warnings(result.warnings)
-    console.print(f"report: {_place(result) / result.report.name}", soft_wrap=True)
+        lines.append(f"left out: {result.left_out:,}; {_place(result) / ERRORS} lists them")
+    return [*lines, *warning_lines(result.warnings), f"report: {_place(result) / result.report.name}"]
 
 
-def show_warnings(warnings: Sequence[str]) -> None:
-    """Print what a run warns of, a line each."""
-    for line in warnings:
-        typer.echo(f"warning: {one_line(line)}")
+def warning_lines(warnings: Sequence[str]) -> list[str]:
+    """The warnings of a run."""
+    return [f"warning: {one_line(line)}" for line in warnings]
 
 
-def show_check(check: DataCheck) -> None:
-    """Print the tables and findings of a data check."""
+def rendered(table: Table) -> str:
+    """A table as text that fits the terminal."""
     from rich.console import Console
 
-    from weakclip.tools.check.run import finding_lines, tables, untagged_lines
-
     console = Console(highlight=False)
-    for table in tables(check):
+    with console.capture() as text:
         console.print(table)
-    notes = [f"{each.split}: {note}" for each in check.splits for note in each.notes]
-    notes += [f"{each.split}: true masks: {each.truth}" for each in check.splits if each.truth]
-    warnings = [f"warning: {line}" for line in check.warnings]
-    for line in (*notes, *untagged_lines(check), *finding_lines(check), *warnings):
-        typer.echo(line)
-    typer.echo(f"findings: {len(check.findings):,}")
-    show_encoder()
+    return text.get().removesuffix("\n")
 
 
-def show_encoder() -> None:
-    """Print which encoder suits the machine."""
-    from weakclip.tools.init.encoder_hint import encoder_hint
-
-    typer.echo(f"encoder: {encoder_hint()}")
-
-
-def show_init(made: InitFiles) -> None:
-    """Print the numbers of a folder of images, and which files were written."""
-    survey = made.survey
-    typer.echo(f"labels: {survey.labels}")
-    splits = ", ".join(
-        f"{split} {count:,} ({survey.masks[split]:,} with mask)" for split, count in survey.splits.items()
-    )
-    typer.echo(f"images: {splits}")
-    low, high = survey.smallest, survey.largest
-    typer.echo(f"sizes: {low[1]}x{low[0]} to {high[1]}x{high[0]} pixels")
-    names = [f"{name} ({count:,})" for name, count in survey.classes.items()]
-    more = f", … and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    typer.echo(f"{len(names):,} class{'es' if len(names) > 1 else ''}: {', '.join(names[:SHOWN])}{more}")
-    for note in survey.notes:
-        typer.echo(f"note: {note}")
-    if made.val_file:
-        count = survey.splits["val"]
-        typer.echo(f"val: {count:,} images are set aside to score on, and get no masks: {made.val_file} lists them")
-    show_encoder()
-    written = filter(None, (made.config, made.class_file, made.val_file))
-    typer.echo(f"written: {', '.join(map(str, written))}")
-    typer.echo(f"next: weakclip data check {shlex.quote(str(made.config))}")
+@contextlib.contextmanager
+def errors_printed(*, json: bool) -> Iterator[None]:
+    """With `json`, an error is an object on standard output before it goes on."""
+    try:
+        yield
+    except WeakCLIPError as error:
+        if json:
+            print_json({"error": {"type": type(error).__name__, "message": one_line(str(error))}})
+        raise
 
 
-def answer_tagging(work: Callable[[], Tagging | None], table: Path, folder: Path, *, json: bool) -> None:
-    """As `answer`, for a table of labels; None of a shard."""
-
-    answer(
-        work,
-        json=json,
-        record=lambda made: {"file": table, **({k: v for k, v in asdict(made).items() if k != "path"} if made else {})},
-        show=lambda made: _show_tagging(made, folder) if made else _show_merge(table),
-    )
+def is_speaker() -> bool:
+    """Whether this process prints results; of those that torchrun started, one does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
-def _show_tagging(made: Tagging, folder: Path) -> None:
-    """Print how often each class was proposed, and which images to look at."""
-    counts = sorted(made.classes.items(), key=lambda pair: -pair[1])
-    typer.echo(f"{made.path}: {made.images:,} images")
-    typer.echo("proposed: " + ", ".join(f"{name} ({count:,})" for name, count in counts[:SHOWN]))
-    typer.echo(f"threshold: {made.threshold:g}; rows without a class from there on, left empty: {len(made.unsure):,}")
-    if made.unsure:
-        typer.echo(f"empty, the column `check` names the best guess: {some(made.unsure, SHOWN)}")
-    for line in made.unread[:SHOWN]:
-        typer.echo(f"left out: {line}", err=True)
-    if len(made.unread) > SHOWN:
-        typer.echo(f"left out: {len(made.unread) - SHOWN:,} more that cannot be read", err=True)
-    for note in made.notes:
-        typer.echo(f"note: {note}")
-    labels = "" if made.path == folder / "labels.csv" else f" --labels {shlex.quote(str(made.path))}"
-    typer.echo(f"next: correct the column `labels`, then weakclip init {shlex.quote(str(folder))}{labels}")
+def log_to_stderr() -> None:
+    """Set up the messages of a command: lines on standard error."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("weakclip").setLevel(logging.INFO)
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # its retries; what failed is said in one line
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # one bar at a time, ours; transformers follows it too
 
 
-def show_shard(made: ShardResult) -> None:
-    """Print how a shard has ended, or a merge."""
-    typer.echo(f"{made.folder}: {made.stage} is complete") if made.done else _show_merge(made.folder)
+def print_json(value: dict[str, Any]) -> None:
+    """Print a JSON object; of the processes that torchrun started, one does."""
+    if is_speaker():
+        typer.echo(json_format.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def _show_merge(made: Path | str) -> None:
-    typer.echo(f"{made}: the shard is there; next, when all are there: weakclip merge {shlex.quote(str(made))}")
+def _plain(value: Any) -> Any:
+    """Paths as text, NaN and infinity as null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, Path | StoredPath):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def show_verified(made: VerifyResult, source: Path, run: Path) -> None:
-    """Print how many masks are verified now, their new labels, the score of the run's masks, and what comes next."""
-    typer.echo(f"{run / 'verified'}: {made.verified:,} masks of {source}")
-    if made.unchanged:
-        typer.echo(f"{made.unchanged:,} masks of the file are as {run} made them, and not verified")
-    if made.empty:
-        names = some(made.empty, SHOWN)
-        typer.echo(f"{len(made.empty):,} images have labels and nothing drawn, and are not verified: {names}")
-    if made.replaced:
-        names = some(made.replaced, SHOWN)
-        typer.echo(f"{len(made.replaced):,} images had another verified mask, which is replaced: {names}")
-    for name, labels in [*made.relabelled.items()][:SHOWN]:
-        typer.echo(f"{one_line(name)} has other labels now: {', '.join(labels) or 'none, it is background'}")
-    if len(made.relabelled) > SHOWN:
-        typer.echo(f"{len(made.relabelled) - SHOWN:,} more images have other labels now (--json lists all)")
-    if made.agreement is not None:
-        low, high = (100 * bound for bound in made.agreement.interval)
-        typer.echo(
-            f"against them the run's own masks of {made.agreement.images:,} of these images score a mean IoU of "
-            f"{100 * made.agreement.mean_iou:.1f} % (95 % interval {low:.1f} to {high:.1f}); "
-            "images that nobody corrected are not in it"
-        )
-    show_foreign(made.foreign, source, run)
-    words = ["weakclip", "run", str(run / "config.yaml"), "--out", str(run), "--redo"]
-    typer.echo(f"next: {shlex.join(words)}")
+def finished(work: Callable[[], Result]) -> Result:
+    """Do the work; Ctrl-C and SIGTERM end it in order, with one line."""
+    try:
+        with _ended_by_sigterm():
+            return work()
+    except KeyboardInterrupt:
+        typer.echo("weakclip: interrupted; the same command continues", err=True)
+        raise typer.Exit(130) from None
+    except EOFError as error:  # typer would take it for the end of its own input, and say "Aborted." and no more
+        raise RuntimeError("an end of file that nothing was prepared for") from error
+    except SystemExit as stop:
+        if stop.code == TERMINATED:
+            typer.echo("weakclip: terminated; the same command continues", err=True)
+        raise
 
 
-def show_foreign(foreign: Sequence[str], source: Path, run: Path) -> None:
-    """Name the images of an annotation file that a run does not have."""
-    if foreign:
-        named = some(foreign, SHOWN, more=", … (--json lists all)")
-        typer.echo(f"{source}: left out, for {run} has no such images: {len(foreign):,}, {named}")
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python allows signal handlers in the main thread only
+        return
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """On SIGTERM: end as on Ctrl-C, with temporary files and the lock cleared away."""
+    raise SystemExit(TERMINATED)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from weakclip.errors import EncoderError
+from weakclip.store.untrusted_text import some
 
 MAPS = 4
 """How many maps of an image WeakCLIP reads."""
@@ -185,7 +186,7 @@ def check_encoder(encoder: object) -> Encoder:
     """
     missing = _missing(encoder, Encoder)
     if missing or not isinstance(encoder, nn.Module):
-        lacks = f"it has no {_few(missing)}" if missing else "it is no torch.nn.Module"
+        lacks = f"it has no {some(missing, 4)}" if missing else "it is no torch.nn.Module"
         raise EncoderError(f"{type(encoder).__name__} is no weakclip.Encoder: {lacks}; derive it from FrozenEncoder")
     known = cast(Encoder, encoder)
     if len(known.layer_widths) != MAPS or len(known.layer_scales) != MAPS:
@@ -208,7 +209,7 @@ def with_blocks(encoder: Encoder, purpose: str) -> BlockEncoder:
     if missing:
         raise EncoderError(
             f"{encoder.source}: {purpose} needs an encoder with open transformer blocks (weakclip.clip.BlockEncoder); "
-            f"this one has no {_few(missing)}: take seeds.method=cosine, or imported seeds"
+            f"this one has no {some(missing, 4)}: take seeds.method=cosine, or imported seeds"
         )
     return cast(BlockEncoder, encoder)
 
@@ -238,10 +239,6 @@ def _missing(found: object, protocol: type) -> list[str]:
     """Names that a protocol asks for and an object does not have."""
     asked = {name for base in protocol.__mro__ if base.__module__ == __name__ for name in vars(base)}
     return sorted(name for name in asked if not name.startswith("_") and not _has(found, name))
-
-
-def _few(names: list[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _has(found: object, name: str) -> bool:

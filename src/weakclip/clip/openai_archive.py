@@ -7,7 +7,6 @@ The reader here admits only tensors and containers from the pickle, and never op
 from __future__ import annotations
 
 import math
-import pickle
 import re
 import zipfile
 from collections import OrderedDict
@@ -20,7 +19,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from weakclip.errors import WeightsError, first_line
-from weakclip.store.bounded_pickle import BoundedUnpickler
+from weakclip.store.bounded_pickle import BoundedUnpickler, unchangeable
 from weakclip.store.untrusted_text import one_line
 from weakclip.store.untrusted_weights import check_room, check_tensors, load_safetensors, load_torch
 
@@ -272,8 +271,4 @@ def _rebuild(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[
     return torch.as_strided(storage, size, stride, offset).clone()
 
 
-def _refuse_state(_: object) -> None:
-    raise pickle.UnpicklingError("refused to change a function")
-
-
-_rebuild.__setstate__ = _refuse_state  # type: ignore[attr-defined]
+unchangeable(_rebuild)

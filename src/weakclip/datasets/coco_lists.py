@@ -13,7 +13,7 @@ from typing import Any
 
 from weakclip.datasets.json_stream import stream_lists
 from weakclip.errors import DataError
-from weakclip.store.untrusted_text import one_line, short
+from weakclip.store.untrusted_text import one_line, short, some
 
 Id = int | str
 
@@ -124,15 +124,14 @@ def check_listed(path: Path | str, annotated: Mapping[Id, str], known: Collectio
     """
     strays = [f"{short(key)} ({name})" for key, name in annotated.items() if key not in known]
     if strays:
-        more = f" and {len(strays) - _MOST_SHOWN:,} more" if len(strays) > _MOST_SHOWN else ""
+        named = some(strays, _MOST_SHOWN, more=f" and {len(strays) - _MOST_SHOWN:,} more")
         listed = f"{short(next(iter(known)))} among them" if known else "none"
         raise DataError(
-            f"{path}: annotations name images that it does not list, by the image_id {', '.join(strays[:_MOST_SHOWN])}"
-            f"{more}; ids of its {len(known):,} images: {listed}; list these images, or take their annotations out"
+            f"{path}: annotations name images that it does not list, by the image_id {named}; ids of its "
+            f"{len(known):,} images: {listed}; list these images, or take their annotations out"
         )
 
 
 def categories_line(names: Mapping[Id, str]) -> str:
     """Ids and names of categories, for messages."""
-    shown = [f"{short(key)} ({short(name)})" for key, name in list(names.items())[:_MOST_SHOWN]]
-    return ", ".join([*shown, *(["…"] if len(names) > _MOST_SHOWN else [])]) or "none is listed"
+    return some([f"{short(key)} ({short(name)})" for key, name in names.items()], _MOST_SHOWN) or "none is listed"

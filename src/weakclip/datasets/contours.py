@@ -33,7 +33,7 @@ def mask_polygons(pixels: np.ndarray, *, tolerance: float = 0.0) -> list[np.ndar
     holes: dict[int, list[np.ndarray]] = {}
     parents = _parents(pixels, rings)
     for index, parent in parents.items():
-        holes.setdefault(_outer(index, parent, parents), []).append(simplified(rings[index], tolerance)[::-1])
+        holes.setdefault(_outer(parent, parents), []).append(simplified(rings[index], tolerance)[::-1])
     return [
         _joined(simplified(ring, tolerance), holes.get(index, []))
         for index, ring in enumerate(rings)
@@ -147,7 +147,7 @@ def _parents(pixels: np.ndarray, rings: list[np.ndarray]) -> dict[int, int]:
     return parents
 
 
-def _outer(hole: int, parent: int, parents: dict[int, int]) -> int:
+def _outer(parent: int, parents: dict[int, int]) -> int:
     """The outer ring that a hole lies in; holes on the way begin above or to the left, so that the way ends."""
     while parent in parents:
         parent = parents[parent]

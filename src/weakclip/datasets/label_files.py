@@ -132,7 +132,7 @@ def _rows_of(path: AnyPath) -> tuple[Rows, tuple[str, ...], bool]:
     if labels is None:
         told, notes = labels_of_columns(table, image)
     else:
-        _refuse_second(table, labels)
+        _refuse_second(table)
         told, notes = functools.partial(_labels_of_cells, table, image, labels), []
     singular = labels is not None and _plain(table.columns[labels]) in SINGULAR
     return functools.partial(_checked_rows, told, image), (*table.notes, *notes), singular
@@ -162,7 +162,7 @@ def _rank(columns: Sequence[str]) -> int:
     return 2 * found[0] + found[1]
 
 
-def _refuse_second(table: TextTable, labels: int) -> None:
+def _refuse_second(table: TextTable) -> None:
     """Two columns may be that of labels: nobody knows which. One that is called labels is meant."""
     plain = [_plain(column) for column in table.columns]
     others = [name for name in LABEL_COLUMNS if name in plain]

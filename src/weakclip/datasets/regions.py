@@ -130,12 +130,15 @@ def fill_polygon(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def decode_runs(counts: Sequence[int] | str | bytes, size: tuple[int, int]) -> np.ndarray:
-    """Pixels of a run-length code: runs of outside and inside in turn, down the columns.
+def decode_runs(
+    counts: Sequence[int] | str | bytes, size: tuple[int, int], *, order: Literal["C", "F"] = "F"
+) -> np.ndarray:
+    """Pixels of a run-length code: runs of outside and inside in turn.
 
     Args:
         counts: run lengths, or the string that the COCO tools pack them into.
         size: height and width.
+        order: as of `encode_runs`.
 
     Returns:
         `(H, W)` bool.
@@ -150,7 +153,7 @@ def decode_runs(counts: Sequence[int] | str | bytes, size: tuple[int, int]) -> n
     if sum(runs) != size[0] * size[1] or min(runs, default=0) < 0:
         raise ValueError(f"run lengths cover {sum(runs)} pixels; expected {size[1]}x{size[0]}")
     inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(size, order="F")
+    return np.repeat(inside, runs).reshape(size, order=order)
 
 
 def _whole(counts: Any) -> list[int]:
@@ -193,7 +196,7 @@ def unpack_runs(packed: str | bytes) -> list[int]:
 
 
 def encode_runs(pixels: np.ndarray, *, order: Literal["C", "F"] = "F") -> list[int]:
-    """Runs of outside and inside in turn, the first one outside; `decode_runs` takes those of order "F".
+    """Runs of outside and inside in turn, the first one outside.
 
     Args:
         pixels: `(H, W)` bool.

@@ -7,7 +7,7 @@ that a stopped run goes on, and no more than an index of the lines is in memory.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.errors import RunError
-from weakclip.store.lines import LineLog, read_lines
+from weakclip.store.lines import read_lines
 
 STATISTICS = "statistics.jsonl"
 """The file in a stage's folder, one line an image."""
@@ -174,32 +174,10 @@ def _rounded(value: float) -> float:
     return round(float(value), DIGITS)
 
 
-class StatisticsLog:
-    """The figures of the images of one stage, a line each; see `LineLog`.
-
-    Args:
-        path: the file; it need not exist.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lines = LineLog(path)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._lines
-
-    def add(self, statistics: ImageStatistics) -> None:
-        """Append the line of one image; any thread may call this."""
-        entries = dataclasses.asdict(statistics)
-        self._lines.add({key: value for key, value in entries.items() if value is not None and value != {}})
-
-    def refresh(self) -> None:
-        """Look at what other processes have added meanwhile."""
-        self._lines.refresh()
-
-    def finish(self, names: Iterable[str]) -> None:
-        """Put the lines into the order of `names`, which leaves others out."""
-        self._lines.finish(names)
+def statistics_line(statistics: ImageStatistics) -> dict[str, Any]:
+    """The line of one image in a `LineLog`: its figures, without those that are not known."""
+    entries = dataclasses.asdict(statistics)
+    return {key: value for key, value in entries.items() if value is not None and value != {}}
 
 
 def read_statistics(path: Path | str) -> Iterator[ImageStatistics]:

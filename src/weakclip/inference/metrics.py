@@ -110,18 +110,21 @@ def iou_of(overlaps: np.ndarray) -> np.ndarray:
     return _ratio(hits, unions)
 
 
-def bootstrap_iou(overlaps: np.ndarray, *, draws: int = 1000) -> np.ndarray:
+DRAWS = 1000
+"""Samples of a bootstrap."""
+
+
+def bootstrap_iou(overlaps: np.ndarray) -> np.ndarray:
     """Intersection over union of each class when the images are drawn again, with replacement (Efron, 1979).
 
     Args:
         overlaps: `(n, 2, K)` int64, `ConfusionMatrix.overlaps` of each image.
-        draws: how often.
 
     Returns:
-        `(draws, K)` float64 in 0…1, NaN where truth and prediction lack a class; the same at every call.
+        `(DRAWS, K)` float64 in 0…1, NaN where truth and prediction lack a class; the same at every call.
     """
     rng, count = np.random.default_rng(0), len(overlaps)
-    drawn = (overlaps[rng.integers(count, size=count)].sum(axis=0) for _ in range(draws))
+    drawn = (overlaps[rng.integers(count, size=count)].sum(axis=0) for _ in range(DRAWS))
     return np.stack([iou_of(each) for each in drawn])
 
 

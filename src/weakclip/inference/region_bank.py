@@ -150,13 +150,13 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
 
 
-def pruned(bank: RegionBank, share: float = PRUNED) -> RegionBank:
-    """A bank without the share of each class's regions that are farthest from the class's mean, by cosine."""
+def pruned(bank: RegionBank) -> RegionBank:
+    """A bank without the share `PRUNED` of each class's regions that are farthest from the class's mean, by cosine."""
     kept = np.ones(len(bank.classes), dtype=bool)
     for index in np.unique(bank.classes):
         places = np.flatnonzero(bank.classes == index)
         near = bank.vectors[places] @ unit(bank.vectors[places].mean(axis=0, keepdims=True))[0]
-        kept[places[np.argsort(near, kind="stable")[: int(share * len(places))]]] = False
+        kept[places[np.argsort(near, kind="stable")[: int(PRUNED * len(places))]]] = False
     return RegionBank(vectors=bank.vectors[kept], classes=bank.classes[kept], owners=bank.owners[kept])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from weakclip.errors import WeightsError
+from weakclip.store.untrusted_text import some
 from weakclip.store.untrusted_weights import load_safetensors, load_torch
 
 
@@ -47,7 +48,12 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, *
     Raises:
         WeightsError: names that are missing, unexpected or of another shape; eight of them are told.
     """
-    own = model.state_dict()
+    if problems := misfits(model.state_dict(), state):
+        raise WeightsError(f"{path}: does not fit {kind}: {problems}")
+
+
+def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Names that are missing, unexpected or of another shape, the first eight; empty where all tensors fit."""
     problems = [f"missing {name}" for name in sorted(own.keys() - state.keys())]
     problems += [f"unexpected {name}" for name in sorted(state.keys() - own.keys())]
     problems += [
@@ -55,9 +61,7 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, *
         for name in sorted(own.keys() & state.keys())
         if state[name].shape != own[name].shape
     ]
-    if problems:
-        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise WeightsError(f"{path}: does not fit {kind}: {', '.join(problems[:8])}{more}")
+    return some(problems, 8, more=f" and {len(problems) - 8} more")
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, kind: str) -> None:

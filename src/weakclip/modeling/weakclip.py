@@ -30,6 +30,7 @@ from weakclip.modeling.decoder import TextGuidedDecoder
 from weakclip.modeling.output import WeakCLIPOutput
 from weakclip.modeling.prompt import LearnablePrompt
 from weakclip.modeling.pyramid_adapter import PyramidAdapter
+from weakclip.modeling.state_files import misfits
 from weakclip.store.ranges import check_range
 
 PYRAMID_LEVELS = 4
@@ -143,28 +144,14 @@ class WeakCLIP(nn.Module):
             source: where it comes from, for the message.
 
         Raises:
-            WeightsError: names that are missing or unexpected, or shapes that differ; all of them in one line.
+            WeightsError: names that are missing or unexpected, or shapes that differ; eight of them are told.
         """
         own = self.trainable_state()
-        shared = [name for name in own if name in state]
-        problems = [
-            _listed("missing", [name for name in own if name not in state]),
-            _listed("unexpected", [name for name in state if name not in own]),
-            _listed(
-                "of another shape",
-                [
-                    f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-                    for name in shared
-                    if state[name].shape != own[name].shape
-                ],
-            ),
-        ]
-        if any(problems):
-            found = "; ".join(filter(None, problems))
-            raise WeightsError(f"{source}: does not fit this model: {found}; build the model with the same settings")
+        if problems := misfits(own, state):
+            raise WeightsError(f"{source}: does not fit this model: {problems}; build the model with the same settings")
         with torch.no_grad():
-            for name in shared:
-                own[name].copy_(state[name])
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,10 +262,3 @@ def _composed(clip: Encoder, class_set: ClassSet, numbers: ModelSettings, *, out
             decoder=TextGuidedDecoder(clip.layer_widths, class_set.num_classes, channels=channels, dropout=dropout),
         )
     return model if outline else model.to(clip.device)
-
-
-def _listed(what: str, entries: list[str], most: int = 8) -> str:
-    if not entries:
-        return ""
-    more = f" and {len(entries) - most} more" if len(entries) > most else ""
-    return f"{what}: {', '.join(entries[:most])}{more}"

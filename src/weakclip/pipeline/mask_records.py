@@ -10,7 +10,7 @@ import numpy as np
 from weakclip.datasets import ImageLabelDataset, Sample
 from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import read_mask
-from weakclip.inference.mask_statistics import STATISTICS, StatisticsLog, class_means, compare_masks
+from weakclip.inference.mask_statistics import STATISTICS, class_means, compare_masks, statistics_line
 from weakclip.inference.mask_writing import write_pseudo_masks
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, RefinedMask
 from weakclip.inference.windows import InferenceSettings, LogitsFunction
@@ -18,6 +18,7 @@ from weakclip.pipeline.pictures import write_strip
 from weakclip.store.files import write_json
 from weakclip.store.jobs import work_through
 from weakclip.store.layout import CAPTIONS, MASKS, PREDICTIONS, STRIPS, strip_path
+from weakclip.store.lines import LineLog
 from weakclip.store.share import current
 
 
@@ -33,7 +34,7 @@ class MaskRecorder:
 
     def __init__(self, dataset: ImageLabelDataset, *, seeds: Path, dense: Path, folder: Path) -> None:
         self.dataset, self.seeds, self.dense, self.folder = dataset, seeds, dense, folder
-        self.log = StatisticsLog(folder / STATISTICS)
+        self.log = LineLog(folder / STATISTICS)
 
     def add(self, sample: Sample, refined: RefinedMask) -> None:
         """Note one mask and how it came about; any thread may call this."""
@@ -60,7 +61,7 @@ class MaskRecorder:
                 crf_change=round(float((refined.network_mask != mask).mean()), 4),
                 votes=refined.votes,
             )
-        self.log.add(statistics)
+        self.log.add(statistics_line(statistics))
         write_strip(strip_path(self.folder, sample.name), sample.image, (None, seed, mask), self.dataset.class_set)
 
 
@@ -93,7 +94,7 @@ def compare_stages(
     predictions, note = folder / PREDICTIONS, f"predicting {dataset.split}"
     write_pseudo_masks(logits_of, dataset, predictions, settings, device=device, description=note)
     folders = {"seed": seeds, "mask": masks, "prediction": predictions / MASKS}
-    log = StatisticsLog(folder / STATISTICS)
+    log = LineLog(folder / STATISTICS)
 
     def is_done(index: int) -> bool:
         return dataset.names[index] in log and strip_path(folder, dataset.names[index]).is_file()
@@ -113,12 +114,12 @@ def compare_stages(
     current().once(close)
 
 
-def _compare(dataset: ImageLabelDataset, index: int, folders: dict[str, Path], log: StatisticsLog) -> None:
+def _compare(dataset: ImageLabelDataset, index: int, folders: dict[str, Path], log: LineLog) -> None:
     name, truth, image = dataset.names[index], dataset.mask(index), dataset.image(index)
     masks = {kind: read_mask(where / f"{name}.png") for kind, where in folders.items()}
     if truth is not None:
         masks["truth"] = truth
-    log.add(compare_masks(name, dataset.labels(index), masks))
+    log.add(statistics_line(compare_masks(name, dataset.labels(index), masks)))
     shown = [masks["prediction"]]
     if dataset.has_masks:
         shown.append(masks.get("truth", np.full(image.shape[:2], IGNORE_INDEX, np.uint8)))

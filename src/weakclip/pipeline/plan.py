@@ -54,7 +54,7 @@ class Plan:
 
     def start(self, stage: str) -> Path:
         """Note that a stage begins, or continues; its folder."""
-        return self.manifest.start(stage, self.keys[stage], self._outputs(stage))
+        return self.manifest.start(stage, self.keys[stage])
 
     def take_over(self, stage: str) -> None:
         """Of a stage whose images do not depend on each other, take what did not change from its previous result."""

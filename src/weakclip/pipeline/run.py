@@ -145,11 +145,7 @@ def run_stage(
         config: what to run.
         out: the run folder.
         stage: "seeds", "train", "pseudo_masks", "retrain" or "evaluate".
-        redo: as for `run_pipeline`.
-        clip: as for `run_pipeline`.
-        seed_method: as for `run_pipeline`.
-        dataset: as for `run_pipeline`.
-        val_dataset: as for `run_pipeline`.
+        redo, clip, seed_method, dataset, val_dataset: as for `run_pipeline`.
 
     Raises:
         RunError: a stage before it is missing, or was made with other settings; or its own finished result would have

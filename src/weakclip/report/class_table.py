@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from weakclip.inference.mask_statistics import ByClass
 from weakclip.report.doubts import ImageFigures, is_unusual
+from weakclip.report.worse_masks import mean_if_any
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -80,11 +80,7 @@ class _Gathered:
             untagged=len(self.areas) - self.covered,
             areas=tuple(np.quantile(self.areas, QUANTILES).tolist()) if self.areas else (),
             unusual=self.unusual,
-            confidence=_mean(self.class_confidence),
-            seed_mask=_mean(self.seed_mask),
-            mask_prediction=_mean(self.mask_prediction),
+            confidence=mean_if_any(self.class_confidence),
+            seed_mask=mean_if_any(self.seed_mask),
+            mask_prediction=mean_if_any(self.mask_prediction),
         )
-
-
-def _mean(values: list[float]) -> float | None:
-    return statistics.fmean(values) if values else None

@@ -8,14 +8,13 @@ wrong. docs/report.md says how often, on the runs where that was measured.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from weakclip.report.folder import read_json
-from weakclip.report.worse_masks import LIMITS, Change, ClassChange
+from weakclip.report.worse_masks import LIMITS, Change, ClassChange, mean_if_any
 from weakclip.store.layout import STAGE_FOLDERS
 
 FEW_UNDECIDED = 0.1
@@ -66,9 +65,8 @@ def sure_seeds(folder: Path, change: Change) -> SureSeeds | None:
     if shares is None:
         return None
     foreground = [each for each in change.classes if each.index and each.images >= LIMITS.least_images]
-    known = [contradicted(each) for each in foreground]
-    values = [value for value in known if value is not None]
-    return SureSeeds(**shares, contradicted=statistics.fmean(values) if values else None, classes=change.classes)
+    values = [value for value in map(contradicted, foreground) if value is not None]
+    return SureSeeds(**shares, contradicted=mean_if_any(values), classes=change.classes)
 
 
 def contradicted(of: ClassChange) -> float | None:

@@ -108,10 +108,10 @@ def seed_change(images: Iterable[ImageStatistics], limits: Limits = LIMITS) -> C
     classes = tuple(_class_change(index, kept[index]) for index in sorted(kept))
     judged = [each for each in classes if each.images >= limits.least_images]
     lost = tuple(each.index for each in judged if each.index and each.gone >= limits.gone * each.images)
-    foreground = _mean([each.kept for each in judged if each.index])
-    background = _mean([each.kept for each in judged if not each.index])
+    foreground = mean_if_any([each.kept for each in judged if each.index])
+    background = mean_if_any([each.kept for each in judged if not each.index])
     enough = len(areas) >= limits.least_images
-    seeds, masks = (_mean(column) if enough else None for column in zip(*areas or [(0.0, 0.0)], strict=True))
+    seeds, masks = (mean_if_any(column) if enough else None for column in zip(*areas or [(0.0, 0.0)], strict=True))
     signs = {
         "lost classes": bool(lost),
         "foreground seeds": foreground is not None and foreground < limits.foreground_kept,
@@ -137,11 +137,12 @@ def _class_change(index: int, images: Sequence[tuple[float, float, bool]]) -> Cl
         share=statistics.fmean(share for share, _, _ in images),
         gone=len(images) - len(left),
         kept=statistics.fmean(kept for _, kept, _ in images),
-        kept_where_left=_mean(left),
+        kept_where_left=mean_if_any(left),
     )
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def mean_if_any(values: Sequence[float]) -> float | None:
+    """Mean of some numbers; None where there are none."""
     return statistics.fmean(values) if values else None
 
 

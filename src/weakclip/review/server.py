@@ -16,6 +16,7 @@ import pydantic
 from jinja2 import Environment, StrictUndefined
 
 from weakclip.errors import DataError, StorageError
+from weakclip.review.answers import as_json
 from weakclip.review.folder import FILTERS, Request, ReviewFolder
 from weakclip.review.guard import ASGI, MAX_BODY, Guard
 from weakclip.review.pictures import Picture, Pictures
@@ -104,7 +105,7 @@ class _Site:
         return Response(status_code=204)  # browsers ask for one; there is none
 
     def run(self, request: requests.Request) -> Response:
-        return _json(self.folder.describe() | {"counts": self.folder.counts()})
+        return as_json(self.folder.describe() | {"counts": self.folder.counts()})
 
     def list(self, request: requests.Request) -> Response:
         query = request.query_params
@@ -119,7 +120,7 @@ class _Site:
             return _error(400, "class: no such foreground class")
         number = names.index(by_class) if by_class else None
         found = self.folder.choose(by_mark, number, query.get("name", ""), by_doubt=order == "doubt")
-        return _json({"indices": found})
+        return as_json({"indices": found})
 
     def items(self, request: requests.Request) -> Response:
         words = request.query_params.get("i", "").split(",")
@@ -128,7 +129,7 @@ class _Site:
         indices = [int(word) for word in words]
         if not all(map(self._exists, indices)):
             return _error(404, "no such image")
-        return _json({"items": self.folder.items(indices), "counts": self.folder.counts()})
+        return as_json({"items": self.folder.items(indices), "counts": self.folder.counts()})
 
     def thumb(self, request: requests.Request) -> Response:
         return self._picture(request, self.pictures.thumb)
@@ -189,7 +190,7 @@ class _Site:
             return _not_made(error)
         if item is None:
             return _error(409, "the image was marked elsewhere in the meantime")
-        return _json({"item": item, "counts": self.folder.counts()})
+        return as_json({"item": item, "counts": self.folder.counts()})
 
     def _exists(self, index: int) -> bool:
         return 0 <= index < len(self.folder.dataset)
@@ -231,13 +232,5 @@ def _text(content: str, media_type: str) -> Response:
     return Response(content, media_type=media_type)
 
 
-def _json(value: dict[str, Any]) -> Response:
-    from starlette.responses import JSONResponse
-
-    return JSONResponse(value)
-
-
 def _error(status: int, detail: str) -> Response:
-    from starlette.responses import JSONResponse
-
-    return JSONResponse({"detail": detail}, status_code=status)
+    return as_json({"detail": detail}, status)

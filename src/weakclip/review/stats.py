@@ -15,6 +15,7 @@ from pathlib import Path
 
 from weakclip.store.marks import MARKS, VERDICTS, Mark, every_mark
 from weakclip.store.paths import check_run
+from weakclip.store.untrusted_text import SHOWN, one_line, some
 
 UNNAMED = "unnamed"
 """Stands for the reviewer of marks of an earlier version, which name none."""
@@ -74,6 +75,23 @@ class ReviewStats:
     reviewers: tuple[Reviewer, ...]
     pairs: tuple[Pair, ...]
     torn: int
+
+
+def stats_lines(stats: ReviewStats) -> list[str]:
+    """The marks of each reviewer, by mark and by day, and how far two of them agree, for people."""
+    lines = [f"{stats.images:,} images are marked"]
+    for each in stats.reviewers:
+        verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in each.verdicts.items())
+        days = ", ".join(f"{day} {count:,}" for day, count in each.days.items())
+        lines.append(f"{one_line(each.name)}: {each.marks:,} marks ({verdicts}); by day: {days}")
+    for pair in stats.pairs:
+        first, second = map(one_line, pair.reviewers)
+        kappa = "" if pair.kappa is None else f", Cohen's kappa {pair.kappa:.2f}"
+        share = f"{pair.agreed:,} of {pair.images:,} images ({100 * pair.agreed / pair.images:.0f} %)"
+        lines.append(f"{first} and {second} agree on {share}{kappa}")
+        if pair.differing:
+            lines.append(f"  they differ on {some(pair.differing, SHOWN, more=', … (--json lists all)')}")
+    return [*lines, f"{stats.torn:,} lines cannot be read and were passed over"] if stats.torn else lines
 
 
 def review_stats(run: Path | str) -> ReviewStats:

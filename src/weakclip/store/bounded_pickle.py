@@ -29,5 +29,14 @@ class BoundedUnpickler(pickle._Unpickler):
         raise pickle.UnpicklingError(f"refused to load {module}.{name}")
 
 
+def unchangeable(function: Any) -> None:
+    """Give a function that a pickle may call a refusal of any state: Python would set attributes of it."""
+    function.__setstate__ = _refuse_state
+
+
+def _refuse_state(_: object) -> None:
+    raise pickle.UnpicklingError("refused to change a function")
+
+
 _BYTE_ARRAY = 0x96  # an operation of protocol 5
 BoundedUnpickler.dispatch = {**BoundedUnpickler.dispatch, _BYTE_ARRAY: _read_byte_array}

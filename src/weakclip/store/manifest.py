@@ -149,7 +149,7 @@ class Manifest:
         record = current if current.get("done") or not previous else previous
         return key.differences(record, made_here=_STAGES)
 
-    def start(self, stage: str, key: ResultKey, outputs: Mapping[str, Any] | None = None) -> Path:
+    def start(self, stage: str, key: ResultKey) -> Path:
         """Note that the stage begins, or continues.
 
         A result under another key is set aside. If what was set aside earlier has this very key, and what is there now

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from weakclip.errors import BrokenFileError, first_line
-from weakclip.store.bounded_pickle import BoundedUnpickler
+from weakclip.store.bounded_pickle import BoundedUnpickler, unchangeable
 from weakclip.store.untrusted_storage import Storage, rebuilt_parameter, rebuilt_tensor
 from weakclip.store.untrusted_text import one_line
 
@@ -167,12 +167,8 @@ _ADMITTED: dict[tuple[str, str], Any] = {
 }
 
 
-def _refuse_state(_: object) -> None:
-    raise pickle.UnpicklingError("refused to change a function")
-
-
 for _function in (_scalar, _from_buffer, _latin1, _no_bytes, rebuilt_tensor, rebuilt_parameter):
-    setattr(_function, "__setstate__", _refuse_state)  # noqa: B010, mypy knows of no attributes of functions
+    unchangeable(_function)
 
 
 class _PlainUnpickler(BoundedUnpickler):

@@ -154,6 +154,10 @@ def one_line(text: str) -> str:
     return "".join(letter.encode("unicode_escape").decode() if _is_control(letter) else letter for letter in joined)
 
 
+SHOWN = 20
+"""Classes, and images to look at, that a command names one by one."""
+
+
 def some(names: Sequence[str], most: int = 3, *, more: str = ", …") -> str:
     """The first of some names in one line, and a sign where there are others.
 

@@ -21,7 +21,7 @@ from weakclip.datasets.classes import IGNORE_INDEX, ClassSet
 from weakclip.modeling import ModelSettings
 from weakclip.modeling.train import LossSettings, WeakCLIPLoss
 from weakclip.seeds.affinitynet.model import PUBLISHED_REDUCTIONS, AffinityNet
-from weakclip.seeds.affinitynet.train import AffinityLoss
+from weakclip.seeds.affinitynet.train import batch_affinity_loss
 from weakclip.segmenters.resnet38 import PUBLISHED_WIDTHS
 from weakclip.training.loading import Batch
 from weakclip.training.loop import LossFunction
@@ -102,7 +102,7 @@ class AffinityNetSide:
         model = AffinityNet(widths=self.widths, reductions=self.reductions, frozen=True).to(device).train()
         set_memory_format(model, memory_order(device))
         optimizer = torch.optim.SGD(_trained(model).values(), lr=1e-6, momentum=0.9, weight_decay=5e-4)
-        return Training(model, AffinityLoss(), optimizer, None)
+        return Training(model, batch_affinity_loss, optimizer, None)
 
 
 def random_vit_b_16() -> FrozenCLIP:

@@ -207,20 +207,3 @@ def test_class_names_must_be_known(case: Case, checkpoint: Path, vocabulary: Pat
     others = case.config | {"class_names": [*case.config["class_names"], "one more"]}
     with pytest.raises(WeightsError, match="class_names"):
         load_weakclip(checkpoint, architecture=others, vocabulary=vocabulary)
-
-
-class _Hostile:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> Any:
-        return open, (str(self.target), "w")
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_hostile_checkpoint_runs_nothing(tmp_path: Path) -> None:
-    trace, path = tmp_path / "trace", tmp_path / "hostile.pth"
-    torch.save({"state_dict": {"contexts": _Hostile(trace)}, "meta": {}}, path)
-    with pytest.raises(WeightsError, match=r"hostile\.pth: not a checkpoint that can be read safely"):
-        load_weakclip(path)
-    assert not trace.exists()

@@ -160,12 +160,6 @@ def test_maps_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         read_cam(tmp_path / "none.png", one)
 
 
-@pytest.mark.parametrize("change", [{"beta": 0.0}, {"log_steps": -1}, {"log_steps": 17}, {"background": -1.0}])
-def test_walks_out_of_range_are_refused(change: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(change))):
-        RandomWalkSettings(**change)  # type: ignore[arg-type]
-
-
 def test_powers_are_in_order() -> None:
     with pytest.raises(ConfigError, match=r"in order, expected; found 5\.0 and 4\.0"):
         AffinityLabelSettings(low_power=5.0, high_power=4.0)

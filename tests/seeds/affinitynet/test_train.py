@@ -15,14 +15,14 @@ from torch import Tensor
 
 import weakclip.seeds.affinitynet.train as stage
 from weakclip.datasets.transforms import AugmentSettings
-from weakclip.errors import ConfigError, WeightsError
+from weakclip.errors import WeightsError
 from weakclip.seeds.affinitynet.model import pair_offsets
 from weakclip.seeds.affinitynet.storage import load_affinitynet, save_affinitynet
 from weakclip.seeds.affinitynet.train import (
     WEIGHTS_FILE,
-    AffinityLoss,
     AffinitySettings,
     affinity_loss,
+    batch_affinity_loss,
     grid_labels,
     pair_kinds,
     train_affinity,
@@ -110,7 +110,7 @@ def test_every_parameter_gets_a_gradient(squares: Any) -> None:
     model = settings().build()
     images = torch.stack([torch.from_numpy(squares.image(index)).permute(2, 0, 1) for index in range(2)])
     masks = torch.stack([torch.from_numpy(squares.truth(index)) for index in range(2)])
-    AffinityLoss(3)(model, {"image": images, "mask": masks})["loss"].backward()
+    batch_affinity_loss(model, {"image": images, "mask": masks}, radius=3)["loss"].backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
@@ -174,18 +174,3 @@ def test_what_is_wrong_with_a_trunk_is_told(tmp_path: Path) -> None:
     torch.save({**ResNet38(WIDTHS).state_dict(), "conv1a.weight": torch.zeros(3)}, tmp_path / "odd.pth")
     with pytest.raises(WeightsError, match=r"does not fit ResNet38: conv1a\.weight \(3,\), expected \(4, 3, 3, 3\)"):
         settings(pretrained=str(tmp_path / "odd.pth")).build()
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"widths": (4, 4)}, "widths: 7 whole numbers"),
-        ({"widths": (4, 4, 8, 8, 16, 18, 32)}, "multiples of 2, 4 and 4"),
-        ({"reductions": (4, 4, 0)}, "reductions: 3 whole numbers"),
-        ({"radius": 1}, "radius"),
-        ({"augment": AugmentSettings(crop_size=100)}, "crop_size"),
-    ],
-)
-def test_settings_out_of_range_are_refused(change: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
-        AffinitySettings(**change)

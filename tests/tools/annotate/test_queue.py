@@ -12,9 +12,10 @@ import pytest
 from weakclip.annotations import Shapes
 from weakclip.datasets.images import read_mask, write_mask
 from weakclip.errors import ConfigError, RunError
-from weakclip.inference.mask_statistics import STATISTICS, ImageStatistics, StatisticsLog
+from weakclip.inference.mask_statistics import STATISTICS, ImageStatistics, statistics_line
 from weakclip.pipeline.context import open_run
 from weakclip.store.files import write_json
+from weakclip.store.lines import LineLog
 from weakclip.store.marks import MARKS, Mark, MarkFile
 from weakclip.tools.annotate import export_masks
 from weakclip.tools.annotate.queue import queue
@@ -28,9 +29,10 @@ def judged_run(folder_run: Path) -> Path:
     entries = [{"name": name, "color": color} for name, color in zip(dataset.class_set.names, colors, strict=True)]
     write_json(stage / "metrics.json", {"classes": entries})
     write_json(folder_run / "manifest.json", {"format": 2, "stages": {"pseudo_masks": {"key": "a", "done": True}}})
-    log = StatisticsLog(stage / STATISTICS)
+    log = LineLog(stage / STATISTICS)
     for name, shares, confidence in ((dataset.names[0], {0: 0.5, 1: 0.5}, 0.3), (dataset.names[1], {0: 1.0}, 0.9)):
-        log.add(ImageStatistics(name=name, size=(8, 8), labels=(1,), shares=shares, confidence=confidence))
+        figures = ImageStatistics(name=name, size=(8, 8), labels=(1,), shares=shares, confidence=confidence)
+        log.add(statistics_line(figures))
     return folder_run
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from folders import bytes_in
 from random_encoder import RandomEncoder
 
 import weakclip.tools.submit.predictions as submit_module
@@ -75,13 +76,13 @@ def test_a_stopped_call_goes_on_and_ends_with_the_same_bytes(
 @pytest.mark.parametrize("key", ["{}", "[", '{"key": "other"}', None])
 def test_masks_of_another_key_are_made_anew(voc_run: Path, tmp_path: Path, key: str | None) -> None:
     submit(voc_run, tmp_path / "one.tgz")
-    before = {path.name: path.read_bytes() for path in (voc_run / "submission/test/masks").iterdir()}
+    before = bytes_in(voc_run / "submission/test/masks")
     for name in before:
         (voc_run / "submission/test/masks" / name).write_bytes(b"of another network")
     record = voc_run / "submission/test/key.json"
     record.unlink() if key is None else record.write_text(key)
     submit(voc_run, tmp_path / "two.tgz")
-    assert {path.name: path.read_bytes() for path in (voc_run / "submission/test/masks").iterdir()} == before
+    assert bytes_in(voc_run / "submission/test/masks") == before
 
 
 def test_a_new_network_and_new_settings_have_keys_of_their_own(voc_run: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from weakclip.modeling.loading_note import loading_note
 from weakclip.modeling.official.names import depth, frozen_names, trained_names, unused_names
 from weakclip.modeling.official.words import VOCABULARY_SIZE, KnownWords, knows
 from weakclip.modeling.weakclip import WeakCLIP, build_weakclip
-from weakclip.store.untrusted_text import parse_json
+from weakclip.store.untrusted_text import parse_json, some
 from weakclip.store.untrusted_weights import check_room, load_torch
 
 IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
@@ -130,8 +130,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     problems = [f"missing {name}" for name in sorted(needed - set(state))]
     problems += [f"unexpected {name}" for name in sorted(set(state) - needed - unused_names(state))]
     if problems:
-        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise WeightsError(f"{path}: not a whole released WeakCLIP checkpoint: {', '.join(problems[:8])}{more}")
+        found = some(problems, 8, more=f" and {len(problems) - 8} more")
+        raise WeightsError(f"{path}: not a whole released WeakCLIP checkpoint: {found}")
     meta = content.get("meta")
     return state, meta if isinstance(meta, Mapping) else {}
 

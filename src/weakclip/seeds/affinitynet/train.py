@@ -10,6 +10,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -161,24 +162,15 @@ def affinity_loss(affinity: Tensor, labels: Tensor, radius: int) -> dict[str, Te
     return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
 
-class AffinityLoss:
-    """`affinity_loss` of an AffinityNet on a batch.
+def batch_affinity_loss(model: nn.Module, batch: Batch, *, radius: int = RADIUS) -> dict[str, Tensor]:
+    """`affinity_loss` of an AffinityNet, or a wrapper of one, and its parts.
 
     Args:
+        model: the network.
+        batch: `image` `(B, 3, H, W)` uint8 and `mask` `(B, H, W)` uint8, sides multiples of 8.
         radius: that of the network.
     """
-
-    def __init__(self, radius: int = RADIUS) -> None:
-        self.radius = radius
-
-    def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The total and its parts.
-
-        Args:
-            model: an `AffinityNet`, or a wrapper of one.
-            batch: `image` `(B, 3, H, W)` uint8 and `mask` `(B, H, W)` uint8, sides multiples of 8.
-        """
-        return affinity_loss(model(batch["image"]), grid_labels(batch["mask"]), self.radius)
+    return affinity_loss(model(batch["image"]), grid_labels(batch["mask"]), radius)
 
 
 def train_affinity(
@@ -204,7 +196,7 @@ def train_affinity(
         WeakCLIPError: as `fit`, `TrainingPairs` and `start_from_imagenet`.
     """
     torch.manual_seed(seed)
-    model, loss = settings.build(), AffinityLoss(settings.radius)
+    model, loss = settings.build(), partial(batch_affinity_loss, radius=settings.radius)
     pairs = TrainingPairs(dataset, label_folder, settings.augment)
     result = fit(model, pairs, loss, settings.train, folder, device=device, seed=seed, description="AffinityNet")
     write_once(lambda: save_affinitynet(model, Path(folder) / WEIGHTS_FILE), device)

@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,34 +148,25 @@ def class_token_contrast(class_tokens: Tensor, target: Tensor) -> Tensor:
     return -(own * share).sum(dim=-1).mean()
 
 
-class MCTformerLoss:
+def mctformer_loss(model: nn.Module, batch: Batch, *, contrast_weight: float = 1.0) -> dict[str, Tensor]:
     """Multi-label classification by class tokens and by patches, and the contrast of the class tokens.
 
     Args:
+        model: an `MCTformer`, or a wrapper of one.
+        batch: `image` `(B, 3, H, W)` uint8 and `target` `(B, K-1)` float32.
         contrast_weight: weight of the contrast.
+
+    Returns:
+        Scalars `loss`, `class_loss`, `patch_loss` (multi-label soft margin) and `contrast_loss`, weighted.
     """
-
-    def __init__(self, contrast_weight: float = 1.0) -> None:
-        self.contrast_weight = contrast_weight
-
-    def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The total and its parts.
-
-        Args:
-            model: an `MCTformer`, or a wrapper of one.
-            batch: `image` `(B, 3, H, W)` uint8 and `target` `(B, K-1)` float32.
-
-        Returns:
-            Scalars `loss`, `class_loss`, `patch_loss` (multi-label soft margin) and `contrast_loss`, weighted.
-        """
-        output: MCTformerOutput = model(batch["image"])
-        target = batch["target"]
-        parts = {
-            "class_loss": F.multilabel_soft_margin_loss(output.class_logits, target),
-            "patch_loss": F.multilabel_soft_margin_loss(output.patch_logits, target),
-            "contrast_loss": self.contrast_weight * class_token_contrast(output.class_tokens, target),
-        }
-        return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+    output: MCTformerOutput = model(batch["image"])
+    target = batch["target"]
+    parts = {
+        "class_loss": F.multilabel_soft_margin_loss(output.class_logits, target),
+        "patch_loss": F.multilabel_soft_margin_loss(output.patch_logits, target),
+        "contrast_loss": contrast_weight * class_token_contrast(output.class_tokens, target),
+    }
+    return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
 
 def train_mctformer(
@@ -206,7 +198,8 @@ def train_mctformer(
         images = [torch.from_numpy(dataset[index].image).permute(2, 0, 1) for index in range(min(8, len(dataset)))]
         scaled = [F.interpolate(image[None] / 255, size=(image_size, image_size), mode="bilinear") for image in images]
         start_from_clip(model, load_clip(settings.pretrained_clip), torch.cat(scaled))
-    training, loss = LabelledImages(dataset, settings.augment), MCTformerLoss(settings.contrast_weight)
+    training = LabelledImages(dataset, settings.augment)
+    loss = partial(mctformer_loss, contrast_weight=settings.contrast_weight)
     result = fit(model, training, loss, settings.train, folder, device=device, seed=seed, description="MCTformer+")
     write_once(lambda: save_mctformer(model, Path(folder) / WEIGHTS_FILE), device)
     return result

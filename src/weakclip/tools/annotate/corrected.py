@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,9 @@ from weakclip.errors import DataError, RunError
 from weakclip.pipeline.context import RunContext, open_run
 from weakclip.store.files import check_inside, copy_file, write_json, writing
 from weakclip.store.layout import MASKS
+from weakclip.store.marks import MARKS
 from weakclip.store.progress import track
+from weakclip.store.untrusted_text import SHOWN, some
 
 MARK = "import.json"
 """In the folder of imported masks: where they come from."""
@@ -38,6 +41,31 @@ class ImportResult:
     drawn: int
     kept: int
     foreign: tuple[str, ...]
+
+
+def import_settings(run: Path, out: Path) -> list[str]:
+    """The settings of a run that takes the folder as its seeds, `KEY=VALUE` each."""
+    settings = ["seeds.method=imported_masks", f"seeds.folder={out}"]
+    if (run / MARKS).is_file():
+        settings.append(f"data.marks={run / MARKS}")  # the labels that a review has corrected
+    return settings
+
+
+def import_lines(made: ImportResult, source: Path, run: Path, out: Path) -> list[str]:
+    """How many masks there are, and the command of a run that takes them as its seeds, for people."""
+    changes = [word for setting in import_settings(run, out) for word in ("--set", setting)]
+    command = shlex.join(["weakclip", "run", str(run / "config.yaml"), *changes, "--out", f"runs/{out.name}"])
+    return [
+        f"{out}: {made.drawn:,} masks of {source}, {made.kept:,} as {run} had them",
+        *foreign_lines(made.foreign, source, run),
+        f"next: {command}",
+    ]
+
+
+def foreign_lines(foreign: Sequence[str], source: Path, run: Path) -> list[str]:
+    """The images of an annotation file that a run does not have, for people."""
+    named = some(foreign, SHOWN, more=", … (--json lists all)")
+    return [f"{source}: left out, for {run} has no such images: {len(foreign):,}, {named}"] if foreign else []
 
 
 def import_masks(source: Path | str, run: Path | str, out: Path | str) -> ImportResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from weakclip.pipeline.context import RunContext, open_run
 from weakclip.store.files import writing
 from weakclip.store.layout import MASKS, VERIFIED
 from weakclip.store.lock import FolderLock
-from weakclip.tools.annotate.corrected import Annotations
+from weakclip.store.untrusted_text import SHOWN, one_line, some
+from weakclip.tools.annotate.corrected import Annotations, foreign_lines
 from weakclip.tools.annotate.exported import read_exported
 
 WAITING = ".verified.new"
@@ -65,6 +67,32 @@ class VerifyResult:
     relabelled: dict[str, tuple[str, ...]]
     replaced: tuple[str, ...]
     agreement: Agreement | None
+
+
+def verified_lines(made: VerifyResult, source: Path, run: Path) -> list[str]:
+    """The verified masks, their new labels, the score of the run's masks and the next command, for people."""
+    lines = [f"{run / 'verified'}: {made.verified:,} masks of {source}"]
+    if made.unchanged:
+        lines.append(f"{made.unchanged:,} masks of the file are as {run} made them, and not verified")
+    if made.empty:
+        names = some(made.empty, SHOWN)
+        lines.append(f"{len(made.empty):,} images have labels and nothing drawn, and are not verified: {names}")
+    if made.replaced:
+        names = some(made.replaced, SHOWN)
+        lines.append(f"{len(made.replaced):,} images had another verified mask, which is replaced: {names}")
+    for name, labels in [*made.relabelled.items()][:SHOWN]:
+        lines.append(f"{one_line(name)} has other labels now: {', '.join(labels) or 'none, it is background'}")
+    if len(made.relabelled) > SHOWN:
+        lines.append(f"{len(made.relabelled) - SHOWN:,} more images have other labels now (--json lists all)")
+    if made.agreement is not None:
+        low, high = (100 * bound for bound in made.agreement.interval)
+        lines.append(
+            f"against them the run's own masks of {made.agreement.images:,} of these images score a mean IoU of "
+            f"{100 * made.agreement.mean_iou:.1f} % (95 % interval {low:.1f} to {high:.1f}); "
+            "images that nobody corrected are not in it"
+        )
+    command = shlex.join(["weakclip", "run", str(run / "config.yaml"), "--out", str(run), "--redo"])
+    return [*lines, *foreign_lines(made.foreign, source, run), f"next: {command}"]
 
 
 def verify_masks(source: Path | str, run: Path | str) -> VerifyResult:

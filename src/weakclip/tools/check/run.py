@@ -26,6 +26,7 @@ from weakclip.store.files import write_json
 from weakclip.store.untrusted_text import one_line
 from weakclip.tools.check.dataset import Finding, Kind, SplitCheck, check_split, shared_images
 from weakclip.tools.check.doubts import doubts
+from weakclip.tools.init.encoder_hint import encoder_hint
 
 EXAMPLES = 3
 """Findings of one kind that are shown; JSON has all."""
@@ -181,7 +182,16 @@ def _class_table(check: DataCheck) -> Table:
     return table
 
 
-def untagged_lines(check: DataCheck) -> list[str]:
+def check_lines(check: DataCheck) -> list[str]:
+    """Notes, images without labels, findings and warnings for people, below the tables."""
+    notes = [f"{each.split}: {note}" for each in check.splits for note in each.notes]
+    notes += [f"{each.split}: true masks: {each.truth}" for each in check.splits if each.truth]
+    warnings = [f"warning: {line}" for line in check.warnings]
+    end = [f"findings: {len(check.findings):,}", f"encoder: {encoder_hint()}"]
+    return [*notes, *_untagged_lines(check), *finding_lines(check), *warnings, *end]
+
+
+def _untagged_lines(check: DataCheck) -> list[str]:
     """The images that are left out for want of labels, each by its name."""
     lines = []
     for each in check.splits:

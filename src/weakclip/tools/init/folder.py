@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import statistics
 from dataclasses import dataclass
 from importlib.resources import files
@@ -20,6 +21,8 @@ from weakclip.datasets.image_folder import ImageFolder
 from weakclip.errors import ConfigError
 from weakclip.store.files import write_text
 from weakclip.store.ranges import SCALES
+from weakclip.store.untrusted_text import SHOWN
+from weakclip.tools.init.encoder_hint import encoder_hint
 from weakclip.tools.init.val_split import choose_val
 
 if TYPE_CHECKING:  # a wrong path is told before torch is imported
@@ -89,6 +92,32 @@ def init_record(made: InitFiles) -> dict[str, Any]:
     found = {name: getattr(made.survey, name) for name in names}
     files = {"class_file": made.class_file or made.survey.class_file, "val_file": made.val_file}
     return {"config": made.config, **files, **found}
+
+
+def init_lines(made: InitFiles) -> list[str]:
+    """The numbers of the folder and the files that were written, for people."""
+    survey = made.survey
+    splits = [f"{split} {count:,} ({survey.masks[split]:,} with mask)" for split, count in survey.splits.items()]
+    low, high = survey.smallest, survey.largest
+    names = [f"{name} ({count:,})" for name, count in survey.classes.items()]
+    more = f", … and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    lines = [
+        f"labels: {survey.labels}",
+        f"images: {', '.join(splits)}",
+        f"sizes: {low[1]}x{low[0]} to {high[1]}x{high[0]} pixels",
+        f"{len(names):,} class{'es' if len(names) > 1 else ''}: {', '.join(names[:SHOWN])}{more}",
+        *(f"note: {note}" for note in survey.notes),
+    ]
+    if made.val_file:
+        count = survey.splits["val"]
+        lines.append(f"val: {count:,} images are set aside to score on, and get no masks: {made.val_file} lists them")
+    written = filter(None, (made.config, made.class_file, made.val_file))
+    return [
+        *lines,
+        f"encoder: {encoder_hint()}",
+        f"written: {', '.join(map(str, written))}",
+        f"next: weakclip data check {shlex.quote(str(made.config))}",
+    ]
 
 
 def plan_init(survey: FolderSurvey, clip: str = DEFAULT_CLIP) -> InitPlan:

@@ -24,6 +24,7 @@ from weakclip.pipeline.given import Given
 from weakclip.pipeline.proposal_files import with_proposals
 from weakclip.pipeline.stages import stages_of
 from weakclip.pipeline.views import EvaluateView
+from weakclip.report.figures import percent
 from weakclip.store.keyed_folder import keyed_folder
 from weakclip.store.keys import ResultKey, flat, result_settings
 from weakclip.store.layout import DENSE, MASKS
@@ -54,6 +55,19 @@ class RunScore:
     labelled: Scores | None
     labels: bool
     truth: str
+
+
+def score_lines(score: RunScore) -> list[str]:
+    """A score with all that it needs to be compared, for people."""
+    row = score.scores
+    lines = [
+        f"{each.subject}: {percent(each.mean_iou)} % mIoU on {each.split}, {each.images:,} images"
+        for each in (row, score.labelled)
+        if each is not None
+    ]
+    lines.append(f"only classes of the image-level labels: {'yes' if score.labels else 'no'}")
+    lines += [f"dense CRF: {row.crf}", f"multi-scale: {row.multi_scale}"]
+    return [*lines, f"true masks: {score.truth}"] if score.truth else lines
 
 
 def score_run(

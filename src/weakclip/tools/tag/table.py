@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from weakclip.datasets.image_folder import ImageFolder
 from weakclip.errors import DataError, RunError
 from weakclip.store.files import atomic_write, write_json
 from weakclip.store.share import Merge, Shard, current, sharing
-from weakclip.store.untrusted_text import parse_json
+from weakclip.store.untrusted_text import SHOWN, parse_json, some
 from weakclip.tools.tag.scores import KeptScores, score_images
 from weakclip.tools.tag.zero_shot import Tagger, TagSettings
 
@@ -49,6 +50,21 @@ class Tagging:
     unsure: tuple[str, ...]
     unread: tuple[str, ...]
     notes: tuple[str, ...]
+
+
+def tagging_lines(made: Tagging, folder: Path) -> list[str]:
+    """How often each class was proposed and which images to look at, for people."""
+    counts = sorted(made.classes.items(), key=lambda pair: -pair[1])
+    lines = [
+        f"{made.path}: {made.images:,} images",
+        "proposed: " + ", ".join(f"{name} ({count:,})" for name, count in counts[:SHOWN]),
+        f"threshold: {made.threshold:g}; rows without a class from there on, left empty: {len(made.unsure):,}",
+    ]
+    if made.unsure:
+        lines.append(f"empty, the column `check` names the best guess: {some(made.unsure, SHOWN)}")
+    labels = "" if made.path == folder / "labels.csv" else f" --labels {shlex.quote(str(made.path))}"
+    notes = [f"note: {note}" for note in made.notes]
+    return [*lines, *notes, f"next: correct the column `labels`, then weakclip init {shlex.quote(str(folder))}{labels}"]
 
 
 def write_labels(

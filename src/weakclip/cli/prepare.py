@@ -1,4 +1,4 @@
-"""The commands around a run: labels and configuration before it, checks, the dense CRF on files, and studies."""
+"""The commands before a run: a first configuration, labels, checks of the data, and studies of settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from weakclip.cli.options import (
     one_way,
     shared,
 )
-from weakclip.cli.output import answer, answer_study, answer_tagging, show_check, show_init
+from weakclip.cli.output import answer, answer_study, answer_tagging, rendered
 
 if TYPE_CHECKING:
     from weakclip.study.cost_sides import Side
@@ -45,7 +45,6 @@ StudyOut = Annotated[
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="How many random seeds, from the configuration's on.")]
 Precision = StrEnum("Precision", ["fp32", "bf16"])
-Preset = StrEnum("Preset", ["voc", "coco", "loss"])
 
 
 def init(
@@ -63,7 +62,7 @@ def init(
     json: Json = False,
 ) -> None:
     """Look at a folder of images, and write a commented configuration and class file for it."""
-    from weakclip.tools.init.folder import DEFAULT_CLIP, init_record, write_init
+    from weakclip.tools.init.folder import DEFAULT_CLIP, init_lines, init_record, write_init
 
     config = out or Path(f"{folder.resolve().name or 'images'}.yaml")
     answer(
@@ -72,7 +71,7 @@ def init(
         ),
         json=json,
         record=init_record,
-        show=show_init,
+        lines=init_lines,
     )
 
 
@@ -118,30 +117,6 @@ def tag(
     answer_tagging(work, request.out, folder, json=json)
 
 
-def crf(
-    image: Annotated[Path, typer.Argument(help="An image file.", callback=is_file)],
-    probs: Annotated[Path, typer.Argument(help="Its label probabilities (K, H, W): .npy, or .npz.", callback=is_file)],
-    out: Annotated[Path, typer.Option(help=".npy for the marginals, .png for a palette mask of the likeliest labels.")],
-    *,
-    preset: Annotated[Preset | None, typer.Option(help="Published kernels; voc where nothing is given.")] = None,
-    params: Annotated[Path | None, typer.Option(help="A YAML file with the `crf:` section of a configuration.")] = None,
-    json: Json = False,
-) -> None:
-    """Sharpen the label probabilities of one image by the dense CRF."""
-    from weakclip.config import load_crf
-    from weakclip.crf.files import crf_file
-    from weakclip.crf.params import PRESETS
-    from weakclip.errors import ConfigError
-
-    def work() -> Path:
-        if preset and params:
-            raise ConfigError("--preset and --params both name kernels; give one of them")
-        crf_file(image, probs, out, load_crf(params) if params else PRESETS[preset or "voc"])
-        return out
-
-    answer(work, json=json, record=lambda path: {"file": path}, show=typer.echo)
-
-
 @data.command("check")
 def data_check(
     config: Annotated[
@@ -155,7 +130,7 @@ def data_check(
     json: Json = False,
 ) -> None:
     """Read every image, label and mask of a data set, and say what is wrong: exit code 0 if nothing is, 1 otherwise."""
-    from weakclip.tools.check.run import check_data, check_record, write_check
+    from weakclip.tools.check.run import check_data, check_lines, check_record, tables, write_check
 
     def work() -> DataCheck:
         check = check_data((read := load_data(config, set_)).data, split or (), masks=read.pseudo_masks)
@@ -163,7 +138,9 @@ def data_check(
             write_check(out, check)
         return check
 
-    check = answer(work, json=json, record=check_record, show=show_check)
+    check = answer(
+        work, json=json, record=check_record, lines=lambda made: [*map(rendered, tables(made)), *check_lines(made)]
+    )
     raise typer.Exit(1 if check.findings else 0)
 
 
@@ -188,7 +165,7 @@ def study_crf(
         lambda: search(load(config, set_), out, run=run, probs=probs, candidates=candidates),
         json=json,
         record=crf_record,
-        show=lambda found: typer.echo(f"{summary(found)}\nall candidates: {out / TABLE}"),
+        lines=lambda found: [summary(found), f"all candidates: {out / TABLE}"],
     )
 
 
@@ -296,5 +273,5 @@ def study_cost(
         lambda: study_cost(out, sides, settings),
         json=json,
         record=lambda found: {"settings": asdict(settings), "measurements": [*map(asdict, found)], **page_files(out)},
-        show=lambda _: typer.echo((out / TABLE).read_text(encoding="utf-8")),
+        lines=lambda _: (out / TABLE).read_text(encoding="utf-8"),
     )
