@@ -238,7 +238,9 @@ def predict(
         typer.Argument(help="Images, folders, patterns, or - for a list on standard input.", callback=are_inputs),
     ],
     *,
-    out: Annotated[Path, typer.Option(help="The folder of the masks; one that is there already is continued.")],
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER|URL", help="Of the masks; one that is there already is continued.")
+    ],
     also: Annotated[list[Product] | None, typer.Option(help="What else is written; may be given repeatedly.")] = None,
     labels: Annotated[
         Path | None, typer.Option(help="A labels.csv: only its classes are drawn.", callback=is_file)
@@ -289,9 +291,9 @@ def merge(
     from weakclip.prediction import request
     from weakclip.tools.tag import table
 
-    if request.is_sharded(path := expand_home(made)):
-        answer_predictions(lambda: request.merge_predictions(path), json=json)
-    elif table.is_sharded(path):
+    if request.is_sharded(made):
+        answer_predictions(lambda: request.merge_predictions(made), json=json)
+    elif table.is_sharded(path := expand_home(made)):
         answer_tagging(lambda: table.merge_labels(path), path, path.parent, json=json)
     else:
         answer(lambda: merge_shards(made), json=json, record=asdict, show=show_shard)
