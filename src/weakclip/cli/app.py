@@ -204,7 +204,7 @@ for command in (
     results.serve,
     exchange.predict,
     exchange.merge,
-    exchange.submit,
+    results.submit,
     tools.init,
     tools.tag,
     tools.crf,

@@ -27,6 +27,7 @@ from weakclip.cli.options import (
     ShardForm,
     are_inputs,
     encoder_of,
+    errors_printed,
     is_file,
     is_model,
     is_run,
@@ -36,8 +37,8 @@ from weakclip.cli.options import (
     one_way,
     shared,
 )
-from weakclip.cli.output import answer, answer_predictions, answer_tagging, show_shard, show_verified
-from weakclip.store.files import expand_home
+from weakclip.cli.output import answer, answer_predictions, answer_tagging, at_place, show_shard, show_verified
+from weakclip.store.remote import folder_at
 
 if TYPE_CHECKING:
     from weakclip.prediction import PredictionSummary
@@ -70,7 +71,7 @@ class ShapeKind(StrEnum):
 @export.command("onnx")
 def onnx(
     model: Model,
-    out: Annotated[Path, typer.Option(help="The .onnx file.")],
+    out: Annotated[str, typer.Option(metavar="FILE|URL", help="The .onnx file.")],
     network: Network = None,
     clip: OwnEncoder = "",
     json: Json = False,
@@ -79,7 +80,7 @@ def onnx(
     from weakclip.tools.export import export_onnx
 
     answer(
-        lambda: export_onnx(model, out, network=named(network), clip=encoder_of(clip)),
+        lambda: at_place(out, lambda file: export_onnx(model, file, network=named(network), clip=encoder_of(clip))),
         json=json,
         record=lambda made: {"file": out, "opset": made.opset, "difference": made.difference},
         show=lambda made: typer.echo(
@@ -90,13 +91,16 @@ def onnx(
 
 @export.command("transformers")
 def transformers(
-    model: Model, out: Annotated[Path, typer.Option(help="A new folder.")], network: Network = None, json: Json = False
+    model: Model,
+    out: Annotated[str, typer.Option(metavar="FOLDER|URL", help="A new one.")],
+    network: Network = None,
+    json: Json = False,
 ) -> None:
     """Write a network for `AutoModelForSemanticSegmentation.from_pretrained`; WeakCLIP is none that it knows."""
     from weakclip.tools.export import export_transformers
 
     answer(
-        lambda: export_transformers(model, out, network=named(network)),
+        lambda: at_place(out, lambda folder: export_transformers(model, folder, network=named(network))),
         json=json,
         record=lambda names: {"folder": out, "classes": names},
         show=lambda names: typer.echo(f"{out}: {len(names)} classes: {', '.join(names)}"),
@@ -106,7 +110,7 @@ def transformers(
 @export.command("dataset")
 def dataset(
     run: Annotated[Path, typer.Argument(help="A run folder whose pseudo masks are made.", callback=is_run)],
-    out: Annotated[Path, typer.Option(help="The folder; an export that is there already is continued.")],
+    out: Annotated[str, typer.Option(metavar="FOLDER|URL", help="An export that is there already is continued.")],
     form: Annotated[ShardForm, typer.Option("--format", help="Parquet for `datasets`, or tars.")] = ShardForm.PARQUET,
     root: Root = None,
     json: Json = False,
@@ -127,7 +131,7 @@ def masks(
     run: Run,
     *,
     tool: Annotated[Tool, typer.Option("--format", help="The tool that the file is for.")],
-    out: Annotated[Path, typer.Option(help="The file (.json, for CVAT .xml), or the new folder.")],
+    out: Annotated[str, typer.Option(metavar="FILE|URL", help="The file (.json, for CVAT .xml), or the new folder.")],
     shapes: Annotated[ShapeKind, typer.Option(help="Exact masks, or polygons, which are easier to bend.")] = (
         ShapeKind.MASKS
     ),
@@ -147,8 +151,11 @@ def masks(
 
     written, conditions = Shapes(kind=shapes.value, tolerance=tolerance), only.split(",") if only else ()
     answer(
-        lambda: export_masks(
-            run, out, tool.value, written, min_area=min_area, image_prefix=image_prefix, only=conditions
+        lambda: at_place(
+            out,
+            lambda place: export_masks(
+                run, place, tool.value, written, min_area=min_area, image_prefix=image_prefix, only=conditions
+            ),
         ),
         json=json,
         record=lambda count: {"file": out, "format": tool.value, "images": count},
@@ -208,27 +215,6 @@ def _import_seeds(source: Path, run: Path, out: Path, *, json: bool) -> None:
     )
 
 
-def submit(
-    run: Annotated[Path, typer.Argument(help="A run folder whose network is trained: VOC's classes.", callback=is_run)],
-    *,
-    out: Annotated[Path, typer.Option(help="The archive, for instance results.tgz.")],
-    root: Root = None,
-    split: Annotated[str, typer.Option(help="The list that is predicted.")] = "test",
-    network: Network = None,
-    clip: OwnEncoder = "",
-    json: Json = False,
-) -> None:
-    """Predict VOC's test images with a run's network and pack them for the evaluation server (competition 6)."""
-    from weakclip.tools.submit.predictions import submit as make
-
-    answer(
-        lambda: make(run, out, split=split, root=root, network=named(network), clip=encoder_of(clip)),
-        json=json,
-        record=lambda count: {"file": out, "split": split, "masks": count},
-        show=lambda count: typer.echo(f"{out}: {count:,} masks of {split}, checked"),
-    )
-
-
 def predict(
     model: Annotated[
         Path, typer.Argument(help="A run, a folder of a network, or a released WeakCLIP checkpoint.", callback=is_model)
@@ -283,7 +269,7 @@ def predict(
 
 
 def merge(
-    made: Annotated[str, typer.Argument(help="A run (folder or URL), a folder of predictions, a table of labels.")],
+    made: Annotated[str, typer.Argument(help="A run, a folder of predictions, a table of labels; or its URL.")],
     json: Json = False,
 ) -> None:
     """Complete what was made with --shard, when all shards are there: exit code 2 if an image is missing."""
@@ -291,9 +277,11 @@ def merge(
     from weakclip.prediction import request
     from weakclip.tools.tag import table
 
-    if request.is_sharded(made):
+    with errors_printed(json=json):
+        are_predictions, is_table = request.is_sharded(made), table.is_sharded(made)
+    if are_predictions:
         answer_predictions(lambda: request.merge_predictions(made), json=json)
-    elif table.is_sharded(path := expand_home(made)):
-        answer_tagging(lambda: table.merge_labels(path), path, path.parent, json=json)
+    elif is_table:
+        answer_tagging(lambda: table.merge_labels(made), made, folder_at(made).parent, json=json)
     else:
         answer(lambda: merge_shards(made), json=json, record=asdict, show=show_shard)

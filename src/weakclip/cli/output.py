@@ -16,6 +16,7 @@ import typer
 from weakclip.cli.options import SHOWN, errors_printed, finished, is_speaker, print_json
 from weakclip.store.layout import ERRORS, STAGE_FOLDERS
 from weakclip.store.remote import folder_at
+from weakclip.store.trees import StoredPath
 from weakclip.store.untrusted_text import one_line, some
 
 if TYPE_CHECKING:
@@ -57,6 +58,14 @@ def answer(
     elif is_speaker():
         show(result)
     return result
+
+
+def at_place(out: str, write: Callable[[Path], Result]) -> Result:
+    """The result of an export to a path or a URL."""
+    from weakclip.store.outputs import delivered
+
+    with delivered(out) as place:
+        return write(place)
 
 
 def answer_run(work: Callable[[], RunResult], *, json: bool) -> None:
@@ -196,8 +205,9 @@ def show_init(made: InitFiles) -> None:
     typer.echo(f"next: weakclip data check {shlex.quote(str(made.config))}")
 
 
-def answer_tagging(work: Callable[[], Tagging | None], table: Path, folder: Path, *, json: bool) -> None:
+def answer_tagging(work: Callable[[], Tagging | None], out: Path | str, folder: AnyPath, *, json: bool) -> None:
     """As `answer`, for a table of labels; None of a shard."""
+    table = folder_at(out)
 
     answer(
         work,
@@ -207,7 +217,7 @@ def answer_tagging(work: Callable[[], Tagging | None], table: Path, folder: Path
     )
 
 
-def _show_tagging(made: Tagging, folder: Path) -> None:
+def _show_tagging(made: Tagging, folder: AnyPath) -> None:
     """Print how often each class was proposed, and which images to look at."""
     counts = sorted(made.classes.items(), key=lambda pair: -pair[1])
     typer.echo(f"{made.path}: {made.images:,} images")
@@ -221,8 +231,10 @@ def _show_tagging(made: Tagging, folder: Path) -> None:
         typer.echo(f"left out: {len(made.unread) - SHOWN:,} more that cannot be read", err=True)
     for note in made.notes:
         typer.echo(f"note: {note}")
-    labels = "" if made.path == folder / "labels.csv" else f" --labels {shlex.quote(str(made.path))}"
-    typer.echo(f"next: correct the column `labels`, then weakclip init {shlex.quote(str(folder))}{labels}")
+    at_url = isinstance(made.path, StoredPath)
+    first = f", and bring the table to {folder / 'labels.csv'}" if at_url else ""
+    labels = "" if at_url or made.path == folder / "labels.csv" else f" --labels {shlex.quote(str(made.path))}"
+    typer.echo(f"next: correct the column `labels`{first}, then weakclip init {shlex.quote(str(folder))}{labels}")
 
 
 def show_shard(made: ShardResult) -> None:
@@ -230,7 +242,7 @@ def show_shard(made: ShardResult) -> None:
     typer.echo(f"{made.folder}: {made.stage} is complete") if made.done else _show_merge(made.folder)
 
 
-def _show_merge(made: Path | str) -> None:
+def _show_merge(made: AnyPath | str) -> None:
     typer.echo(f"{made}: the shard is there; next, when all are there: weakclip merge {shlex.quote(str(made))}")
 
 

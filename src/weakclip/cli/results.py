@@ -1,4 +1,4 @@
-"""The commands that look at a finished run: its report, its scores, its masks in a browser or in Label Studio."""
+"""The commands for a finished run: report, scores, masks in a browser or in Label Studio, submission."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ import typer
 from weakclip.cli.options import (
     SHOWN,
     Json,
+    Network,
     OwnEncoder,
+    Root,
     Run,
     encoder_of,
     errors_printed,
     is_reported_run,
     is_run,
     is_there,
+    named,
     print_json,
 )
-from weakclip.cli.output import answer, show_warnings
+from weakclip.cli.output import answer, at_place, show_warnings
 from weakclip.store.layout import MANIFEST
 from weakclip.store.paths import check_run
 from weakclip.store.remote import folder_at, is_url
@@ -130,6 +133,30 @@ def serve(
         serving.serve_ml_backend(
             run, images=images, announce=partial(_announce, "serve", json=json), port=port, host=host
         )
+
+
+def submit(
+    run: Annotated[Path, typer.Argument(help="A run folder whose network is trained: VOC's classes.", callback=is_run)],
+    *,
+    out: Annotated[str, typer.Option(metavar="FILE|URL", help="The archive, for instance results.tgz.")],
+    root: Root = None,
+    split: Annotated[str, typer.Option(help="The list that is predicted.")] = "test",
+    network: Network = None,
+    clip: OwnEncoder = "",
+    json: Json = False,
+) -> None:
+    """Predict VOC's test images with a run's network and pack them for the evaluation server (competition 6)."""
+    from weakclip.tools.submit.predictions import submit as make
+
+    answer(
+        lambda: at_place(
+            out,
+            lambda file: make(run, file, split=split, root=root, network=named(network), clip=encoder_of(clip)),
+        ),
+        json=json,
+        record=lambda count: {"file": out, "split": split, "masks": count},
+        show=lambda count: typer.echo(f"{out}: {count:,} masks of {split}, checked"),
+    )
 
 
 def _announce(what: str, address: str, *, json: bool) -> None:

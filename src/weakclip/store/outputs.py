@@ -95,7 +95,7 @@ def delivered(out: Path | str) -> Iterator[Path]:
         yield _folder(out)
         return
     url = _checked(str(out).rstrip("/"))
-    place, _, name = url.rpartition("/")
+    place, name = split_url(url)
     there, home = RemoteFolder(place), cache_of(url)
     made = home / "made"
     if any(file.lstrip("/") != url.partition("://")[2] for file in names_in(RemoteFolder(url).tree())):
@@ -112,6 +112,21 @@ def delivered(out: Path | str) -> Iterator[Path]:
             shutil.rmtree(made)
             return
     raise RemoteError(f"{kept}{made}")
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """The folder and the name of a file at a URL.
+
+    Raises:
+        ConfigError: it names a bucket only.
+
+    >>> split_url("s3://bucket/photos/labels.csv")
+    ('s3://bucket/photos', 'labels.csv')
+    """
+    place, _, name = url.rpartition("/")
+    if place.endswith("/") or not name:
+        raise ConfigError(f"{url}: names no file; expected one such as s3://bucket/x/{name or 'labels.csv'}")
+    return place, name
 
 
 def copy_of(out: Path | str) -> Path:
