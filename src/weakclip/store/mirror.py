@@ -210,6 +210,7 @@ class Mirror:
         said = f"sending to {self.url}" if show else ""
         try:
             self._remove([name for name in changed & self.sent.keys() if top_of(name) == self.form.last])
+            self._remove([self._manifest] if manifest is None and self._manifest in self.sent else [])
             self._put([name for name in changed if top_of(name) not in remade], own, said)
             if remade and manifest is not None:
                 self._write_without(manifest, remade)
