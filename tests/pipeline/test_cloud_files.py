@@ -16,6 +16,7 @@ from PIL import Image
 
 from weakclip.errors import RemoteError
 from weakclip.store.remote import RemoteFolder
+from weakclip.tools.tag.zero_shot import Tagger
 
 URL = "s3://my-runs/of mine/made"
 ALSO = ("--also", "overlays", "--set", "device=cpu")
@@ -45,6 +46,7 @@ def test_predictions_that_are_killed_go_on_from_their_url_on_another_machine(
     one, two = ({**login, "XDG_CACHE_HOME": str(tmp_path / machine)} for machine in ("one", "two"))
     command = commands.start(*words, URL, environment=one)
     while not store.glob(f"{URL}/json/*.json"):
+        assert command.alive(), command.said()
         time.sleep(0.005)
         store.invalidate_cache()
     assert command.kill() == -signal.SIGKILL
@@ -114,24 +116,32 @@ def test_predictions_that_cannot_be_sent_are_kept_and_the_same_command_goes_on(
 def test_a_table_of_labels_is_the_one_of_a_folder(
     *,
     on: Callable[..., int],
-    commands: Commands,
     clip_folder: Path,
     photos: Path,
     store: Any,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ("tag", photos, "--classes", "cat,dog", "--clip", clip_folder, "--device", "cpu", "--out")
     table, local = f"{URL}/labels.csv", tmp_path / "labels.csv"
     assert on("0", *words, local) == 0
-    environment = {**{name: os.environ[name] for name in LOGIN}, "XDG_CACHE_HOME": str(tmp_path / "one")}
-    command = commands.start(*words, table, environment=environment)
-    while not store.glob(f"{table}.partial/labels.csv.partial"):
-        time.sleep(0.005)
-        store.invalidate_cache()
-    assert command.kill() == -signal.SIGKILL
+    scores, scored = Tagger.scores, list[int]()
+
+    def interrupted(tagger: Tagger, images: list[Any]) -> Any:
+        if len(scored) == 1:
+            raise KeyboardInterrupt
+        scored.append(len(images))
+        return scores(tagger, images)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tagger, "scores", interrupted)
+        assert on("one", *words, table) == 130
+    assert at_the_url(store, URL).keys() >= {"labels.csv.partial/labels.csv.partial"}
+    monkeypatch.setattr(Tagger, "scores", lambda *given: scored.append(len(given[1])) or scores(*given))
     capsys.readouterr()
     assert on("two", *words, table) == 0
+    assert scored == [31, 8]  # a batch each; of the first, one cannot be read
     assert f"bring the table to {photos / 'labels.csv'}, then weakclip init" in capsys.readouterr().out
     assert at_the_url(store, URL) == {"labels.csv": local.read_bytes()}
     assert on("three", *words, table) == 2
