@@ -35,7 +35,7 @@ WHOLE_JOBS = (
     "pipeline/test_devices.py", "pipeline/test_disk.py", "pipeline/test_kill.py", "pipeline/test_shards.py",
     "prediction/test_shards.py", "training/test_workers.py",
     # browsers, Ray, a store on the net
-    "pipeline/test_cloud.py", "pipeline/test_cloud_out.py", "pipeline/test_ray.py",
+    "pipeline/test_cloud.py", "pipeline/test_cloud_files.py", "pipeline/test_cloud_out.py", "pipeline/test_ray.py",
     "report/test_browser.py", "review/test_browser.py",
     # many runs, one after the other
     "pipeline/test_affinity_seeds.py", "pipeline/test_families.py", "pipeline/test_region_bank.py",

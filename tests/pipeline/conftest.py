@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import yaml
 from damage import Commands
+from object_store import LOGIN
 from PIL import Image
 
 from weakclip.config import load_config
 from weakclip.pipeline import run_pipeline
+from weakclip.store import remote
 
 
 @pytest.fixture
@@ -79,6 +81,35 @@ def server() -> Iterator[str]:
     running.start()
     yield "http://{}:{}".format(*running.get_host_and_port())
     running.stop()
+
+
+@pytest.fixture
+def store(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The store, where this machine is logged in, with an empty bucket."""
+    for name, value in zip(LOGIN, ("me", "very-secret", "us-east-1", server), strict=True):
+        monkeypatch.setenv(name, value)
+    s3fs = pytest.importorskip("s3fs")
+    monkeypatch.setattr(remote, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    remote._filesystem.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+    store = s3fs.S3FileSystem()
+    store.mkdir("my-runs")
+    yield store
+    store.rm("my-runs", recursive=True)
+    remote._filesystem.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def on(call: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """The command line on a machine of a name: with a cache of its own."""
+
+    def run(machine: str, *words: str | Path) -> int:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
+        return call(*words)
+
+    return run
 
 
 class SmallDisk:

@@ -6,54 +6,15 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from damage import Commands, results
-
-from weakclip.store import remote
-
-s3fs = pytest.importorskip("s3fs")
+from object_store import LOGIN, at_the_url
 
 URL = "s3://my-runs/of mine/tiny"
-LOGIN = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL")
-
-
-@pytest.fixture
-def store(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The store, where this machine is logged in, with an empty bucket."""
-    for name, value in zip(LOGIN, ("me", "very-secret", "us-east-1", server), strict=True):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote, "WAITS", (0.0, 0.0))
-    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-    remote._filesystem.cache_clear()
-    s3fs.S3FileSystem.clear_instance_cache()
-    store = s3fs.S3FileSystem()
-    store.mkdir("my-runs")
-    yield store
-    store.rm("my-runs", recursive=True)
-    remote._filesystem.cache_clear()
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture
-def on(call: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
-    """The command line on a machine of a name: with a cache of its own."""
-
-    def run(machine: str, *words: str | Path) -> int:
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
-        return call(*words)
-
-    return run
-
-
-def at_the_url(store: Any) -> dict[str, bytes]:
-    """The files of the run there."""
-    store.invalidate_cache()
-    place = f"{URL.removeprefix('s3://')}/"
-    return {name.removeprefix(place): store.cat_file(name) for name in store.find(URL)}
 
 
 def test_a_run_that_is_killed_goes_on_from_its_url_on_another_machine(
@@ -71,7 +32,7 @@ def test_a_run_that_is_killed_goes_on_from_its_url_on_another_machine(
     assert last.code == 0, last.said()
     assert "seeds: done already" in last.said() and "train: done already" in last.said()
     assert f"report: {URL}/report.html" in last.said() and str(tmp_path) not in last.said()
-    found = at_the_url(store)
+    found = at_the_url(store, URL)
     for name, content in found.items():
         (tmp_path / "found" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "found" / name).write_bytes(content)
@@ -94,7 +55,7 @@ def test_shards_on_machines_of_their_own_are_merged_at_the_url(
     said = json.loads(capsys.readouterr().out)
     assert (said["folder"], said["report"], said["skipped"]) == (URL, f"{URL}/report.html", ["seeds"])
     assert said["stage_folders"] == {"seeds": f"{URL}/1_seeds"}
-    found = at_the_url(store)
+    found = at_the_url(store, URL)
     made = {path: path.relative_to(undisturbed).as_posix() for path in (undisturbed / "1_seeds").rglob("*")}
     assert {found.pop(name) == path.read_bytes() for path, name in made.items() if path.is_file()} == {True}
     assert not any(name.startswith("1_seeds") for name in found)

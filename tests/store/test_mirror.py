@@ -16,6 +16,8 @@ from folders import bytes_in
 
 from weakclip.errors import ConfigError, RemoteError, RunError, StorageError
 from weakclip.store import mirror, outputs, remote
+from weakclip.store.files import read_json_if_any, write_json, write_text
+from weakclip.store.forms import Form
 from weakclip.store.keys import ResultKey
 from weakclip.store.lock import FolderInUseError
 from weakclip.store.manifest import Manifest
@@ -26,6 +28,7 @@ from weakclip.store.remote import RemoteFolder
 URL = "memory://bucket/runs/x"
 KEY, OTHER = (ResultKey(settings={"power": power}, inputs={}) for power in (1.0, 2.0))
 NAMES = ("a.png", "b.png", "deep/c.png")
+KEYED = Form("things", "key.json", results=frozenset({"masks", "json"}), others=frozenset(), last="json")
 At = Callable[[str], None]
 
 
@@ -159,6 +162,56 @@ def test_a_kill_at_any_request_leaves_whole_results(machine: str, first: ResultK
         assert not any(name.startswith("1_seeds.previous") for name in there())
         operations += 1
     assert operations > 10
+
+
+def predict(key: str, text: str) -> None:
+    """A folder with one key, in which a file of `json` says that the mask beside it is done."""
+    with mirrored(URL, form=KEYED) as folder:
+        if read_json_if_any(folder / "key.json").get("key") != key:
+            for part in KEYED.results:
+                shutil.rmtree(folder / part, ignore_errors=True)
+        write_json(folder / "key.json", {"key": key})
+        for name in NAMES:
+            send_now()
+            mask, told = folder / "masks" / name, folder / "json" / name
+            if not (told.is_file() and told.read_text() == text):
+                told.unlink(missing_ok=True)
+                write_text(mask, text)
+                write_text(told, text)
+
+
+@pytest.mark.parametrize("machine", ["here", "elsewhere"])
+@pytest.mark.parametrize("key", ["1", "2"])
+def test_a_kill_at_any_request_leaves_no_word_of_a_mask_that_is_another_one(key: str, machine: str, at: At) -> None:
+    """While masks make way for others, under the same key or another one."""
+
+    def check_words() -> None:
+        files = there()
+        told = {name for name in files if name.startswith("json/")} if "key.json" in files else set()
+        assert all(files[f"masks/{name.removeprefix('json/')}"] == files[name] for name in told)
+        assert all(json.loads(files["key.json"])["key"].encode() == files[name][:1] for name in told)
+
+    operations, killed = 0, True
+    while killed:
+        fsspec.filesystem("memory").store.clear()
+        at(f"{operations}/here")
+        predict("1", "1 first")
+        killed = killed_after(operations, lambda: predict(key, f"{key} second"))
+        check_words()
+        at(f"{operations}/{machine}")
+        predict(key, f"{key} second")
+        check_words()
+        found = {name for name, text in there().items() if text == f"{key} second".encode()}
+        assert found == {f"{part}/{name}" for part in KEYED.results for name in NAMES}
+        operations += 1
+    assert operations > 10
+
+
+def test_a_folder_in_which_nothing_is_left_is_none_at_the_url(at: At) -> None:
+    predict("1", "a")
+    with mirrored(URL, form=KEYED) as folder:
+        shutil.rmtree(folder)
+    assert not fsspec.filesystem("memory").store
 
 
 def test_a_fetching_that_is_cut_short_is_done_again(at: At, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ from weakclip.cli.options import (
     one_way,
     shared,
 )
-from weakclip.cli.output import answer, answer_predictions, is_speaker
+from weakclip.cli.output import answer, answer_predictions, at_place, is_speaker
 
 if TYPE_CHECKING:
     from weakclip.prediction import PredictionSummary
@@ -64,7 +64,7 @@ class ShapeKind(StrEnum):
 @export.command("onnx")
 def onnx(
     model: Model,
-    out: Annotated[Path, typer.Option(help="The .onnx file.")],
+    out: Annotated[str, typer.Option(metavar="FILE|URL", help="The .onnx file.")],
     network: Network = None,
     clip: OwnEncoder = "",
     json: Json = False,
@@ -73,7 +73,7 @@ def onnx(
     from weakclip.tools.export import export_onnx
 
     answer(
-        lambda: export_onnx(model, out, network=named(network), clip=encoder_of(clip)),
+        lambda: at_place(out, lambda file: export_onnx(model, file, network=named(network), clip=encoder_of(clip))),
         json=json,
         record=lambda made: {"file": out, "opset": made.opset, "difference": made.difference},
         lines=lambda made: (
@@ -84,13 +84,16 @@ def onnx(
 
 @export.command("transformers")
 def transformers(
-    model: Model, out: Annotated[Path, typer.Option(help="A new folder.")], network: Network = None, json: Json = False
+    model: Model,
+    out: Annotated[str, typer.Option(metavar="FOLDER|URL", help="A new one.")],
+    network: Network = None,
+    json: Json = False,
 ) -> None:
     """Write a network for `AutoModelForSemanticSegmentation.from_pretrained`; WeakCLIP is none that it knows."""
     from weakclip.tools.export import export_transformers
 
     answer(
-        lambda: export_transformers(model, out, network=named(network)),
+        lambda: at_place(out, lambda folder: export_transformers(model, folder, network=named(network))),
         json=json,
         record=lambda names: {"folder": out, "classes": names},
         lines=lambda names: f"{out}: {len(names)} classes: {', '.join(names)}",
@@ -100,7 +103,7 @@ def transformers(
 @export.command("dataset")
 def dataset(
     run: Annotated[Path, typer.Argument(help="A run folder whose pseudo masks are made.", callback=is_run)],
-    out: Annotated[Path, typer.Option(help="The folder; an export that is there already is continued.")],
+    out: Annotated[str, typer.Option(metavar="FOLDER|URL", help="An export that is there already is continued.")],
     form: Annotated[ShardForm, typer.Option("--format", help="Parquet for `datasets`, or tars.")] = ShardForm.PARQUET,
     root: Root = None,
     json: Json = False,
@@ -121,7 +124,7 @@ def masks(
     run: Run,
     *,
     tool: Annotated[Tool, typer.Option("--format", help="The tool that the file is for.")],
-    out: Annotated[Path, typer.Option(help="The file (.json, for CVAT .xml), or the new folder.")],
+    out: Annotated[str, typer.Option(metavar="FILE|URL", help="The file (.json, for CVAT .xml), or the new folder.")],
     shapes: Annotated[ShapeKind, typer.Option(help="Exact masks, or polygons, which are easier to bend.")] = (
         ShapeKind.MASKS
     ),
@@ -141,8 +144,11 @@ def masks(
 
     written, conditions = Shapes(kind=shapes.value, tolerance=tolerance), only.split(",") if only else ()
     answer(
-        lambda: export_masks(
-            run, out, tool.value, written, min_area=min_area, image_prefix=image_prefix, only=conditions
+        lambda: at_place(
+            out,
+            lambda place: export_masks(
+                run, place, tool.value, written, min_area=min_area, image_prefix=image_prefix, only=conditions
+            ),
         ),
         json=json,
         record=lambda count: {"file": out, "format": tool.value, "images": count},
@@ -186,7 +192,7 @@ def import_masks(
 def submit(
     run: Annotated[Path, typer.Argument(help="A run folder whose network is trained: VOC's classes.", callback=is_run)],
     *,
-    out: Annotated[Path, typer.Option(help="The archive, for instance results.tgz.")],
+    out: Annotated[str, typer.Option(metavar="FILE|URL", help="The archive, for instance results.tgz.")],
     root: Root = None,
     split: Annotated[str, typer.Option(help="The list that is predicted.")] = "test",
     network: Network = None,
@@ -197,7 +203,9 @@ def submit(
     from weakclip.tools.submit.predictions import submit as make
 
     answer(
-        lambda: make(run, out, split=split, root=root, network=named(network), clip=encoder_of(clip)),
+        lambda: at_place(
+            out, lambda file: make(run, file, split=split, root=root, network=named(network), clip=encoder_of(clip))
+        ),
         json=json,
         record=lambda count: {"file": out, "split": split, "masks": count},
         lines=lambda count: f"{out}: {count:,} masks of {split}, checked",
@@ -213,7 +221,9 @@ def predict(
         typer.Argument(help="Images, folders, patterns, or - for a list on standard input.", callback=are_inputs),
     ],
     *,
-    out: Annotated[Path, typer.Option(help="The folder of the masks; one that is there already is continued.")],
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER|URL", help="Of the masks; one that is there already is continued.")
+    ],
     also: Annotated[list[Product] | None, typer.Option(help="What else is written; may be given repeatedly.")] = None,
     labels: Annotated[
         Path | None, typer.Option(help="A labels.csv: only its classes are drawn.", callback=is_file)

@@ -71,6 +71,14 @@ def answer(
     return result
 
 
+def at_place(out: str, write: Callable[[Path], Result]) -> Result:
+    """The result of an export to a path or a URL."""
+    from weakclip.store.outputs import delivered
+
+    with delivered(out) as place:
+        return write(place)
+
+
 def answer_run(work: Callable[[], RunResult], *, json: bool) -> None:
     """As `answer`, for a run or a stage."""
     answer(work, json=json, record=_run_record, lines=_run_lines)
@@ -102,8 +110,9 @@ def answer_study(work: Callable[[], VariantStudy], *, json: bool) -> None:
     answer(work, json=json, record=variant_record, lines=lambda made: [variant_table(made), str(made.folder / TABLE)])
 
 
-def answer_tagging(work: Callable[[], Tagging | None], table: Path, folder: Path, *, json: bool) -> None:
+def answer_tagging(work: Callable[[], Tagging | None], out: Path | str, folder: AnyPath, *, json: bool) -> None:
     """As `answer`, for a table of labels; None of a shard."""
+    table = folder_at(out)
 
     def record(made: Tagging | None) -> dict[str, Any]:
         return {"file": table, **({key: value for key, value in asdict(made).items() if key != "path"} if made else {})}
@@ -129,7 +138,7 @@ def answer_shard(work: Callable[[], ShardResult], *, json: bool) -> None:
     answer(work, json=json, record=asdict, lines=line)
 
 
-def _next_merge(made: Path | str) -> str:
+def _next_merge(made: AnyPath | str) -> str:
     return f"{made}: the shard is there; next, when all are there: weakclip merge {shlex.quote(str(made))}"
 
 

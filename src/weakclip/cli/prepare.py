@@ -84,7 +84,7 @@ def tag(
     class_file: Annotated[
         Path | None, typer.Option(help="Or a class file; DIR/classes.yaml is found by itself.", callback=is_file)
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The table; labels.csv in DIR where left out.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE|URL", help="The table; else labels.csv in DIR.")] = None,
     clip: Clip = "",
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="A class is proposed from this score on; rows below it stay empty.")

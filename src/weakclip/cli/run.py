@@ -178,7 +178,7 @@ def _run_stage(
 
 
 def merge(
-    made: Annotated[str, typer.Argument(help="A run (folder or URL), a folder of predictions, a table of labels.")],
+    made: Annotated[str, typer.Argument(help="A run, a folder of predictions, a table of labels; or its URL.")],
     json: Json = False,
 ) -> None:
     """Complete what was made with --shard, when all shards are there: exit code 2 if an image is missing."""
@@ -186,10 +186,12 @@ def merge(
     from weakclip.prediction import request
     from weakclip.tools.tag import table
 
-    if request.is_sharded(path := expand_home(made)):
-        output.answer_predictions(lambda: request.merge_predictions(path), json=json)
-    elif table.is_sharded(path):
-        output.answer_tagging(lambda: table.merge_labels(path), path, path.parent, json=json)
+    with output.errors_printed(json=json):
+        are_predictions, is_table = request.is_sharded(made), table.is_sharded(made)
+    if are_predictions:
+        output.answer_predictions(lambda: request.merge_predictions(made), json=json)
+    elif is_table:
+        output.answer_tagging(lambda: table.merge_labels(made), made, folder_at(made).parent, json=json)
     else:
         output.answer_shard(lambda: merge_shards(made), json=json)
 

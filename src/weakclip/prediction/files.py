@@ -27,8 +27,10 @@ from weakclip.store.jobs import Again, Steps, work_through
 from weakclip.store.keys import ResultKey, flat
 from weakclip.store.layout import ERRORS
 from weakclip.store.lines import LineLog
+from weakclip.store.outputs import sending
 from weakclip.store.progress import track
 from weakclip.store.share import Shard, current
+from weakclip.store.trees import AnyPath
 from weakclip.store.untrusted_text import is_plain
 
 Labels = Mapping[InputImage, Sequence[str]] | None
@@ -73,14 +75,14 @@ class PredictionSummary:
     """The result of a call.
 
     Args:
-        out: the folder.
+        out: the folder, or where it is at a URL.
         images: how many were named; of a shard, how many are its own.
         predicted: how many were predicted now.
         kept: how many were done already.
         failed: how many could not be read, or have no labels that fit; `errors.jsonl` lists them.
     """
 
-    out: Path
+    out: AnyPath
     images: int
     predicted: int
     kept: int
@@ -133,7 +135,8 @@ def predict_files(
     with writing(out), folder.lock():
         folder.begin(ResultKey(settings=settings, inputs={"network": fingerprint}), images, redo=redo)
         work = partial(_Work, folder=folder, outputs=outputs, labels=labels, redo=redo)
-        return work(predictor).run(images, None if load is None else partial(_steps, work, load))
+        with sending():
+            return work(predictor).run(images, None if load is None else partial(_steps, work, load))
 
 
 def _steps(

@@ -17,11 +17,13 @@ from weakclip.errors import RunError
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction
 from weakclip.store.files import read_json_if_any, write_json, write_text, writing
+from weakclip.store.forms import Form
 from weakclip.store.keys import ResultKey
 from weakclip.store.layout import ERRORS
 from weakclip.store.lines import LineLog
 from weakclip.store.lock import LOCK, START, FolderInUseError, FolderLock, at_work
 from weakclip.store.manifest import Manifest, are_records
+from weakclip.store.outputs import url_open
 from weakclip.store.share import Shard, current, parts
 from weakclip.store.trees import stamp_of
 from weakclip.store.untrusted_text import one_line, parse_json
@@ -33,6 +35,15 @@ KEY = "key.json"
 
 SHARDS = "shards.json"
 """While a folder is made in shards: how many there are, and all images."""
+
+FORM = Form(
+    "predictions",
+    KEY,
+    results=frozenset({MASKS, OVERLAYS, FACTS}),
+    others=frozenset({ERRORS, SHARDS, "annotations.masks.json", "annotations.polygons.json"}),
+    last=FACTS,
+)
+"""Of the folder, where it is at a URL."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,7 @@ class PredictionFolder:
                 words = "; ".join(Manifest(self.path, {"predict": stored}).differences("predict", key))
                 raise RunError(f"{self.path}: made otherwise ({words}); choose another --out, or add --redo")
             self._check_shards_at_rest()
+            self._check_not_at_url()
             for part in (MASKS, OVERLAYS, FACTS):
                 shutil.rmtree(self.path / part, ignore_errors=True)
         write_json(self.path / KEY, key.record())
@@ -108,6 +120,8 @@ class PredictionFolder:
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             return
         self._check_shards_at_rest()
+        if path.is_file() or parts(self.path / ERRORS):
+            self._check_not_at_url()
         for old in parts(self.path / ERRORS):
             old.unlink()
         write_text(path, text)
@@ -118,6 +132,13 @@ class PredictionFolder:
             raise FolderInUseError(
                 f"{self.path}: other shards work here with other images, settings or numbers; wait until they end, or "
                 "choose another --out"
+            )
+
+    def _check_not_at_url(self) -> None:
+        if url_open() and isinstance(current(), Shard):
+            raise RunError(
+                f"{self.path}: holds other predictions, or those of other images; shards replace nothing at a URL: "
+                "leave --shard out, or choose another --out"
             )
 
     def listed(self) -> tuple[int, list[InputImage]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +12,7 @@ from weakclip.clip import load_encoder
 from weakclip.datasets.classes import ClassSet
 from weakclip.pipeline.context import usable_device
 from weakclip.prediction.files import Outputs, PredictionSummary, predict_files
-from weakclip.prediction.folder import SHARDS, PredictionFolder, error_name
+from weakclip.prediction.folder import FORM, SHARDS, PredictionFolder, error_name
 from weakclip.prediction.inputs import find_images
 from weakclip.prediction.labels import read_labels
 from weakclip.prediction.models import ModelSource
@@ -19,6 +20,8 @@ from weakclip.prediction.predictor import Predictor, PredictSettings, load_predi
 from weakclip.store.layout import ERRORS
 from weakclip.store.lines import LineLog
 from weakclip.store.lock import FolderLock
+from weakclip.store.outputs import copy_of, mirrored
+from weakclip.store.remote import file_at, folder_at
 from weakclip.store.share import Merge, Shard, sharing
 from weakclip.training.processes import open_processes
 
@@ -32,7 +35,7 @@ class PredictRequest:
         settings: how masks are made.
         inputs: as `find_images` takes them.
         listed: the lines of standard input, where `inputs` name it.
-        out: the folder.
+        out: the folder, or its URL.
         outputs: what is written beside masks and JSON.
         labels: a labels file.
         clip: the encoder of a WeakCLIP whose own is no CLIP; empty for its own.
@@ -44,7 +47,7 @@ class PredictRequest:
     settings: PredictSettings
     inputs: tuple[str, ...]
     listed: tuple[str, ...] = ()
-    out: Path
+    out: Path | str
     outputs: Outputs
     labels: Path | None = None
     clip: str = ""
@@ -57,11 +60,12 @@ def predict_images(request: PredictRequest) -> PredictionSummary:
 
     Raises:
         ConfigError: a shard that is none.
-        WeakCLIPError: as `find_images`, `load_predictor` and `predict_files`.
+        WeakCLIPError: as `find_images`, `load_predictor`, `predict_files` and, of a URL, `mirrored`.
     """
     processes = open_processes(usable_device(request.settings.device))
-    with sharing(Shard.read(request.shard, request.out) if request.shard else processes):
-        images = find_images(request.inputs, listed=request.listed, leave_out=request.out) if processes.is_main else []
+    shard = Shard.read(request.shard, Path(request.out)) if request.shard else None
+    with sharing(shard or processes), _folder(request.out, shard, is_main=processes.is_main) as out:
+        images = find_images(request.inputs, listed=request.listed, leave_out=out) if processes.is_main else []
         images = processes.tell(images)
         predictor = load_predictor(
             request.model,
@@ -71,7 +75,7 @@ def predict_images(request: PredictRequest) -> PredictionSummary:
         done = predict_files(
             predictor,
             images,
-            request.out,
+            out,
             fingerprint=request.model.fingerprint,
             outputs=request.outputs,
             labels=None if request.labels is None else read_labels(request.labels, images),
@@ -79,7 +83,14 @@ def predict_images(request: PredictRequest) -> PredictionSummary:
             load=partial(_predictor, request, predictor.class_set),
         )
         processes.wait()
-        return done
+    return replace(done, out=folder_at(request.out))
+
+
+def _folder(out: Path | str, shard: Shard | None, *, is_main: bool) -> contextlib.AbstractContextManager[Path]:
+    """The folder on this machine, which of several processes the main one has to itself."""
+    if is_main:
+        return mirrored(out, shard.name if shard else "", form=FORM)
+    return contextlib.nullcontext(copy_of(out))
 
 
 def _predictor(request: PredictRequest, class_set: ClassSet, device: str) -> Predictor:
@@ -93,24 +104,27 @@ def _predictor(request: PredictRequest, class_set: ClassSet, device: str) -> Pre
     return Predictor(lambda images: network().logits_of(images), class_set, settings)
 
 
-def is_sharded(folder: Path) -> bool:
-    """Whether predictions are being made in shards there."""
-    return (folder / SHARDS).is_file()
+def is_sharded(out: Path | str) -> bool:
+    """Whether predictions are being made in shards in a folder, or at a URL."""
+    return file_at(f"{out}/{SHARDS}").is_file()
 
 
 def merge_predictions(out: Path | str) -> PredictionSummary:
     """Prove that every image of all shards has a mask or a line in `errors.jsonl`, which becomes one file.
 
+    Args:
+        out: the folder, or its URL.
+
     Raises:
         FolderInUseError: a shard is at work.
         RunError: images are missing: those and their shards are named.
     """
-    folder = PredictionFolder(Path(out))
-    with FolderLock(folder.path):
+    with mirrored(out, form=FORM) as path, FolderLock(path):
+        folder = PredictionFolder(path)
         shards, images = folder.listed()
         log = LineLog(folder.path / ERRORS)
         left = [(position, image) for position, image in enumerate(images) if not folder.is_there(image)]
         missing = [(position, image.name) for position, image in left if error_name(image) not in log]
         Merge(shards=shards).check(missing, "predicting")
         folder.close(log, [image for _, image in left])
-    return PredictionSummary(folder.path, len(images), 0, len(images) - len(left), len(left))
+    return PredictionSummary(folder_at(out), len(images), 0, len(images) - len(left), len(left))

@@ -1,12 +1,12 @@
-"""A run folder at a URL (`s3://bucket/runs/x`): worked on in a copy on this machine, which is sent there as it grows.
+"""A folder of results at a URL (`s3://bucket/runs/x`): worked on in a copy on this machine, which is sent as it grows.
 
-An object store has no locks, no appending and no renaming, so the run works on a disk as ever, in the user's cache. At
+An object store has no locks, no appending and no renaming, so the work is on a disk as ever, in the user's cache. At
 the start the copy becomes what the URL has, unless this copy was the last to write there; what changes is sent.
 
 The order makes a kill harmless for whoever goes on from the URL. Data come first, then logs, then the manifest, which
 never names a file that is not there. Of files that change meanwhile only those are sent that were whole before the
-others were listed: a mask is never there without what was written before it. A stage whose key has changed is taken out
-of the manifest before its files are touched: its folder counts for nothing then, and the next run empties it.
+others were listed: a mask is never there without what was written before it. A result whose key has changed is taken
+out of the manifest before its files are touched: its folder counts for nothing then, and the next command empties it.
 """
 
 from __future__ import annotations
@@ -20,26 +20,23 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from weakclip.errors import RunError
 from weakclip.store.files import atomic_write, expand_home
-from weakclip.store.layout import CONFIG, ERRORS, LOG, MANIFEST, STAGE_FOLDERS, UNTAGGED
+from weakclip.store.forms import RUN, Form, json_object, top_of
+from weakclip.store.layout import LOG
 from weakclip.store.lock import FolderInUseError
-from weakclip.store.manifest import FORMAT, PREVIOUS, are_records
 from weakclip.store.mirror_files import (
     WRITER,
     Stamps,
     file_stamp,
     is_same,
-    json_object,
     list_files,
     names_in,
     read_file,
     remove_empty,
-    stage_keys,
-    top_of,
-    without_stages,
 )
 from weakclip.store.progress import track
 from weakclip.store.remote import RemoteFolder
@@ -53,23 +50,24 @@ THREADS = 32
 """Requests at once."""
 SETTLED = 10**9
 """Nanoseconds that a file must be older than the listing of the folder, to be sent while a stage works."""
-_FOLDERS = {folder + ending for folder in STAGE_FOLDERS.values() for ending in ("", PREVIOUS)}
-_REMADE = _FOLDERS | {MANIFEST, CONFIG, LOG, ERRORS, UNTAGGED, "checked.json", "report.html"}
+_LOGS = (".jsonl", ".partial")
+"""Endings of files that grow."""
 
 
 class Mirror:
-    """The copy of a run folder at a URL.
+    """The copy of a folder of results at a URL.
 
     Args:
         url: of the folder.
         shard: the name of a shard, which has a copy of its own and sends what it has made, beside others that do so.
         claims: whether it says at the URL that it writes there; else it, too, has a name of its own.
+        form: of the folder.
     """
 
-    def __init__(self, url: str, shard: str = "", *, claims: bool = True) -> None:
-        self.url, self.shard, self._claims = url.rstrip("/"), shard, claims
-        cache = expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache").absolute()
-        self.home = cache / "weakclip" / "runs" / hashlib.sha256(f"{self.url}\n{shard}".encode()).hexdigest()[:16]
+    def __init__(self, url: str, shard: str = "", *, claims: bool = True, form: Form = RUN) -> None:
+        self.url, self.shard, self._claims, self.form = url.rstrip("/"), shard, claims, form
+        self._manifest = form.manifest
+        self.home = cache_of(self.url, shard)
         self.folder = self.home / "run"
         self.there = RemoteFolder(self.url)
         self._state = self.home / "sent.json"
@@ -96,21 +94,22 @@ class Mirror:
         self.folder.mkdir(parents=True, exist_ok=True)
         last, tree = json_object(self.there.read(WRITER)), self.there.tree()
         names = names_in(tree)
-        manifest = self.there.read(MANIFEST) if MANIFEST in names else None
-        readable = manifest is None or are_records(json_object(manifest).get("stages"))
+        form, manifest = self.form, None
+        if self._manifest in names:
+            manifest = self.there.read(self._manifest)
+        readable = manifest is None or form.is_readable(manifest)
         if (names and manifest is None and not last) or not readable:
-            raise RunError(f"{self.url}: is not empty and no run of weakclip (no {MANIFEST}); choose another place")
+            raise RunError(f"{self.url}: is not empty and no {form.what} (no {self._manifest}); choose another place")
         if self.writer is not None and last.get("writer") == self.writer and self._add(tree, names, manifest):
             return
-        ignored = _FOLDERS.difference(stage_keys(manifest))
+        ignored = form.results.difference(form.keys(manifest))
         found = [name for name in names if manifest is not None and top_of(name) not in ignored]
         wanted = {name: tree.files[name] for name in found}
         if wanted or self.sent:
             self._become(tree, wanted, manifest)
-        if (
-            not self.shard and json_object(manifest).get("format", FORMAT) == FORMAT
-        ):  # what else is there is left of a sending that was cut short: it goes with the next one
-            left = (name for name in names if name not in wanted and top_of(name) in _REMADE)
+        if not self.shard and (manifest is None or form.is_new(manifest)):
+            # what else is there is left of a sending that was cut short: it goes with the next one
+            left = (name for name in names if name not in wanted and top_of(name) in form.remade)
             self.sent |= dict.fromkeys(left, (-1, -1))
         if self._claims:
             self._claim(last)
@@ -128,7 +127,7 @@ class Mirror:
         """Bring what people have put beside what was sent from here; False where the manifest is not the one sent."""
         own = list_files(self.folder)
         sent = {name for name, stamp in self.sent.items() if own.get(name) == stamp}
-        if MANIFEST in sent and manifest != read_file(self.folder / MANIFEST):
+        if self._manifest in sent and manifest != read_file(self.folder / self._manifest):
             return False
         new = [name for name in names if name not in own and name not in self.sent]
         new += [name for name in names if name in sent and tree.files[name].size not in (-1, own[name][0])]
@@ -144,30 +143,30 @@ class Mirror:
                 with atomic_write(self.folder / name) as file, StoredPath(tree, name).open("rb") as content:
                     shutil.copyfileobj(content, file, 2**20)
 
-        _work(get, names, f"fetching from {self.url}")
+        at_once(get, names, f"fetching from {self.url}")
 
     def _become(self, tree: Tree, wanted: dict[str, Stamp], manifest: bytes | None) -> None:
         """Bring what is wanted, the manifest last, and drop the rest, but for what a shard has not sent yet."""
-        own, mine = list_files(self.folder), read_file(self.folder / MANIFEST)
+        own, mine = list_files(self.folder), read_file(self.folder / self._manifest)
         unsent = {name for name in own.keys() | self.sent.keys() if own.get(name) != self.sent.get(name)}
         if self.writer is not None:  # else an earlier call was cut short in what follows
-            self._check(unsent, stage_keys(mine, done=True), stage_keys(manifest, done=True))
-        keys, before = stage_keys(manifest), stage_keys(mine)
+            self._check(unsent, self.form.keys(mine, done=True), self.form.keys(manifest, done=True))
+        keys, before = self.form.keys(manifest), self.form.keys(mine)
         same = {folder for folder in keys if keys[folder] == before.get(folder)} if self.shard else set()
         kept = {name for name in unsent & own.keys() if top_of(name) in same}
-        (self.folder / MANIFEST).unlink(missing_ok=True)
+        (self.folder / self._manifest).unlink(missing_ok=True)
         self.writer, self.keys, self.sent = None, {}, {}
         self._save()
-        for name in own.keys() - wanted.keys() - kept - {MANIFEST}:
+        for name in own.keys() - wanted.keys() - kept - {self._manifest}:
             (self.folder / name).unlink(missing_ok=True)
         remove_empty(self.folder)
-        self._get(tree, sorted(wanted.keys() - kept - {MANIFEST}))
-        self._get(tree, [MANIFEST] if wanted else [])
+        self._get(tree, sorted(wanted.keys() - kept - {self._manifest}))
+        self._get(tree, [self._manifest] if wanted else [])
         self.keys, self.sent = keys, {name: each for name, each in list_files(self.folder).items() if name not in kept}
 
     def _check(self, unsent: set[str], own: dict[str, str], there: dict[str, str]) -> None:
         """Refuse to drop what the URL lacks: finished stages, and what people have made."""
-        lost = {name for name in unsent if top_of(name) not in _REMADE}
+        lost = {name for name in unsent if top_of(name) not in self.form.remade}
         lost |= {folder for folder in own if unsent and own[folder] != there.get(folder)}
         if lost:
             raise RunError(
@@ -188,52 +187,76 @@ class Mirror:
         """
         self._check_writer()
         before = time.time_ns() - SETTLED if at_work else None
-        manifest, own = read_file(self.folder / MANIFEST), list_files(self.folder)
-        keys = stage_keys(manifest)
+        manifest, own = read_file(self.folder / self._manifest), list_files(self.folder)
+        keys = self.form.keys(manifest)
         remade = {folder for folder, key in self.keys.items() if keys.get(folder) != key}
         changed = {
             name
             for name, stamp in own.items()
             if self.sent.get(name) != stamp
-            and name != MANIFEST
+            and name != self._manifest
             and not (self.shard and name == LOG)
-            and (before is None or stamp[1] < before or name.endswith(".jsonl"))
+            and (before is None or stamp[1] < before or name.endswith(_LOGS))
         }
         gone = [
             name
             for name, stamp in self.sent.items()
-            if not self.shard
-            and name != MANIFEST
+            if (not self.shard or f".{self.shard}." in name)
+            and name != self._manifest
             and (name not in own or (top_of(name) in remade and name not in changed and own[name] != stamp))
         ]
-        if not (changed or gone or own.get(MANIFEST) != self.sent.get(MANIFEST)):
+        if not (changed or gone or own.get(self._manifest) != self.sent.get(self._manifest)):
             return
         said = f"sending to {self.url}" if show else ""
         try:
+            self._remove([name for name in changed & self.sent.keys() if top_of(name) == self.form.last])
+            self._remove([self._manifest] if manifest is None and self._manifest in self.sent else [])
             self._put([name for name in changed if top_of(name) not in remade], own, said)
             if remade and manifest is not None:
-                self.there.write(MANIFEST, without_stages(manifest, remade))
+                self._write_without(manifest, remade)
             self._put([name for name in changed if top_of(name) in remade], own, said)
-            _work(self.there.remove, gone, said)
-            for name in gone:
-                del self.sent[name]
-            if manifest is not None and (remade or own[MANIFEST] != self.sent.get(MANIFEST)):
-                self.there.write(MANIFEST, manifest)
-                self.sent[MANIFEST] = own[MANIFEST]
+            self._remove(gone, said)
+            if manifest is not None and (remade or own[self._manifest] != self.sent.get(self._manifest)):
+                self.there.write(self._manifest, manifest)
+                self.sent[self._manifest] = own[self._manifest]
             self.keys = keys
         finally:
             self._save()
 
+    def leave(self) -> None:
+        """Send what has changed, the last of all; of a folder in which nothing is left, nothing is there either.
+
+        Raises:
+            FolderInUseError, RemoteError: as `send`.
+        """
+        self.send(show=True)
+        if self._claims and not self.shard and not list_files(self.folder):
+            self.there.remove(WRITER)
+
+    def _write_without(self, manifest: bytes, results: set[str]) -> None:
+        """Take results out of the manifest."""
+        left = self.form.without(manifest, results)
+        if left is None:
+            self.there.remove(self._manifest)
+        else:
+            self.there.write(self._manifest, left)
+
+    def _remove(self, names: Sequence[str], said: str = "") -> None:
+        at_once(self.there.remove, names, said)
+        for name in names:
+            del self.sent[name]
+
     def _put(self, names: list[str], own: Stamps, said: str) -> None:
-        """Send files, logs last: they grow meanwhile, and tell of files that have been sent."""
+        """Send files; at last those that tell of files that have been sent, and logs, which grow meanwhile."""
 
         def put(name: str) -> None:
             path = self.folder / name
-            if (name.endswith(".jsonl") or file_stamp(path) == own[name]) and self.there.put(name, path):
+            if (name.endswith(_LOGS) or file_stamp(path) == own[name]) and self.there.put(name, path):
                 self.sent[name] = own[name]
 
-        _work(put, [name for name in names if not name.endswith(".jsonl")], said)
-        _work(put, [name for name in names if name.endswith(".jsonl")], "")
+        last = {name for name in names if name.endswith(_LOGS) or top_of(name) == self.form.last}
+        at_once(put, [name for name in names if name not in last], said)
+        at_once(put, [*last], said)
 
     def _check_writer(self) -> None:
         last = {} if self.shard else json_object(self.there.read(WRITER))
@@ -244,11 +267,17 @@ class Mirror:
             )
 
 
+def cache_of(url: str, shard: str = "") -> Path:
+    """The folder of this machine for what is written to a URL."""
+    cache = expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache").absolute()
+    return cache / "weakclip" / "runs" / hashlib.sha256(f"{url}\n{shard}".encode()).hexdigest()[:16]
+
+
 def _said(last: Mapping[str, Any]) -> str:
     return one_line(f"a command on {last.get('host')} has written there since {last.get('since')}")
 
 
-def _work(work: Callable[[str], object], names: Sequence[str], said: str) -> None:
+def at_once(work: Callable[[str], object], names: Sequence[str], said: str) -> None:
     """Do some work on files, many at once; shown, where it has a name."""
     done = in_threads(work, names, threads=THREADS)
     for _ in track(done, said, total=len(names)) if said and names else done:

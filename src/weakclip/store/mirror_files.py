@@ -1,22 +1,16 @@
-"""Lists of the files of a run folder, here and at a URL, and what its manifest says of them; for `mirror`."""
+"""Lists of the files of a folder of results, here and at a URL; for `mirror`."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
-from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from weakclip.errors import DataError
-from weakclip.store.layout import STAGE_FOLDERS
 from weakclip.store.lock import LOCK
-from weakclip.store.manifest import PREVIOUS, are_records
 from weakclip.store.trees import Stamp, Tree
-from weakclip.store.untrusted_text import parse_json
 
 WRITER = ".weakclip.writer"
 """At the URL: who wrote there last, `{"writer": …, "host": …, "since": …}`; each command writes another one."""
@@ -83,40 +77,6 @@ def is_same(path: Path, stamp: Stamp) -> bool:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == md5[1]
 
 
-def top_of(name: str) -> str:
-    """The first part of a file's name."""
-    return name.partition("/")[0]
-
-
 def read_file(path: Path) -> bytes | None:
     """The content of a file; None where there is none."""
     return path.read_bytes() if path.is_file() else None
-
-
-def json_object(content: bytes | None) -> dict[str, Any]:
-    """The entries of a JSON object; none where it is no such thing."""
-    try:
-        found = parse_json(content or b"")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def stage_keys(manifest: bytes | None, *, done: bool = False) -> dict[str, str]:
-    """Folder → key of the result in it, as a manifest has them; all, or those of finished stages."""
-    content, found = json_object(manifest), dict[str, str]()
-    for part, ending in (("stages", ""), ("previous", PREVIOUS)):
-        records = content.get(part)
-        for stage, record in records.items() if are_records(records) else ():
-            if stage in STAGE_FOLDERS and (record.get("done") or not done):
-                found[STAGE_FOLDERS[stage] + ending] = str(record.get("key"))
-    return found
-
-
-def without_stages(manifest: bytes, folders: Collection[str]) -> bytes:
-    """A manifest without the records of some folders."""
-    content = json_object(manifest)
-    for part, ending in (("stages", ""), ("previous", PREVIOUS)):
-        records = content.get(part, {})
-        content[part] = {stage: each for stage, each in records.items() if STAGE_FOLDERS[stage] + ending not in folders}
-    return json.dumps(content).encode()

@@ -1,19 +1,22 @@
-"""The run folder of a command: a folder of this machine, or one at a URL, which `mirror` copies."""
+"""What a command writes: a folder of this machine, or one at a URL, which `mirror` copies; and finished files."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from weakclip.errors import ConfigError, RemoteError, StorageError, WeakCLIPError
+from weakclip.errors import ConfigError, RemoteError, RunError, StorageError, WeakCLIPError
 from weakclip.store.files import expand_home, was_url
+from weakclip.store.forms import RUN, Form
 from weakclip.store.lock import FolderLock
-from weakclip.store.mirror import Mirror
-from weakclip.store.remote import check_url, is_url
+from weakclip.store.mirror import Mirror, at_once, cache_of
+from weakclip.store.mirror_files import list_files, names_in
+from weakclip.store.remote import RemoteFolder, check_url, is_url
 
 logger = logging.getLogger("weakclip")
 _own_logger = logging.getLogger("weakclip.mirror")  # whose lines keep the name of the copy
@@ -25,8 +28,8 @@ _open = list[Mirror]()
 
 
 @contextlib.contextmanager
-def mirrored(out: Path | str, shard: str = "", *, claims: bool = True) -> Iterator[Path]:
-    """The run folder on this machine: `out`, with `~` for the home, or the copy of what it is the URL of.
+def mirrored(out: Path | str, shard: str = "", *, claims: bool = True, form: Form = RUN) -> Iterator[Path]:
+    """The folder on this machine: `out`, with `~` for the home, or the copy of what it is the URL of.
 
     Within it errors and log lines name the URL; behind it, all is there.
 
@@ -34,6 +37,7 @@ def mirrored(out: Path | str, shard: str = "", *, claims: bool = True) -> Iterat
         out: a folder or a URL.
         shard: the name of a shard, or of what looks at a run; empty for a whole run.
         claims: whether others that write at the URL are to end.
+        form: of the folder.
 
     Raises:
         ConfigError: a URL with a password, of no place, or with one slash; or work that is shared by several machines.
@@ -44,27 +48,21 @@ def mirrored(out: Path | str, shard: str = "", *, claims: bool = True) -> Iterat
     if not is_url(out):
         yield _folder(out)
         return
-    url = str(out)
-    check_url(url, "--out")
-    if not url.partition("://")[2].strip("/"):
-        raise ConfigError(f"{url}: names no place; expected one such as s3://bucket/runs/x")
-    if url.startswith(("file://", "local://")):
-        raise ConfigError(f"{url}: a folder of this machine; give its path, {url.partition('://')[2]}")
-    if "::" in url:
-        raise ConfigError(f"{url}: a chain of file systems; results go to one, such as s3://bucket/runs/x")
+    url = _checked(str(out))
     if os.environ.get("WORLD_SIZE", "1") != os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")):
         raise ConfigError(
             f"{url}: processes of several machines work in one folder, and each machine has a copy of its own; give a "
             "folder that they share, or share images with --shard"
         )
-    mirror = Mirror(url, shard, claims=claims)
+    mirror = Mirror(url, shard, claims=claims, form=form)
+    copies = {mirror.folder: url, mirror.home: url}
     with contextlib.ExitStack() as stack:
-        with _renamed(mirror):
+        with _renamed(copies):
             stack.enter_context(FolderLock(mirror.home))
         mirror.fetch()
         _open.append(mirror)
         try:
-            with _renamed(mirror):
+            with _renamed(copies):
                 yield mirror.folder
         except BaseException:
             with contextlib.suppress(WeakCLIPError):
@@ -73,13 +71,66 @@ def mirrored(out: Path | str, shard: str = "", *, claims: bool = True) -> Iterat
         finally:
             _open.remove(mirror)
         try:
-            mirror.send(show=True)
+            mirror.leave()
         except RemoteError as error:
             raise RemoteError(f"{error}; what was made is kept in {mirror.folder}") from None
 
 
+@contextlib.contextmanager
+def delivered(out: Path | str) -> Iterator[Path]:
+    """A place on this machine for a finished file or a new folder: `out` or, of a URL, one whose content is sent there.
+
+    What is written beside the file goes beside it there.
+
+    Args:
+        out: a path or a URL.
+
+    Raises:
+        ConfigError: as `mirrored`.
+        RunError: something is in the folder there already.
+        FolderInUseError: another process of this machine writes to the same URL.
+        RemoteError: the store cannot be reached or refuses; what was made is kept.
+    """
+    if not is_url(out):
+        yield _folder(out)
+        return
+    url = _checked(str(out).rstrip("/"))
+    place, name = split_url(url)
+    there, home = RemoteFolder(place), cache_of(url)
+    made = home / "made"
+    if any(file.lstrip("/") != url.partition("://")[2] for file in names_in(RemoteFolder(url).tree())):
+        raise RunError(f"{url}: is a folder with files in it; choose another place")
+    with _renamed({made / name: url, made: place, home: url}), FolderLock(home):
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir()
+        yield made / name
+        try:
+            at_once(lambda file: there.put(file, made / file), [*list_files(made)], f"sending to {url}")
+        except RemoteError as error:
+            kept = f"{error}; what was made is kept in "
+        else:
+            shutil.rmtree(made)
+            return
+    raise RemoteError(f"{kept}{made}")
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """The folder and the name of a file at a URL.
+
+    Raises:
+        ConfigError: it names a bucket only.
+
+    >>> split_url("s3://bucket/photos/labels.csv")
+    ('s3://bucket/photos', 'labels.csv')
+    """
+    place, _, name = url.rpartition("/")
+    if place.endswith("/") or not name:
+        raise ConfigError(f"{url}: names no file; expected one such as s3://bucket/x/{name or 'labels.csv'}")
+    return place, name
+
+
 def copy_of(out: Path | str) -> Path:
-    """The run folder on this machine, for a companion of the process that has it by `mirrored`."""
+    """The folder on this machine, for a companion of the process that has it by `mirrored`."""
     return Mirror(str(out)).folder if is_url(out) else _folder(out)
 
 
@@ -127,11 +178,13 @@ def _try(mirror: Mirror, *, at_work: bool = False, show: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def _renamed(mirror: Mirror) -> Iterator[None]:
-    """Within it, errors and log lines name the URL in place of its copy; those about the disk name the copy."""
+def _renamed(copies: Mapping[Path, str]) -> Iterator[None]:
+    """Within it, errors and log lines name URLs in place of their copies; those about the disk name the copy."""
 
     def named(text: str) -> str:
-        return text.replace(str(mirror.folder), mirror.url).replace(str(mirror.home), mirror.url)
+        for copy, url in copies.items():
+            text = text.replace(str(copy), url)
+        return text
 
     def rename(record: logging.LogRecord) -> bool:
         record.msg, record.args = named(record.getMessage()), None
@@ -147,6 +200,18 @@ def _renamed(mirror: Mirror) -> Iterator[None]:
         raise
     finally:
         logger.removeFilter(rename)
+
+
+def _checked(url: str) -> str:
+    """A URL that can be written to."""
+    check_url(url, "--out")
+    if not url.partition("://")[2].strip("/"):
+        raise ConfigError(f"{url}: names no place; expected one such as s3://bucket/runs/x")
+    if url.startswith(("file://", "local://")):
+        raise ConfigError(f"{url}: a folder of this machine; give its path, {url.partition('://')[2]}")
+    if "::" in url:
+        raise ConfigError(f"{url}: a chain of file systems; results go to one, such as s3://bucket/runs/x")
+    return url
 
 
 def _folder(out: Path | str) -> Path:

@@ -103,6 +103,7 @@ class UrlTree(Tree):
         fs, path = _filesystem(self.url, os.getpid())
         try:
             if self._only is not None:
+                fs.invalidate_cache()  # others write there
                 return {self._only: _stamp(_asked(self.url, lambda: fs.info(f"{path}/{self._only}")))}
             if self.url.startswith(("http:", "https:")):
                 raise ConfigError(f"{self.url}: web servers do not list folders; copy it, or give s3:// or gs://")

@@ -26,15 +26,19 @@ from PIL import Image
 
 from weakclip import __version__
 from weakclip.datasets import ImageLabelDataset
+from weakclip.datasets.class_files import CLASS_FILE
 from weakclip.datasets.images import mask_png, read_mask, resize_mask
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.pipeline.context import RunContext, open_run
 from weakclip.pipeline.data import dataset_fingerprint
+from weakclip.store import forms
 from weakclip.store.files import atomic_write, write_json, write_text
 from weakclip.store.keys import ResultKey
 from weakclip.store.layout import MASKS
 from weakclip.store.manifest import read_records
+from weakclip.store.outputs import mirrored, sending
 from weakclip.store.progress import track
+from weakclip.store.remote import folder_at
 from weakclip.store.trees import AnyPath
 from weakclip.tools.export.tar_shards import write_class_names, write_tar
 
@@ -48,6 +52,11 @@ _ENDINGS: dict[Form, str] = {"parquet": ".parquet", "webdataset": ".tar"}
 KEY = ".weakclip.json"
 """The key of the files in the folder; a name that `load_dataset` ignores."""
 
+CARD = "README.md"
+
+FORM = forms.Form("export of weakclip", KEY, results=frozenset({"data"}), others=frozenset({CARD, CLASS_FILE}))
+"""Of the folder, where it is at a URL."""
+
 
 @dataclass(frozen=True)
 class ExportedDataset:
@@ -60,7 +69,7 @@ class ExportedDataset:
         shards: Parquet files.
     """
 
-    folder: Path
+    folder: AnyPath
     split: str
     images: int
     shards: int
@@ -77,7 +86,8 @@ def export_hf_dataset(
 
     Args:
         run: a run folder whose pseudo masks are made.
-        out: the folder; an export of the same masks that is there already is continued, another one is made anew.
+        out: the folder, or its URL; an export of the same masks that is there already is continued, another one is
+            made anew.
         root: the data set's folder; the one of the run where left out.
         form: of the files.
 
@@ -85,13 +95,22 @@ def export_hf_dataset(
         ConfigError: Parquet is asked for, and the extra `datasets` is not installed.
         RunError: no run, one without pseudo masks, or `out` is a folder with something else in it.
         DataError: an image or a mask that is missing.
+        RemoteError, FolderInUseError: of a URL, as `weakclip.store.outputs.mirrored`.
     """
-    run, out = Path(run), Path(out)
     schema_of = _schema_maker() if form == "parquet" else None
-    context, made = _context(run, root)
-    dataset = context.train
+    context, made = _context(Path(run), root)
     settings = {} if form == "parquet" else {"form": form}
-    _prepare(out, ResultKey(inputs={"pseudo_masks": made, "images": dataset_fingerprint(dataset)}, settings=settings))
+    inputs = {"pseudo_masks": made, "images": dataset_fingerprint(context.train)}
+    with mirrored(out, form=FORM) as folder:
+        _prepare(folder, ResultKey(inputs=inputs, settings=settings))
+        with sending():
+            shards = _write_files(context, folder, form, schema_of)
+    return ExportedDataset(folder_at(out), context.train.split, len(context.train), shards)
+
+
+def _write_files(context: RunContext, out: Path, form: Form, schema_of: Any) -> int:
+    """Write the files that are missing; how many there are of images."""
+    dataset = context.train
     shards = math.ceil(len(dataset) / SHARD_IMAGES)
     paths = [out / "data" / f"{dataset.split}-{number:05d}-of-{shards:05d}{_ENDINGS[form]}" for number in range(shards)]
     missing = [number for number, path in enumerate(paths) if not path.is_file()]
@@ -106,8 +125,8 @@ def export_hf_dataset(
             write_tar(paths[number], zip(images, shown, strict=False), dataset.class_set)
     if form == "webdataset":
         write_class_names(out, dataset.class_set)
-    write_text(out / "README.md", _card(dataset, _ENDINGS[form]))
-    return ExportedDataset(out, dataset.split, len(dataset), shards)
+    write_text(out / CARD, _card(dataset, _ENDINGS[form]))
+    return shards
 
 
 def _schema_maker() -> Any:

@@ -12,6 +12,7 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.folder_labels import label_table
 from weakclip.datasets.image_folder import ImageFolder
 from weakclip.errors import ConfigError
+from weakclip.store.remote import file_at
 
 if TYPE_CHECKING:  # a wrong path is told before torch is imported
     from weakclip.tools.tag.table import Tagging
@@ -23,7 +24,7 @@ class TagRequest:
 
     Args:
         folder: a data set's folder; the images are in `images/` where there is one, otherwise anywhere below.
-        out: the table.
+        out: the table, or its URL.
         names: the classes by their names; or, where there are none, from a class file.
         class_file: a class file; None takes `classes.yaml` in the folder.
         clip: hub id, folder, OpenAI archive, "demo", or `python:MODULE:FUNCTION`, which runs code; None takes the
@@ -35,7 +36,7 @@ class TagRequest:
     """
 
     folder: Path
-    out: Path
+    out: Path | str
     names: tuple[str, ...] = ()
     class_file: Path | None = None
     clip: str | None = None
@@ -57,12 +58,14 @@ def tag_folder(request: TagRequest) -> Tagging | None:
         DataError: no images, or a class file with mistakes.
         WeightsError: no such CLIP.
         EncoderError: an encoder that cannot tag.
+        WeakCLIPError: as `write_labels`.
     """
     class_set = _class_set(request)
     images = ImageFolder(request.folder)
-    if request.out.exists() and not request.overwrite:
+    out = file_at(request.out)
+    if out.exists() and not request.overwrite:
         raise ConfigError(f"{request.out}: is there already; --overwrite replaces it, --out takes another name")
-    if request.out.parent == request.folder and label_table(request.folder) not in (None, request.out):
+    if out.parent == request.folder and label_table(request.folder) not in (None, out):
         raise ConfigError(f"{label_table(request.folder)}: has labels already; --out names a table elsewhere")
     from weakclip.clip import load_encoder
     from weakclip.pipeline.context import usable_device
@@ -73,7 +76,7 @@ def tag_folder(request: TagRequest) -> Tagging | None:
 
     settings = TagSettings(threshold=request.threshold)
     processes = open_processes(usable_device(request.device))
-    with sharing(Shard.read(request.shard, request.out.parent) if request.shard else processes):
+    with sharing(Shard.read(request.shard, Path(request.out).parent) if request.shard else processes):
         clip = load_encoder(request.clip or ClipSettings().source, device=processes.device)
         made = write_labels(images, request.out, class_set, clip, settings)
         processes.wait()
