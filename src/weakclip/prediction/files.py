@@ -199,8 +199,7 @@ class _Work:
 
     def steps(self) -> Steps[InputImage, tuple[InputImage, np.ndarray | DataError], Any]:
         """The parts of the work on an image; as many threads read as there are cores, for photos are large."""
-        device = self.predictor.device
-        return Steps(self.read, self.predicted, self.write, device, readers=None, bytes_of=self._bytes)
+        return Steps(self.read, self.predicted, self.write, self.predictor.device, readers=None, bytes_of=self._bytes)
 
     def predicted(
         self, images: Iterable[tuple[InputImage, np.ndarray | DataError]]
@@ -209,9 +208,8 @@ class _Work:
 
         On a CPU, where a batch gains nothing, images go one by one: their bits do not depend on those beside them.
         """
-        together = (
-            1 if torch.device(self.predictor.device).type == "cpu" else self.predictor.settings.inference.batch_size
-        )
+        on_cpu = torch.device(self.predictor.device).type == "cpu"
+        together = 1 if on_cpu else self.predictor.settings.inference.batch_size
         for batch in equal_sizes(self._readable(images), together):
             probs = self.predictor.probabilities([pixels for _, pixels in batch])
             for image, pixels in batch:
@@ -262,8 +260,7 @@ class _Work:
     def write(self, made: tuple[InputImage, np.ndarray, np.ndarray]) -> None:
         """The files of one image."""
         image, pixels, probs = made
-        names = self.labels_of(image)
-        class_set = self.predictor.class_set
+        names, class_set = self.labels_of(image), self.predictor.class_set
         indices = None if names is None else class_set.foreground_indices(names)
         prediction: Prediction = self.predictor.finish(pixels, probs, indices)
         self.folder.forget(image)

@@ -6,14 +6,15 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from weakclip.store.events import Meter
 from weakclip.store.progress import track
 from weakclip.store.share import current
 from weakclip.store.threads import in_threads
+
+if TYPE_CHECKING:
+    import torch
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -86,6 +87,8 @@ def made_at_once(device: str | torch.device) -> tuple[int, int]:
     >>> made_at_once("cuda")[0]
     1
     """
+    import torch
+
     threads = torch.get_num_threads()
     at_once = min(threads, AT_ONCE) if torch.device(device).type == "cpu" else 1
     return at_once, threads // at_once
@@ -94,6 +97,8 @@ def made_at_once(device: str | torch.device) -> tuple[int, int]:
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Within it, this thread and those that are started take so many of torch's own each."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
