@@ -26,6 +26,8 @@ PROBABILITY_FLOOR = 1e-7
 """Added to every probability of the network before the rows are normalised again."""
 CRF_FLOOR = 1e-4
 """Least probability that a dense CRF result keeps in the boundary loss."""
+STRIPS_OF_ROOM = 16
+"""The matching loss works on rows that take this part of the memory that one part of the model may keep."""
 RATIO_RANGE = (0.05, 20.0)
 """Range that the boundary loss clips `Q / P` to; outside of it a pixel gives no gradient."""
 
@@ -188,18 +190,21 @@ def matching_loss(match_map: Tensor, seed_mask: Tensor, *, temperature: float = 
     >>> round(matching_loss(torch.zeros(1, 2, 2, 2), seeds, weight=1.0).item(), 4)    # log 2, on half of the pixels
     0.3466
     """
-    seeds = seed_mask.reshape(seed_mask.shape[0], 1, *seed_mask.shape[-2:]).long()
+    seeds = seed_mask.reshape(seed_mask.shape[0], *seed_mask.shape[-2:]).long()
     logits = match_map.float() / temperature
-    # At the seeds' size the map is large: there it is resized, and its soft maxima are kept.
-    needed = 2 * logits.nbytes // logits[0, 0].numel() * seeds[0, 0].numel()
-    if needed <= room(logits.device):
-        return weight * _mean_nll(logits, seeds[:, 0]).mean()
-    pairs = zip(logits.unsqueeze(1), seeds, strict=True)  # one image at a time, and again in the backward pass
-    return weight * torch.stack([run_part(_mean_nll, *pair, needed=needed)[0] for pair in pairs]).mean()
+    height, width = seeds.shape[1:]
+    tall = functional.interpolate(logits, size=(height, logits.shape[3]), mode="bilinear", align_corners=False)
+    # At the seeds' size the map is large: its rows are made in strips, and each is gone before the next one.
+    row = logits[:, :, 0, 0].nbytes * width
+    strip = max(1, room(logits.device) // STRIPS_OF_ROOM // row)
+    pairs = zip(tall.split(strip, dim=2), seeds.split(strip, dim=1), strict=True)
+    nll = torch.cat([run_part(_row_nll, *pair, needed=2 * row * height) for pair in pairs], dim=1)
+    return weight * nll.mean(dim=(1, 2)).mean()
 
 
-def _mean_nll(logits: Tensor, seeds: Tensor) -> Tensor:
-    """Cross-entropy of `(B, K, h, w)`, resized to the seeds `(B, H, W)`, over all pixels, unseeded ones 0: `(B)`."""
-    resized = functional.interpolate(logits, size=seeds.shape[-2:], mode="bilinear", align_corners=False)
-    nll = functional.cross_entropy(resized, seeds, ignore_index=IGNORE_INDEX, reduction="none")
-    return nll.mean(dim=(1, 2))
+def _row_nll(logits: Tensor, seeds: Tensor) -> Tensor:
+    """Cross-entropy of `(B, K, rows, w)`, its rows resized to those of the seeds `(B, rows, W)`, unseeded ones 0."""
+    rows = functional.interpolate(logits.flatten(0, 1), size=seeds.shape[2], mode="linear", align_corners=False)
+    return functional.cross_entropy(
+        rows.unflatten(0, logits.shape[:2]), seeds, ignore_index=IGNORE_INDEX, reduction="none"
+    )
