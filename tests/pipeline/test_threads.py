@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from random_encoder import RandomEncoder
+from torch import Tensor
 
 from weakclip.config import parse_config
 from weakclip.datasets.images import write_png
 from weakclip.datasets.scenes import ScenesDataset
+from weakclip.inference import InferenceSettings, PseudoMaskSettings, write_pseudo_masks
+from weakclip.inference.windows import SharedNetwork
 from weakclip.pipeline import run_pipeline, run_stage
 from weakclip.store import jobs
 
@@ -80,6 +84,26 @@ def test_seeds_are_the_same(
     assert len(makers) >= 6 and threading.get_ident() not in makers
     made = ("*/*.png", "log.jsonl")
     assert files(tmp_path / "several/1_seeds", *made) == files(tmp_path / "one/1_seeds", *made)
+
+
+def test_code_of_ones_own_gets_one_image_after_the_other(
+    tiny_settings: Callable[..., dict[str, Any]], tmp_path: Path, at_once: Callable[[], list[int]]
+) -> None:
+    settings, makers = tiny_settings(), at_once()
+    settings["seeds"] = {"method": "cosine", "masks": {"crf": None}}
+    settings["retrain"] = {"model": None}
+    clip = RandomEncoder(widths=(4, 6, 10, 12), scales=(4, 2, 1, 0.5), prefix=5)
+    run_pipeline(parse_config(settings, origin="a test"), tmp_path / "run", clip=clip)
+    dataset = ScenesDataset("val", size=64, count=5)
+    plain = PseudoMaskSettings(inference=InferenceSettings(scales=(1.0,), crop=64, stride=64), crf=None)
+
+    def network(images: Tensor) -> Tensor:
+        return torch.zeros(len(images), dataset.class_set.num_classes, 4, 4)
+
+    write_pseudo_masks(network, dataset, tmp_path / "masks", plain)
+    assert not makers
+    write_pseudo_masks(SharedNetwork(network), dataset, tmp_path / "shared", plain)
+    assert len(makers) == 5
 
 
 def test_masks_scores_and_predictions_are_the_same(

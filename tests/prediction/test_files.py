@@ -20,7 +20,7 @@ from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_mask
 from weakclip.errors import DataError
 from weakclip.prediction import InputImage, find_images
-from weakclip.prediction.files import WAITING, equal_sizes
+from weakclip.prediction.batches import WAITING, equal_sizes
 from weakclip.prediction.labels import read_labels
 
 NAMES = ("a.jpg", "a.png", "b/a", "b/c", "d")

@@ -24,6 +24,7 @@ from weakclip.inference.saliency import SaliencyMaps
 from weakclip.inference.windows import (
     LogitsFunction,
     OutOfMemoryRetry,
+    SharedNetwork,
     predict_batch,
     probabilities_bytes,
     resized_images,
@@ -59,8 +60,8 @@ def write_pseudo_masks(
     than a few images are in memory.
 
     Args:
-        logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 to logits `(B, K, h', w')`. On a CPU several
-            threads call it at once.
+        logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 to logits `(B, K, h', w')`. On a CPU a
+            `SharedNetwork` predicts several images at once.
         dataset: images and labels; its pixel labels are not read.
         folder: where to.
         settings: inference, restriction and dense CRF; `region_bank` and the segmenter of `proposals`, which want a
@@ -201,7 +202,8 @@ def mask_steps(
     def bytes_of(read: _Read) -> int:
         return probabilities_bytes(read[0].image, dataset.class_set.num_classes)
 
-    return MaskSteps(read, predicted, finish, device, bytes_of=bytes_of, files=files)
+    in_turn = not isinstance(logits_of, SharedNetwork)
+    return MaskSteps(read, predicted, finish, device, in_turn=in_turn, bytes_of=bytes_of, files=files)
 
 
 def _dense_seed(folder: Path, sample: Sample) -> np.ndarray:

@@ -26,6 +26,21 @@ LogitsFunction = Callable[[Tensor], Tensor]
 Part = TypeVar("Part")
 
 
+@dataclass(frozen=True)
+class SharedNetwork:
+    """A network that several threads may call at once: it keeps nothing of one call that another would find.
+
+    Args:
+        logits_of: the network.
+    """
+
+    logits_of: LogitsFunction
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """See `LogitsFunction`."""
+        return self.logits_of(images)
+
+
 class BatchLimit:
     """How many images go through a network together: half as many when memory runs out, and never more afterwards.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from weakclip.datasets import ImageLabelDataset
 from weakclip.datasets.classes import IGNORE_INDEX
@@ -16,9 +16,9 @@ from weakclip.inference.evaluation import describe_crf, describe_scales
 from weakclip.inference.mask_statistics import STATISTICS, read_statistics
 from weakclip.inference.mask_writing import MaskSteps, mask_steps, work_on_masks
 from weakclip.inference.windows import LogitsFunction
-from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.mask_records import MaskRecorder
+from weakclip.pipeline.networks import load_network, on_the_encoder
 from weakclip.pipeline.pictures import class_entries
 from weakclip.pipeline.proposal_files import with_proposals
 from weakclip.pipeline.region_stage import region_judge
@@ -27,6 +27,7 @@ from weakclip.report.worse_masks import change_record, seed_change, warning
 from weakclip.store.files import append_json, write_json
 from weakclip.store.layout import CONFIDENCE, DENSE, LOG, MASKS, SEED_MASKS
 from weakclip.store.share import current
+from weakclip.store.threads import once
 
 logger = logging.getLogger("weakclip")
 
@@ -79,10 +80,12 @@ def _mask_steps(context: RunContext, view: MasksView, folder: Path) -> MaskSteps
 def _weakclip(context: RunContext, view: MasksView) -> LogitsFunction:
     """The run's WeakCLIP, loaded at the first call."""
     step, share = view.pseudo_masks.step, view.pseudo_masks.match_share
-    model = functools.cache(
-        lambda: load_weakclip(context.folder("train"), clip=context.clip, device=context.device, step=step)
-    )
-    return lambda images: mixed_logits(model()(images), share)
+    network = once(lambda: load_network(context, context.folder("train"), match_share=share, step=step))
+
+    def logits_of(images: Tensor) -> Tensor:
+        return network()(images)
+
+    return on_the_encoder(context, logits_of)
 
 
 def _recorder(context: RunContext, folder: Path) -> MaskRecorder:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from weakclip.clip.own import is_code
 from weakclip.datasets import ImageLabelDataset
 from weakclip.inference.evaluation import Scores, score_network
 from weakclip.inference.pseudo_masks import PseudoMaskSettings
-from weakclip.inference.windows import LogitsFunction
+from weakclip.inference.windows import LogitsFunction, SharedNetwork
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.modeling.storage import DESCRIPTION_FILE
 from weakclip.pipeline.context import RunContext
@@ -29,9 +30,20 @@ def load_network(
         WeightsError: there is none, or it cannot be loaded.
     """
     if not (folder / DESCRIPTION_FILE).is_file():
-        return load_segmenter(folder, device=context.device, step=step)
+        return SharedNetwork(load_segmenter(folder, device=context.device, step=step))
     model = load_weakclip(folder, clip=context.clip, device=context.device, step=step)
-    return lambda images: mixed_logits(model(images), match_share)
+    return on_the_encoder(context, lambda images: mixed_logits(model(images), match_share))
+
+
+def on_the_encoder(context: RunContext, logits_of: LogitsFunction) -> LogitsFunction:
+    """A network on the run's encoder: one that threads may share, unless that is the user's own code."""
+    return logits_of if has_own_code(context) else SharedNetwork(logits_of)
+
+
+def has_own_code(context: RunContext) -> bool:
+    """Whether an encoder or a seed method of the user's own is at work, which may keep something of the last image."""
+    given = context.given
+    return given.clip is not None or given.seed_method is not None or is_code(context.config.clip.source)
 
 
 def score_on_val(

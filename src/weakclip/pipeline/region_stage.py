@@ -18,6 +18,7 @@ from weakclip.inference.region_bank import RegionBank, pool_regions, pruned
 from weakclip.inference.region_judge import RegionBankSettings, RegionJudge
 from weakclip.inference.region_search import search_of
 from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.networks import has_own_code
 from weakclip.seeds.refinement import image_tensor
 from weakclip.seeds.second_encoder import load_second_encoder
 from weakclip.store.files import atomic_write
@@ -59,7 +60,7 @@ def region_judge(
         with atomic_write(paths[made[0]]) as file:
             np.save(file, np.column_stack([regions.classes.astype(np.float32), regions.vectors]))
 
-    steps = Steps(read, described, finish, context.device)
+    steps = Steps(read, described, finish, context.device, in_turn=has_own_code(context))
     with current().as_one():  # every mask asks the regions of all images
         work_through(
             range(len(dataset)),

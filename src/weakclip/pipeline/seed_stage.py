@@ -18,6 +18,7 @@ from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import write_mask
 from weakclip.pipeline.affinity_stage import affinity_seeds
 from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.networks import has_own_code
 from weakclip.pipeline.views import SeedsView
 from weakclip.seeds import CAM, BatchedSeedMethod, ImportedMasks, SeedMasks, seed_masks
 from weakclip.seeds.kinds import SeedRun
@@ -105,7 +106,7 @@ def seed_steps(context: RunContext, view: SeedsView, folder: Path) -> Steps[int,
     def batch_of(image: tuple[int, Sample]) -> int:
         return current().positions(len(dataset)).index(image[0]) // (1 if drawn else maker().batch_size)
 
-    return Steps(read, made, finish, context.device, together=batch_of)
+    return Steps(read, made, finish, context.device, in_turn=has_own_code(context), together=batch_of)
 
 
 def _batches(

@@ -18,7 +18,8 @@ from weakclip.datasets.base import check_name
 from weakclip.datasets.images import read_mask, read_rgb, write_mask
 from weakclip.datasets.looks import overlay, screen_palette
 from weakclip.errors import ConfigError, DataError
-from weakclip.inference.windows import probabilities_bytes
+from weakclip.inference.windows import SharedNetwork, probabilities_bytes
+from weakclip.prediction.batches import equal_sizes
 from weakclip.prediction.folder import PredictionFolder, error_line, error_name
 from weakclip.prediction.inputs import InputImage
 from weakclip.prediction.predictor import Prediction, Predictor
@@ -38,12 +39,6 @@ Labels = Mapping[InputImage, Sequence[str]] | None
 
 LONGEST_NAME = 255 - len(".json")
 """Bytes of a name without its ending, on most file systems."""
-
-WAITING = 4
-"""Batches' worth of images that may wait for others of their size."""
-
-TOGETHER = 2**22
-"""Pixels of a batch, if it is of more than one image: the probabilities of 21 classes take 350 MB then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +194,8 @@ class _Work:
 
     def steps(self) -> Steps[InputImage, tuple[InputImage, np.ndarray | DataError], Any]:
         """The parts of the work on an image; as many threads read as there are cores, for photos are large."""
-        return Steps(self.read, self.predicted, self.write, self.predictor.device, readers=None, bytes_of=self._bytes)
+        in_turn, device = not isinstance(self.predictor.logits_of, SharedNetwork), self.predictor.device
+        return Steps(self.read, self.predicted, self.write, device, readers=None, in_turn=in_turn, bytes_of=self._bytes)
 
     def predicted(
         self, images: Iterable[tuple[InputImage, np.ndarray | DataError]]
@@ -277,24 +273,3 @@ class _Work:
         shown = overlay(pixels, mask, screen_palette(self.predictor.class_set))
         with atomic_write(self.folder.overlay(image)) as file:
             Image.fromarray(shown).save(file, format="JPEG", quality=90)
-
-
-def equal_sizes(
-    images: Iterable[tuple[InputImage, np.ndarray]], limit: int
-) -> Iterator[list[tuple[InputImage, np.ndarray]]]:
-    """Batches of up to `limit` images of one size and `TOGETHER` pixels, or of one image; never more than some batches'
-    worth of images wait."""
-    waiting: dict[tuple[int, ...], list[tuple[InputImage, np.ndarray]]] = {}
-    count = 0
-    for image, pixels in images:
-        group = waiting.setdefault(pixels.shape, [])
-        group.append((image, pixels))
-        count += 1
-        if len(group) == min(limit, max(1, TOGETHER // (pixels.shape[0] * pixels.shape[1]))):
-            count -= len(group)
-            yield waiting.pop(pixels.shape)
-        elif count >= WAITING * limit:
-            oldest = waiting.pop(next(iter(waiting)))
-            count -= len(oldest)
-            yield oldest
-    yield from waiting.values()

@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from weakclip.clip import Encoder
+from weakclip.clip.frozen_encoder import FrozenEncoder
 from weakclip.crf import Refinement
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import ClassSet
 from weakclip.datasets.images import read_rgb
 from weakclip.inference.pseudo_masks import PseudoMaskSettings, pseudo_mask
-from weakclip.inference.windows import InferenceSettings, LogitsFunction, predict_batch
+from weakclip.inference.windows import InferenceSettings, LogitsFunction, SharedNetwork, predict_batch
 from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import usable_device
 from weakclip.pipeline.views import prediction_settings
@@ -79,7 +81,8 @@ class Predictor:
     """A network that makes masks of images.
 
     Args:
-        logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 RGB to logits `(B, K, h', w')`.
+        logits_of: the network in evaluation mode, `(B, 3, h, w)` uint8 RGB to logits `(B, K, h', w')`. On a CPU a
+            `SharedNetwork` predicts several files at once.
         class_set: its classes.
         settings: how masks are made; the network is on their device.
 
@@ -150,11 +153,16 @@ def load_predictor(
     device = usable_device(settings.device)
     if model.kind == "segmenter":
         segmenter = load_segmenter(model.path, device=device, step=model.step)
-        return Predictor(segmenter, model.class_set(segmenter.class_names), settings)
+        return Predictor(SharedNetwork(segmenter), model.class_set(segmenter.class_names), settings)
     vocabulary = model.config.clip.vocabulary if model.config else None
     weakclip = load_weakclip(model.path, vocabulary=vocabulary, clip=clip, device=device, step=model.step)
     share = settings.match_share
-    return Predictor(lambda images: mixed_logits(weakclip(images), share), weakclip.class_set, settings)
+
+    def logits_of(images: Tensor) -> Tensor:
+        return mixed_logits(weakclip(images), share)
+
+    is_ours = isinstance(weakclip.clip, FrozenEncoder)
+    return Predictor(SharedNetwork(logits_of) if is_ours else logits_of, weakclip.class_set, settings)
 
 
 def default_settings(model: ModelSource) -> PredictSettings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from weakclip.store.lock import FolderLock
 from weakclip.store.outputs import copy_of, mirrored
 from weakclip.store.remote import file_at, folder_at
 from weakclip.store.share import Merge, Shard, sharing
+from weakclip.store.threads import once
 from weakclip.training.processes import open_processes
 
 
@@ -96,7 +96,7 @@ def _folder(out: Path | str, shard: Shard | None, *, is_main: bool) -> contextli
 def _predictor(request: PredictRequest, class_set: ClassSet, device: str) -> Predictor:
     """The same predictor in another process, whose network is loaded when it first predicts."""
     settings = replace(request.settings, device=device)
-    network = functools.cache(
+    network = once(
         lambda: load_predictor(
             request.model, settings=settings, clip=load_encoder(request.clip) if request.clip else None
         )

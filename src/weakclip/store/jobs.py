@@ -34,11 +34,12 @@ class Steps(Generic[Item, Read, Made]):
 
     Args:
         read: from an item to what `make` takes: its file, decoded and prepared on the cores.
-        make: from what has been read, in the order of the items, to what `finish` takes, one at a time. On a CPU it is
-            called in several threads at once.
+        make: from what has been read, in the order of the items, to what `finish` takes, one at a time.
         finish: the rest of the work on one item, with its files.
         device: where `make` works.
         readers: threads that read ahead of `make`; None for one a core.
+        in_turn: whether `make` keeps something of an item that another item would find. Otherwise several threads call
+            it at once on a CPU.
         together: equal for those that have been read in a row and that one call of `make` must get; None where it may
             get them one by one.
         bytes_of: about what `make` takes in memory for one that has been read; see `in_threads`.
@@ -49,6 +50,7 @@ class Steps(Generic[Item, Read, Made]):
     finish: Callable[[Made], None]
     device: str | torch.device
     readers: int | None = READERS
+    in_turn: bool = False
     together: Callable[[Read], object] | None = None
     bytes_of: Callable[[Read], int] | None = None
 
@@ -60,7 +62,7 @@ class Steps(Generic[Item, Read, Made]):
         """
         read = in_threads(self.read, items, threads=self.readers)
         at_once, threads = made_at_once(self.device)
-        if at_once == 1:
+        if at_once == 1 or self.in_turn:
             yield from self.make(read)
             return
         yield from self.make(())  # what is learned from all items is learned first, by all threads

@@ -29,6 +29,7 @@ from weakclip.modeling import ModelSettings, WeakCLIP, mixed_logits
 from weakclip.modeling.train import WeakCLIPLoss
 from weakclip.pipeline import run_stage
 from weakclip.pipeline.context import RunContext
+from weakclip.pipeline.networks import on_the_encoder
 from weakclip.pipeline.proposal_files import with_proposals
 from weakclip.pipeline.region_stage import region_judge
 from weakclip.pipeline.stages import stages_of
@@ -173,7 +174,7 @@ def score_of_masks(
     """
     settings = with_proposals(context, settings)
     steps = mask_steps(
-        lambda images: mixed_logits(model(images), settings.match_share),
+        on_the_encoder(context, lambda images: mixed_logits(model(images), settings.match_share)),
         context.train,
         folder,
         settings,

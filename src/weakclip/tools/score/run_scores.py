@@ -17,10 +17,10 @@ from weakclip.datasets import ImageLabelDataset
 from weakclip.errors import ConfigError, DataError, RunError
 from weakclip.inference.evaluation import Scores, describe_crf, describe_scales, score_masks
 from weakclip.inference.mask_writing import write_pseudo_masks
-from weakclip.modeling import load_weakclip, mixed_logits
 from weakclip.pipeline.context import TRAIN_DATA, RunContext, open_run
 from weakclip.pipeline.data import SomeImages, dataset_fingerprint, open_split
 from weakclip.pipeline.given import Given
+from weakclip.pipeline.networks import load_network
 from weakclip.pipeline.proposal_files import with_proposals
 from weakclip.pipeline.stages import stages_of
 from weakclip.pipeline.views import EvaluateView
@@ -186,9 +186,8 @@ def _predicted(context: RunContext, dataset: ImageLabelDataset, labels: bool) ->
     name = f"{dataset.split}_{'labels' if labels else 'any_class'}"
     with FolderLock(context.out / FOLDER):
         folder = keyed_folder(context.out / FOLDER / name, key, what="score")
-        model = load_weakclip(context.folder("train"), clip=context.clip, device=context.device, step=settings.step)
         write_pseudo_masks(
-            lambda images: mixed_logits(model(images), settings.match_share),
+            load_network(context, context.folder("train"), match_share=settings.match_share, step=settings.step),
             dataset,
             folder,
             with_proposals(context, settings),
