@@ -183,7 +183,7 @@ def mask_steps(
             observe(sample, refined)
         write_mask(path, refined.mask, dataset.class_set.palette)
 
-    network = OutOfMemoryRetry(logits_of)
+    network, shared = OutOfMemoryRetry(logits_of), isinstance(logits_of, SharedNetwork)
 
     def read(index: int) -> _Read:
         sample = dataset[index]
@@ -202,8 +202,7 @@ def mask_steps(
     def bytes_of(read: _Read) -> int:
         return probabilities_bytes(read[0].image, dataset.class_set.num_classes)
 
-    in_turn = not isinstance(logits_of, SharedNetwork)
-    return MaskSteps(read, predicted, finish, device, in_turn=in_turn, bytes_of=bytes_of, files=files)
+    return MaskSteps(read, predicted, finish, device, in_turn=not shared, bytes_of=bytes_of, files=files)
 
 
 def _dense_seed(folder: Path, sample: Sample) -> np.ndarray:

@@ -47,7 +47,7 @@ class RegionJudge:
         search: from vectors `(R, D)`, how many are wanted and the owner to places in the bank, as `nearest`.
         positions: image name → its position.
         classes: `K`.
-        features: from an image to an encoder's patches, `(D, h, w)`; called by one thread.
+        features: from an image to an encoder's patches, `(D, h, w)`; on a CPU several threads call it.
     """
 
     settings: RegionBankSettings

@@ -72,7 +72,7 @@ class BatchLimit:
             parts.append(part)
             first += size
         if size < asked:
-            self.largest = size
+            self.largest = min(size, self.largest or size)  # another thread may have found less
             logger.warning("inference: no memory for %d images at once; goes on with %d", asked, size)
         return parts
 

@@ -204,7 +204,5 @@ def matching_loss(match_map: Tensor, seed_mask: Tensor, *, temperature: float = 
 
 def _row_nll(logits: Tensor, seeds: Tensor) -> Tensor:
     """Cross-entropy of `(B, K, rows, w)`, its rows resized to those of the seeds `(B, rows, W)`, unseeded ones 0."""
-    rows = functional.interpolate(logits.flatten(0, 1), size=seeds.shape[2], mode="linear", align_corners=False)
-    return functional.cross_entropy(
-        rows.unflatten(0, logits.shape[:2]), seeds, ignore_index=IGNORE_INDEX, reduction="none"
-    )
+    rows = functional.interpolate(logits, size=seeds.shape[1:], mode="bilinear", align_corners=False)
+    return functional.cross_entropy(rows, seeds, ignore_index=IGNORE_INDEX, reduction="none")

@@ -9,11 +9,11 @@ from weakclip.config import CAMSeeds
 from weakclip.datasets import Sample
 from weakclip.datasets.images import write_mask
 from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.networks import has_own_code
 from weakclip.pipeline.views import SeedsView
 from weakclip.seeds import AffinityRefiner, SeedMasks, SeedMethod, affinity_label, seed_masks, sharpened_masks
 from weakclip.seeds.affinitynet.storage import load_affinitynet
 from weakclip.seeds.affinitynet.train import WEIGHTS_FILE, AffinitySettings, train_affinity
+from weakclip.seeds.base import attention_bytes
 from weakclip.seeds.cam_files import read_cam, write_cam
 from weakclip.store.jobs import Steps, work_through
 from weakclip.store.share import current
@@ -72,7 +72,11 @@ def _write_labels(
         label = affinity_label(sample, read_cam(folder / CAMS / f"{sample.name}.png", sample), settings.labels)
         write_mask(folder / LABELS / f"{sample.name}.png", label, dataset.class_set.palette)
 
-    steps = Steps(dataset.__getitem__, mapped, finish, context.device, in_turn=has_own_code(context))
+    def bytes_of(sample: Sample) -> int:
+        return attention_bytes(sample.image)
+
+    in_turn = context.has_own_code
+    steps = Steps(dataset.__getitem__, mapped, finish, context.device, in_turn=in_turn, bytes_of=bytes_of)
     work_through(
         range(len(dataset)),
         is_done=lambda index: (folder / LABELS / f"{dataset.names[index]}.png").is_file(),

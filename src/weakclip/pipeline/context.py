@@ -185,6 +185,12 @@ class RunContext:
             self._fingerprints[source] = self._fingerprint_makers()[source]()
         return self._fingerprints[source]
 
+    @property
+    def has_own_code(self) -> bool:
+        """Whether an encoder or a seed method of the user's own is at work, which may keep something of an image."""
+        own = self.given.clip is not None or self.given.seed_method is not None
+        return own or is_code(self.config.clip.source)
+
     def _clip_fingerprint(self, demo: Path) -> str:
         if self.given.clip is not None or is_code(self.config.clip.source):
             return encoder_digest(self.clip)

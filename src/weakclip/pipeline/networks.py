@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from weakclip.clip.own import is_code
 from weakclip.datasets import ImageLabelDataset
 from weakclip.inference.evaluation import Scores, score_network
 from weakclip.inference.pseudo_masks import PseudoMaskSettings
@@ -37,13 +36,7 @@ def load_network(
 
 def on_the_encoder(context: RunContext, logits_of: LogitsFunction) -> LogitsFunction:
     """A network on the run's encoder: one that threads may share, unless that is the user's own code."""
-    return logits_of if has_own_code(context) else SharedNetwork(logits_of)
-
-
-def has_own_code(context: RunContext) -> bool:
-    """Whether an encoder or a seed method of the user's own is at work, which may keep something of the last image."""
-    given = context.given
-    return given.clip is not None or given.seed_method is not None or is_code(context.config.clip.source)
+    return logits_of if context.has_own_code else SharedNetwork(logits_of)
 
 
 def score_on_val(

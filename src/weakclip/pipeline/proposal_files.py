@@ -18,7 +18,6 @@ from weakclip.pipeline.context import RunContext
 from weakclip.pipeline.data import digest_of
 from weakclip.store.files import write_text
 from weakclip.store.jobs import Steps, work_through
-from weakclip.store.threads import once
 
 FOLDER = "proposals"
 """In a run folder: for each network and state of the images a folder of `NAME.json`."""
@@ -49,15 +48,14 @@ def _draw(dataset: ImageLabelDataset, folder: Path, source: str, device: str) ->
     def read(index: int) -> tuple[int, np.ndarray]:
         return index, whole_image(dataset, index)
 
-    network = once(lambda: load_proposal_network(source, device=device))
-
     def regions_of(images: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[int, list[np.ndarray]]]:
-        return ((index, network().regions(image)) for index, image in images)
+        network = load_proposal_network(source, device=device)
+        return ((index, network.regions(image)) for index, image in images)
 
     def write(found: tuple[int, list[np.ndarray]]) -> None:
         write_regions(path_of(found[0]), found[1])
 
-    steps = Steps(read, regions_of, write, device)
+    steps = Steps(read, regions_of, write, device, in_turn=True)  # one image takes gigabytes
     work_through(
         range(len(dataset)),
         is_done=lambda index: path_of(index).is_file(),

@@ -18,7 +18,7 @@ from weakclip.inference.region_bank import RegionBank, pool_regions, pruned
 from weakclip.inference.region_judge import RegionBankSettings, RegionJudge
 from weakclip.inference.region_search import search_of
 from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.networks import has_own_code
+from weakclip.seeds.base import attention_bytes
 from weakclip.seeds.refinement import image_tensor
 from weakclip.seeds.second_encoder import load_second_encoder
 from weakclip.store.files import atomic_write
@@ -53,6 +53,8 @@ def region_judge(
         return index, dataset[index]
 
     def described(images: Iterable[tuple[int, Sample]]) -> Iterator[tuple[int, np.ndarray]]:
+        if settings.encoder is None:
+            _ = context.clip  # loaded before several threads ask for it
         return ((index, features(sample)) for index, sample in images)
 
     def finish(made: tuple[int, np.ndarray]) -> None:
@@ -60,7 +62,10 @@ def region_judge(
         with atomic_write(paths[made[0]]) as file:
             np.save(file, np.column_stack([regions.classes.astype(np.float32), regions.vectors]))
 
-    steps = Steps(read, described, finish, context.device, in_turn=has_own_code(context))
+    def bytes_of(image: tuple[int, Sample]) -> int:
+        return attention_bytes(image[1].image)
+
+    steps = Steps(read, described, finish, context.device, in_turn=context.has_own_code, bytes_of=bytes_of)
     with current().as_one():  # every mask asks the regions of all images
         work_through(
             range(len(dataset)),

@@ -18,9 +18,9 @@ from weakclip.datasets.classes import IGNORE_INDEX
 from weakclip.datasets.images import write_mask
 from weakclip.pipeline.affinity_stage import affinity_seeds
 from weakclip.pipeline.context import RunContext
-from weakclip.pipeline.networks import has_own_code
 from weakclip.pipeline.views import SeedsView
 from weakclip.seeds import CAM, BatchedSeedMethod, ImportedMasks, SeedMasks, seed_masks
+from weakclip.seeds.base import attention_bytes
 from weakclip.seeds.kinds import SeedRun
 from weakclip.store.files import write_json
 from weakclip.store.jobs import Steps, work_through
@@ -106,7 +106,11 @@ def seed_steps(context: RunContext, view: SeedsView, folder: Path) -> Steps[int,
     def batch_of(image: tuple[int, Sample]) -> int:
         return current().positions(len(dataset)).index(image[0]) // (1 if drawn else maker().batch_size)
 
-    return Steps(read, made, finish, context.device, in_turn=has_own_code(context), together=batch_of)
+    def bytes_of(image: tuple[int, Sample]) -> int:
+        return attention_bytes(image[1].image)
+
+    in_turn = context.has_own_code
+    return Steps(read, made, finish, context.device, in_turn=in_turn, together=batch_of, bytes_of=bytes_of)
 
 
 def _batches(

@@ -10,7 +10,6 @@ import numpy as np
 from torch import Tensor
 
 from weakclip.clip import Encoder
-from weakclip.clip.frozen_encoder import FrozenEncoder
 from weakclip.crf import Refinement
 from weakclip.datasets import Sample
 from weakclip.datasets.classes import ClassSet
@@ -161,8 +160,8 @@ def load_predictor(
     def logits_of(images: Tensor) -> Tensor:
         return mixed_logits(weakclip(images), share)
 
-    is_ours = isinstance(weakclip.clip, FrozenEncoder)
-    return Predictor(SharedNetwork(logits_of) if is_ours else logits_of, weakclip.class_set, settings)
+    # a given encoder may keep something of an image
+    return Predictor(SharedNetwork(logits_of) if clip is None else logits_of, weakclip.class_set, settings)
 
 
 def default_settings(model: ModelSource) -> PredictSettings:

@@ -86,7 +86,11 @@ class SeedMasks:
 
 
 class SeedMethod(Protocol):
-    """Anything that gives class activation maps of a sample."""
+    """Anything that gives class activation maps of a sample.
+
+    Those of this package keep nothing of a sample: on a CPU several threads ask for maps at once. An object of one's
+    own (`run_pipeline(seed_method=…)`) gets one sample after the other.
+    """
 
     def cam(self, sample: Sample) -> CAM:
         """Maps of the classes among the sample's labels."""
@@ -105,6 +109,16 @@ class BatchedSeedMethod(SeedMethod, Protocol):
     def cams(self, samples: Sequence[Sample]) -> list[CAM]:
         """The maps of several samples, as `cam` gives them; rounding may differ."""
         ...
+
+
+def attention_bytes(image: np.ndarray) -> int:
+    """About what the attention maps of an image `(H, W, 3)` take in memory: four of 12 heads, patches of 16 pixels.
+
+    >>> attention_bytes(np.zeros((384, 512, 3), np.uint8))
+    113246208
+    """
+    patches = image.shape[0] * image.shape[1] // 256
+    return 4 * 12 * 4 * patches**2
 
 
 def seed_probabilities(cam: CAM, background_power: float = 1.0) -> np.ndarray:

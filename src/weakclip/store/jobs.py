@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakclip.store.events import Meter
 from weakclip.store.progress import track
 from weakclip.store.share import current
-from weakclip.store.threads import in_threads
+from weakclip.store.threads import ROOM, in_threads
 
 if TYPE_CHECKING:
     import torch
@@ -58,18 +58,20 @@ class Steps(Generic[Item, Read, Made]):
         """From several items to what `finish` takes: threads read ahead of `make`.
 
         On a CPU several calls of `make` run at once, with fewer of torch's threads each: cores that share the products
-        of one image wait for each other at every one of them.
+        of one image wait for each other at every one of them. The first items tell how many have room.
         """
         read = in_threads(self.read, items, threads=self.readers)
-        at_once, threads = made_at_once(self.device)
-        if at_once == 1 or self.in_turn:
+        if self.in_turn or made_at_once(self.device)[0] == 1:
             yield from self.make(read)
             return
         yield from self.make(())  # what is learned from all items is learned first, by all threads
-        with torch_threads(threads):
-            yield from itertools.chain.from_iterable(
-                in_threads(self._made, self._groups(read), bytes_of=self._bytes, threads=at_once)
-            )
+        groups = self._groups(read)
+        for first in itertools.islice(groups, 1):
+            at_once, threads = made_at_once(self.device, self._bytes(first))
+            together = itertools.chain([first], groups)
+            with torch_threads(threads):
+                made = in_threads(self._made, together, bytes_of=self._bytes, threads=at_once, finishes=False)
+                yield from itertools.chain.from_iterable(made)
 
     def _groups(self, read: Iterable[Read]) -> Iterator[list[Read]]:
         if self.together is None:
@@ -83,17 +85,24 @@ class Steps(Generic[Item, Read, Made]):
         return sum(map(self.bytes_of, group)) if self.bytes_of else 0
 
 
-def made_at_once(device: str | torch.device) -> tuple[int, int]:
+def made_at_once(device: str | torch.device, size: int = 0) -> tuple[int, int]:
     """How many items are made at once on a device, and how many of torch's threads each of them gets.
 
-    >>> made_at_once("cuda")[0]
-    1
+    Args:
+        device: where they are made.
+        size: bytes that one of them takes; 0 where that is not known.
+
+    >>> made_at_once("cuda")[0], made_at_once("cpu", size=ROOM + 1)[0]
+    (1, 1)
     """
     import torch
 
     threads = torch.get_num_threads()
-    at_once = min(threads, AT_ONCE) if torch.device(device).type == "cpu" else 1
-    return at_once, threads // at_once
+    most = min(AT_ONCE, max(1, ROOM // size)) if size else AT_ONCE
+    if torch.device(device).type != "cpu":
+        most = 1
+    each = -(-threads // most)
+    return threads // each, each
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ def in_threads(
     *,
     bytes_of: Callable[[Item], int] | None = None,
     threads: int | None = None,
+    finishes: bool = True,
 ) -> Iterator[Result]:
     """The results of `work` on each item, in order, while threads work ahead.
 
@@ -44,6 +45,8 @@ def in_threads(
         items: taken one at a time, at most twice as many ahead as there are threads.
         bytes_of: what an item takes in memory; no further one is taken then while those ahead take more than `ROOM`.
         threads: how many; None for one a core.
+        finishes: whether work that waits for a thread is done, too, when nobody asks for further results: after Ctrl-C,
+            or an error.
 
     Raises:
         Exception: what `work` raised on an item, or what taking an item raised, when its turn has come.
@@ -54,7 +57,8 @@ def in_threads(
     threads = threads or usable_cores()
     pending: deque[tuple[Future[Result], int]] = deque()
     taken = 0
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         for submitted in _submitted(pool, work, items, bytes_of):
             pending.append(submitted)
             taken += submitted[1]
@@ -64,6 +68,8 @@ def in_threads(
                 taken -= size
         while pending:
             yield pending.popleft()[0].result()
+    finally:
+        pool.shutdown(cancel_futures=not finishes)
 
 
 def _submitted(

@@ -1,8 +1,9 @@
 """Measures the parts of a run, each by itself, on a few of a configuration's images.
 
 Work on cores is told in processor time; that of an accelerator, and steps that two processes share, in wall time. Each
-part is done once before it is timed, with the network as its stage loads it. Programs beside this one slow its work on
-cores down for seconds: so images are timed in rounds through all parts, and the median counts, of each image.
+part is done once before it is timed, with the network as its stage loads it; images are timed one after the other.
+Programs beside this one slow its work on cores down for seconds: so images are timed in rounds through all parts, and
+the median counts, of each image.
 """
 
 from __future__ import annotations
