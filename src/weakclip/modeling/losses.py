@@ -204,5 +204,9 @@ def matching_loss(match_map: Tensor, seed_mask: Tensor, *, temperature: float = 
 
 def _row_nll(logits: Tensor, seeds: Tensor) -> Tensor:
     """Cross-entropy of `(B, K, rows, w)`, its rows resized to those of the seeds `(B, rows, W)`, unseeded ones 0."""
-    rows = functional.interpolate(logits, size=seeds.shape[1:], mode="bilinear", align_corners=False)
+    if logits.device.type == "cpu":  # a quarter faster there; on GPUs torch goes through all channels in series
+        rows = functional.interpolate(logits.flatten(0, 1), size=seeds.shape[2], mode="linear", align_corners=False)
+        rows = rows.unflatten(0, logits.shape[:2])
+    else:
+        rows = functional.interpolate(logits, size=seeds.shape[1:], mode="bilinear", align_corners=False)
     return functional.cross_entropy(rows, seeds, ignore_index=IGNORE_INDEX, reduction="none")
