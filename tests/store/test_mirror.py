@@ -295,6 +295,47 @@ def test_of_a_stage_at_work_only_what_is_settled_is_sent_and_logs_are_last(
     assert there()["1_seeds/new.png"] == b"x"
 
 
+def test_a_folder_that_was_cut_short_is_sent_again_and_a_whole_one_is_kept(at: At) -> None:
+    """At every request; until the last file, by which programs know the folder, is there."""
+
+    def deliver(text: str, *names: str) -> None:
+        with outputs.delivered(URL) as folder:
+            folder.mkdir()
+            for name in names:
+                (folder / name).write_text(text)
+
+    for operations in range(4):
+        fsspec.filesystem("memory").store.clear()
+        at(str(operations))
+        killed = killed_after(operations, lambda: deliver("first", "z.bin", "config.json", "a.bin"))
+        assert killed == (operations < 3) and ("config.json" in there()) == (operations == 3)
+        if killed:
+            with pytest.raises(ZeroDivisionError), outputs.delivered(URL):
+                raise ZeroDivisionError
+            at("elsewhere")
+            if there():
+                with pytest.raises(RunError, match=f"^{URL}: is a folder with files in it; choose .* remove it there"):
+                    deliver("other", "config.json")
+            at(str(operations))
+            assert killed_after(0, lambda: deliver("second", "config.json", "b.bin"))
+            deliver("second", "config.json", "b.bin")
+            assert there() == {"config.json": b"second", "b.bin": b"second"}
+        whole = there()
+        with pytest.raises(RunError, match=f"^{URL}: is a folder with files in it"):
+            deliver("third", "config.json", "a.bin")
+        assert there() == whole
+    assert not [*mirror.cache_of(URL).glob("made*")]
+
+
+def test_a_file_is_sent_behind_what_is_beside_it(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent, put = list[str](), RemoteFolder.put
+    monkeypatch.setattr(RemoteFolder, "put", lambda self, name, file: sent.append(name) or put(self, name, file))
+    with outputs.delivered(f"{URL}/tasks.json") as file:
+        for path in (file, file.with_name("tasks.labels.xml"), file.with_name("a.txt")):
+            path.touch()
+    assert sent[-1] == "tasks.json" and len(sent) == 3
+
+
 def test_who_has_less_takes_what_is_there_and_who_has_more_is_refused(at: At) -> None:
     def begin(folder: Path) -> None:
         (Manifest.open(folder).start("seeds", KEY) / "a.png").write_text(f"{KEY.digest} a.png")
