@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -164,25 +165,42 @@ def test_a_kill_at_any_request_leaves_whole_results(machine: str, first: ResultK
     assert operations > 10
 
 
-def predict(key: str, text: str) -> None:
-    """A folder with one key, in which a file of `json` says that the mask beside it is done."""
-    with mirrored(URL, form=KEYED) as folder:
+def send_at_work() -> None:
+    """As `sending` does it now and then."""
+    for each in outputs._open:
+        each.send(at_work=True)
+
+
+def predict(key: str, text: str, *, shard: str = "", names: Iterable[str] = NAMES, at_work: bool = False) -> None:
+    """A folder with one key, in which a file of `json` says that the mask beside it is done.
+
+    With `at_work`, it is sent when a mask is old enough and its word is not there, or too young.
+    """
+    send = send_at_work if at_work else send_now
+    with mirrored(URL, shard, form=KEYED) as folder:
         if read_json_if_any(folder / "key.json").get("key") != key:
             for part in KEYED.results:
                 shutil.rmtree(folder / part, ignore_errors=True)
         write_json(folder / "key.json", {"key": key})
-        for name in NAMES:
-            send_now()
+        for name in names:
+            send()
             mask, told = folder / "masks" / name, folder / "json" / name
             if not (told.is_file() and told.read_text() == text):
                 told.unlink(missing_ok=True)
                 write_text(mask, text)
+                if at_work:
+                    os.utime(mask, ns=(0, time.time_ns() - 2 * mirror.SETTLED))
+                if at_work and name != "b.png":
+                    send()
                 write_text(told, text)
 
 
 @pytest.mark.parametrize("machine", ["here", "elsewhere"])
 @pytest.mark.parametrize("key", ["1", "2"])
-def test_a_kill_at_any_request_leaves_no_word_of_a_mask_that_is_another_one(key: str, machine: str, at: At) -> None:
+@pytest.mark.parametrize("at_work", [False, True])
+def test_a_kill_at_any_request_leaves_no_word_of_a_mask_that_is_another_one(
+    at_work: bool, key: str, machine: str, at: At
+) -> None:
     """While masks make way for others, under the same key or another one."""
 
     def check_words() -> None:
@@ -196,7 +214,7 @@ def test_a_kill_at_any_request_leaves_no_word_of_a_mask_that_is_another_one(key:
         fsspec.filesystem("memory").store.clear()
         at(f"{operations}/here")
         predict("1", "1 first")
-        killed = killed_after(operations, lambda: predict(key, f"{key} second"))
+        killed = killed_after(operations, lambda: predict(key, f"{key} second", at_work=at_work))
         check_words()
         at(f"{operations}/{machine}")
         predict(key, f"{key} second")
@@ -205,6 +223,24 @@ def test_a_kill_at_any_request_leaves_no_word_of_a_mask_that_is_another_one(key:
         assert found == {f"{part}/{name}" for part in KEYED.results for name in NAMES}
         operations += 1
     assert operations > 10
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_a_shard_that_dies_between_a_mask_and_its_word_leaves_no_other_word(another: bool, at: At) -> None:
+    """Also where another shard has written there before the same command goes on; other shards' words stay."""
+    predict("1", "first")
+    predict("1", "first", shard="0-of-2", names=())
+    (mirror.Mirror(URL, "0-of-2").folder / "json/a.png").unlink()
+    write_text(mirror.Mirror(URL, "0-of-2").folder / "masks/a.png", "second")  # and the machine died
+    if another:
+        at("elsewhere")
+        predict("1", "first", shard="1-of-2", names=NAMES[1:])
+        at("here")
+    predict("1", "second", shard="0-of-2", names=())
+    words = {name for name in there() if name.startswith("json/")}
+    assert there()["masks/a.png"] == b"second" and words == {f"json/{name}" for name in NAMES[1:]}
+    predict("1", "second", shard="0-of-2", names=NAMES[:1])
+    assert there()["json/a.png"] == b"second" and there()["json/b.png"] == b"first"
 
 
 def test_a_folder_in_which_nothing_is_left_is_none_at_the_url(at: At) -> None:
@@ -257,6 +293,47 @@ def test_of_a_stage_at_work_only_what_is_settled_is_sent_and_logs_are_last(
             assert "1_seeds/new.png" not in there()
             assert sent[:2] == ["1_seeds/old.png", "1_seeds/log.jsonl"]
     assert there()["1_seeds/new.png"] == b"x"
+
+
+def test_a_folder_that_was_cut_short_is_sent_again_and_a_whole_one_is_kept(at: At) -> None:
+    """At every request; until the last file, by which programs know the folder, is there."""
+
+    def deliver(text: str, *names: str) -> None:
+        with outputs.delivered(URL) as folder:
+            folder.mkdir()
+            for name in names:
+                (folder / name).write_text(text)
+
+    for operations in range(4):
+        fsspec.filesystem("memory").store.clear()
+        at(str(operations))
+        killed = killed_after(operations, lambda: deliver("first", "z.bin", "config.json", "a.bin"))
+        assert killed == (operations < 3) and ("config.json" in there()) == (operations == 3)
+        if killed:
+            with pytest.raises(ZeroDivisionError), outputs.delivered(URL):
+                raise ZeroDivisionError
+            at("elsewhere")
+            if there():
+                with pytest.raises(RunError, match=f"^{URL}: is a folder with files in it; choose .* remove it there"):
+                    deliver("other", "config.json")
+            at(str(operations))
+            assert killed_after(0, lambda: deliver("second", "config.json", "b.bin"))
+            deliver("second", "config.json", "b.bin")
+            assert there() == {"config.json": b"second", "b.bin": b"second"}
+        whole = there()
+        with pytest.raises(RunError, match=f"^{URL}: is a folder with files in it"):
+            deliver("third", "config.json", "a.bin")
+        assert there() == whole
+    assert not [*mirror.cache_of(URL).glob("made*")]
+
+
+def test_a_file_is_sent_behind_what_is_beside_it(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent, put = list[str](), RemoteFolder.put
+    monkeypatch.setattr(RemoteFolder, "put", lambda self, name, file: sent.append(name) or put(self, name, file))
+    with outputs.delivered(f"{URL}/tasks.json") as file:
+        for path in (file, file.with_name("tasks.labels.xml"), file.with_name("a.txt")):
+            path.touch()
+    assert sent[-1] == "tasks.json" and len(sent) == 3
 
 
 def test_who_has_less_takes_what_is_there_and_who_has_more_is_refused(at: At) -> None:

@@ -105,6 +105,15 @@ def top_of(name: str) -> str:
     return _PART.sub("", name.partition("/")[0])
 
 
+def stem_of(name: str) -> str:
+    """The part of a file's name that the files of one image share; empty for a file of the folder itself.
+
+    >>> stem_of("masks/deep/a.b.png"), stem_of("json/deep/a.b.json")
+    ('deep/a.b', 'deep/a.b')
+    """
+    return name.partition("/")[2].rpartition(".")[0]
+
+
 def json_object(content: bytes | None) -> dict[str, Any]:
     """The entries of a JSON object; none where it is no such thing."""
     try:

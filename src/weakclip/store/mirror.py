@@ -25,7 +25,7 @@ from typing import Any
 
 from weakclip.errors import RunError
 from weakclip.store.files import atomic_write, expand_home
-from weakclip.store.forms import RUN, Form, json_object, top_of
+from weakclip.store.forms import RUN, Form, json_object, stem_of, top_of
 from weakclip.store.layout import LOG
 from weakclip.store.lock import FolderInUseError
 from weakclip.store.mirror_files import (
@@ -154,15 +154,17 @@ class Mirror:
         keys, before = self.form.keys(manifest), self.form.keys(mine)
         same = {folder for folder in keys if keys[folder] == before.get(folder)} if self.shard else set()
         kept = {name for name in unsent & own.keys() if top_of(name) in same}
+        forgotten = {name for name in wanted.keys() & (unsent - own.keys()) if top_of(name) in same & {self.form.last}}
         (self.folder / self._manifest).unlink(missing_ok=True)
         self.writer, self.keys, self.sent = None, {}, {}
         self._save()
         for name in own.keys() - wanted.keys() - kept - {self._manifest}:
             (self.folder / name).unlink(missing_ok=True)
         remove_empty(self.folder)
-        self._get(tree, sorted(wanted.keys() - kept - {self._manifest}))
+        self._get(tree, sorted(wanted.keys() - kept - forgotten - {self._manifest}))
         self._get(tree, [self._manifest] if wanted else [])
         self.keys, self.sent = keys, {name: each for name, each in list_files(self.folder).items() if name not in kept}
+        self.sent |= dict.fromkeys(forgotten, (-1, -1))
 
     def _check(self, unsent: set[str], own: dict[str, str], there: dict[str, str]) -> None:
         """Refuse to drop what the URL lacks: finished stages, and what people have made."""
@@ -198,18 +200,20 @@ class Mirror:
             and not (self.shard and name == LOG)
             and (before is None or stamp[1] < before or name.endswith(_LOGS))
         }
+        told = self._told(changed, own)
         gone = [
             name
             for name, stamp in self.sent.items()
             if (not self.shard or f".{self.shard}." in name)
             and name != self._manifest
+            and name not in told
             and (name not in own or (top_of(name) in remade and name not in changed and own[name] != stamp))
         ]
-        if not (changed or gone or own.get(self._manifest) != self.sent.get(self._manifest)):
+        if not (changed or told or gone or own.get(self._manifest) != self.sent.get(self._manifest)):
             return
         said = f"sending to {self.url}" if show else ""
         try:
-            self._remove([name for name in changed & self.sent.keys() if top_of(name) == self.form.last])
+            self._remove([*told])
             self._remove([self._manifest] if manifest is None and self._manifest in self.sent else [])
             self._put([name for name in changed if top_of(name) not in remade], own, said)
             if remade and manifest is not None:
@@ -232,6 +236,12 @@ class Mirror:
         self.send(show=True)
         if self._claims and not self.shard and not list_files(self.folder):
             self.there.remove(WRITER)
+
+    def _told(self, changed: set[str], own: Stamps) -> set[str]:
+        """What tells at the URL of files that are others here: it goes first. A shard's goes with what it sends."""
+        stems = {stem_of(name) for name in changed} if self.shard else set()
+        found = (name for name, stamp in self.sent.items() if own.get(name) != stamp)
+        return {name for name in found if top_of(name) == self.form.last and (not self.shard or stem_of(name) in stems)}
 
     def _write_without(self, manifest: bytes, results: set[str]) -> None:
         """Take results out of the manifest."""

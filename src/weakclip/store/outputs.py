@@ -7,11 +7,11 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from weakclip.errors import ConfigError, RemoteError, RunError, StorageError, WeakCLIPError
-from weakclip.store.files import expand_home, was_url
+from weakclip.store.files import expand_home, read_json_if_any, was_url, write_json
 from weakclip.store.forms import RUN, Form
 from weakclip.store.lock import FolderLock
 from weakclip.store.mirror import Mirror, at_once, cache_of
@@ -23,6 +23,9 @@ _own_logger = logging.getLogger("weakclip.mirror")  # whose lines keep the name 
 
 SENT_EVERY = 300.0
 """Seconds from one sending to the next while a stage works."""
+
+_LAST = ("config.json", "data.yaml", "labels.txt", "mask_targets.json")
+"""Files by which programs know an exported folder."""
 
 _open = list[Mirror]()
 
@@ -80,14 +83,15 @@ def mirrored(out: Path | str, shard: str = "", *, claims: bool = True, form: For
 def delivered(out: Path | str) -> Iterator[Path]:
     """A place on this machine for a finished file or a new folder: `out` or, of a URL, one whose content is sent there.
 
-    What is written beside the file goes beside it there.
+    What is written beside the file goes beside it there. The file itself, or the one by which a folder is known, is
+    sent last. Without that one a folder that was cut short counts for nothing when this machine sends to it again.
 
     Args:
         out: a path or a URL.
 
     Raises:
         ConfigError: as `mirrored`.
-        RunError: something is in the folder there already.
+        RunError: something else is in the folder there already.
         FolderInUseError: another process of this machine writes to the same URL.
         RemoteError: the store cannot be reached or refuses; what was made is kept.
     """
@@ -97,21 +101,36 @@ def delivered(out: Path | str) -> Iterator[Path]:
     url = _checked(str(out).rstrip("/"))
     place, name = split_url(url)
     there, home = RemoteFolder(place), cache_of(url)
-    made = home / "made"
-    if any(file.lstrip("/") != url.partition("://")[2] for file in names_in(RemoteFolder(url).tree())):
-        raise RunError(f"{url}: is a folder with files in it; choose another place")
+    made, note = home / "made", home / "begun.json"
     with _renamed({made / name: url, made: place, home: url}), FolderLock(home):
+        begun = {*read_json_if_any(note).get("files", [])}
+        listed = [file for file in names_in(RemoteFolder(url).tree()) if file.lstrip("/") != url.partition("://")[2]]
+        found = {f"{name}/{file}" for file in listed}
+        if not found <= begun:
+            raise RunError(f"{url}: is a folder with files in it; choose another place, or remove it there")
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir()
         yield made / name
+        last = {f"{name}/{each}" for each in _LAST}
+        files = sorted(list_files(made), key=lambda file: (file == name, file in last, file))
+        write_json(note, {"files": sorted(found.union(files[:-1]))})
         try:
-            at_once(lambda file: there.put(file, made / file), [*list_files(made)], f"sending to {url}")
+            _deliver(there, made, files, found)
         except RemoteError as error:
             kept = f"{error}; what was made is kept in "
         else:
+            note.unlink()
             shutil.rmtree(made)
             return
     raise RemoteError(f"{kept}{made}")
+
+
+def _deliver(there: RemoteFolder, made: Path, files: Sequence[str], found: set[str]) -> None:
+    """Send finished files, the last one behind the others, in place of those of a sending that was cut short."""
+    said = f"sending to {there.url}"
+    at_once(there.remove, sorted(found.difference(files)), "")
+    for some in (files[:-1], files[-1:]):
+        at_once(lambda file: there.put(file, made / file), some, said)
 
 
 def split_url(url: str) -> tuple[str, str]:
