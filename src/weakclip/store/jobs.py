@@ -107,7 +107,7 @@ def made_at_once(device: str | torch.device, size: int = 0) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Within it, this thread and those that are started take so many of torch's own each."""
+    """Within it, this thread and those that are started have this number of torch's own each."""
     import torch
 
     before = torch.get_num_threads()

@@ -238,7 +238,7 @@ class Mirror:
             self.there.remove(WRITER)
 
     def _told(self, changed: set[str], own: Stamps) -> set[str]:
-        """What tells at the URL of files that are others here: it goes first. A shard's goes with what it sends."""
+        """Words at the URL on files that are others here: they go first. A shard's go with the files that it sends."""
         stems = {stem_of(name) for name in changed} if self.shard else set()
         found = (name for name, stamp in self.sent.items() if own.get(name) != stamp)
         return {name for name in found if top_of(name) == self.form.last and (not self.shard or stem_of(name) in stems)}

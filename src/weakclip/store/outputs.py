@@ -1,4 +1,4 @@
-"""What a command writes: a folder of this machine, or one at a URL, which `mirror` copies; and finished files."""
+"""Results of a command: a folder of this machine, or one at a URL, which `mirror` copies; and finished files."""
 
 from __future__ import annotations
 
